@@ -1,0 +1,1 @@
+//! The included load harness: `ringcast bench`.

@@ -1,0 +1,1 @@
+//! What an operator may set: the TOML file, the environment and the flags, merged and checked.

@@ -1,0 +1,1 @@
+//! The feed: the Unix socket that publishers write to.

@@ -1,0 +1,1 @@
+//! The hub: the single writer of order, ids and history.

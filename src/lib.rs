@@ -1,0 +1,27 @@
+//! ringcast: an io_uring, thread-per-core connection server.
+//!
+//! It holds many SSE, WebSocket and long-poll clients on one Linux host and fans out to them the
+//! events that a backend publishes on a local Unix socket. ARCHITECTURE.md is the map; in short:
+//!
+//! - [`cli`] and [`bench`] are what a person runs.
+//! - [`server`] starts, drains and stops the threads.
+//! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
+//! - [`feed`] is the publishers' Unix socket: its client side, and its listener for the hub.
+//! - [`config`] is what an operator may set.
+//! - [`logic`] is pure: bytes in, bytes out; no sockets, no threads, no clock, no randomness.
+//! - [`sys`] is the only place with `unsafe` and with direct system calls; it holds no policy.
+//!
+//! A module imports only from those below it in this list; `logic` and `sys` know neither each other
+//! nor anything above. `tests/tidy.rs` checks it.
+#![deny(unsafe_code)]
+
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod feed;
+pub mod hub;
+pub mod logic;
+pub mod server;
+pub mod shard;
+#[allow(unsafe_code)]
+pub mod sys;

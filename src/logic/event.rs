@@ -1,0 +1,115 @@
+//! Events: what a publisher hands in and every subscriber gets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::id::Id;
+
+/// How an event's payload is to be read, and so how each protocol writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8 text: what a JSON string in `data` stood for.
+    Text,
+    /// One compact JSON value that is not a string; valid UTF-8 without line breaks.
+    Json,
+    /// Any bytes: base64 in text protocols, a binary frame on a raw WebSocket.
+    Binary,
+}
+
+/// What is said by an event, before it has an id and a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The event's name (SSE's `event:` field), if it has one. Never holds a line break or NUL.
+    pub name: Option<Box<str>>,
+    /// How `payload` is to be read.
+    pub kind: Kind,
+    /// The payload; valid UTF-8 unless `kind` is [`Kind::Binary`].
+    pub payload: Bytes,
+}
+
+/// A published event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the node's total order.
+    pub id: Id,
+    /// The channel it was published to.
+    pub channel: Arc<str>,
+    /// What it says.
+    pub draft: Draft,
+}
+
+impl Event {
+    /// The bytes this event counts for in limits: payload, name and channel name.
+    pub fn weight(&self) -> usize {
+        self.draft.payload.len() + self.draft.name.as_ref().map_or(0, |name| name.len()) + self.channel.len()
+    }
+
+    /// The payload as text; empty for binary payloads, which have none.
+    pub fn text(&self) -> &str {
+        debug_assert!(self.draft.kind != Kind::Binary, "a binary payload has no text");
+        std::str::from_utf8(&self.draft.payload).unwrap_or_default()
+    }
+}
+
+/// The longest channel name, in bytes.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
+
+/// Why a text is no channel name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelNameError {
+    /// It has no characters.
+    #[error("a channel name is empty")]
+    Empty,
+    /// It is longer than [`CHANNEL_NAME_BYTES_MAX`].
+    #[error("a channel name is longer than 200 bytes")]
+    TooLong,
+    /// It holds a comma, a space or something outside printable ASCII.
+    #[error("a channel name holds a byte that is not allowed (printable ASCII without comma and space is)")]
+    BadByte,
+    /// It starts with `$`.
+    #[error("channel names that start with $ are the server's own")]
+    Reserved,
+}
+
+/// Checks that `name` may be a client's or publisher's channel: 1 to 200 bytes of printable ASCII
+/// without comma and space, not starting with `$`.
+pub fn check_channel_name(name: &str) -> Result<(), ChannelNameError> {
+    match name.as_bytes() {
+        [] => Err(ChannelNameError::Empty),
+        bytes if bytes.len() > CHANNEL_NAME_BYTES_MAX => Err(ChannelNameError::TooLong),
+        [b'$', ..] => Err(ChannelNameError::Reserved),
+        bytes if bytes.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b',') => Err(ChannelNameError::BadByte),
+        _ => Ok(()),
+    }
+}
+
+/// The namespace of a channel: what stands before the first `:`, or the empty text.
+pub fn namespace_of(channel: &str) -> &str {
+    channel.split_once(':').map_or("", |(namespace, _)| namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_names() {
+        for good in ["a", "orders:1", "a/b=c@d_e-f.g", &"x".repeat(200)] {
+            assert_eq!(check_channel_name(good), Ok(()), "{good:?}");
+        }
+        assert_eq!(check_channel_name(""), Err(ChannelNameError::Empty));
+        assert_eq!(check_channel_name(&"x".repeat(201)), Err(ChannelNameError::TooLong));
+        assert_eq!(check_channel_name("$sys"), Err(ChannelNameError::Reserved));
+        for bad in ["a,b", "a b", "a\n", "ü", "a\0"] {
+            assert_eq!(check_channel_name(bad), Err(ChannelNameError::BadByte), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces() {
+        assert_eq!(namespace_of("orders:1:2"), "orders");
+        assert_eq!(namespace_of("orders"), "");
+        assert_eq!(namespace_of(":x"), "");
+    }
+}

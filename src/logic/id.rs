@@ -1,0 +1,120 @@
+//! Event ids: a total order over everything that a node publishes.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The position of an event in the node's total order, written `<ms>-<n>`.
+///
+/// `ms` is a millisecond clock that never goes backwards and `n` counts within it. The text form is
+/// what `Last-Event-ID`, poll cursors and feed acknowledgements carry. All comparing of positions goes
+/// through this type's `Ord`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// Milliseconds since the Unix epoch, or later than that where the clock was set back.
+    pub ms: u64,
+    /// Counts the ids given within the same millisecond, from 0.
+    pub n: u64,
+}
+
+/// The longest text an [`Id`] can have: two 20-digit numbers and the dash.
+pub const ID_TEXT_BYTES_MAX: usize = 41;
+
+impl Id {
+    /// Before every event.
+    pub const ZERO: Id = Id { ms: 0, n: 0 };
+
+    /// An id from its two parts.
+    pub const fn new(ms: u64, n: u64) -> Id {
+        Id { ms, n }
+    }
+
+    /// The id that a node gives next at `now_ms` when `self` was its last: `max(clock, last)`.
+    pub fn next(self, now_ms: u64) -> Id {
+        if now_ms > self.ms { Id::new(now_ms, 0) } else { Id::new(self.ms, self.n + 1) }
+    }
+
+    /// Appends the text form to `out` without going through the formatting machinery.
+    pub fn write(self, out: &mut Vec<u8>) {
+        write_decimal(self.ms, out);
+        out.push(b'-');
+        write_decimal(self.n, out);
+    }
+}
+
+/// Appends `value` in decimal digits.
+pub fn write_decimal(mut value: u64, out: &mut Vec<u8>) {
+    let mut digits = [0u8; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.n)
+    }
+}
+
+/// Why a text is no [`Id`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id has the form <milliseconds>-<number>, as in 1700000000000-0")]
+pub struct ParseIdError;
+
+impl FromStr for Id {
+    type Err = ParseIdError;
+
+    /// Parses `<ms>-<n>`; digits alone mean `<ms>-0`.
+    fn from_str(text: &str) -> Result<Id, ParseIdError> {
+        let (ms, n) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Id::new(parse_decimal(ms)?, parse_decimal(n)?))
+    }
+}
+
+/// `u64::from_str` would also take a leading `+`.
+fn parse_decimal(text: &str) -> Result<u64, ParseIdError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ParseIdError);
+    }
+    text.parse().map_err(|_| ParseIdError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn next_never_goes_backwards() {
+        let last = Id::new(100, 7);
+        assert_eq!(last.next(99), Id::new(100, 8));
+        assert_eq!(last.next(100), Id::new(100, 8));
+        assert_eq!(last.next(101), Id::new(101, 0));
+    }
+
+    #[test]
+    fn rejects_what_is_no_id() {
+        for text in ["", "-", "1-", "-1", "a", "1-b", "+1-0", "1-+0", "1 -0", "1-0-0", "99999999999999999999999-0"] {
+            assert_eq!(text.parse::<Id>(), Err(ParseIdError), "{text:?}");
+        }
+        assert_eq!("12".parse(), Ok(Id::new(12, 0)));
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(ms: u64, n: u64) {
+            let id = Id::new(ms, n);
+            let mut bytes = Vec::new();
+            id.write(&mut bytes);
+            prop_assert_eq!(std::str::from_utf8(&bytes).unwrap(), id.to_string());
+            prop_assert_eq!(id.to_string().parse::<Id>(), Ok(id));
+            prop_assert!(bytes.len() <= ID_TEXT_BYTES_MAX);
+        }
+    }
+}

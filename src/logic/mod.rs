@@ -1,0 +1,9 @@
+//! The pure part: events, ids, logs, cursors, history, the timer wheel and the protocols.
+//!
+//! Nothing here knows a socket, a thread, a clock or a source of randomness: time and seeds are
+//! arguments, so every rule can be tested without a server.
+
+pub mod event;
+pub mod id;
+pub mod json;
+pub mod protocol;

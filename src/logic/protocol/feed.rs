@@ -1,0 +1,1 @@
+//! The feed's line protocol: one JSON object per line, both ways.

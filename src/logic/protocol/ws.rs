@@ -1,0 +1,1 @@
+//! WebSocket frames and the opening handshake (RFC 6455).

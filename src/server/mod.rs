@@ -1,0 +1,1 @@
+//! Starts, drains and stops the threads.

@@ -1,0 +1,1 @@
+//! System calls and the ring: the only module with `unsafe`, and without any policy.
