@@ -3,7 +3,7 @@
 //! It holds many SSE, WebSocket and long-poll clients on one Linux host and fans out to them the
 //! events that a backend publishes on a local Unix socket. ARCHITECTURE.md is the map; in short:
 //!
-//! - [`cli`] and [`bench`] are what a person runs.
+//! - [`cli`] and [`mod@bench`] are what a person runs.
 //! - [`server`] starts, drains and stops the threads.
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
 //! - [`feed`] is the publishers' Unix socket: its client side, and its listener for the hub.
