@@ -1,0 +1,434 @@
+//! The lean ring: readiness of many parked sockets, and batches of sends.
+//!
+//! Two uses of io_uring only. *Polls* are multishot and stay armed for as long as a connection is
+//! parked; they hold no memory of ours. *Sends* are submitted as a batch whose memory is borrowed for
+//! the length of one call: each carries `MSG_DONTWAIT`, so the kernel completes it while it is submitted,
+//! and the call returns only when every completion of the batch has been seen. So no buffer is ever in
+//! flight between two calls, and no reference counting is needed to keep one alive.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+/// Readable: there is data, or the peer has closed.
+pub const POLL_IN: u32 = libc::POLLIN as u32;
+/// Writable again after a send that the kernel had no room for.
+pub const POLL_OUT: u32 = libc::POLLOUT as u32;
+/// The peer has closed its sending side.
+pub const POLL_RDHUP: u32 = libc::POLLRDHUP as u32;
+/// The connection is broken.
+pub const POLL_ERR: u32 = libc::POLLERR as u32;
+/// Both directions are closed.
+pub const POLL_HUP: u32 = libc::POLLHUP as u32;
+
+/// The most sends that one [`Ring::send_batch`] takes.
+pub const SEND_BATCH_MAX: usize = 512;
+
+/// `user_data` of sends: this bit and the index within the batch. Callers' own values stay below it.
+const SEND_TAG: u64 = 1 << 63;
+/// `user_data` of operations whose completion nobody waits for.
+const IGNORED: u64 = 1 << 62;
+
+/// What a poll reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// What the poll was armed with.
+    pub user_data: u64,
+    /// The ready events as `POLL_…` bits, or a negative error number.
+    pub result: i32,
+    /// Whether the poll stays armed; if not, this was its last completion.
+    pub armed: bool,
+}
+
+/// What the ring counted since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RingCounters {
+    /// Calls of `io_uring_enter`.
+    pub enters: u64,
+    /// Send operations submitted.
+    pub sends: u64,
+}
+
+/// One io_uring, owned by one thread.
+pub struct Ring {
+    inner: IoUring,
+    /// Poll completions seen while a batch of sends was being reaped.
+    stashed: VecDeque<Completion>,
+    /// Scratch for building a batch before any of it reaches the submission queue.
+    entries: Vec<squeue::Entry>,
+    counters: RingCounters,
+}
+
+impl Ring {
+    /// Makes a ring for the calling thread, with room for `completions_max` completions.
+    ///
+    /// # Errors
+    /// What the kernel says; [`explain_setup_error`] turns it into a sentence.
+    pub fn new(completions_max: u32) -> io::Result<Ring> {
+        let inner = IoUring::builder()
+            .setup_single_issuer()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(completions_max.max(SEND_BATCH_MAX as u32 * 4))
+            .setup_clamp()
+            .dontfork()
+            .build(SEND_BATCH_MAX as u32 * 2)?;
+        Ok(Ring {
+            inner,
+            stashed: VecDeque::new(),
+            entries: Vec::with_capacity(SEND_BATCH_MAX),
+            counters: RingCounters::default(),
+        })
+    }
+
+    /// A descriptor that is readable while completions wait.
+    pub fn waitable(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the ring's descriptor is open for as long as `self.inner` lives, which outlasts this borrow.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(self.inner.as_raw_fd()) };
+        borrowed.try_clone_to_owned()
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> RingCounters {
+        self.counters
+    }
+
+    /// Arms a multishot, edge-triggered poll on `fd`; its completions carry `user_data`, which must be below 2^62.
+    ///
+    /// The descriptor may be closed only after the completion that says the poll is no longer armed.
+    pub fn arm_poll(&mut self, fd: BorrowedFd<'_>, events: u32, user_data: u64) -> io::Result<()> {
+        assert!(user_data < IGNORED, "the two highest bits of user_data are the ring's own");
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true).build().user_data(user_data);
+        self.push(&entry)
+    }
+
+    /// Ends the poll that was armed with `user_data`: its last completion follows.
+    pub fn disarm_poll(&mut self, user_data: u64) -> io::Result<()> {
+        let entry = opcode::PollRemove::new(user_data).build().user_data(IGNORED);
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS))
+    }
+
+    /// Makes the ring's descriptor readable by a completion that carries `user_data`.
+    pub fn nudge(&mut self, user_data: u64) -> io::Result<()> {
+        assert!(user_data < IGNORED, "the two highest bits of user_data are the ring's own");
+        self.push(&opcode::Nop::new().build().user_data(user_data))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: poll, poll-remove and nop entries refer to no memory of this process.
+            if unsafe { self.inner.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.submit()?;
+        }
+    }
+
+    /// Hands everything pushed so far to the kernel.
+    pub fn submit(&mut self) -> io::Result<()> {
+        if self.inner.submission().is_empty() {
+            return Ok(());
+        }
+        self.enter(0)
+    }
+
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        self.counters.enters += 1;
+        match self.inner.submit_and_wait(want) {
+            Ok(_) => Ok(()),
+            // EBUSY and EAGAIN: completions must be reaped first; the caller's next pass does that.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                self.stash_completions(&mut []);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends each slice on its socket without blocking; `results[i]` is then the number of bytes taken or a
+    /// negative error number (`-EAGAIN`: no room).
+    ///
+    /// Takes at most [`SEND_BATCH_MAX`] sends; whatever else was pushed goes along in the same call.
+    ///
+    /// # Errors
+    /// Only if the ring itself is broken.
+    pub fn send_batch<'a>(
+        &mut self,
+        sends: impl Iterator<Item = (BorrowedFd<'a>, &'a [u8])>,
+        results: &mut Vec<i32>,
+    ) -> io::Result<()> {
+        self.entries.clear();
+        for (fd, bytes) in sends.take(SEND_BATCH_MAX) {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let entry = opcode::Send::new(types::Fd(fd.as_raw_fd()), bytes.as_ptr(), length)
+                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                .build()
+                .user_data(SEND_TAG | self.entries.len() as u64);
+            self.entries.push(entry);
+        }
+        let count = self.entries.len();
+        results.clear();
+        results.resize(count, PENDING);
+        if count == 0 {
+            return self.submit();
+        }
+        self.counters.sends += count as u64;
+        let queue = self.inner.submission();
+        let room = queue.capacity() - queue.len();
+        drop(queue);
+        if room < count {
+            self.submit()?;
+        }
+        // SAFETY: the entries point into slices that are borrowed for `'a`, which outlasts this call. From here
+        // on the function returns only once every one of these operations has completed (`reap_sends`), and
+        // aborts the process if that becomes impossible, so the kernel never reads them after the borrow ends.
+        if unsafe { self.inner.submission().push_multiple(&self.entries) }.is_err() {
+            return Err(io::Error::other("the submission queue has no room for a batch of sends"));
+        }
+        self.reap_sends(results);
+        Ok(())
+    }
+
+    fn reap_sends(&mut self, results: &mut [i32]) {
+        let mut missing = results.len();
+        while missing > 0 {
+            // Sends complete while they are submitted, so one enter normally brings all of them; `want` counts
+            // what lies in the queue already, so it can only return early, never hang on a poll's completion.
+            if let Err(error) = self.enter(1) {
+                eprintln!("ringcast: the ring broke while sends were in flight: {error}");
+                // Returning would end the borrow of memory that the kernel may still read.
+                std::process::abort();
+            }
+            missing -= self.stash_completions(results);
+        }
+    }
+
+    /// Moves all completions out of the queue: sends into `results`, polls into the stash. Returns how many
+    /// sends there were.
+    fn stash_completions(&mut self, results: &mut [i32]) -> usize {
+        let mut sends = 0;
+        let Ring { inner, stashed, .. } = self;
+        for entry in inner.completion() {
+            let user_data = entry.user_data();
+            if user_data & SEND_TAG != 0 {
+                let index = (user_data & !SEND_TAG) as usize;
+                debug_assert_eq!(results.get(index), Some(&PENDING), "one completion per send");
+                if let Some(result) = results.get_mut(index) {
+                    *result = entry.result();
+                    sends += 1;
+                }
+            } else if user_data & IGNORED == 0 {
+                stashed.push_back(completion_of(&entry));
+            }
+        }
+        sends
+    }
+
+    /// Appends up to `max` completions to `out`, oldest first; returns whether there may be more.
+    pub fn completions(&mut self, out: &mut Vec<Completion>, max: usize) -> bool {
+        let Ring { inner, stashed, .. } = self;
+        let mut left = max;
+        while left > 0
+            && let Some(completion) = stashed.pop_front()
+        {
+            out.push(completion);
+            left -= 1;
+        }
+        if stashed.is_empty() && stashed.capacity() > 4096 {
+            stashed.shrink_to(1024);
+        }
+        let mut queue = inner.completion();
+        while left > 0
+            && let Some(entry) = queue.next()
+        {
+            if entry.user_data() & IGNORED == 0 {
+                out.push(completion_of(&entry));
+                left -= 1;
+            }
+        }
+        drop(queue);
+        // What did not fit the queue waits in the kernel until it is asked for.
+        let overflowed = inner.submission().cq_overflow() || inner.submission().taskrun();
+        if overflowed && left > 0 {
+            let _ = self.enter_for_events();
+            return true;
+        }
+        left == 0
+    }
+
+    /// Lets the kernel run what it deferred and hand over what overflowed, without waiting.
+    fn enter_for_events(&mut self) -> io::Result<()> {
+        self.counters.enters += 1;
+        // SAFETY: no argument is passed, so the kernel reads no memory of ours; entries already pushed are polls
+        // and nops, which refer to none either (sends never stay in the queue between calls).
+        unsafe { self.inner.submitter().enter::<libc::sigset_t>(0, 0, libc_enter_getevents(), None) }.map(|_| ())
+    }
+}
+
+/// A result no operation can have: a send that has not completed yet.
+const PENDING: i32 = i32::MIN;
+
+/// `IORING_ENTER_GETEVENTS`.
+const fn libc_enter_getevents() -> u32 {
+    1
+}
+
+fn completion_of(entry: &cqueue::Entry) -> Completion {
+    Completion { user_data: entry.user_data(), result: entry.result(), armed: cqueue::more(entry.flags()) }
+}
+
+/// A sentence that says why no ring could be made and what to do about it.
+pub fn explain_setup_error(error: &io::Error) -> String {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring; ringcast needs Linux 6.1 or newer".into(),
+        Some(libc::EPERM | libc::EACCES) if disabled.trim() != "0" && !disabled.is_empty() => format!(
+            "io_uring is switched off on this host (kernel.io_uring_disabled = {}); \
+             set it with: sysctl kernel.io_uring_disabled=0",
+            disabled.trim()
+        ),
+        Some(libc::EPERM | libc::EACCES) => {
+            "io_uring is forbidden to this process, most likely by a seccomp filter (a container's default profile)"
+                .into()
+        }
+        Some(libc::EINVAL) => "this kernel's io_uring lacks what ringcast uses; it needs Linux 6.1 or newer".into(),
+        Some(libc::ENOMEM) => {
+            "no memory may be locked for io_uring; raise the limit (LimitMEMLOCK=infinity, or ulimit -l unlimited)"
+                .into()
+        }
+        _ => format!("io_uring cannot be set up: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn collect(ring: &mut Ring) -> Vec<Completion> {
+        ring.submit().unwrap();
+        let mut out = Vec::new();
+        while ring.completions(&mut out, 64) {}
+        out
+    }
+
+    #[test]
+    fn a_batch_of_sends_arrives_in_one_call() {
+        let mut ring = Ring::new(256).unwrap();
+        let pairs: Vec<_> = (0..SEND_BATCH_MAX).map(|_| UnixStream::pair().unwrap()).collect();
+        let texts: Vec<_> = (0..pairs.len()).map(|i| format!("text {i}")).collect();
+        let mut results = Vec::new();
+        let sends = pairs.iter().zip(&texts).map(|((a, _), text)| (a.as_fd(), text.as_bytes()));
+        ring.send_batch(sends, &mut results).unwrap();
+        for (((_, peer), text), result) in pairs.iter().zip(&texts).zip(&results) {
+            assert_eq!(*result as usize, text.len());
+            let mut read = vec![0; text.len()];
+            (&*peer).read_exact(&mut read).unwrap();
+            assert_eq!(read, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_full_socket_says_so_and_tells_when_there_is_room_again() {
+        let mut ring = Ring::new(256).unwrap();
+        let (a, mut b) = UnixStream::pair().unwrap();
+        ring.arm_poll(a.as_fd(), POLL_IN | POLL_OUT, 7).unwrap();
+        assert_eq!(collect(&mut ring).len(), 1, "writable at first");
+        let block = vec![1u8; 1 << 20];
+        let mut results = Vec::new();
+        let mut sent = 0;
+        loop {
+            ring.send_batch([(a.as_fd(), &block[..])].into_iter(), &mut results).unwrap();
+            if results[0] == -libc::EAGAIN {
+                break;
+            }
+            sent += results[0] as usize;
+        }
+        collect(&mut ring);
+        let mut read = vec![0; sent];
+        b.read_exact(&mut read).unwrap();
+        let completions = collect(&mut ring);
+        assert!(completions.iter().any(|c| c.user_data == 7 && c.result as u32 & POLL_OUT != 0 && c.armed));
+    }
+
+    #[test]
+    fn a_poll_fires_again_and_again_and_ends_when_disarmed() {
+        let mut ring = Ring::new(256).unwrap();
+        let (a, mut b) = UnixStream::pair().unwrap();
+        ring.arm_poll(a.as_fd(), POLL_IN, 42).unwrap();
+        assert_eq!(collect(&mut ring), []);
+        for _ in 0..3 {
+            b.write_all(b"x").unwrap();
+            let completions = collect(&mut ring);
+            assert!(completions.iter().all(|c| c.user_data == 42 && c.armed && c.result as u32 & POLL_IN != 0));
+            assert_eq!(completions.len(), 1);
+        }
+        ring.disarm_poll(42).unwrap();
+        let last = collect(&mut ring);
+        assert_eq!(last.len(), 1);
+        assert!(!last[0].armed);
+        assert_eq!(last[0].result, -libc::ECANCELED);
+    }
+
+    #[test]
+    fn poll_completions_that_come_with_sends_are_kept() {
+        let mut ring = Ring::new(256).unwrap();
+        let (a, mut b) = UnixStream::pair().unwrap();
+        ring.arm_poll(a.as_fd(), POLL_IN, 1).unwrap();
+        ring.submit().unwrap();
+        b.write_all(b"in").unwrap();
+        let mut results = Vec::new();
+        ring.send_batch([(a.as_fd(), &b"out"[..])].into_iter(), &mut results).unwrap();
+        assert_eq!(results, [3]);
+        assert_eq!(collect(&mut ring).len(), 1);
+    }
+
+    #[test]
+    fn a_send_to_a_gone_peer_is_an_error_not_a_signal() {
+        let mut ring = Ring::new(256).unwrap();
+        let (a, b) = UnixStream::pair().unwrap();
+        drop(b);
+        let mut results = Vec::new();
+        ring.send_batch([(a.as_fd(), &b"x"[..])].into_iter(), &mut results).unwrap();
+        assert_eq!(results, [-libc::EPIPE]);
+    }
+
+    #[test]
+    fn a_completion_queue_that_overflows_loses_nothing() {
+        let mut ring = Ring::new(1024).unwrap();
+        let pairs: Vec<_> = (0..6000).map(|_| UnixStream::pair().unwrap()).collect();
+        for (i, (a, _)) in pairs.iter().enumerate() {
+            ring.arm_poll(a.as_fd(), POLL_IN, i as u64).unwrap();
+        }
+        ring.submit().unwrap();
+        for (_, b) in &pairs {
+            (&*b).write_all(b"x").unwrap();
+        }
+        let mut seen = std::collections::HashSet::new();
+        let mut out = Vec::new();
+        for _ in 0..200 {
+            out.clear();
+            ring.completions(&mut out, 256);
+            seen.extend(out.iter().map(|c| c.user_data));
+            let _ = ring.enter_for_events();
+        }
+        assert_eq!(seen.len(), pairs.len());
+    }
+
+    #[test]
+    fn a_nudge_makes_the_ring_readable() {
+        let mut ring = Ring::new(256).unwrap();
+        let waitable = ring.waitable().unwrap();
+        ring.nudge(5).unwrap();
+        ring.submit().unwrap();
+        let mut poll = libc::pollfd { fd: waitable.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd that lives on this stack frame, and its count.
+        assert_eq!(unsafe { libc::poll(&mut poll, 1, 1000) }, 1);
+        assert_eq!(collect(&mut ring), [Completion { user_data: 5, result: 0, armed: false }]);
+    }
+}

@@ -1,0 +1,222 @@
+//! Sockets: listeners with everything their connections inherit, accepting, receiving, sending.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// What accepted connections inherit from their listener, so that none of it costs a call per connection.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpOptions {
+    /// Connections waiting to be accepted, at most (the kernel caps it at `net.core.somaxconn`).
+    pub backlog: i32,
+    /// Unsent bytes the kernel takes per connection before it says that there is no room.
+    pub not_sent_low_water: u32,
+    /// How long sent bytes may stay unacknowledged until the connection counts as broken.
+    pub user_timeout: Duration,
+}
+
+/// A nonblocking TCP listener that shares its port with others of this process (`SO_REUSEPORT`).
+pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    set_not_sent_low_water(&socket, options.not_sent_low_water)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(options.backlog)?;
+    Ok(socket.into())
+}
+
+fn set_not_sent_low_water(socket: &Socket, bytes: u32) -> io::Result<()> {
+    let value = bytes as libc::c_int;
+    // SAFETY: a pointer to one int on this stack frame, with its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Why a Unix socket cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum UnixListenError {
+    /// Another process is listening there.
+    #[error("{0} is in use: another process is listening on it")]
+    InUse(String),
+    /// The path holds something that is no socket.
+    #[error("{0} exists and is no socket; move it away or choose another path")]
+    NotASocket(String),
+    /// Anything else the kernel says.
+    #[error("cannot listen on {path}: {source}")]
+    Io {
+        /// The path asked for.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A nonblocking Unix stream listener at `path`, with `mode` and, if given, `group`.
+///
+/// A socket file that nobody listens on any more is replaced; a live one is not.
+pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixListener, UnixListenError> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let name = path.display().to_string();
+    let failed = |source: io::Error| UnixListenError::Io { path: name.clone(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(UnixListenError::NotASocket(name)),
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            _ => return Err(UnixListenError::InUse(name)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder).map_err(failed)?;
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
+    if let Some(group) = group {
+        let gid = group_id(group).map_err(failed)?;
+        std::os::unix::fs::chown(path, None, Some(gid)).map_err(failed)?;
+    }
+    // Before `listen`: nobody can connect while the mode is still what the umask left.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    socket.listen(1024).map_err(failed)?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+/// The id of a group by its name or number, from /etc/group.
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let table = std::fs::read_to_string("/etc/group")?;
+    table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        })
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group:?} on this host")))
+}
+
+/// Accepts one waiting connection, nonblocking and closed on exec; `None` when none waits.
+///
+/// The address is `None` for Unix sockets.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
+    // SAFETY: `try_init` hands a zeroed storage of the length it states; accept4 fills at most that much, and
+    // the descriptor it returns is checked before it is owned.
+    let accepted = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let fd =
+                libc::accept4(listener.as_raw_fd(), storage.cast(), length, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+        })
+    };
+    match accepted {
+        Ok((fd, address)) => Ok(Some((fd, address.as_socket()))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Receives into `buffer` without blocking; 0 means that the peer has closed its side.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are of one live, writable slice.
+    let result = unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// Sends as much of `bytes` as the kernel takes without blocking.
+pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are of one live slice.
+    let result = unsafe {
+        libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// Ends the sending direction: the peer reads everything sent so far and then the end.
+pub fn shutdown_write(fd: BorrowedFd<'_>) {
+    // SAFETY: no pointers. An error means that the connection is gone already, which is as good.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
+}
+
+/// Whether an error of accepting means that descriptors or memory have run out.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    const OPTIONS: TcpOptions =
+        TcpOptions { backlog: 16, not_sent_low_water: 65536, user_timeout: Duration::from_secs(30) };
+
+    #[test]
+    fn two_listeners_share_a_port_and_connections_inherit_options() {
+        let first = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
+        let address = first.local_addr().unwrap();
+        let second = listen_tcp(address, &OPTIONS).unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let (fd, peer) = loop {
+            if let Some(accepted) = accept(first.as_fd()).unwrap().or(accept(second.as_fd()).unwrap()) {
+                break accepted;
+            }
+        };
+        assert_eq!(peer, client.local_addr().ok());
+        assert!(socket2::SockRef::from(&fd).tcp_nodelay().unwrap());
+        assert_eq!(socket2::SockRef::from(&fd).tcp_user_timeout().unwrap(), Some(OPTIONS.user_timeout));
+        assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(send(fd.as_fd(), b"hello").unwrap(), 5);
+        shutdown_write(fd.as_fd());
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        client.write_all(b"x").unwrap();
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/er/feed.sock");
+        let first = listen_unix(&path, 0o600, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(listen_unix(&path, 0o600, None), Err(UnixListenError::InUse(_))));
+        drop(first);
+        let second = listen_unix(&path, 0o660, Some("0")).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        let (_fd, address) = accept(second.as_fd()).unwrap().unwrap();
+        assert_eq!(address, None);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(listen_unix(&file, 0o600, None), Err(UnixListenError::NotASocket(_))));
+        assert!(listen_unix(&folder.path().join("x"), 0o600, Some("no-such-group")).is_err());
+    }
+}

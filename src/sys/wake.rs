@@ -1,0 +1,84 @@
+//! Waking another thread: an eventfd that is written once per batch, not once per message.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The receiving side's wake-up, shared with everyone who may ring it.
+///
+/// The descriptor must exist before any thread takes a private descriptor table: its number means the same
+/// file in all of them only then.
+#[derive(Clone, Debug)]
+pub struct Wake {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    eventfd: OwnedFd,
+    /// Set by who rings, cleared by who drains: while it is set another write would tell nothing new.
+    pending: AtomicBool,
+}
+
+impl Wake {
+    /// Makes one.
+    pub fn new() -> io::Result<Wake> {
+        // SAFETY: eventfd takes no pointers; the result is checked before it is owned.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just opened by this call and nobody else owns it.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Wake { shared: Arc::new(Shared { eventfd, pending: AtomicBool::new(false) }) })
+    }
+
+    /// Wakes the receiver, unless a wake-up is already on its way to it.
+    pub fn ring(&self) {
+        if self.shared.pending.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight bytes that live on this stack frame, as eventfd(2) asks for.
+        let written = unsafe { libc::write(self.shared.eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        debug_assert_eq!(written, 8, "an eventfd that is drained now and then takes every write");
+    }
+
+    /// To be called by the receiver before it drains its queue: whoever adds after this rings again.
+    pub fn clear(&self) {
+        self.shared.pending.store(false, Ordering::SeqCst);
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.eventfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::ring::{POLL_IN, Ring};
+
+    #[test]
+    fn rings_once_until_cleared() {
+        let wake = Wake::new().unwrap();
+        let mut ring = Ring::new(64).unwrap();
+        ring.arm_poll(wake.as_fd(), POLL_IN, 9).unwrap();
+        ring.submit().unwrap();
+        let count = |ring: &mut Ring| {
+            let mut out = Vec::new();
+            ring.submit().unwrap();
+            while ring.completions(&mut out, 16) {}
+            out.len()
+        };
+        wake.ring();
+        wake.ring();
+        assert_eq!(count(&mut ring), 1);
+        wake.clear();
+        wake.ring();
+        assert_eq!(count(&mut ring), 1, "an undrained eventfd still tells of each further write");
+    }
+}
