@@ -7,6 +7,7 @@
 //! - [`server`] starts, drains and stops the threads.
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
 //! - [`feed`] is the publishers' Unix socket: its client side, and its listener for the hub.
+//! - [`link`] is the queues between the two.
 //! - [`config`] is what an operator may set.
 //! - [`logic`] is pure: bytes in, bytes out; no sockets, no threads, no clock, no randomness.
 //! - [`sys`] is the only place with `unsafe` and with direct system calls; it holds no policy.
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod feed;
 pub mod hub;
+pub mod link;
 pub mod logic;
 pub mod server;
 pub mod shard;

@@ -1,1 +1,3 @@
 //! The hub: the single writer of order, ids and history.
+
+pub mod ids;

@@ -4,6 +4,10 @@
 //! arguments, so every rule can be tested without a server.
 
 pub mod event;
+pub mod history;
 pub mod id;
+pub mod idempotency;
 pub mod json;
+pub mod log;
 pub mod protocol;
+pub mod wheel;

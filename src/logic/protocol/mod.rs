@@ -1,5 +1,6 @@
 //! The protocols, sans-IO: bytes in, bytes out.
 
+pub mod dialect;
 pub mod feed;
 pub mod http;
 pub mod query;

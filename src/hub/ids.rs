@@ -1,0 +1,145 @@
+//! The node's ids: never backwards, also not across restarts with the clock set back.
+//!
+//! A mark on disk says up to which millisecond ids may have been given. It is written ahead, so that giving
+//! an id costs no write; a clean stop writes the last id itself, so that ids do not run ahead of the clock.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::logic::id::Id;
+
+/// How far ahead of the newest id the mark is set.
+const RESERVE_MS: u64 = 10_000;
+
+/// Gives ids.
+#[derive(Debug)]
+pub struct IdSource {
+    last: Id,
+    mark_ms: u64,
+    path: PathBuf,
+}
+
+/// Why the mark cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// Reading or writing failed.
+    #[error("cannot {what} {path}, which keeps ids from going backwards: {source}")]
+    Io {
+        /// "read" or "write".
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error(
+        "{path} should hold one number (the last id's milliseconds) but holds {found:?}; remove it if that is right"
+    )]
+    Malformed {
+        /// The file.
+        path: String,
+        /// Its beginning.
+        found: String,
+    },
+}
+
+impl IdSource {
+    /// Starts after everything that the mark at `path` covers, and writes the first mark.
+    pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
+        let mark_ms = match std::fs::read_to_string(path) {
+            Ok(text) => text.trim().parse().map_err(|_| MarkError::Malformed {
+                path: path.display().to_string(),
+                found: text.chars().take(40).collect(),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(MarkError::Io { what: "read", path: path.display().to_string(), source }),
+        };
+        // The whole millisecond of the mark may be used up.
+        let last = Id::new(now_ms.max(mark_ms + 1), 0);
+        let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
+        ids.write_mark(last.ms + RESERVE_MS)?;
+        Ok(ids)
+    }
+
+    /// The last id that was given; to begin with, one before all that will be.
+    pub fn last(&self) -> Id {
+        self.last
+    }
+
+    /// Whether the next id at `now_ms` is covered by the mark. If not, [`IdSource::reserve`] must come first.
+    pub fn is_reserved(&self, now_ms: u64) -> bool {
+        self.last.next(now_ms).ms < self.mark_ms
+    }
+
+    /// Moves the mark on if less than half of it is left.
+    pub fn reserve(&mut self, now_ms: u64) -> Result<(), MarkError> {
+        let next = self.last.ms.max(now_ms);
+        if next + RESERVE_MS / 2 >= self.mark_ms { self.write_mark(next + RESERVE_MS) } else { Ok(()) }
+    }
+
+    /// Gives the next id.
+    pub fn next(&mut self, now_ms: u64) -> Id {
+        self.last = self.last.next(now_ms);
+        self.last
+    }
+
+    /// Writes the last id down, for a clean stop.
+    pub fn close(&mut self) -> Result<(), MarkError> {
+        self.write_mark(self.last.ms)
+    }
+
+    /// Writes beside the file and renames, so that a crash leaves the old mark or the new one.
+    fn write_mark(&mut self, mark_ms: u64) -> Result<(), MarkError> {
+        let beside = self.path.with_extension("ids.new");
+        let write = || {
+            std::fs::write(&beside, format!("{mark_ms}\n"))?;
+            std::fs::rename(&beside, &self.path)
+        };
+        write().map_err(|source| MarkError::Io { what: "write", path: self.path.display().to_string(), source })?;
+        self.mark_ms = mark_ms;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_go_on_after_a_crash_with_the_clock_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        let mut ids = IdSource::open(&path, 1_000_000).unwrap();
+        let mut last = ids.next(1_000_000);
+        for now in [1_000_000, 1_004_000, 1_009_000, 1_020_000] {
+            ids.reserve(now).unwrap();
+            assert!(ids.is_reserved(now));
+            last = ids.next(now);
+        }
+        drop(ids);
+        let mut after = IdSource::open(&path, 5).unwrap();
+        assert!(after.last() > last);
+        assert!(after.next(5) > last);
+    }
+
+    #[test]
+    fn a_clean_stop_does_not_push_ids_ahead_of_the_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        for round in 0..5 {
+            let mut ids = IdSource::open(&path, 1_000_000 + round * 10).unwrap();
+            assert_eq!(ids.last().ms, 1_000_000 + round * 10);
+            ids.next(1_000_000 + round * 10);
+            ids.close().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_damaged_mark_is_an_error_not_a_zero() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        std::fs::write(&path, "abc").unwrap();
+        assert!(matches!(IdSource::open(&path, 5), Err(MarkError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,372 @@
+//! The queues between the hub and the shards: what is said, and the bounds.
+//!
+//! Both directions are lock-free queues with one wake-up per batch. Hub to shard, order is everything: an
+//! answer to a subscription stands in the same queue as live events, so that replay and live can neither
+//! overlap nor leave a hole. That queue is bounded by the bytes waiting in it; the hub looks at
+//! [`ToShard::is_congested`] and slows its publishers down. Nothing in it is ever dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::logic::event::{Draft, Event};
+use crate::logic::id::Id;
+use crate::sys::wake::Wake;
+
+/// A channel's number within one shard. It is used again only after the hub has confirmed that it routes
+/// nothing to it any more.
+pub type LocalChannel = u32;
+
+/// A connection's name for the outside: `<shard>.<slot>.<generation>` in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    /// The shard that owns it.
+    pub shard: u16,
+    /// Its slot in the shard's table.
+    pub slot: u32,
+    /// Tells it from others that used the slot before or will after it.
+    pub generation: u32,
+}
+
+impl std::fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.shard, self.slot, self.generation)
+    }
+}
+
+impl std::str::FromStr for ConnectionId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<ConnectionId, ()> {
+        let mut parts = text.splitn(3, '.');
+        let mut part = || parts.next().and_then(|part| part.parse::<u32>().ok()).ok_or(());
+        let shard = u16::try_from(part()?).map_err(|_| ())?;
+        Ok(ConnectionId { shard, slot: part()?, generation: part()? })
+    }
+}
+
+/// Whom a kick is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One connection.
+    Connection(ConnectionId),
+    /// Everyone subscribed to a channel.
+    Channel(Arc<str>),
+}
+
+/// Events that were missed, or the news that some are lost.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Who asked.
+    pub slot: u32,
+    /// The slot's generation when it asked.
+    pub generation: u32,
+    /// The position that was asked for; `None` for a question after the present position only.
+    pub after: Option<Id>,
+    /// The events, oldest first.
+    pub events: Vec<Arc<Event>>,
+    /// If something after `after` is lost: since which id everything is there.
+    pub gap: Option<Id>,
+    /// Up to where `events` are complete: events after this id are yet to come, live or with the next page.
+    pub until: Id,
+    /// Whether this was the last page, so that live events follow it without a hole.
+    pub last: bool,
+}
+
+/// What the hub tells a shard.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// An event on a channel that the shard follows.
+    Event(LocalChannel, Arc<Event>),
+    /// From here on every event of the channel is in this queue; the id is the newest one before that.
+    Followed(LocalChannel, Id),
+    /// From here on no event of the channel is in this queue.
+    Unfollowed(LocalChannel),
+    /// An answer to [`HubMessage::Resume`].
+    Replay(Box<Replay>),
+    /// The channel has ended.
+    Ended(LocalChannel),
+    /// End connections; answer with [`HubMessage::Kicked`].
+    Kick {
+        /// Comes back with the answer.
+        request: u64,
+        /// Whom.
+        target: Target,
+        /// Said to the client.
+        reason: Arc<str>,
+    },
+    /// Something for one connection alone.
+    Send(ConnectionId, Draft),
+    /// Close the listeners and let the clients go at a spread pace.
+    Drain,
+}
+
+/// What a shard tells the hub.
+#[derive(Debug)]
+pub enum HubMessage {
+    /// The shard wants every event of the channel, under this number.
+    Follow {
+        /// Who says it.
+        shard: u16,
+        /// The shard's number for the channel.
+        local: LocalChannel,
+        /// The channel's name.
+        name: Arc<str>,
+    },
+    /// The shard wants no more events of the channel.
+    Unfollow {
+        /// Who says it.
+        shard: u16,
+        /// The shard's number for the channel.
+        local: LocalChannel,
+    },
+    /// A connection wants what it has missed on channels that the shard follows.
+    Resume {
+        /// Who says it.
+        shard: u16,
+        /// The connection's slot and generation.
+        slot: u32,
+        /// See `slot`.
+        generation: u32,
+        /// The channels, by the shard's numbers.
+        channels: Vec<LocalChannel>,
+        /// The position after which to begin; `None` asks only for the present position.
+        after: Option<Id>,
+    },
+    /// The answer to [`ShardMessage::Kick`].
+    Kicked {
+        /// As in the question.
+        request: u64,
+        /// How many connections were ended.
+        count: u64,
+    },
+    /// The shard has let all of its clients go, or gave up on the rest at the deadline.
+    Drained {
+        /// Who says it.
+        shard: u16,
+        /// How many connections were cut at the deadline.
+        cut: u64,
+    },
+    /// From the server: stop taking publishers' commands and let everyone go.
+    Drain,
+    /// From the server: write the last id down and stop.
+    Stop,
+}
+
+/// The most batches that wait in a queue to a shard.
+const BATCHES_MAX: usize = 4096;
+
+/// What both ends of a queue know of it.
+#[derive(Default)]
+struct Load {
+    bytes: AtomicUsize,
+    /// Set by the hub when it waits for room, cleared by the shard when it tells that there is some.
+    awaited: AtomicBool,
+}
+
+/// The hub's end of the queue to one shard.
+pub struct ToShard {
+    sender: Sender<Vec<ShardMessage>>,
+    wake: Wake,
+    load: Arc<Load>,
+    bytes_max: usize,
+    staged: Vec<ShardMessage>,
+    staged_bytes: usize,
+}
+
+/// The shard's end of the queue from the hub.
+pub struct FromHub {
+    receiver: Receiver<Vec<ShardMessage>>,
+    /// What rings when there is something.
+    pub wake: Wake,
+    load: Arc<Load>,
+    hub: Wake,
+    bytes_max: usize,
+}
+
+/// What a message counts for in the queue's bound.
+fn weight(message: &ShardMessage) -> usize {
+    64 + match message {
+        ShardMessage::Event(_, event) => event.weight(),
+        ShardMessage::Send(_, draft) => draft.payload.len(),
+        // A replay's events are in the history anyway.
+        _ => 0,
+    }
+}
+
+/// Makes the queue to one shard; `hub` is rung when a congested queue has room again.
+pub fn to_shard(bytes_max: usize, hub: Wake) -> std::io::Result<(ToShard, FromHub)> {
+    let (sender, receiver) = crossbeam_channel::bounded(BATCHES_MAX);
+    let wake = Wake::new()?;
+    let load = Arc::new(Load::default());
+    let to = ToShard { sender, wake: wake.clone(), load: load.clone(), bytes_max, staged: Vec::new(), staged_bytes: 0 };
+    Ok((to, FromHub { receiver, wake, load, hub, bytes_max }))
+}
+
+impl ToShard {
+    /// Adds a message to the batch that the next [`ToShard::flush`] sends.
+    pub fn stage(&mut self, message: ShardMessage) {
+        self.staged_bytes += weight(&message);
+        self.staged.push(message);
+    }
+
+    /// Sends the batch, with one wake-up. What finds no room stays staged and goes with the next flush.
+    pub fn flush(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.staged_bytes);
+        // Before the send, so that the shard never subtracts what was not added yet.
+        self.load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match self.sender.try_send(std::mem::take(&mut self.staged)) {
+            Ok(()) => self.wake.ring(),
+            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => {
+                self.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.staged = batch;
+                self.staged_bytes = bytes;
+            }
+        }
+    }
+
+    /// Whether so much waits for the shard that publishers must wait too.
+    pub fn is_congested(&self) -> bool {
+        !self.staged.is_empty() && self.sender.is_full() || self.load.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+
+    /// Asks to be rung when there is room; returns whether there is still none, so that nothing slips between.
+    pub fn await_room(&self) -> bool {
+        self.load.awaited.store(true, Ordering::SeqCst);
+        self.is_congested()
+    }
+
+    /// The bytes that wait in the queue.
+    pub fn waiting_bytes(&self) -> usize {
+        self.load.bytes.load(Ordering::Relaxed) + self.staged_bytes
+    }
+}
+
+impl FromHub {
+    /// The next batch, if one waits. The batch counts as waiting until [`FromHub::done`] is told of it.
+    pub fn next(&self) -> Option<Vec<ShardMessage>> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// What a batch counts for.
+    pub fn weigh(batch: &[ShardMessage]) -> usize {
+        batch.iter().map(weight).sum()
+    }
+
+    /// Tells that a batch which weighed `bytes` is worked off, and wakes the hub if it waits for that.
+    pub fn done(&self, bytes: usize) {
+        let left = self.load.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
+        let has_room = left <= self.bytes_max / 2 && self.receiver.len() <= BATCHES_MAX / 2;
+        if has_room && self.load.awaited.load(Ordering::SeqCst) && self.load.awaited.swap(false, Ordering::SeqCst) {
+            self.hub.ring();
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+}
+
+/// A shard's (or the server's) end of the queue to the hub.
+#[derive(Clone)]
+pub struct ToHub {
+    sender: Sender<HubMessage>,
+    wake: Wake,
+}
+
+/// The hub's end of that queue.
+pub struct HubInbox {
+    receiver: Receiver<HubMessage>,
+    /// What rings when there is something.
+    pub wake: Wake,
+}
+
+/// Makes the queue that leads to the hub. It has no bound of its own: shards put at most a few messages per
+/// connection and channel into it, and both of those are bounded.
+pub fn to_hub() -> std::io::Result<(ToHub, HubInbox)> {
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let wake = Wake::new()?;
+    Ok((ToHub { sender, wake: wake.clone() }, HubInbox { receiver, wake }))
+}
+
+impl ToHub {
+    /// Queues a message; [`ToHub::ring`] tells the hub of it.
+    pub fn send(&self, message: HubMessage) {
+        // Fails only once the hub is gone, and then nobody is left to care.
+        let _ = self.sender.send(message);
+    }
+
+    /// Wakes the hub.
+    pub fn ring(&self) {
+        self.wake.ring();
+    }
+}
+
+impl HubInbox {
+    /// The next message, if one waits.
+    pub fn next(&self) -> Option<HubMessage> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::event::Kind;
+
+    fn event(size: usize) -> ShardMessage {
+        let draft = Draft { name: None, kind: Kind::Text, payload: vec![b'x'; size].into() };
+        ShardMessage::Event(0, Arc::new(Event { id: Id::ZERO, channel: "c".into(), draft }))
+    }
+
+    #[test]
+    fn a_full_queue_is_congested_until_it_is_worked_off() {
+        let (mut to, from) = to_shard(1000, Wake::new().unwrap()).unwrap();
+        to.stage(event(600));
+        to.flush();
+        assert!(!to.is_congested());
+        to.stage(event(600));
+        to.flush();
+        assert!(to.is_congested());
+        while let Some(batch) = from.next() {
+            from.done(FromHub::weigh(&batch));
+        }
+        assert!(!to.is_congested());
+        assert_eq!(to.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn nothing_is_dropped_when_the_queue_has_no_room() {
+        let (mut to, from) = to_shard(usize::MAX, Wake::new().unwrap()).unwrap();
+        for _ in 0..BATCHES_MAX + 10 {
+            to.stage(event(1));
+            to.flush();
+        }
+        assert!(to.is_congested());
+        let mut count = 0;
+        loop {
+            while let Some(batch) = from.next() {
+                count += batch.len();
+            }
+            to.flush();
+            if from.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(count, BATCHES_MAX + 10);
+    }
+
+    #[test]
+    fn connection_ids_round_trip() {
+        let id = ConnectionId { shard: 3, slot: 70_000, generation: 9 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "1.2", "1.2.x", "70000.1.1"] {
+            assert!(bad.parse::<ConnectionId>().is_err());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Idempotency keys: a publish that is repeated within the window gets the ids of the first.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::id::Id;
+
+/// The keys of the last while, bounded in time and number.
+#[derive(Debug)]
+pub struct IdempotencyKeys {
+    ids: HashMap<Arc<str>, Box<[Id]>>,
+    order: VecDeque<(u64, Arc<str>)>,
+    window_ms: u64,
+    keys_max: usize,
+}
+
+impl IdempotencyKeys {
+    /// Keeps keys for `window_ms`, and at most `keys_max` of them: beyond that the oldest are forgotten early.
+    pub fn new(window_ms: u64, keys_max: usize) -> IdempotencyKeys {
+        IdempotencyKeys { ids: HashMap::new(), order: VecDeque::new(), window_ms, keys_max }
+    }
+
+    /// The ids that the key was answered with, if it was seen within the window.
+    pub fn get(&mut self, key: &str, now_ms: u64) -> Option<&[Id]> {
+        self.expire(now_ms);
+        self.ids.get(key).map(|ids| &ids[..])
+    }
+
+    /// Remembers what `key` was answered with.
+    pub fn insert(&mut self, key: &str, ids: &[Id], now_ms: u64) {
+        if self.keys_max == 0 {
+            return;
+        }
+        let key: Arc<str> = key.into();
+        self.order.push_back((now_ms, key.clone()));
+        self.ids.insert(key, ids.into());
+        self.expire(now_ms);
+    }
+
+    fn expire(&mut self, now_ms: u64) {
+        while let Some((at, key)) = self.order.front() {
+            if self.order.len() <= self.keys_max && now_ms.saturating_sub(*at) < self.window_ms {
+                break;
+            }
+            self.ids.remove(key);
+            self.order.pop_front();
+        }
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_answers_its_first_ids_within_the_window() {
+        let mut keys = IdempotencyKeys::new(100, 10);
+        keys.insert("a", &[Id::new(1, 0)], 0);
+        assert_eq!(keys.get("a", 99), Some(&[Id::new(1, 0)][..]));
+        assert_eq!(keys.get("b", 99), None);
+        assert_eq!(keys.get("a", 100), None);
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        let mut keys = IdempotencyKeys::new(1000, 2);
+        for (i, key) in ["a", "b", "c"].into_iter().enumerate() {
+            keys.insert(key, &[Id::new(i as u64, 0)], 0);
+        }
+        assert_eq!(keys.len(), 2);
+        assert_eq!(keys.get("a", 1), None);
+        assert!(keys.get("c", 1).is_some());
+    }
+}

@@ -1,0 +1,330 @@
+//! The channel log: what a shard keeps of one channel in one dialect, as framed bytes.
+//!
+//! Events are framed once and appended; every subscriber reads the same bytes. Positions are offsets into
+//! the endless stream of frames since the log began, so a cursor is one number and stays valid while the
+//! oldest frames are dropped. A frame lies in one piece in memory.
+
+use std::collections::VecDeque;
+
+use super::id::Id;
+
+/// A chunk is closed, and the next one begun, once it holds this many bytes.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Stands for "not known yet" where the id is asked for since which a log is complete.
+const UNKNOWN: Id = Id::new(u64::MAX, u64::MAX);
+
+/// A position in a log's stream of frames, in bytes since the log began.
+pub type Position = u64;
+
+/// The framed events of one channel in one dialect.
+///
+/// # Invariants
+/// - Frames are contiguous: the first kept one starts at the tail, the last one ends at the head.
+/// - `since` is the id of the newest event that is *not* kept any more (or the one before the log began).
+#[derive(Debug)]
+pub struct Log {
+    head: Position,
+    since: Id,
+    /// Absent while nothing is kept, so that an idle channel costs next to nothing.
+    kept: Option<Box<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    chunks: VecDeque<Chunk>,
+    marks: VecDeque<Mark>,
+    tail: Position,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    base: Position,
+    bytes: Vec<u8>,
+}
+
+/// Where an event's frame ends.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    id: Id,
+    end: Position,
+}
+
+impl Log {
+    /// An empty log; `since` is the id up to which events are not its business, if that is known already.
+    pub fn new(since: Option<Id>) -> Log {
+        Log { head: 0, since: since.unwrap_or(UNKNOWN), kept: None }
+    }
+
+    /// Tells a log that was made without it since when it is complete. Does nothing if it knows.
+    pub fn set_since(&mut self, since: Id) {
+        if self.since == UNKNOWN {
+            self.since = since;
+        }
+    }
+
+    /// The position after the newest frame: where a subscriber from now on starts.
+    pub fn head(&self) -> Position {
+        self.head
+    }
+
+    /// The position of the oldest kept frame; the head if nothing is kept.
+    pub fn tail(&self) -> Position {
+        self.kept.as_ref().map_or(self.head, |kept| kept.tail)
+    }
+
+    /// Appends the frame that `write` writes for the event `id`.
+    pub fn append(&mut self, id: Id, write: impl FnOnce(&mut Vec<u8>)) {
+        let head = self.head;
+        let kept = self.kept.get_or_insert_with(|| Box::new(Kept { tail: head, ..Kept::default() }));
+        debug_assert!(kept.marks.back().is_none_or(|mark| mark.id < id), "events come in order");
+        if kept.chunks.back().is_none_or(|chunk| chunk.bytes.len() >= CHUNK_BYTES) {
+            kept.chunks.push_back(Chunk { base: head, bytes: Vec::new() });
+        }
+        let Some(chunk) = kept.chunks.back_mut() else { return };
+        write(&mut chunk.bytes);
+        self.head = chunk.base + chunk.bytes.len() as u64;
+        debug_assert!(self.head > head, "no frame is empty");
+        kept.marks.push_back(Mark { id, end: self.head });
+    }
+
+    /// The bytes from `position` to the end of its chunk or to `end`, whichever comes first; empty at the head.
+    ///
+    /// `position` must not lie before the tail.
+    pub fn bytes(&self, position: Position, end: Position) -> &[u8] {
+        let Some(kept) = &self.kept else { return &[] };
+        debug_assert!(position >= kept.tail && position <= self.head);
+        let index = kept.chunks.partition_point(|chunk| chunk.base <= position);
+        let Some(chunk) = index.checked_sub(1).and_then(|index| kept.chunks.get(index)) else { return &[] };
+        let start = (position - chunk.base) as usize;
+        let end = ((end - chunk.base) as usize).min(chunk.bytes.len());
+        chunk.bytes.get(start..end).unwrap_or_default()
+    }
+
+    /// The number of marks whose frame ends at or before `position`.
+    fn marks_until(kept: &Kept, position: Position) -> usize {
+        kept.marks.partition_point(|mark| mark.end <= position)
+    }
+
+    /// Where the frame that `position` lies in ends; `position` itself if it is a frame's boundary.
+    pub fn frame_boundary(&self, position: Position) -> Position {
+        let Some(kept) = &self.kept else { return position };
+        if position <= kept.tail {
+            return position;
+        }
+        let index = kept.marks.partition_point(|mark| mark.end < position);
+        kept.marks.get(index).map_or(position, |mark| mark.end)
+    }
+
+    /// The id of the event whose frame starts at or holds `position`; `None` at the head.
+    pub fn id_at(&self, position: Position) -> Option<Id> {
+        let kept = self.kept.as_ref()?;
+        kept.marks.get(Self::marks_until(kept, position)).map(|mark| mark.id)
+    }
+
+    /// The id of the newest kept event that ends at or before `position`.
+    pub fn id_before(&self, position: Position) -> Option<Id> {
+        let kept = self.kept.as_ref()?;
+        let index = Self::marks_until(kept, position).checked_sub(1)?;
+        kept.marks.get(index).map(|mark| mark.id)
+    }
+
+    /// How many events end within `from..to`, which must be kept.
+    pub fn events_between(&self, from: Position, to: Position) -> usize {
+        let Some(kept) = &self.kept else { return 0 };
+        Self::marks_until(kept, to).saturating_sub(Self::marks_until(kept, from))
+    }
+
+    /// The end of the run of events from `position` on whose ids are below `limit`.
+    pub fn end_before(&self, position: Position, limit: Id) -> Position {
+        let Some(kept) = &self.kept else { return position };
+        let index = kept.marks.partition_point(|mark| mark.id < limit);
+        index.checked_sub(1).and_then(|index| kept.marks.get(index)).map_or(position, |mark| mark.end.max(position))
+    }
+
+    /// The position right after the event `id`, if everything after that id is still kept.
+    pub fn position_after(&self, id: Id) -> Option<Position> {
+        if self.since == UNKNOWN || id < self.since {
+            return None;
+        }
+        Some(self.start_after(id))
+    }
+
+    fn start_after(&self, id: Id) -> Position {
+        let Some(kept) = &self.kept else { return self.head };
+        let index = kept.marks.partition_point(|mark| mark.id <= id);
+        index.checked_sub(1).and_then(|index| kept.marks.get(index)).map_or(kept.tail, |mark| mark.end)
+    }
+
+    /// The start of the newest event's frame; the head if nothing is kept.
+    pub fn newest_start(&self) -> Position {
+        let Some(kept) = &self.kept else { return self.head };
+        match kept.marks.len() {
+            0 | 1 => kept.tail,
+            count => kept.marks[count - 2].end,
+        }
+    }
+
+    /// The oldest frame boundary that a subscriber may lag behind to: at most `bytes` from the head, but never
+    /// past the start of the newest event.
+    pub fn floor(&self, bytes: u64) -> Position {
+        let limit = self.head.saturating_sub(bytes);
+        if limit <= self.tail() {
+            return self.tail();
+        }
+        self.frame_boundary(limit).min(self.newest_start())
+    }
+
+    /// Drops the frames before `position`, which is a frame's boundary. Returns how many bytes that freed.
+    pub fn trim(&mut self, position: Position) -> u64 {
+        if position >= self.head {
+            return self.clear();
+        }
+        let Some(kept) = &mut self.kept else { return 0 };
+        let before = kept.tail;
+        while kept.marks.front().is_some_and(|mark| mark.end <= position) {
+            if let Some(mark) = kept.marks.pop_front() {
+                kept.tail = mark.end;
+                // Known from now on even if it was not before: all that came after this event is kept.
+                self.since = mark.id;
+            }
+        }
+        while kept.chunks.front().is_some_and(|chunk| chunk.base + chunk.bytes.len() as u64 <= kept.tail) {
+            kept.chunks.pop_front();
+        }
+        kept.tail - before
+    }
+
+    /// Drops everything that is kept and returns how many bytes that were.
+    pub fn clear(&mut self) -> u64 {
+        let Some(kept) = self.kept.take() else { return 0 };
+        if let Some(mark) = kept.marks.back() {
+            self.since = mark.id;
+        }
+        self.head - kept.tail
+    }
+
+    /// The framed bytes that are kept.
+    pub fn kept_bytes(&self) -> u64 {
+        self.head - self.tail()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn filled(sizes: &[usize]) -> Log {
+        let mut log = Log::new(Some(Id::ZERO));
+        for (i, size) in sizes.iter().enumerate() {
+            log.append(Id::new(i as u64 + 1, 0), |out| out.extend(std::iter::repeat_n(i as u8, *size)));
+        }
+        log
+    }
+
+    #[test]
+    fn one_cursor_reads_everything_pending_in_one_piece() {
+        let log = filled(&[10, 20, 30]);
+        assert_eq!(log.bytes(10, log.head()).len(), 50);
+        assert_eq!(log.bytes(60, log.head()), &[] as &[u8]);
+        assert_eq!(log.frame_boundary(10), 10);
+        assert_eq!(log.frame_boundary(11), 30);
+        assert_eq!(log.id_at(10), Some(Id::new(2, 0)));
+        assert_eq!(log.id_before(10), Some(Id::new(1, 0)));
+        assert_eq!(log.id_at(60), None);
+        assert_eq!(log.events_between(0, 60), 3);
+        assert_eq!(log.events_between(10, 30), 1);
+    }
+
+    #[test]
+    fn resuming_within_the_log_needs_only_a_position() {
+        let mut log = filled(&[10, 20, 30]);
+        assert_eq!(log.position_after(Id::new(1, 0)), Some(10));
+        assert_eq!(log.position_after(Id::new(1, 5)), Some(10));
+        assert_eq!(log.position_after(Id::new(3, 0)), Some(60));
+        assert_eq!(log.position_after(Id::ZERO), Some(0));
+        log.trim(10);
+        assert_eq!(log.position_after(Id::ZERO), None);
+        assert_eq!(log.position_after(Id::new(1, 0)), Some(10));
+        log.clear();
+        assert_eq!(log.position_after(Id::new(2, 0)), None);
+        assert_eq!(log.position_after(Id::new(3, 0)), Some(60));
+        assert_eq!(log.position_after(Id::new(4, 0)), Some(60));
+    }
+
+    #[test]
+    fn a_log_that_does_not_know_its_beginning_resumes_nobody() {
+        let mut log = Log::new(None);
+        assert_eq!(log.position_after(Id::new(9, 9)), None);
+        log.set_since(Id::new(5, 0));
+        assert_eq!(log.position_after(Id::new(5, 0)), Some(0));
+        assert_eq!(log.position_after(Id::new(4, 0)), None);
+    }
+
+    #[test]
+    fn the_floor_is_a_boundary_and_spares_the_newest_event() {
+        let log = filled(&[10, 20, 30]);
+        assert_eq!(log.floor(1000), 0);
+        assert_eq!(log.floor(60), 0);
+        assert_eq!(log.floor(55), 10);
+        assert_eq!(log.floor(30), 30);
+        assert_eq!(log.floor(1), 30);
+        assert_eq!(log.newest_start(), 30);
+    }
+
+    #[test]
+    fn big_logs_are_read_chunk_by_chunk() {
+        let log = filled(&[CHUNK_BYTES - 1, 2, 5, 100_000, 7]);
+        let mut position = 0;
+        let mut pieces = 0;
+        while position < log.head() {
+            let piece = log.bytes(position, log.head());
+            assert!(!piece.is_empty());
+            position += piece.len() as u64;
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+    }
+
+    proptest! {
+        /// Against the plainest model: a vector of all frames ever appended.
+        #[test]
+        fn behaves_as_the_endless_stream(steps in prop::collection::vec((0u8..4, 1usize..40_000), 1..60)) {
+            let mut log = Log::new(Some(Id::ZERO));
+            let mut stream: Vec<u8> = Vec::new();
+            let mut ends: Vec<u64> = vec![0];
+            for (i, (what, size)) in steps.into_iter().enumerate() {
+                match what {
+                    0 | 1 => {
+                        log.append(Id::new(i as u64 + 1, 0), |out| out.extend(std::iter::repeat_n(i as u8, size)));
+                        stream.extend(std::iter::repeat_n(i as u8, size));
+                        ends.push(stream.len() as u64);
+                    }
+                    2 => {
+                        let floor = log.floor(size as u64);
+                        prop_assert!(ends.contains(&floor));
+                        log.trim(floor);
+                        prop_assert_eq!(log.tail(), floor.max(log.tail()));
+                    }
+                    _ => { log.clear(); }
+                }
+                prop_assert_eq!(log.head(), stream.len() as u64);
+                let mut position = log.tail();
+                while position < log.head() {
+                    let piece = log.bytes(position, log.head());
+                    prop_assert!(!piece.is_empty());
+                    prop_assert_eq!(piece, &stream[position as usize..position as usize + piece.len()]);
+                    let boundary = log.frame_boundary(position + 1);
+                    prop_assert!(ends.contains(&boundary) && boundary > position);
+                    position += piece.len() as u64;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The timer wheel: one per shard, coarse, eight bytes per entry, no cancelling.
+//!
+//! An entry is only a hint to look: when it fires, its owner looks at the connection's real deadline and
+//! enters it again if that has moved. So a send or a receive never touches the wheel.
+
+/// Coarse time: counts of the shard's tick.
+pub type Tick = u32;
+
+/// The number of slots; an entry further ahead than that fires early and is entered again by its owner.
+const SLOTS: usize = 1024;
+
+/// Entries of type `T`, each due at a tick.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    slots: Vec<Vec<T>>,
+    now: Tick,
+    entries: usize,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel that stands at `now`.
+    pub fn new(now: Tick) -> Wheel<T> {
+        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now, entries: 0 }
+    }
+
+    /// Enters `entry` to fire at `due`: at the next tick if that has passed, early if it is far ahead.
+    pub fn insert(&mut self, entry: T, due: Tick) {
+        let ahead = due.saturating_sub(self.now).clamp(1, SLOTS as Tick - 1);
+        self.slots[(self.now + ahead) as usize % SLOTS].push(entry);
+        self.entries += 1;
+    }
+
+    /// Moves on by one tick, if `to` lies ahead, and hands out the entries that fire. Call it until it returns
+    /// `None`.
+    pub fn advance(&mut self, to: Tick) -> Option<Vec<T>> {
+        if self.now >= to {
+            return None;
+        }
+        self.now += 1;
+        let fired = std::mem::take(&mut self.slots[self.now as usize % SLOTS]);
+        self.entries -= fired.len();
+        Some(fired)
+    }
+
+    /// The tick the wheel stands at.
+    pub fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// How many entries wait.
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn fires_when_due() {
+        let mut wheel = Wheel::new(10);
+        wheel.insert('a', 12);
+        wheel.insert('b', 5);
+        assert_eq!(wheel.advance(11), Some(vec!['b']));
+        assert_eq!(wheel.advance(11), None);
+        assert_eq!(wheel.advance(20), Some(vec!['a']));
+        assert!(wheel.is_empty());
+    }
+
+    proptest! {
+        /// Whoever enters again what fired early sees each entry exactly at its tick.
+        #[test]
+        fn every_entry_fires_at_its_tick(dues in prop::collection::vec(1u32..5000, 1..50)) {
+            let mut wheel = Wheel::new(0);
+            for (i, due) in dues.iter().enumerate() {
+                wheel.insert((i, *due), *due);
+            }
+            let mut seen = vec![0; dues.len()];
+            for tick in 1..=5000 {
+                while let Some(fired) = wheel.advance(tick) {
+                    for (i, due) in fired {
+                        if due > tick { wheel.insert((i, due), due) } else { seen[i] = tick }
+                    }
+                }
+            }
+            prop_assert_eq!(seen, dues);
+        }
+    }
+}
