@@ -122,6 +122,11 @@ impl Log {
         kept.marks.get(Self::marks_until(kept, position)).map(|mark| mark.id)
     }
 
+    /// The id up to which everything ends at or before `position`, kept or not; `None` if the log does not know.
+    pub fn id_until(&self, position: Position) -> Option<Id> {
+        self.id_before(position).or_else(|| (self.since != UNKNOWN).then_some(self.since))
+    }
+
     /// The id of the newest kept event that ends at or before `position`.
     pub fn id_before(&self, position: Position) -> Option<Id> {
         let kept = self.kept.as_ref()?;

@@ -23,11 +23,14 @@ impl<T> Wheel<T> {
         Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now, entries: 0 }
     }
 
-    /// Enters `entry` to fire at `due`: at the next tick if that has passed, early if it is far ahead.
-    pub fn insert(&mut self, entry: T, due: Tick) {
+    /// Enters `entry` to fire at `due`: at the next tick if that has passed, early if it is far ahead. Returns
+    /// the tick at which it will fire.
+    pub fn insert(&mut self, entry: T, due: Tick) -> Tick {
         let ahead = due.saturating_sub(self.now).clamp(1, SLOTS as Tick - 1);
-        self.slots[(self.now + ahead) as usize % SLOTS].push(entry);
+        let tick = self.now + ahead;
+        self.slots[tick as usize % SLOTS].push(entry);
         self.entries += 1;
+        tick
     }
 
     /// Moves on by one tick, if `to` lies ahead, and hands out the entries that fire. Call it until it returns
@@ -86,7 +89,11 @@ mod tests {
             for tick in 1..=5000 {
                 while let Some(fired) = wheel.advance(tick) {
                     for (i, due) in fired {
-                        if due > tick { wheel.insert((i, due), due) } else { seen[i] = tick }
+                        if due > tick {
+                            wheel.insert((i, due), due);
+                        } else {
+                            seen[i] = tick;
+                        }
                     }
                 }
             }

@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod fdtable;
+pub mod readiness;
 pub mod ring;
 pub mod signal;
 pub mod socket;

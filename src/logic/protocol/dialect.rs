@@ -85,8 +85,9 @@ impl Dialect {
     }
 
     /// Appends the notice that events between the ids `after` and `resumed` are lost. Says nothing in the
-    /// dialects that have no place for it (raw messages; a poll answer has its own field).
-    pub fn write_gap(self, after: Id, resumed: Id, out: &mut Vec<u8>) {
+    /// dialects that have no place for it (raw messages; a poll answer has its own field). With `position`, an
+    /// event stream that is cut right after the notice resumes from there.
+    pub fn write_gap(self, after: Id, resumed: Id, position: Option<Id>, out: &mut Vec<u8>) {
         let body = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"{\"after\":\"");
             after.write(out);
@@ -98,10 +99,12 @@ impl Dialect {
             Dialect::WsRaw | Dialect::Poll => {}
             Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"gap\":", b"}", out, body)),
             _ => self.write_sse(out, |out| {
-                // The id makes a browser that is cut right now resume behind the gap instead of hitting it again.
-                out.extend_from_slice(b"id: ");
-                resumed.write(out);
-                out.extend_from_slice(b"\nevent: ringcast.gap\n");
+                if let Some(position) = position {
+                    out.extend_from_slice(b"id: ");
+                    position.write(out);
+                    out.push(b'\n');
+                }
+                out.extend_from_slice(b"event: ringcast.gap\n");
                 wrap(b"data: ", b"\n", out, body);
             }),
         }
@@ -311,7 +314,7 @@ mod tests {
     #[test]
     fn notices() {
         let mut out = Vec::new();
-        Dialect::SsePlain.write_gap(Id::new(1, 0), Id::new(2, 0), &mut out);
+        Dialect::SsePlain.write_gap(Id::new(1, 0), Id::new(2, 0), Some(Id::new(2, 0)), &mut out);
         Dialect::SsePlain.write_end("c", &mut out);
         Dialect::SsePlain.write_bye("drain", 1500, &mut out);
         Dialect::SsePlain.write_sse_preamble(2, 3000, &mut out);

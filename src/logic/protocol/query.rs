@@ -1,1 +1,106 @@
-//! The query string of a subscription request.
+//! The query of a subscription: `?channel=a&channel=b,c&last_event_id=…`.
+
+use crate::logic::event::check_channel_name;
+use crate::logic::id::Id;
+
+use super::http::{Reject, percent_decode};
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeQuery {
+    /// The channels, in order, each once.
+    pub channels: Vec<String>,
+    /// `last_event_id`, or `after`: the position to resume after.
+    pub after: Option<Id>,
+    /// `wait`: how long a poll may be held, in seconds.
+    pub wait_secs: Option<u64>,
+    /// `format=raw`.
+    pub raw: bool,
+    /// `envelope=0` or `1`.
+    pub envelope: Option<bool>,
+}
+
+/// Reads a query. Parameters it does not know are nobody's business here.
+pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject> {
+    let mut found = SubscribeQuery::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode(value).ok_or_else(|| bad(format!("the parameter {name:.40} is malformed")))?;
+        match name {
+            "channel" => add_channels(&mut found.channels, &value, channels_max)?,
+            "last_event_id" | "after" if value.is_empty() => {}
+            "last_event_id" | "after" => {
+                found.after = Some(value.parse().map_err(|error| bad(format!("{name} is no position: {error}")))?);
+            }
+            "wait" => {
+                let seconds = value.parse().map_err(|_| bad("wait is a number of seconds, as in wait=25".into()))?;
+                found.wait_secs = Some(seconds);
+            }
+            "format" => {
+                found.raw = match &*value {
+                    "raw" => true,
+                    "json" => false,
+                    _ => return Err(bad("format is json or raw".into())),
+                }
+            }
+            "envelope" => {
+                found.envelope = match &*value {
+                    "1" | "true" => Some(true),
+                    "0" | "false" => Some(false),
+                    _ => return Err(bad("envelope is 0 or 1".into())),
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn bad(message: String) -> Reject {
+    Reject::new(400, "bad_query", message)
+}
+
+fn add_channels(channels: &mut Vec<String>, names: &str, channels_max: usize) -> Result<(), Reject> {
+    for name in names.split(',') {
+        check_channel_name(name).map_err(|error| bad(error.to_string()))?;
+        if channels.iter().any(|known| known == name) {
+            continue;
+        }
+        if channels.len() >= channels_max {
+            return Err(bad(format!("a connection may have at most {channels_max} channels")));
+        }
+        channels.push(name.to_string());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn channels_may_be_repeated_and_listed() {
+        let query = parse("channel=a&channel=b,c%3A1&channel=a&after=5-1&wait=0&format=raw&envelope=1&x=y", 3).unwrap();
+        assert_eq!(query.channels, ["a", "b", "c:1"]);
+        assert_eq!(query.after, Some(Id::new(5, 1)));
+        assert_eq!((query.wait_secs, query.raw, query.envelope), (Some(0), true, Some(true)));
+        assert_eq!(parse("", 3), Ok(SubscribeQuery::default()));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for bad in
+            ["channel=", "channel=a,", "channel=a b", "channel=%zz", "after=x", "wait=-1", "format=xml", "channel=a,b,c"]
+        {
+            assert_eq!(parse(bad, 2).unwrap_err().status, 400, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(text in ".{0,80}") {
+            let _ = parse(&text, 5);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Which pages may use the server: CORS for event streams and polls, the origin check for WebSockets.
+
+/// What an answer says about cross-origin use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cors<'a> {
+    /// Nothing: only pages of the same origin may read it.
+    #[default]
+    None,
+    /// Every page may read it, without credentials.
+    Any,
+    /// Pages of this origin may read it, with credentials.
+    Origin(&'a str),
+}
+
+/// What to say to a request from a page at `origin`, given the allowed origins.
+pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> {
+    match origin {
+        Some(origin) if allowed.iter().any(|pattern| pattern != "*" && matches(pattern, origin)) => Cors::Origin(origin),
+        Some(_) if allowed.iter().any(|pattern| pattern == "*") => Cors::Any,
+        _ => Cors::None,
+    }
+}
+
+/// Whether a WebSocket may be opened from `origin`. Programs that are no browsers send none. Without a list
+/// only pages of the host that was asked for may; CORS does not apply to WebSockets, so this is all there is
+/// against other sites using a visitor's connection (RFC 6455 §10.2).
+pub fn origin_allowed(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
+    let Some(origin) = origin else { return true };
+    let same_host = || origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    allowed.iter().any(|pattern| pattern == "*" || matches(pattern, origin)) || same_host()
+}
+
+/// `https://app.example.com` or, for all its subdomains, `https://*.example.com`.
+fn matches(pattern: &str, origin: &str) -> bool {
+    match pattern.split_once("*.") {
+        None => pattern.eq_ignore_ascii_case(origin),
+        Some((scheme, domain)) => origin
+            .strip_prefix(scheme)
+            .and_then(|host| host.strip_suffix(domain))
+            .and_then(|subdomain| subdomain.strip_suffix('.'))
+            .is_some_and(|subdomain| !subdomain.is_empty() && !subdomain.contains('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins() {
+        let list = |items: &[&str]| items.iter().map(|item| item.to_string()).collect::<Vec<_>>();
+        let some = list(&["https://a.example", "https://*.b.example"]);
+        assert_eq!(decide_cors(&some, Some("https://a.example")), Cors::Origin("https://a.example"));
+        assert_eq!(decide_cors(&some, Some("https://x.b.example")), Cors::Origin("https://x.b.example"));
+        for other in ["https://b.example", "https://evilb.example", "http://a.example", "null"] {
+            assert_eq!(decide_cors(&some, Some(other)), Cors::None, "{other}");
+        }
+        assert_eq!(decide_cors(&list(&["*"]), Some("https://z")), Cors::Any);
+        assert_eq!(decide_cors(&list(&["*"]), None), Cors::None);
+        assert!(origin_allowed(&[], None, Some("h")));
+        assert!(origin_allowed(&[], Some("http://h:1"), Some("h:1")));
+        assert!(!origin_allowed(&[], Some("http://evil"), Some("h")));
+        assert!(origin_allowed(&some, Some("https://a.example"), Some("h")));
+        assert!(origin_allowed(&list(&["*"]), Some("http://evil"), Some("h")));
+    }
+}

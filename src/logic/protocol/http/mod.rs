@@ -1,0 +1,129 @@
+//! HTTP/1.1 for requests without a body: reading heads strictly, writing answers (RFC 9110, RFC 9112).
+
+mod cors;
+mod parse;
+mod write;
+
+use std::borrow::Cow;
+
+pub use cors::{Cors, decide_cors, origin_allowed};
+pub use parse::{HeadLimits, Parsed, parse};
+pub use write::{
+    ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
+};
+
+/// The methods the server tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD: as GET, but only the head of the answer is sent.
+    Head,
+    /// OPTIONS, which is how browsers ask for permission (CORS preflight).
+    Options,
+    /// Any other, to be answered 405.
+    Other,
+}
+
+/// A request's head, with the fields the server looks at.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: Method,
+    /// The path, as it was sent.
+    pub path: &'a str,
+    /// What follows the `?`, as it was sent; empty if nothing does.
+    pub query: &'a str,
+    /// Whether it came as HTTP/1.1, not 1.0.
+    pub is_http_1_1: bool,
+    /// Whether the connection may stay open after the answer.
+    pub keep_alive: bool,
+    /// The host that was asked for: of the target if that is absolute, else of the `Host` field.
+    pub host: Option<&'a str>,
+    /// `Origin`.
+    pub origin: Option<&'a str>,
+    /// `User-Agent`.
+    pub user_agent: Option<&'a str>,
+    /// `Last-Event-ID`.
+    pub last_event_id: Option<&'a str>,
+    /// Whether `Accept` names `text/event-stream`.
+    pub accepts_event_stream: bool,
+    /// Whether `Upgrade` names `websocket` and `Connection` names `upgrade`.
+    pub wants_websocket: bool,
+    /// `Sec-WebSocket-Key`.
+    pub ws_key: Option<&'a str>,
+    /// `Sec-WebSocket-Version`.
+    pub ws_version: Option<&'a str>,
+    /// `Sec-WebSocket-Protocol`.
+    pub ws_protocols: Option<&'a str>,
+    /// The last `X-Forwarded-For`.
+    pub forwarded_for: Option<&'a str>,
+    /// `Access-Control-Request-Headers`.
+    pub request_headers: Option<&'a str>,
+}
+
+/// A request that is answered with an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// The status.
+    pub status: u16,
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: Cow<'static, str>,
+    /// Whether the connection cannot be used any further.
+    pub close: bool,
+    /// When to try again, in seconds.
+    pub retry_after_secs: Option<u32>,
+}
+
+impl Reject {
+    /// An error after which the connection may be kept.
+    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Reject {
+        Reject { status, code, message: message.into(), close: false, retry_after_secs: None }
+    }
+
+    /// An error after which nothing on the connection can be trusted.
+    pub fn fatal(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Reject {
+        Reject { close: true, ..Reject::new(status, code, message) }
+    }
+
+    /// The same error, with a hint when to come back.
+    pub fn retry_after(self, seconds: u32) -> Reject {
+        Reject { retry_after_secs: Some(seconds), ..self }
+    }
+}
+
+/// Decodes `%XX` (RFC 3986 §2.1) and, in queries, `+` as a space. `None` if it is malformed or no UTF-8.
+pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.bytes().any(|byte| byte == b'%' || byte == b'+') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                out.push((digit()? * 16 + digit()?) as u8);
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_decoding() {
+        assert_eq!(percent_decode("a%3Ab+c").as_deref(), Some("a:b c"));
+        assert_eq!(percent_decode("plain").as_deref(), Some("plain"));
+        for bad in ["%", "%4", "%zz", "%ff", "a%"] {
+            assert_eq!(percent_decode(bad), None, "{bad}");
+        }
+    }
+}

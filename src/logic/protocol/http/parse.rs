@@ -1,0 +1,356 @@
+//! Reading a request's head. Whatever two parsers might read differently is refused: that is what request
+//! smuggling lives on (RFC 9112 §11.2).
+
+use super::{Method, Reject, Request};
+
+/// How long a head may be.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of request line and header fields together.
+    pub head_bytes_max: usize,
+}
+
+/// The most header fields.
+const FIELDS_MAX: usize = 64;
+
+/// What the bytes so far are.
+#[derive(Clone, Debug)]
+pub enum Parsed<'a> {
+    /// The beginning of a head.
+    Partial,
+    /// A whole head.
+    Complete {
+        /// It.
+        request: Request<'a>,
+        /// How many bytes it took; the next request starts there.
+        consumed: usize,
+    },
+    /// No acceptable head. Nothing after it can be trusted.
+    Rejected(Reject),
+}
+
+/// Reads one head from the beginning of `bytes`.
+pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
+    // Empty lines before a request are skipped (RFC 9112 §2.2).
+    let mut skipped = 0;
+    while bytes[skipped..].starts_with(b"\r\n") && skipped < 8 {
+        skipped += 2;
+    }
+    let head = &bytes[skipped..];
+    match head.first() {
+        Some(0x16) => return Parsed::Rejected(bad("this port speaks plain HTTP, not TLS")),
+        Some(byte) if !byte.is_ascii_graphic() && *byte != b'\r' => return Parsed::Rejected(bad("this is no HTTP request")),
+        _ => {}
+    }
+    if head.starts_with(b"PRI * HTTP/2.0") {
+        return Parsed::Rejected(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
+    }
+    let end = match memchr::memmem::find(head, b"\r\n\r\n") {
+        Some(at) if at + 4 <= limits.head_bytes_max => at + 4,
+        None if head.len() < limits.head_bytes_max => {
+            return early_error(head).map_or(Parsed::Partial, Parsed::Rejected);
+        }
+        _ => return Parsed::Rejected(too_long(&head[..limits.head_bytes_max], limits)),
+    };
+    match read_head(&head[..end]) {
+        Ok(request) => Parsed::Complete { request, consumed: skipped + end },
+        Err(reject) => Parsed::Rejected(reject),
+    }
+}
+
+fn bad(message: &'static str) -> Reject {
+    Reject::fatal(400, "bad_request", message)
+}
+
+fn too_long(head: &[u8], limits: &HeadLimits) -> Reject {
+    let limit = limits.head_bytes_max;
+    if memchr::memchr(b'\n', head).is_none() {
+        return Reject::fatal(414, "uri_too_long", format!("the request line is longer than {limit} bytes"));
+    }
+    Reject::fatal(431, "headers_too_long", format!("the request's headers are longer than {limit} bytes"))
+}
+
+/// What is wrong already, before the head is complete.
+fn early_error(head: &[u8]) -> Option<Reject> {
+    has_bare_newline(head).then(|| bad("lines must end with CR LF"))
+}
+
+fn has_bare_newline(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+}
+
+fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
+    if has_bare_newline(head) {
+        return Err(bad("lines must end with CR LF"));
+    }
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut fields);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err(bad("the request's head is malformed")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Reject::fatal(431, "headers_too_many", format!("there are more than {FIELDS_MAX} header fields")));
+        }
+        Err(httparse::Error::Version) => {
+            return Err(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
+        }
+        Err(error) => return Err(Reject::fatal(400, "bad_request", format!("the request's head is malformed: {error}"))),
+    }
+    let method = match parsed.method.unwrap_or_default() {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "OPTIONS" => Method::Options,
+        _ => Method::Other,
+    };
+    let is_http_1_1 = parsed.version == Some(1);
+    let target = read_target(parsed.path.unwrap_or_default(), method)?;
+    let mut reader = Fields::default();
+    for field in parsed.headers.iter() {
+        reader.read(field)?;
+    }
+    reader.finish(method, target, is_http_1_1)
+}
+
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+    query: &'a str,
+}
+
+/// The target's forms (RFC 9112 §3.2): `/path?query`, `http://host/path?query`, and `*` for OPTIONS.
+fn read_target(target: &str, method: Method) -> Result<Target<'_>, Reject> {
+    if target == "*" && method == Method::Options {
+        return Ok(Target { authority: None, path: "*", query: "" });
+    }
+    let (authority, rest) = match target.split_once("://") {
+        _ if target.starts_with('/') => (None, target),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            (Some(&rest[..end]), &rest[end..])
+        }
+        _ => return Err(bad("the request's target must be a path or an absolute http URL")),
+    };
+    if authority.is_some_and(|host| !is_host(host)) || target.contains('#') {
+        return Err(bad("the request's target is malformed"));
+    }
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    Ok(Target { authority, path: if path.is_empty() { "/" } else { path }, query })
+}
+
+fn is_host(host: &str) -> bool {
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    hosts: usize,
+    host: &'a str,
+    connection_close: bool,
+    connection_keep_alive: bool,
+    connection_upgrade: bool,
+    upgrade_websocket: bool,
+    content_length: Option<u64>,
+    origin: Option<&'a str>,
+    user_agent: Option<&'a str>,
+    last_event_id: Option<&'a str>,
+    accepts_event_stream: bool,
+    ws_key: Option<&'a str>,
+    ws_version: Option<&'a str>,
+    ws_protocols: Option<&'a str>,
+    forwarded_for: Option<&'a str>,
+    request_headers: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(&mut self, field: &httparse::Header<'a>) -> Result<(), Reject> {
+        let name = field.name;
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        // Fields nobody looks at may hold any bytes; those that are looked at are text.
+        let value = std::str::from_utf8(field.value).map(str::trim);
+        let text = || value.map_err(|_| Reject::fatal(400, "bad_request", format!("the field {name} is no text")));
+        if is("host") {
+            self.hosts += 1;
+            self.host = text()?;
+        } else if is("connection") {
+            for word in text()?.split(',').map(str::trim) {
+                self.connection_close |= word.eq_ignore_ascii_case("close");
+                self.connection_keep_alive |= word.eq_ignore_ascii_case("keep-alive");
+                self.connection_upgrade |= word.eq_ignore_ascii_case("upgrade");
+            }
+        } else if is("upgrade") {
+            self.upgrade_websocket |= text()?.split(',').any(|word| word.trim().eq_ignore_ascii_case("websocket"));
+        } else if is("transfer-encoding") {
+            return Err(bad("requests to this server have no body, and so no Transfer-Encoding"));
+        } else if is("content-length") {
+            self.read_content_length(text()?)?;
+        } else if is("accept") {
+            let ranges = text()?.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
+            self.accepts_event_stream |= ranges.into_iter().any(|range| range.eq_ignore_ascii_case("text/event-stream"));
+        } else if is("origin") {
+            self.origin = Some(text()?);
+        } else if is("user-agent") {
+            self.user_agent = value.ok();
+        } else if is("last-event-id") {
+            self.last_event_id = Some(text()?).filter(|text| !text.is_empty());
+        } else if is("sec-websocket-key") {
+            self.ws_key = Some(text()?);
+        } else if is("sec-websocket-version") {
+            self.ws_version = Some(text()?);
+        } else if is("sec-websocket-protocol") {
+            self.ws_protocols = Some(text()?);
+        } else if is("x-forwarded-for") {
+            self.forwarded_for = Some(text()?);
+        } else if is("access-control-request-headers") {
+            self.request_headers = Some(text()?);
+        }
+        Ok(())
+    }
+
+    fn read_content_length(&mut self, text: &str) -> Result<(), Reject> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let length = text.parse().ok().filter(|_| is_number).ok_or_else(|| bad("Content-Length is no number"))?;
+        if self.content_length.is_some_and(|other| other != length) {
+            return Err(bad("there are two different Content-Length fields"));
+        }
+        self.content_length = Some(length);
+        Ok(())
+    }
+
+    fn finish(self, method: Method, target: Target<'a>, is_http_1_1: bool) -> Result<Request<'a>, Reject> {
+        if self.hosts > 1 || (is_http_1_1 && self.hosts == 0) {
+            return Err(bad("a request must have exactly one Host field"));
+        }
+        if self.hosts == 1 && !self.host.is_empty() && !is_host(self.host) {
+            return Err(bad("the Host field is malformed"));
+        }
+        if self.content_length.is_some_and(|length| length > 0) {
+            return Err(Reject::fatal(413, "body", "requests to this server have no body"));
+        }
+        Ok(Request {
+            method,
+            path: target.path,
+            query: target.query,
+            is_http_1_1,
+            keep_alive: !self.connection_close && (is_http_1_1 || self.connection_keep_alive),
+            host: target.authority.or((self.hosts == 1).then_some(self.host)),
+            origin: self.origin,
+            user_agent: self.user_agent,
+            last_event_id: self.last_event_id,
+            accepts_event_stream: self.accepts_event_stream,
+            wants_websocket: self.upgrade_websocket && self.connection_upgrade,
+            ws_key: self.ws_key,
+            ws_version: self.ws_version,
+            ws_protocols: self.ws_protocols,
+            forwarded_for: self.forwarded_for,
+            request_headers: self.request_headers,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192 };
+
+    fn status(text: &str) -> u16 {
+        match parse(text.as_bytes(), &LIMITS) {
+            Parsed::Partial => 0,
+            Parsed::Complete { .. } => 200,
+            Parsed::Rejected(reject) => reject.status,
+        }
+    }
+
+    fn whole(text: &str) -> Request<'_> {
+        match parse(text.as_bytes(), &LIMITS) {
+            Parsed::Complete { request, consumed } => {
+                assert_eq!(consumed, text.len());
+                request
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn reads_what_the_server_looks_at() {
+        let request = whole(
+            "GET /sse?channel=a HTTP/1.1\r\nhost: x:1\r\nACCEPT: text/html, text/event-stream;q=0.5\r\n\
+             Last-Event-ID: 5-1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nUser-Agent: t\r\n\r\n",
+        );
+        assert_eq!((request.path, request.query, request.host), ("/sse", "channel=a", Some("x:1")));
+        assert!(request.keep_alive && request.accepts_event_stream && request.wants_websocket);
+        assert_eq!((request.last_event_id, request.user_agent), (Some("5-1"), Some("t")));
+        let absolute = whole("GET http://other/poll?x HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!((absolute.path, absolute.query, absolute.host), ("/poll", "x", Some("other")));
+        assert_eq!(whole("GET http://other HTTP/1.1\r\nHost: x\r\n\r\n").path, "/");
+        assert!(!whole("GET / HTTP/1.0\r\n\r\n").keep_alive);
+        assert!(whole("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keep_alive);
+        assert_eq!(whole("\r\nOPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path, "*");
+    }
+
+    #[test]
+    fn refuses_what_parsers_disagree_about() {
+        let with = |fields: &str| format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        for fields in [
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 0\r\nContent-Length: 1\r\n",
+            "Content-Length: +0\r\n",
+            "Content-Length: 0, 0\r\n",
+            "Content-Length: -1\r\n",
+            "X : y\r\n",
+            " folded: y\r\n",
+            "X: a\r\n b\r\n",
+            "X: a\0b\r\n",
+            "X: a\nY: b\r\n",
+            "Host: y\r\n",
+        ] {
+            assert_eq!(status(&with(fields)), 400, "{fields:?}");
+        }
+        assert_eq!(status(&with("Content-Length: 5\r\n")), 413);
+        assert_eq!(status(&with("Content-Length: 0\r\n")), 200);
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\nHost: x\n\n",
+            "GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET foo HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "\x16\x03\x01",
+            "\0",
+        ] {
+            assert_eq!(status(head), 400, "{head:?}");
+        }
+        assert_eq!(status("GET / HTTP/2.0\r\nHost: x\r\n\r\n"), 505);
+        assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
+    }
+
+    #[test]
+    fn bounds_are_told_apart() {
+        assert_eq!(status(&format!("GET /{}", "x".repeat(9000))), 414);
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(9000))), 431);
+        let many: String = (0..70).map(|i| format!("X{i}: y\r\n")).collect();
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")), 431);
+    }
+
+    proptest! {
+        #[test]
+        fn any_fragmentation_reads_the_same(cut in 0usize..90) {
+            let text = "GET /poll?channel=a&after=1-0 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: proptest\r\nA: b\r\n\r\n";
+            let cut = cut.min(text.len() - 1);
+            prop_assert!(matches!(parse(&text.as_bytes()[..cut], &LIMITS), Parsed::Partial));
+            prop_assert_eq!(whole(text).query, "channel=a&after=1-0");
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            parse(&bytes, &LIMITS);
+            let mut near = b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec();
+            near.extend(bytes);
+            near.extend(b"\r\n\r\n");
+            parse(&near, &LIMITS);
+        }
+    }
+}

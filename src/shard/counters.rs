@@ -1,0 +1,222 @@
+//! What a shard counts. It counts in plain numbers of its own and publishes them once per turn, so that
+//! nobody who reads them slows it down.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// The client closed it.
+    Client,
+    /// The network or the client's host broke it.
+    Broken,
+    /// Its answer was complete.
+    Answered,
+    /// Its request broke the protocol.
+    BadRequest,
+    /// No whole request came in time.
+    HandshakeTimeout,
+    /// No further request came in time.
+    Idle,
+    /// The client read too slowly for its namespace's policy.
+    Slow,
+    /// A WebSocket client broke the protocol.
+    Violation,
+    /// A WebSocket client answered no ping.
+    Unresponsive,
+    /// Its last channel was ended.
+    Ended,
+    /// The backend ended it.
+    Kicked,
+    /// The server is going away.
+    Drained,
+    /// There was no room for it.
+    Refused,
+    /// The client did not close a finished connection in time.
+    Lingered,
+}
+
+/// How many reasons there are.
+const REASONS: usize = 14;
+
+impl Reason {
+    const ALL: [Reason; REASONS] = [
+        Reason::Client,
+        Reason::Broken,
+        Reason::Answered,
+        Reason::BadRequest,
+        Reason::HandshakeTimeout,
+        Reason::Idle,
+        Reason::Slow,
+        Reason::Violation,
+        Reason::Unresponsive,
+        Reason::Ended,
+        Reason::Kicked,
+        Reason::Drained,
+        Reason::Refused,
+        Reason::Lingered,
+    ];
+
+    /// The name in log lines and figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Client => "client",
+            Reason::Broken => "broken",
+            Reason::Answered => "answered",
+            Reason::BadRequest => "bad_request",
+            Reason::HandshakeTimeout => "handshake_timeout",
+            Reason::Idle => "idle",
+            Reason::Slow => "slow",
+            Reason::Violation => "violation",
+            Reason::Unresponsive => "unresponsive",
+            Reason::Ended => "ended",
+            Reason::Kicked => "kicked",
+            Reason::Drained => "drained",
+            Reason::Refused => "refused",
+            Reason::Lingered => "lingered",
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A shard's figures: totals since the start unless they say otherwise.
+        #[derive(Clone, Debug, Default)]
+        pub(super) struct Counters {
+            $($(#[$doc])* pub(super) $name: u64,)*
+            /// Connections that ended, by reason.
+            pub(super) closed: [u64; REASONS],
+        }
+
+        /// The same, for other threads to read. Padded, so that no two shards write to one cache line.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Published {
+            $($name: AtomicU64,)*
+            closed: [AtomicU64; REASONS],
+        }
+
+        impl Counters {
+            /// Makes the present figures readable for others.
+            pub(super) fn publish(&self, to: &Published) {
+                $(to.$name.store(self.$name, Ordering::Relaxed);)*
+                for (to, count) in to.closed.iter().zip(self.closed) {
+                    to.store(count, Ordering::Relaxed);
+                }
+            }
+        }
+
+        impl Published {
+            /// Appends the figures as a JSON object.
+            pub fn write_json(&self, out: &mut Vec<u8>) {
+                out.push(b'{');
+                $(write_member(stringify!($name), &self.$name, out);)*
+                out.extend_from_slice(b"\"closed\":{");
+                for (reason, count) in Reason::ALL.iter().zip(&self.closed) {
+                    write_member(reason.name(), count, out);
+                }
+                out.pop();
+                out.extend_from_slice(b"}}");
+            }
+        }
+    };
+}
+
+fn write_member(name: &str, value: &AtomicU64, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    crate::logic::id::write_decimal(value.load(Ordering::Relaxed), out);
+    out.push(b',');
+}
+
+counters! {
+    /// Connections now, whatever they do.
+    connections,
+    /// Connections now that wait for a request or its rest.
+    http,
+    /// Event streams now.
+    sse,
+    /// WebSockets now.
+    websocket,
+    /// Held polls now.
+    poll,
+    /// Channels the shard follows now.
+    channels,
+    /// Framed bytes kept in channel logs now.
+    log_bytes,
+    /// Bytes by which the slowest client was behind when its channel was last walked.
+    lag_bytes_max,
+    /// Connections accepted.
+    accepted,
+    /// Connections refused for want of room or by an address's limit.
+    refused,
+    /// Requests read.
+    requests,
+    /// Streams and WebSockets opened and polls begun.
+    handshakes,
+    /// Requests answered with an error.
+    errors,
+    /// Positions resumed from the shard's own logs.
+    resumed_here,
+    /// Positions resumed from the hub's history.
+    resumed_hub,
+    /// Notices of lost events.
+    gaps,
+    /// Events that came from the hub.
+    events_in,
+    /// Events delivered to clients.
+    events_out,
+    /// Sends the kernel took, whole or in part.
+    sends,
+    /// Sends the kernel took only in part or not at all, for want of room.
+    sends_blocked,
+    /// Bytes sent.
+    bytes_out,
+    /// Bytes received.
+    bytes_in,
+    /// Messages from WebSocket clients.
+    messages_in,
+    /// Heartbeats sent.
+    heartbeats,
+    /// Slow clients that were disconnected.
+    slow_disconnected,
+    /// Times a slow client was moved on with a notice.
+    slow_gaps,
+    /// Times a slow client was moved on to the newest event.
+    slow_skips,
+    /// Events that slow clients were moved past.
+    slow_events_dropped,
+    /// Rounds of the engine.
+    turns,
+    /// Calls of io_uring_enter by the engine's ring.
+    ring_enters,
+    /// Connection lines left out of the log.
+    lines_suppressed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_json() {
+        let mut counters = Counters { sends: 7, ..Counters::default() };
+        counters.closed[Reason::Slow as usize] = 3;
+        let published = Published::default();
+        counters.publish(&published);
+        let mut out = Vec::new();
+        published.write_json(&mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["sends"], 7);
+        assert_eq!(value["closed"]["slow"], 3);
+    }
+
+    #[test]
+    fn every_reason_has_its_own_place() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Delivering: walking the readers of lanes with news, choosing each connection's next bytes, sending them
+//! in batches.
+//!
+//! One send per connection and batch, with everything that is pending for it: under load sends grow longer,
+//! not more numerous. A batch is planned, sent and accounted for within one turn, so nothing that a plan
+//! refers to can change before it is sent.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::logic::id::Id;
+use crate::logic::log::Position;
+use crate::logic::protocol::{dialect, ws};
+
+use super::Shard;
+use super::cells::NONE;
+use super::channels::Reader;
+use super::connection::{Connection, Flags, State};
+use super::counters::Reason;
+
+/// Sends in one batch, at most: about two milliseconds of the kernel's time.
+const BATCH_MAX: usize = 256;
+/// Of these, connections that are not part of a walk.
+const READY_MAX: usize = 128;
+/// Readers of one lane that are visited before the next lane has its turn.
+const VISITS_MAX: usize = 64;
+/// Readers visited in one turn, also if there is nothing to send to them.
+const VISITS_PER_TURN: usize = 4096;
+/// Bytes of several channels that are merged into one send, at most.
+const MERGED_BYTES_MAX: usize = 64 * 1024;
+/// What a kept log holds at most for the sake of cheap resumes, once everyone has read it.
+const RETAINED_PER_LOG: u64 = 64 * 1024;
+/// What keeping a log costs beside its bytes.
+const LOG_OVERHEAD: u64 = 512;
+
+/// A pass over the readers of a lane, from the last one down: so a reader that leaves during the pass makes
+/// none be missed.
+#[derive(Debug)]
+pub(super) struct Walk {
+    lane: u32,
+    /// Readers before this place are still to be visited.
+    position: usize,
+    /// Who has no room and stands before this has fallen too far behind.
+    floor: Position,
+    /// The head when the pass began.
+    head: Position,
+    /// Someone stands before the floor only because the shard has not sent to them yet.
+    stragglers: bool,
+    lag_max: u64,
+}
+
+/// What one connection is sent next.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// Frames of one lane, from one position to another.
+    Run { subscription: u32, lane: u32, start: Position, end: Position },
+    /// What waits in `out`.
+    Out,
+    /// A heartbeat.
+    Heartbeat,
+    /// Frames of several lanes, from one offset of the arena to another.
+    Merged { start: usize, end: usize },
+}
+
+#[derive(Debug)]
+struct Plan {
+    slot: u32,
+    what: What,
+}
+
+/// The sends that are being put together, and the memory they need; kept from turn to turn.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    plans: Vec<Plan>,
+    results: Vec<i32>,
+    arena: Vec<u8>,
+    cursors: Vec<Position>,
+}
+
+impl Shard {
+    /// Sends one batch; returns whether there is more to send.
+    pub(super) fn deliver(&mut self) -> io::Result<bool> {
+        self.plan_ready();
+        self.walk();
+        self.send_planned()?;
+        Ok(!self.ready.is_empty() || !self.walks.is_empty())
+    }
+
+    /// Has the connection looked at for something to send.
+    pub(super) fn queue(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot];
+        if !connection.flags.has(Flags::QUEUED) {
+            connection.flags.set(Flags::QUEUED);
+            self.ready.push_back(slot);
+        }
+    }
+
+    fn plan_ready(&mut self) {
+        for _ in 0..self.ready.len().min(READY_MAX) {
+            let Some(slot) = self.ready.pop_front() else { break };
+            self.connections[slot].flags.clear(Flags::QUEUED);
+            self.plan(slot);
+        }
+    }
+
+    /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head.
+    pub(super) fn begin_walk(&mut self, lane: u32) {
+        let max_lag = self.max_lag(lane);
+        let cell = &mut self.channels.lanes[lane];
+        if cell.walking || cell.readers.len() == 0 {
+            return;
+        }
+        cell.walking = true;
+        let (floor, head) = (cell.log.floor(max_lag), cell.log.head());
+        let position = cell.readers.len();
+        self.walks.push_back(Walk { lane, position, floor, head, stragglers: false, lag_max: 0 });
+    }
+
+    fn walk(&mut self) {
+        let mut visits = VISITS_PER_TURN;
+        while self.batch.plans.len() < BATCH_MAX && visits > 0 {
+            let Some(mut walk) = self.walks.pop_front() else { break };
+            let mut left = VISITS_MAX.min(visits);
+            visits -= left;
+            let mut must_send = false;
+            while left > 0 && !must_send && self.batch.plans.len() < BATCH_MAX {
+                let readers = &self.channels.lanes[walk.lane].readers;
+                walk.position = walk.position.min(readers.len());
+                let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place)) else { break };
+                if self.visit(reader, &mut walk) {
+                    walk.position -= 1;
+                } else {
+                    must_send = true;
+                }
+                left -= 1;
+            }
+            if must_send {
+                self.walks.push_front(walk);
+                break;
+            }
+            if walk.position > 0 && self.channels.lanes[walk.lane].readers.len() > 0 {
+                self.walks.push_back(walk);
+            } else {
+                self.end_walk(&walk);
+            }
+        }
+    }
+
+    /// Plans what a reader gets; returns whether the walk can go on without sending the batch first.
+    fn visit(&mut self, reader: Reader, walk: &mut Walk) -> bool {
+        let connection = &self.connections[reader.slot];
+        let Some(cursor) = connection.subscription(reader.subscription as usize).map(|s| s.cursor) else {
+            debug_assert!(false, "a reader has its subscription");
+            return true;
+        };
+        walk.lag_max = walk.lag_max.max(walk.head.saturating_sub(cursor));
+        let is_overrun = cursor < walk.floor;
+        let flags = connection.flags;
+        if flags.has(Flags::PLANNED) {
+            return !is_overrun;
+        }
+        if connection.state == State::Poll {
+            self.answer_poll(reader.slot);
+        } else if is_overrun {
+            if flags.has(Flags::BLOCKED | Flags::REPLAYING) {
+                self.overrun(reader, walk.lane, walk.floor);
+                return true;
+            }
+            walk.stragglers = true;
+        }
+        self.plan(reader.slot);
+        true
+    }
+
+    /// A pass is over: what is too old goes, and another one begins if there was news meanwhile.
+    fn end_walk(&mut self, walk: &Walk) {
+        let lane = &mut self.channels.lanes[walk.lane];
+        lane.walking = false;
+        let has_news = lane.log.head() != walk.head;
+        self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
+        if self.held_by == Some(walk.lane) {
+            self.held_by = None;
+        }
+        if !walk.stragglers {
+            self.channels.trim(walk.lane, walk.floor);
+        }
+        if has_news || walk.stragglers {
+            self.begin_walk(walk.lane);
+        }
+    }
+
+    /// Chooses the connection's next bytes, if it can take any.
+    fn plan(&mut self, slot: u32) {
+        let connection = &self.connections[slot];
+        let can_send = !matches!(connection.state, State::Free | State::Dead | State::Lingering);
+        if !can_send || connection.flags.has(Flags::BLOCKED | Flags::PLANNED) {
+            return;
+        }
+        match self.next_bytes(slot) {
+            Some(what) => {
+                self.connections[slot].flags.set(Flags::PLANNED);
+                self.batch.plans.push(Plan { slot, what });
+            }
+            None => self.all_sent(slot),
+        }
+    }
+
+    fn next_bytes(&mut self, slot: u32) -> Option<What> {
+        let connection = &self.connections[slot];
+        let flags = connection.flags;
+        if connection.extra.is_none() && !flags.has(Flags::HEARTBEAT | Flags::REPLAYING) {
+            return self.run_to_head(slot, 0);
+        }
+        let out_waits = connection.out_waiting() > 0 || connection.extra.as_ref().is_some_and(|e| e.gap.is_some());
+        if let Some(index) = connection.mid_frame() {
+            let is_alone = connection.subscriptions() == 1;
+            if out_waits || !is_alone || flags.has(Flags::HEARTBEAT | Flags::REPLAYING) {
+                return self.rest_of_frame(slot, index);
+            }
+        }
+        self.write_gap_notice(slot);
+        let connection = &mut self.connections[slot];
+        if connection.out_waiting() > 0 {
+            return Some(What::Out);
+        }
+        if flags.has(Flags::HEARTBEAT) {
+            return Some(What::Heartbeat);
+        }
+        if flags.has(Flags::REPLAYING) || !matches!(connection.state, State::Stream | State::WebSocket) {
+            return None;
+        }
+        match connection.subscriptions() {
+            0 => None,
+            1 => self.run_to_head(slot, 0),
+            _ => self.plan_several(slot),
+        }
+    }
+
+    /// Everything between the subscription's cursor and the head that lies in one piece.
+    fn run_to_head(&self, slot: u32, index: usize) -> Option<What> {
+        let subscription = self.connections[slot].subscription(index)?;
+        if subscription.place == NONE {
+            return None;
+        }
+        let log = &self.channels.lanes[subscription.lane].log;
+        self.run(index, subscription.lane, subscription.cursor, log.head())
+    }
+
+    fn rest_of_frame(&self, slot: u32, index: usize) -> Option<What> {
+        let subscription = self.connections[slot].subscription(index)?;
+        let log = &self.channels.lanes[subscription.lane].log;
+        self.run(index, subscription.lane, subscription.cursor, log.frame_boundary(subscription.cursor))
+    }
+
+    fn run(&self, index: usize, lane: u32, start: Position, end: Position) -> Option<What> {
+        let length = self.channels.lanes[lane].log.bytes(start, end).len() as u64;
+        let end = start + length;
+        (length > 0).then_some(What::Run { subscription: index as u32, lane, start, end })
+    }
+
+    /// For a connection on several channels: in the order of ids across them.
+    fn plan_several(&mut self, slot: u32) -> Option<What> {
+        let connection = &self.connections[slot];
+        let behind = |index: &usize| {
+            connection.subscription(*index).is_some_and(|s| {
+                s.place != NONE && s.cursor < self.channels.lanes[s.lane].log.head()
+            })
+        };
+        let mut all_behind = (0..connection.subscriptions()).filter(behind);
+        let only = all_behind.next()?;
+        if all_behind.next().is_none() {
+            return self.run_to_head(slot, only);
+        }
+        drop(all_behind);
+        let mut cursors = std::mem::take(&mut self.batch.cursors);
+        let mut arena = std::mem::take(&mut self.batch.arena);
+        self.copy_cursors(slot, &mut cursors);
+        let start = arena.len();
+        while arena.len() - start < MERGED_BYTES_MAX
+            && let Some((index, end)) = self.next_run(slot, &cursors)
+        {
+            let lane = self.connections[slot].subscription(index).map_or(NONE, |s| s.lane);
+            while cursors[index] < end {
+                let bytes = self.channels.lanes[lane].log.bytes(cursors[index], end);
+                arena.extend_from_slice(bytes);
+                cursors[index] += bytes.len() as u64;
+            }
+        }
+        let end = arena.len();
+        self.batch.cursors = cursors;
+        self.batch.arena = arena;
+        Some(What::Merged { start, end })
+    }
+
+    fn copy_cursors(&self, slot: u32, cursors: &mut Vec<Position>) {
+        let connection = &self.connections[slot];
+        cursors.clear();
+        cursors.extend((0..connection.subscriptions()).filter_map(|i| connection.subscription(i)).map(|s| s.cursor));
+    }
+
+    /// Which subscription has the smallest next id, and up to where it may go before another one's turn comes.
+    fn next_run(&self, slot: u32, cursors: &[Position]) -> Option<(usize, Position)> {
+        let connection = &self.connections[slot];
+        let mut first: Option<(Id, usize)> = None;
+        let mut second: Option<Id> = None;
+        for (index, cursor) in cursors.iter().enumerate() {
+            let Some(subscription) = connection.subscription(index).filter(|s| s.place != NONE) else { continue };
+            let Some(id) = self.channels.lanes[subscription.lane].log.id_at(*cursor) else { continue };
+            match first {
+                Some((smallest, _)) if smallest <= id => second = Some(second.map_or(id, |other| other.min(id))),
+                _ => {
+                    second = first.map(|(id, _)| second.map_or(id, |other| other.min(id))).or(second);
+                    first = Some((id, index));
+                }
+            }
+        }
+        let (_, index) = first?;
+        let log = &self.channels.lanes[connection.subscription(index)?.lane].log;
+        let end = second.map_or(log.head(), |limit| log.end_before(cursors[index], limit));
+        debug_assert!(end > cursors[index], "the smallest id's own frame is in its run");
+        Some((index, end))
+    }
+
+    fn send_planned(&mut self) -> io::Result<()> {
+        if self.batch.plans.is_empty() {
+            return Ok(());
+        }
+        let Shard { ring, batch, connections, channels, .. } = self;
+        let Batch { plans, results, arena, .. } = batch;
+        plans.retain(|plan| connections[plan.slot].fd.is_some());
+        let sends = plans.iter().filter_map(|plan| {
+            let connection = &connections[plan.slot];
+            let bytes = match plan.what {
+                What::Run { lane, start, end, .. } => channels.lanes[lane].log.bytes(start, end),
+                What::Out => waiting(connection),
+                What::Heartbeat => heartbeat(connection),
+                What::Merged { start, end } => &arena[start..end],
+            };
+            Some((as_fd(connection)?, bytes))
+        });
+        ring.send_batch(sends, results)?;
+        let mut plans = std::mem::take(&mut self.batch.plans);
+        let results = std::mem::take(&mut self.batch.results);
+        for (plan, result) in plans.drain(..).zip(&results) {
+            self.account(plan, *result);
+        }
+        self.batch.plans = plans;
+        self.batch.results = results;
+        self.batch.arena.clear();
+        Ok(())
+    }
+
+    /// Moves the connection on by what the kernel took.
+    fn account(&mut self, plan: Plan, result: i32) {
+        let slot = plan.slot;
+        self.connections[slot].flags.clear(Flags::PLANNED);
+        let Ok(taken) = usize::try_from(result) else {
+            if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM {
+                self.counters.sends_blocked += 1;
+                self.connections[slot].flags.set(Flags::BLOCKED);
+                if result != -libc::EAGAIN {
+                    // No edge will tell when there is memory again: the clock asks.
+                    self.starved.push(slot);
+                }
+            } else {
+                self.drop_connection(slot, Reason::Broken);
+            }
+            return;
+        };
+        self.counters.sends += 1;
+        self.counters.bytes_out += taken as u64;
+        self.connections[slot].sent = self.now;
+        let planned = match plan.what {
+            What::Run { subscription, lane, start, end } => {
+                self.account_run(slot, subscription as usize, lane, start, taken, end);
+                (end - start) as usize
+            }
+            What::Out => self.account_out(slot, taken),
+            What::Heartbeat => self.account_heartbeat(slot, taken),
+            What::Merged { start, end } => {
+                self.account_merged(slot, taken);
+                end - start
+            }
+        };
+        if taken < planned {
+            self.counters.sends_blocked += 1;
+            self.connections[slot].flags.set(Flags::BLOCKED);
+        } else if !self.is_caught_up(slot) {
+            self.queue(slot);
+        }
+    }
+
+    /// The common case: one channel, nothing else pending, everything sent.
+    fn is_caught_up(&self, slot: u32) -> bool {
+        let connection = &self.connections[slot];
+        if connection.extra.is_some() || connection.flags.has(Flags::HEARTBEAT) || connection.first.lane == NONE {
+            return false;
+        }
+        let lane = &self.channels.lanes[connection.first.lane];
+        connection.state != State::Closing
+            && connection.first.cursor == lane.log.head()
+            && !self.channels.channels[lane.channel].ended
+    }
+
+    fn account_run(&mut self, slot: u32, index: usize, lane: u32, start: Position, taken: usize, end: Position) {
+        let cursor = start + taken as u64;
+        self.move_cursor(slot, index, lane, start, cursor);
+        let is_mid = cursor < end && self.channels.lanes[lane].log.frame_boundary(cursor) != cursor;
+        // A run may also end within a frame that goes on in no other piece: a frame lies in one piece.
+        let connection = &mut self.connections[slot];
+        if is_mid {
+            connection.set_mid_frame(Some(index));
+        } else if taken > 0 {
+            connection.set_mid_frame(None);
+        }
+        self.settle(lane);
+    }
+
+    fn move_cursor(&mut self, slot: u32, index: usize, lane: u32, from: Position, to: Position) {
+        let connection = &mut self.connections[slot];
+        let lane = &mut self.channels.lanes[lane];
+        let events = lane.log.events_between(from, to) as u32;
+        connection.events = connection.events.saturating_add(events);
+        self.counters.events_out += u64::from(events);
+        if let Some(subscription) = connection.subscription_mut(index) {
+            subscription.cursor = to;
+        }
+        lane.at_head += u32::from(to == lane.log.head() && from != to);
+    }
+
+    fn account_out(&mut self, slot: u32, taken: usize) -> usize {
+        let Some(extra) = &mut self.connections[slot].extra else { return 0 };
+        let planned = extra.out.len() - extra.out_sent;
+        extra.out_sent += taken;
+        if extra.out_sent == extra.out.len() {
+            // Big answers are rare; their memory goes back at once.
+            extra.out = Vec::new();
+            extra.out_sent = 0;
+        }
+        planned
+    }
+
+    fn account_heartbeat(&mut self, slot: u32, taken: usize) -> usize {
+        self.counters.heartbeats += 1;
+        let connection = &mut self.connections[slot];
+        connection.flags.clear(Flags::HEARTBEAT);
+        let bytes = heartbeat(connection);
+        if taken < bytes.len() {
+            let rest = bytes[taken..].to_vec();
+            connection.put_first(&rest);
+        }
+        bytes.len()
+    }
+
+    /// Merges once more, for as far as the kernel took: nothing has changed since, so it comes out the same.
+    fn account_merged(&mut self, slot: u32, taken: usize) {
+        let mut cursors = std::mem::take(&mut self.batch.cursors);
+        self.copy_cursors(slot, &mut cursors);
+        let mut left = taken as u64;
+        while left > 0
+            && let Some((index, end)) = self.next_run(slot, &cursors)
+        {
+            let from = cursors[index];
+            let to = end.min(from + left);
+            left -= to - from;
+            cursors[index] = to;
+            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
+            self.move_cursor(slot, index, lane, from, to);
+            let is_mid = self.channels.lanes[lane].log.frame_boundary(to) != to;
+            self.connections[slot].set_mid_frame(is_mid.then_some(index));
+            self.settle(lane);
+        }
+        self.batch.cursors = cursors;
+    }
+
+    /// Once everyone has read a log, keeps of it only what makes resumes cheap and is within the budget.
+    pub(super) fn settle(&mut self, lane: u32) {
+        let cell = &self.channels.lanes[lane];
+        if cell.log.is_empty() || !cell.is_read() {
+            return;
+        }
+        let cost = self.channels.kept_bytes + self.aging_logs.len() as u64 * LOG_OVERHEAD;
+        if cost > self.settings.config.limits.retained_bytes as u64 {
+            self.channels.clear_log(lane);
+        } else if cell.log.kept_bytes() > RETAINED_PER_LOG {
+            let floor = cell.log.floor(self.max_lag(lane).min(RETAINED_PER_LOG));
+            self.channels.trim(lane, floor);
+        }
+    }
+
+    pub(super) fn max_lag(&self, lane: u32) -> u64 {
+        let channel = self.channels.lanes[lane].channel;
+        self.policies.get(self.channels.channels[channel].policy).max_lag
+    }
+}
+
+fn as_fd(connection: &Connection) -> Option<BorrowedFd<'_>> {
+    connection.fd.as_ref().map(|fd| fd.as_fd())
+}
+
+fn waiting(connection: &Connection) -> &[u8] {
+    connection.extra.as_ref().map_or(&[], |extra| &extra.out[extra.out_sent..])
+}
+
+fn heartbeat(connection: &Connection) -> &'static [u8] {
+    match connection.state {
+        State::WebSocket => ws::PING_FRAME,
+        _ if connection.dialect.is_chunked() => dialect::SSE_HEARTBEAT_CHUNK,
+        _ => dialect::SSE_HEARTBEAT,
+    }
+}

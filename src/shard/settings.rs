@@ -1,0 +1,116 @@
+//! What the configuration means for a shard: times in its ticks, policies by number.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, SlowPolicy};
+use crate::logic::protocol::http::HeadLimits;
+use crate::logic::wheel::Tick;
+
+/// The shard's coarse time, in milliseconds per tick.
+pub(super) const TICK_MS: u64 = 100;
+
+/// A duration in ticks, rounded up.
+pub(super) fn ticks(duration: Duration) -> Tick {
+    u32::try_from(duration.as_millis().div_ceil(u128::from(TICK_MS))).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
+}
+
+/// What a shard must know of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// The most framed bytes a client may be behind.
+    pub(super) max_lag: u64,
+    /// What happens to one that is behind further.
+    pub(super) slow: SlowPolicy,
+}
+
+/// Everything a shard goes by.
+pub(super) struct Settings {
+    pub(super) config: Arc<Config>,
+    pub(super) head: HeadLimits,
+    pub(super) handshake: Tick,
+    /// How long an open connection may wait for its next request.
+    pub(super) keep_alive: Tick,
+    /// How long a finished connection may take to close.
+    pub(super) linger: Tick,
+    pub(super) heartbeat_sse: Tick,
+    pub(super) heartbeat_ws: Tick,
+    pub(super) reap: Tick,
+    pub(super) drain: Tick,
+    pub(super) retry_ms: u64,
+    pub(super) trusted: bool,
+}
+
+impl Settings {
+    pub(super) fn new(config: Arc<Config>) -> Settings {
+        Settings {
+            head: HeadLimits { head_bytes_max: config.http.max_header },
+            handshake: ticks(config.server.handshake_timeout).max(1),
+            keep_alive: ticks(Duration::from_secs(75)),
+            linger: ticks(Duration::from_secs(3)),
+            heartbeat_sse: ticks(config.heartbeat.sse).max(1),
+            heartbeat_ws: ticks(config.heartbeat.ws).max(1),
+            reap: ticks(config.heartbeat.reap).max(1),
+            drain: ticks(config.server.drain_timeout).max(1),
+            retry_ms: config.http.retry.as_millis() as u64,
+            trusted: !config.server.trusted_proxies.is_empty(),
+            config,
+        }
+    }
+
+    /// Whether `ip` is a proxy whose word about its clients counts.
+    pub(super) fn trusts(&self, ip: IpAddr) -> bool {
+        self.config.server.trusted_proxies.iter().any(|network| network.contains(ip))
+    }
+
+    /// The policy of a channel.
+    pub(super) fn policy(&self, channel: &str) -> Policy {
+        let policy = self.config.namespace(channel);
+        Policy { max_lag: policy.max_lag as u64, slow: policy.slow }
+    }
+}
+
+/// The different policies there are, so that a channel needs to hold only a number.
+#[derive(Debug, Default)]
+pub(super) struct Policies(Vec<Policy>);
+
+impl Policies {
+    /// The number of a policy.
+    pub(super) fn number(&mut self, policy: Policy) -> u16 {
+        let index = self.0.iter().position(|known| *known == policy).unwrap_or_else(|| {
+            self.0.push(policy);
+            self.0.len() - 1
+        });
+        // There are at most as many as the configuration has namespaces.
+        u16::try_from(index).unwrap_or(u16::MAX)
+    }
+
+    /// The policy of that number.
+    pub(super) fn get(&self, number: u16) -> Policy {
+        self.0[usize::from(number)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_round_up() {
+        assert_eq!(ticks(Duration::from_millis(1)), 1);
+        assert_eq!(ticks(Duration::from_secs(25)), 250);
+        assert_eq!(ticks(Duration::MAX), u32::MAX / 2);
+    }
+
+    #[test]
+    fn equal_policies_share_a_number() {
+        let mut policies = Policies::default();
+        let gap = Policy { max_lag: 1, slow: SlowPolicy::Gap };
+        let latest = Policy { max_lag: 1, slow: SlowPolicy::Latest };
+        assert_eq!(policies.number(gap), 0);
+        assert_eq!(policies.number(latest), 1);
+        assert_eq!(policies.number(gap), 0);
+        assert_eq!(policies.get(1), latest);
+    }
+}
