@@ -1,0 +1,305 @@
+//! Reading a client's messages from its frames.
+
+use super::frame::{Opcode, apply_mask, payload_length};
+use super::{CLOSE_INVALID_DATA, CLOSE_PROTOCOL, CLOSE_TOO_BIG};
+
+/// What a client said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+    /// To be answered by a pong with the same payload.
+    Ping(&'a [u8]),
+    /// The answer to a ping.
+    Pong,
+    /// The client is closing; the code is `None` if it gave none.
+    Close(Option<u16>),
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<'a> {
+    /// How many bytes were used up; 0 if a frame is not all there.
+    pub consumed: usize,
+    /// The message, if one is complete.
+    pub message: Option<Message<'a>>,
+}
+
+/// A break of the protocol, with what the close frame says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The code.
+    pub close_code: u16,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+/// Puts messages together. Holds memory only while a message is in fragments.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The message so far, and whether it is text; `None` between messages.
+    partial: Option<Box<Partial>>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    is_text: bool,
+    bytes: Vec<u8>,
+    /// How much of a text is known to be UTF-8.
+    checked: usize,
+    /// Delivered: to be dropped with the next read.
+    done: bool,
+}
+
+struct Header {
+    fin: bool,
+    opcode: Opcode,
+    mask: [u8; 4],
+    start: usize,
+    length: usize,
+}
+
+fn violation<T>(close_code: u16, reason: &'static str) -> Result<T, Violation> {
+    Err(Violation { close_code, reason })
+}
+
+impl Decoder {
+    /// Whether it holds nothing.
+    pub fn is_idle(&self) -> bool {
+        self.partial.as_ref().is_none_or(|partial| partial.done)
+    }
+
+    /// Reads one frame from the beginning of `bytes`, unmasking it in place. A message may have
+    /// `message_bytes_max` bytes; that a longer one is coming is refused as soon as a header says so.
+    pub fn read<'a>(&'a mut self, bytes: &'a mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
+        if self.is_idle() {
+            self.partial = None;
+        }
+        let held = self.partial.as_ref().map_or(0, |partial| partial.bytes.len());
+        let Some(header) = read_header(bytes, message_bytes_max.saturating_sub(held))? else {
+            return Ok(Read { consumed: 0, message: None });
+        };
+        let end = header.start + header.length;
+        let Some(payload) = bytes.get_mut(header.start..end) else {
+            return Ok(Read { consumed: 0, message: None });
+        };
+        apply_mask(payload, header.mask);
+        let payload = &*payload;
+        let message = match header.opcode {
+            Opcode::Ping => Some(Message::Ping(payload)),
+            Opcode::Pong => Some(Message::Pong),
+            Opcode::Close => Some(Message::Close(read_close(payload)?)),
+            Opcode::Text | Opcode::Binary if self.partial.is_some() => {
+                return violation(CLOSE_PROTOCOL, "a message began within another one");
+            }
+            Opcode::Text if header.fin => match std::str::from_utf8(payload) {
+                Ok(text) => Some(Message::Text(text)),
+                Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+            },
+            Opcode::Binary if header.fin => Some(Message::Binary(payload)),
+            Opcode::Text | Opcode::Binary => {
+                let is_text = header.opcode == Opcode::Text;
+                let partial = Partial { is_text, bytes: Vec::new(), checked: 0, done: false };
+                self.partial.insert(Box::new(partial)).add(payload, header.fin)?
+            }
+            Opcode::Continuation => match &mut self.partial {
+                Some(partial) => partial.add(payload, header.fin)?,
+                None => return violation(CLOSE_PROTOCOL, "a message was continued that had not begun"),
+            },
+        };
+        Ok(Read { consumed: end, message })
+    }
+}
+
+impl Partial {
+    /// Adds a fragment and returns the message if that was its last. Text is checked as it comes, so that a
+    /// bad byte is refused at once and every byte is looked at once.
+    fn add(&mut self, payload: &[u8], fin: bool) -> Result<Option<Message<'_>>, Violation> {
+        self.bytes.extend_from_slice(payload);
+        if self.is_text {
+            match std::str::from_utf8(&self.bytes[self.checked..]) {
+                Ok(_) => self.checked = self.bytes.len(),
+                // A character may be cut by the end of a fragment, but not by the end of the message.
+                Err(error) if error.error_len().is_none() && !fin => self.checked += error.valid_up_to(),
+                Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+            }
+        }
+        if !fin {
+            return Ok(None);
+        }
+        self.done = true;
+        if !self.is_text {
+            return Ok(Some(Message::Binary(&self.bytes)));
+        }
+        match std::str::from_utf8(&self.bytes) {
+            Ok(text) => Ok(Some(Message::Text(text))),
+            Err(_) => violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+        }
+    }
+}
+
+fn read_header(bytes: &[u8], data_bytes_max: usize) -> Result<Option<Header>, Violation> {
+    let &[first, second, ..] = bytes else { return Ok(None) };
+    if first & 0x70 != 0 {
+        return violation(CLOSE_PROTOCOL, "a reserved bit is set and no extension was agreed on");
+    }
+    let Some(opcode) = Opcode::from_bits(first & 15) else {
+        return violation(CLOSE_PROTOCOL, "a frame is of an unknown kind");
+    };
+    if second & 0x80 == 0 {
+        return violation(CLOSE_PROTOCOL, "a client must mask its frames");
+    }
+    let fin = first & 0x80 != 0;
+    let short = second & 0x7f;
+    if opcode.is_control() && (short > 125 || !fin) {
+        return violation(CLOSE_PROTOCOL, "a control frame is too long or in fragments");
+    }
+    let Some((start, length)) = payload_length(bytes, short) else { return Ok(None) };
+    if (short == 126 && length < 126) || (short == 127 && (length < 0x1_0000 || length >> 63 != 0)) {
+        return violation(CLOSE_PROTOCOL, "a frame's length is not written in the shortest form");
+    }
+    if !opcode.is_control() && length > data_bytes_max as u64 {
+        return violation(CLOSE_TOO_BIG, "the message is too big");
+    }
+    let Some(&[a, b, c, d]) = bytes.get(start..start + 4) else { return Ok(None) };
+    Ok(Some(Header { fin, opcode, mask: [a, b, c, d], start: start + 4, length: length as usize }))
+}
+
+/// The code of a close frame (RFC 6455 §7.4), checked.
+fn read_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let (code, reason) = match payload {
+        [] => return Ok(None),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+        _ => return violation(CLOSE_PROTOCOL, "a close frame has half a code"),
+    };
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return violation(CLOSE_PROTOCOL, "a close frame has a code that must not be sent");
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return violation(CLOSE_INVALID_DATA, "a close frame's reason is no UTF-8");
+    }
+    Ok(Some(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::write_client_frame;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_client_frame(&mut out, Opcode::Text, payload, [1, 2, 3, 4]);
+        out[0] = first;
+        out
+    }
+
+    fn code(frames: &[Vec<u8>]) -> u16 {
+        let mut decoder = Decoder::default();
+        for frame in frames {
+            match decoder.read(&mut frame.clone(), 1000) {
+                Ok(read) => assert_eq!(read.consumed, frame.len()),
+                Err(violation) => return violation.close_code,
+            }
+        }
+        0
+    }
+
+    #[test]
+    fn violations_have_their_codes() {
+        let unmasked = vec![0x81, 1, b'x'];
+        assert_eq!(code(&[unmasked]), CLOSE_PROTOCOL);
+        for first in [0xc1, 0x83, 0x8b, 0x80, 0x00] {
+            assert_eq!(code(&[frame(first, b"x")]), CLOSE_PROTOCOL, "{first:#x}");
+        }
+        assert_eq!(code(&[frame(0x09, b"x")]), CLOSE_PROTOCOL, "a ping in fragments");
+        assert_eq!(code(&[frame(0x89, &[0; 126])]), CLOSE_PROTOCOL, "a long ping");
+        assert_eq!(code(&[frame(0x01, b"a"), frame(0x81, b"b")]), CLOSE_PROTOCOL);
+        assert_eq!(code(&[frame(0x81, b"\xff")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x01, b"\xe2\x82"), frame(0x80, b"\xac")]), 0);
+        assert_eq!(code(&[frame(0x01, b"\xe2\x82"), frame(0x80, b"")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x01, b"\xe2x"), frame(0x80, b"")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x82, &[0; 1001])]), CLOSE_TOO_BIG);
+        assert_eq!(code(&[frame(0x02, &[0; 600]), frame(0x80, &[0; 600])]), CLOSE_TOO_BIG);
+        assert_eq!(code(&[frame(0x88, b"\x03")]), CLOSE_PROTOCOL);
+        for bad in [999u16, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+            assert_eq!(code(&[frame(0x88, &bad.to_be_bytes())]), CLOSE_PROTOCOL, "{bad}");
+        }
+        assert_eq!(code(&[frame(0x88, b"\x03\xe8\xff")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x88, b"\x03\xe8bye")]), 0);
+        let too_long_form = vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5];
+        assert_eq!(code(&[too_long_form]), CLOSE_PROTOCOL);
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_by_its_header() {
+        let mut header = vec![0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 0];
+        assert!(Decoder::default().read(&mut header, 65536).is_err());
+    }
+
+    proptest! {
+        /// Any message, in any fragments, with pings between, fed in any pieces, comes out whole.
+        #[test]
+        fn messages_come_out_whole(text in "\\PC{0,60}", cuts in proptest::collection::vec(0usize..200, 0..5), piece in 1usize..40) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).collect();
+            cuts.sort_unstable();
+            let mut stream = Vec::new();
+            let mut start = 0;
+            for cut in &cuts {
+                stream.extend(frame(if start == 0 && *cut == cuts[0] { 1 } else { 0 }, &bytes[start..*cut]));
+                stream.extend(frame(0x89, b"ping"));
+                start = *cut;
+            }
+            stream.extend(frame(if cuts.is_empty() { 0x81 } else { 0x80 }, &bytes[start..]));
+            // Only the very first fragment carries the opcode, also if several cuts are the same.
+            let mut first = true;
+            let mut at = 0;
+            while at < stream.len() {
+                let length = usize::from(stream[at + 1] & 0x7f);
+                let length = if length == 126 { usize::from(stream[at + 2]) << 8 | usize::from(stream[at + 3]) } else { length };
+                let header = if stream[at + 1] & 0x7f == 126 { 8 } else { 6 };
+                if stream[at] & 15 < 8 {
+                    stream[at] = stream[at] & 0x80 | u8::from(first);
+                    first = false;
+                }
+                at += header + length;
+            }
+            let mut decoder = Decoder::default();
+            let mut waiting = Vec::new();
+            let (mut texts, mut pings) = (Vec::new(), 0);
+            for part in stream.chunks(piece) {
+                waiting.extend_from_slice(part);
+                loop {
+                    let mut bytes = waiting.clone();
+                    let read = decoder.read(&mut bytes, 1000).unwrap();
+                    match read.message {
+                        Some(Message::Text(text)) => texts.push(text.to_string()),
+                        Some(Message::Ping(payload)) => { prop_assert_eq!(payload, b"ping"); pings += 1; }
+                        _ => {}
+                    }
+                    if read.consumed == 0 { break }
+                    let consumed = read.consumed;
+                    waiting.drain(..consumed);
+                }
+            }
+            prop_assert_eq!(texts, vec![text]);
+            prop_assert_eq!(pings, cuts.len());
+            prop_assert!(decoder.is_idle());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::default();
+            let mut bytes = bytes;
+            let mut rest = &mut bytes[..];
+            while let Ok(read) = decoder.read(rest, 64) {
+                let consumed = read.consumed;
+                if consumed == 0 { break }
+                rest = &mut rest[consumed..];
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Frames (RFC 6455 §5.2): the server's, which are not masked, and the client's, for those who play one.
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// More of a fragmented message.
+    Continuation = 0,
+    /// UTF-8 text.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The end of the connection, with its reason.
+    Close = 8,
+    /// To be answered by a pong.
+    Ping = 9,
+    /// The answer to a ping.
+    Pong = 10,
+}
+
+impl Opcode {
+    /// The opcode of that number, if it is one.
+    pub(super) fn from_bits(bits: u8) -> Option<Opcode> {
+        Some(match bits {
+            0 => Opcode::Continuation,
+            1 => Opcode::Text,
+            2 => Opcode::Binary,
+            8 => Opcode::Close,
+            9 => Opcode::Ping,
+            10 => Opcode::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a control frame's.
+    pub(super) fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// A server's ping without payload.
+pub const PING_FRAME: &[u8] = &[0x89, 0];
+
+/// The longest reason a close frame has room for.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+/// Appends the header of a server's (unmasked, final) frame with a payload of `length` bytes.
+pub fn write_frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
+    write_header(out, opcode, length, 0);
+}
+
+fn write_header(out: &mut Vec<u8>, opcode: Opcode, length: usize, mask_bit: u8) {
+    out.push(0x80 | opcode as u8);
+    match length {
+        0..=125 => out.push(mask_bit | length as u8),
+        126..=0xffff => {
+            out.push(mask_bit | 126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(mask_bit | 127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
+
+/// Appends a server's frame.
+pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    write_frame_header(out, opcode, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Appends a server's close frame; a reason that is too long is cut.
+pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
+    let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX)];
+    write_frame_header(out, Opcode::Close, 2 + reason.len());
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}
+
+/// Appends a client's frame, masked with `mask` (RFC 6455 §5.3).
+pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
+    write_header(out, opcode, payload.len(), 0x80);
+    out.extend_from_slice(&mask);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    apply_mask(&mut out[start..], mask);
+}
+
+/// Masks or unmasks `bytes`, which start at a multiple of four bytes into the payload.
+pub(super) fn apply_mask(bytes: &mut [u8], mask: [u8; 4]) {
+    for (byte, key) in bytes.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// A server's frame as a client reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerFrame<'a> {
+    /// Whether it is its message's last.
+    pub fin: bool,
+    /// What it is.
+    pub opcode: Opcode,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// How many bytes it took.
+    pub consumed: usize,
+}
+
+/// Reads a server's frame from the beginning of `bytes`; `None` if it is not all there.
+///
+/// # Errors
+/// A sentence, if it is no frame that a server may send.
+pub fn parse_server_frame(bytes: &[u8]) -> Result<Option<ServerFrame<'_>>, &'static str> {
+    let &[first, second, ..] = bytes else { return Ok(None) };
+    if first & 0x70 != 0 || second & 0x80 != 0 {
+        return Err("the server sent a frame that is masked or has reserved bits set");
+    }
+    let opcode = Opcode::from_bits(first & 15).ok_or("the server sent a frame of an unknown kind")?;
+    let Some((start, length)) = payload_length(bytes, second & 0x7f) else { return Ok(None) };
+    let length = usize::try_from(length).map_err(|_| "the server sent an impossibly long frame")?;
+    let end = start.checked_add(length).ok_or("the server sent an impossibly long frame")?;
+    Ok(bytes.get(start..end).map(|payload| ServerFrame { fin: first & 0x80 != 0, opcode, payload, consumed: end }))
+}
+
+/// Where the payload (or the mask) starts and how long the payload is, from the seven-bit length and what
+/// follows it; `None` if that is not all there.
+pub(super) fn payload_length(bytes: &[u8], short: u8) -> Option<(usize, u64)> {
+    match short {
+        126 => {
+            let long = bytes.get(2..4)?;
+            Some((4, u64::from(u16::from_be_bytes([long[0], long[1]]))))
+        }
+        127 => {
+            let long = bytes.get(2..10)?;
+            Some((10, long.iter().fold(0, |length, byte| length << 8 | u64::from(*byte))))
+        }
+        _ => Some((2, u64::from(short))),
+    }
+}

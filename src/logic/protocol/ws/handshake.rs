@@ -1,0 +1,77 @@
+//! The opening handshake (RFC 6455 §4.2).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+use crate::logic::protocol::http::{Method, Reject, Request};
+
+/// The subprotocol of the JSON format.
+pub const SUBPROTOCOL: &str = "ringcast.v1";
+
+/// An acceptable request to become a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Sec-WebSocket-Accept`.
+    pub accept: String,
+    /// The subprotocol, if the client offered one that the server speaks.
+    pub protocol: Option<&'static str>,
+}
+
+/// The proof that the server has understood: the key and a fixed GUID, hashed.
+pub fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(hash.finalize())
+}
+
+/// Checks a request on a WebSocket's path.
+pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Reject> {
+    if request.method != Method::Get || !request.is_http_1_1 || !request.wants_websocket {
+        let message = "this path speaks WebSocket: send an HTTP/1.1 GET with Upgrade: websocket";
+        return Err(Reject::new(426, "upgrade_required", message));
+    }
+    if request.ws_version != Some("13") {
+        return Err(Reject::new(426, "websocket_version", "only WebSocket version 13 is spoken here"));
+    }
+    let is_key = |key: &&str| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
+    let key = request.ws_key.filter(is_key);
+    let key = key.ok_or_else(|| Reject::new(400, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    let offers = |protocols: &str| protocols.split(',').any(|protocol| protocol.trim() == SUBPROTOCOL);
+    let protocol = request.ws_protocols.is_some_and(offers).then_some(SUBPROTOCOL);
+    Ok(Upgrade { accept: accept_key(key), protocol })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::protocol::http::{HeadLimits, Parsed, parse};
+
+    fn check(fields: &str) -> Result<Upgrade, u16> {
+        let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        match parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) {
+            Parsed::Complete { request, .. } => check_upgrade(&request).map_err(|reject| reject.status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        let version = "Sec-WebSocket-Version: 13\r\n";
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let protocol = "Sec-WebSocket-Protocol: x, ringcast.v1\r\n";
+        assert_eq!(check(&format!("{upgrade}{version}{key}")).unwrap().protocol, None);
+        assert_eq!(check(&format!("{upgrade}{version}{key}{protocol}")).unwrap().protocol, Some(SUBPROTOCOL));
+        assert_eq!(check(&format!("{version}{key}")), Err(426));
+        assert_eq!(check(&format!("{upgrade}{key}")), Err(426));
+        assert_eq!(check(&format!("{upgrade}{version}")), Err(400));
+        assert_eq!(check(&format!("{upgrade}{version}Sec-WebSocket-Key: abc\r\n")), Err(400));
+    }
+}
