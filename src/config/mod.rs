@@ -1,1 +1,13 @@
-//! What an operator may set: the TOML file, the environment and the flags, merged and checked.
+//! What an operator may set: flags beat the environment, which beats the file, which beats the defaults.
+
+mod args;
+mod load;
+mod model;
+mod units;
+
+pub use args::ServeArgs;
+pub use load::{ConfigError, check_file, default_feed_path, load};
+pub use model::{
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, ListenAddress, Log, LogFormat, Namespace,
+    NamespacePolicy, Network, Server, SlowPolicy, WebSocket,
+};

@@ -1,0 +1,167 @@
+//! Durations and sizes as people write them: `"10s"`, `"64KiB"`, or plain numbers of seconds and bytes.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserializer, Serializer};
+
+const DURATIONS: [(&str, f64); 5] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
+const SIZES: [(&str, f64); 8] = [
+    ("KiB", 1024.0),
+    ("MiB", 1048576.0),
+    ("GiB", 1073741824.0),
+    ("kB", 1e3),
+    ("KB", 1e3),
+    ("MB", 1e6),
+    ("GB", 1e9),
+    ("B", 1.0),
+];
+
+fn read(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit = text[digits..].trim();
+    if unit.is_empty() {
+        return Some(number);
+    }
+    units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| number * factor)
+}
+
+/// Reads a duration.
+pub(super) fn read_duration(text: &str) -> Option<Duration> {
+    read(text, &DURATIONS).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
+fn read_size(text: &str) -> Option<usize> {
+    read(text, &SIZES).filter(|bytes| *bytes < 1e15).map(|bytes| bytes as usize)
+}
+
+struct Quantity<T> {
+    expecting: &'static str,
+    from_text: fn(&str) -> Option<T>,
+    from_number: fn(f64) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for Quantity<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.from_text)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        let value = u32::try_from(number).ok().and_then(|number| (self.from_number)(number.into()));
+        value.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
+        (self.from_number)(number).ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
+    }
+}
+
+/// For durations in serde.
+pub(super) mod duration {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        deserializer.deserialize_any(Quantity {
+            expecting: "a duration such as \"10s\", \"250ms\", \"5m\", or a number of seconds",
+            from_text: read_duration,
+            from_number: |seconds| Duration::try_from_secs_f64(seconds).ok(),
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = duration.as_millis();
+        if millis % 1000 == 0 {
+            serializer.serialize_str(&format!("{}s", millis / 1000))
+        } else {
+            serializer.serialize_str(&format!("{millis}ms"))
+        }
+    }
+}
+
+/// For durations that may be absent.
+pub(super) mod optional_duration {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        duration::deserialize(deserializer).map(Some)
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => duration::serialize(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+/// For sizes in serde.
+pub(super) mod size {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_any(Quantity {
+            expecting: "a size such as \"64KiB\", \"1MiB\", or a number of bytes",
+            from_text: read_size,
+            from_number: |bytes| Some(bytes as usize),
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(bytes: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            bytes if *bytes > 0 && bytes % 1048576 == 0 => serializer.serialize_str(&format!("{}MiB", bytes / 1048576)),
+            bytes if *bytes > 0 && bytes % 1024 == 0 => serializer.serialize_str(&format!("{}KiB", bytes / 1024)),
+            bytes => serializer.serialize_str(&bytes.to_string()),
+        }
+    }
+}
+
+/// For sizes that may be absent.
+pub(super) mod optional_size {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<usize>, D::Error> {
+        size::deserialize(deserializer).map(Some)
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(value: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => size::serialize(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities() {
+        assert_eq!(read_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(read_duration("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(read_duration("1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(read_size("64KiB"), Some(65536));
+        assert_eq!(read_size("1 MB"), Some(1_000_000));
+        assert_eq!(read_size("12"), Some(12));
+        for bad in ["", "x", "5 parsecs", "-1s", "1e9s"] {
+            assert_eq!(read_duration(bad), None, "{bad}");
+            assert_eq!(read_size(bad), None, "{bad}");
+        }
+    }
+}
