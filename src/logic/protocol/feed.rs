@@ -1,1 +1,0 @@
-//! The feed's line protocol: one JSON object per line, both ways.

@@ -1,0 +1,409 @@
+//! What publishers say.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::logic::event::{Draft, Kind, check_channel_name};
+use crate::logic::id::Id;
+
+/// A line, understood.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `ref`, as it was written: it comes back with the answer. Without it only errors are answered.
+    pub reference: Option<Box<str>>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// One event, to one channel or several.
+    Publish(Publish),
+    /// Several events, all or nothing.
+    Batch(Vec<Publish>),
+    /// A channel is finished.
+    End(Arc<str>),
+    /// Connections are to be ended.
+    Kick {
+        /// Which.
+        target: KickTarget,
+        /// Said to the clients.
+        reason: Box<str>,
+    },
+    /// Something for one connection.
+    Send {
+        /// The connection's name.
+        connection: Box<str>,
+        /// What; its name is not used.
+        draft: Draft,
+    },
+    /// The server's figures.
+    Stats,
+    /// A channel's history.
+    History {
+        /// The channel.
+        channel: Arc<str>,
+        /// Events after this id.
+        after: Option<Id>,
+        /// How many at most.
+        limit: usize,
+    },
+}
+
+/// An event to publish.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Where to.
+    pub channels: Vec<Arc<str>>,
+    /// Whether `channels` was written, so that the answer is a list.
+    pub is_list: bool,
+    /// What.
+    pub draft: Draft,
+    /// The same key within the window is answered with the first one's ids.
+    pub key: Option<Box<str>>,
+}
+
+/// Whom a kick is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KickTarget {
+    /// A connection, by its name.
+    Connection(Box<str>),
+    /// Everyone on a channel.
+    Channel(Arc<str>),
+}
+
+/// Why a line is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedError {
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people, with the place.
+    pub message: String,
+}
+
+impl FeedError {
+    /// An error.
+    pub fn new(code: &'static str, message: impl Into<String>) -> FeedError {
+        FeedError { code, message: message.into() }
+    }
+}
+
+/// A refused line, with the `ref` it had if that could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As in [`Request`].
+    pub reference: Option<Box<str>>,
+    /// Why.
+    pub error: FeedError,
+}
+
+/// How many events a `history` answer has if the question does not say, and at most.
+const HISTORY_LIMIT: usize = 100;
+const HISTORY_LIMIT_MAX: usize = 1000;
+const EVENT_NAME_BYTES_MAX: usize = 200;
+const KEY_BYTES_MAX: usize = 200;
+const CHANNELS_PER_PUBLISH_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLine<'a> {
+    #[serde(borrow)]
+    op: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "ref")]
+    reference: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    channels: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data_b64: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    items: Option<Vec<RawItem<'a>>>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(borrow)]
+    conn: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    after: Option<Cow<'a, str>>,
+    limit: Option<usize>,
+    #[serde(borrow, rename = "what")]
+    _what: Option<&'a RawValue>,
+}
+
+/// Makes `null` a value: it is one, and may be published.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawItem<'a> {
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    channels: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data_b64: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+}
+
+/// Understands one line.
+pub fn parse(line: &[u8]) -> Result<Request, Refused> {
+    let raw: RawLine<'_> = match std::str::from_utf8(line).map(serde_json::from_str) {
+        Ok(Ok(raw)) => raw,
+        Ok(Err(error)) => return Err(Refused { reference: reference_of(line), error: explain(&error) }),
+        Err(error) => {
+            let message = format!("the line is no UTF-8 from byte {} on", error.valid_up_to() + 1);
+            return Err(Refused { reference: None, error: FeedError::new("bad_json", message) });
+        }
+    };
+    let reference = raw.reference.map(|value| value.get().into());
+    match command(raw) {
+        Ok(command) => Ok(Request { reference, command }),
+        Err(error) => Err(Refused { reference, error }),
+    }
+}
+
+/// The `ref` of a line that could not be understood otherwise.
+fn reference_of(line: &[u8]) -> Option<Box<str>> {
+    #[derive(Deserialize)]
+    struct OnlyReference<'a> {
+        #[serde(borrow, rename = "ref")]
+        reference: Option<&'a RawValue>,
+    }
+    let only: OnlyReference<'_> = serde_json::from_slice(line).ok()?;
+    only.reference.map(|value| value.get().into())
+}
+
+fn explain(error: &serde_json::Error) -> FeedError {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or_default();
+    let code = if error.is_data() { "bad_field" } else { "bad_json" };
+    FeedError::new(code, format!("{message}, at byte {}", error.column()))
+}
+
+fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
+    let Some(op) = &raw.op else {
+        return Err(FeedError::new("bad_field", "the field op is missing: it says what to do, as in \"op\":\"publish\""));
+    };
+    match &**op {
+        "publish" => {
+            let RawLine { channel, channels, data, data_b64, event, key, .. } = raw;
+            publish(RawItem { channel, channels, data, data_b64, event, key }).map(Command::Publish)
+        }
+        "batch" => {
+            let items = raw.items.ok_or_else(|| FeedError::new("bad_field", "a batch needs the field items, a list"))?;
+            let read = |(index, item)| {
+                publish(item).map_err(|error| FeedError { message: format!("items[{index}]: {}", error.message), ..error })
+            };
+            items.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Command::Batch)
+        }
+        "end" => channel(raw.channel.as_deref()).map(Command::End),
+        "kick" => kick(&raw),
+        "send" => {
+            let Some(connection) = raw.conn.as_deref().map(Into::into) else {
+                return Err(FeedError::new("bad_field", "a send needs the field conn, a connection's name"));
+            };
+            Ok(Command::Send { connection, draft: draft(raw.data, raw.data_b64.as_deref(), None)? })
+        }
+        "stats" => Ok(Command::Stats),
+        "history" => Ok(Command::History {
+            channel: channel(raw.channel.as_deref())?,
+            after: raw.after.as_deref().map(str::parse).transpose().map_err(|error| {
+                FeedError::new("bad_field", format!("the field after: {error}"))
+            })?,
+            limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
+        }),
+        "listen" | "presence" => {
+            Err(FeedError::new("unavailable", format!("this version of ringcast does not have the op {op}")))
+        }
+        _ => {
+            let known = "publish, batch, end, kick, send, stats, history";
+            Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
+        }
+    }
+}
+
+/// As much of a name as an error needs to show.
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(60)]
+}
+
+fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
+    if raw.user.is_some() {
+        return Err(FeedError::new("unavailable", "this version of ringcast knows no users; kick by conn or channel"));
+    }
+    let target = match (&raw.conn, &raw.channel) {
+        (Some(name), None) => KickTarget::Connection((**name).into()),
+        (None, Some(name)) => KickTarget::Channel(channel(Some(name))?),
+        _ => return Err(FeedError::new("bad_field", "a kick needs either conn or channel")),
+    };
+    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+}
+
+fn channel(name: Option<&str>) -> Result<Arc<str>, FeedError> {
+    let name = name.ok_or_else(|| FeedError::new("bad_field", "the field channel is missing"))?;
+    match check_channel_name(name) {
+        Ok(()) => Ok(name.into()),
+        Err(error) => Err(FeedError::new("bad_channel", format!("{error}: {:?}", short(name)))),
+    }
+}
+
+fn publish(item: RawItem<'_>) -> Result<Publish, FeedError> {
+    let is_list = item.channels.is_some();
+    let channels = match (item.channel, item.channels) {
+        (Some(name), None) => vec![channel(Some(&name))?],
+        (None, Some(names)) if names.is_empty() || names.len() > CHANNELS_PER_PUBLISH_MAX => {
+            let message = format!("the field channels must hold 1 to {CHANNELS_PER_PUBLISH_MAX} names");
+            return Err(FeedError::new("bad_field", message));
+        }
+        (None, Some(names)) => names.iter().map(|name| channel(Some(name))).collect::<Result<_, _>>()?,
+        _ => return Err(FeedError::new("bad_field", "a publish needs either channel or channels")),
+    };
+    if item.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+        return Err(FeedError::new("bad_field", format!("the field key must have 1 to {KEY_BYTES_MAX} bytes")));
+    }
+    let draft = draft(item.data, item.data_b64.as_deref(), item.event.as_deref())?;
+    Ok(Publish { channels, is_list, draft, key: item.key.as_deref().map(Into::into) })
+}
+
+fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> Result<Draft, FeedError> {
+    let name = match name {
+        Some(name) if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.contains(['\n', '\r', '\0']) => {
+            let message = format!("the field event must be one line of 1 to {EVENT_NAME_BYTES_MAX} bytes");
+            return Err(FeedError::new("bad_field", message));
+        }
+        Some(name) if name.starts_with("ringcast.") => {
+            return Err(FeedError::new("bad_field", "event names that start with ringcast. are the server's own"));
+        }
+        name => name.map(Into::into),
+    };
+    let (kind, payload) = match (data.map(RawValue::get), base64) {
+        (Some(text), None) if text.starts_with('"') => {
+            let text: String = serde_json::from_str(text)
+                .map_err(|error| FeedError::new("bad_field", format!("the field data: {error}")))?;
+            (Kind::Text, text.into_bytes())
+        }
+        (Some(json), None) => (Kind::Json, compact(json)),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            let bytes = bytes.map_err(|error| FeedError::new("bad_field", format!("the field data_b64: {error}")))?;
+            (Kind::Binary, bytes)
+        }
+        _ => return Err(FeedError::new("bad_field", "an event needs either data or data_b64")),
+    };
+    Ok(Draft { name, kind, payload: payload.into() })
+}
+
+/// JSON without the white space between its tokens: so it is one line, as event streams need it.
+fn compact(json: &str) -> Vec<u8> {
+    let mut in_string = false;
+    let mut escaped = false;
+    let keep = |byte: &u8| {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            return true;
+        }
+        in_string = *byte == b'"';
+        !byte.is_ascii_whitespace()
+    };
+    json.bytes().filter(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ok(line: &str) -> Request {
+        parse(line.as_bytes()).unwrap()
+    }
+
+    fn error(line: &str) -> FeedError {
+        parse(line.as_bytes()).unwrap_err().error
+    }
+
+    #[test]
+    fn publishes() {
+        let request = ok(r#"{"op":"publish","channel":"a","data":"x\ny","event":"e","ref":[1],"key":"k"}"#);
+        assert_eq!(request.reference.as_deref(), Some("[1]"));
+        let Command::Publish(publish) = request.command else { panic!() };
+        assert_eq!((&*publish.channels[0], publish.key.as_deref()), ("a", Some("k")));
+        assert_eq!((publish.draft.kind, &publish.draft.payload[..]), (Kind::Text, &b"x\ny"[..]));
+        let payload = |line: &str| match ok(line).command {
+            Command::Publish(publish) => (publish.draft.kind, publish.draft.payload.to_vec()),
+            other => panic!("{other:?}"),
+        };
+        let json = payload(r#"{"op":"publish","channel":"a","data":{ "a b" : [1, "\" x"] } }"#);
+        assert_eq!(json, (Kind::Json, br#"{"a b":[1,"\" x"]}"#.to_vec()));
+        assert_eq!(payload(r#"{"op":"publish","channel":"a","data":null}"#), (Kind::Json, b"null".to_vec()));
+        assert_eq!(payload(r#"{"op":"publish","channel":"a","data_b64":"AP8="}"#), (Kind::Binary, vec![0, 255]));
+    }
+
+    #[test]
+    fn errors_say_where() {
+        assert_eq!(error("{").code, "bad_json");
+        assert!(error(r#"{"op":"publish",}"#).message.ends_with("at byte 17"));
+        assert!(error(r#"{"op":"publish","chanel":"a"}"#).message.contains("chanel"));
+        assert_eq!(error(r#"{"op":"fly"}"#).code, "unknown_op");
+        assert!(error(r#"{"channel":"a"}"#).message.contains("op"));
+        assert_eq!(error(r#"{"op":"publish","channel":"a b","data":1}"#).code, "bad_channel");
+        assert!(error(r#"{"op":"publish","channel":"a"}"#).message.contains("data"));
+        assert!(error(r#"{"op":"publish","channel":"a","data":1,"data_b64":"AA=="}"#).message.contains("either"));
+        assert!(error(r#"{"op":"publish","channel":"a","data_b64":"!"}"#).message.contains("data_b64"));
+        assert!(error(r#"{"op":"publish","channel":"a","data":1,"event":"a\nb"}"#).message.contains("one line"));
+        let batch = error(r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"$a","data":1}]}"#);
+        assert!(batch.message.starts_with("items[1]: "), "{}", batch.message);
+        assert_eq!(error(r#"{"op":"presence","channel":"c"}"#).code, "unavailable");
+        assert_eq!(parse(b"\"\xff").unwrap_err().error.code, "bad_json");
+        assert_eq!(parse(br#"{"ref":7,"op":"x"}"#).unwrap_err().reference.as_deref(), Some("7"));
+        assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn kicks_need_one_target() {
+        let kick = |line: &str| match ok(line).command {
+            Command::Kick { target, .. } => target,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kick(r#"{"op":"kick","conn":"0.1.2"}"#), KickTarget::Connection("0.1.2".into()));
+        assert_eq!(kick(r#"{"op":"kick","channel":"c"}"#), KickTarget::Channel("c".into()));
+        assert_eq!(error(r#"{"op":"kick"}"#).code, "bad_field");
+        assert_eq!(error(r#"{"op":"kick","user":"u"}"#).code, "unavailable");
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80), text in "[{}\":,a-z0-9\\[\\]]{0,60}") {
+            let _ = parse(&bytes);
+            let _ = parse(text.as_bytes());
+        }
+
+        #[test]
+        fn compacting_keeps_the_value(text in "\\PC{0,20}", number: i32) {
+            let value = serde_json::json!({ "a": [text, number, null], "b": {} });
+            let compacted = compact(&serde_json::to_string_pretty(&value).unwrap());
+            prop_assert_eq!(serde_json::to_vec(&value).unwrap(), compacted);
+        }
+    }
+}
