@@ -5,6 +5,7 @@
 //! overlap nor leave a hole. That queue is bounded by the bytes waiting in it; the hub looks at
 //! [`ToShard::is_congested`] and slows its publishers down. Nothing in it is ever dropped.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -266,6 +267,11 @@ impl FromHub {
         }
     }
 
+    /// The descriptors that a thread which takes a private table must keep for this end to work.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.wake.as_fd(), self.hub.as_fd()]
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
@@ -299,6 +305,11 @@ impl ToHub {
     pub fn send(&self, message: HubMessage) {
         // Fails only once the hub is gone, and then nobody is left to care.
         let _ = self.sender.send(message);
+    }
+
+    /// The descriptor that a thread which takes a private table must keep for this end to work.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 
     /// Wakes the hub.

@@ -1,3 +1,246 @@
-//! The hub: the single writer of order, ids and history.
+//! The hub: the single writer of order, ids and history. One thread.
+//!
+//! An event comes in through [`publishers`], gets its id and its place in history in [`core`], and leaves
+//! through the queues to the shards that follow its channel ([`channels`]).
 
+mod channels;
+mod core;
 pub mod ids;
+mod notify;
+mod publishers;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tracing::{error, warn};
+
+use crate::link::{HubInbox, ToShard};
+use crate::logic::idempotency::IdempotencyKeys;
+use crate::sys::readiness::Readiness;
+
+use channels::HubChannels;
+use core::Core;
+use ids::IdSource;
+use notify::Notify;
+
+pub use channels::HistoryPolicy;
+pub use core::FiguresWriter;
+
+/// Everything a hub is made of.
+pub struct HubParts {
+    /// The publishers' socket.
+    pub listener: UnixListener,
+    /// Who may connect to it, by user id; empty for all whom the socket's mode lets in.
+    pub allowed_users: Vec<u32>,
+    /// The longest command, in bytes.
+    pub max_line: usize,
+    /// Channels that publishers may bring into being.
+    pub channels_max: usize,
+    /// How long a publish's key is remembered.
+    pub idempotency_window: Duration,
+    /// How many keys are remembered.
+    pub idempotency_keys: usize,
+    /// What each channel's history may hold.
+    pub history: HistoryPolicy,
+    /// Where ids come from.
+    pub ids: IdSource,
+    /// Its end of the queue from the shards.
+    pub inbox: HubInbox,
+    /// Its ends of the queues to the shards.
+    pub shards: Vec<ToShard>,
+    /// Where it publishes its figures.
+    pub figures: Arc<HubFigures>,
+    /// Writes the answer to `stats`.
+    pub figures_writer: FiguresWriter,
+    /// Told how many connections were cut, once all shards have let their clients go.
+    pub drained: crossbeam_channel::Sender<u64>,
+}
+
+macro_rules! figures {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The hub's figures, for other threads to read: totals since the start unless they say otherwise.
+        #[derive(Debug, Default)]
+        pub struct HubFigures {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        impl HubFigures {
+            /// Appends the figures as members of a JSON object, each followed by a comma.
+            pub fn write_members(&self, out: &mut Vec<u8>) {
+                $(
+                    out.extend_from_slice(concat!("\"", stringify!($name), "\":").as_bytes());
+                    crate::logic::id::write_decimal(self.$name.load(Ordering::Relaxed), out);
+                    out.push(b',');
+                )*
+            }
+        }
+    };
+}
+
+figures! {
+    /// Events published.
+    events,
+    /// Feed lines that were refused.
+    errors,
+    /// Feed connections now.
+    publishers,
+    /// Channels known now.
+    channels,
+    /// Events in histories now.
+    history_events,
+    /// Bytes in histories now.
+    history_bytes,
+    /// Bytes that wait in the queues to shards now.
+    queued_bytes,
+    /// Times a publisher had to wait because a shard's queue was full.
+    congestions,
+    /// Milliseconds that publishers have waited for that.
+    congested_ms,
+    /// The shard that was waited for last.
+    congested_shard,
+}
+
+impl HubFigures {
+    // The hub is the only writer, so there is nothing to lock out.
+    fn add(figure: &AtomicU64, count: u64) {
+        figure.store(figure.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    fn subtract(figure: &AtomicU64, count: u64) {
+        figure.store(figure.load(Ordering::Relaxed).saturating_sub(count), Ordering::Relaxed);
+    }
+
+    fn set(figure: &AtomicU64, value: u64) {
+        figure.store(value, Ordering::Relaxed);
+    }
+}
+
+/// The clock that ids are made from, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What the hub's tasks share.
+struct Hub {
+    core: RefCell<Core>,
+    inbox: HubInbox,
+    /// Something was heard: a full queue may have room again.
+    heard: Notify,
+    kick_answered: Rc<Notify>,
+    allowed_users: Vec<u32>,
+    max_line: usize,
+    drained: crossbeam_channel::Sender<u64>,
+}
+
+impl Hub {
+    /// Works off everything the shards have said, and lets their answers out.
+    fn hear_shards(&self) {
+        let mut core = self.core.borrow_mut();
+        let now = now_ms();
+        let drained_before = core.drained;
+        while let Some(message) = self.inbox.next() {
+            core.hear(message, now);
+        }
+        core.flush();
+        if core.drained == core.shards.len() && drained_before < core.drained {
+            let _ = self.drained.send(core.cut);
+        }
+    }
+
+    /// Holds a publisher back until every shard's queue has room.
+    async fn wait_for_room(&self) {
+        let begun = Instant::now();
+        let figures = self.core.borrow().figures.clone();
+        HubFigures::add(&figures.congestions, 1);
+        loop {
+            self.core.borrow_mut().flush();
+            let congested = {
+                let core = self.core.borrow();
+                core.congested().filter(|shard| core.shards[*shard].await_room())
+            };
+            let Some(shard) = congested else { break };
+            HubFigures::set(&figures.congested_shard, shard as u64);
+            self.heard.wait().await;
+        }
+        HubFigures::add(&figures.congested_ms, begun.elapsed().as_millis() as u64);
+    }
+}
+
+/// How often old events are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs the hub on the calling thread until it is told to stop.
+///
+/// # Errors
+/// If the runtime cannot be made or the feed can no longer be accepted from.
+pub fn run(parts: HubParts) -> io::Result<()> {
+    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
+    let kick_answered = Rc::new(Notify::default());
+    let floor = parts.ids.last();
+    let core = Core {
+        ids: parts.ids,
+        channels: HubChannels::new(parts.shards.len(), floor, parts.history),
+        shards: parts.shards,
+        keys: IdempotencyKeys::new(parts.idempotency_window.as_millis() as u64, parts.idempotency_keys),
+        channels_max: parts.channels_max,
+        figures: parts.figures,
+        figures_writer: parts.figures_writer,
+        kicks: HashMap::new(),
+        kick_answered: kick_answered.clone(),
+        next_kick: 0,
+        drained: 0,
+        cut: 0,
+        is_stopped: false,
+    };
+    let hub = Rc::new(Hub {
+        core: RefCell::new(core),
+        inbox: parts.inbox,
+        heard: Notify::default(),
+        kick_answered,
+        allowed_users: parts.allowed_users,
+        max_line: parts.max_line,
+        drained: parts.drained,
+    });
+    runtime.block_on(async move {
+        monoio::spawn(guard(publishers::accept_loop(hub.clone(), parts.listener)));
+        monoio::spawn(sweep(hub.clone()));
+        let readiness = Readiness::new(hub.inbox.wake.waitable()?)?;
+        loop {
+            readiness.wait().await?;
+            hub.inbox.wake.clear();
+            hub.hear_shards();
+            hub.heard.notify();
+            if hub.core.borrow().is_stopped {
+                break;
+            }
+        }
+        if let Err(error) = hub.core.borrow_mut().ids.close() {
+            warn!(%error, "the last id could not be written; ids will run ahead of the clock for some seconds");
+        }
+        Ok(())
+    })
+}
+
+/// A hub that accepts no publishers would look alive and not be.
+async fn guard(task: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = task.await {
+        error!(%error, "the hub cannot go on");
+        std::process::exit(1);
+    }
+}
+
+async fn sweep(hub: Rc<Hub>) {
+    let mut ticks = monoio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        let mut core = hub.core.borrow_mut();
+        core.channels.sweep(now_ms());
+        core.publish_figures();
+    }
+}

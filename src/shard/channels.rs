@@ -11,7 +11,7 @@ use crate::logic::log::{Log, Position};
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::wheel::Tick;
 
-use super::cells::{Cell, Cells, NONE};
+use crate::logic::cells::{Cell, Cells, NONE};
 
 /// How the shard stands to the hub about a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -269,6 +269,11 @@ impl Channels {
         })
     }
 
+    /// The channel's lane after `lane`, or [`NONE`].
+    pub(super) fn next_lane(&self, lane: u32) -> u32 {
+        self.lanes[lane].next
+    }
+
     /// Frees a lane that nobody uses; returns whether it was the channel's last.
     pub(super) fn remove_lane(&mut self, lane: u32) -> bool {
         debug_assert!(self.lanes[lane].is_unused() && !self.lanes[lane].walking, "a lane goes when nobody needs it");
@@ -331,7 +336,10 @@ impl Channels {
         let before = lane.log.head();
         lane.log.append(id, write);
         lane.at_head = 0;
-        lane.touched = now;
+        // For a lane without users it is when the last one left.
+        if lane.users > 0 {
+            lane.touched = now;
+        }
         self.kept_bytes += lane.log.head() - before;
     }
 

@@ -12,7 +12,7 @@ use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::ws::Decoder;
 use crate::logic::wheel::Tick;
 
-use super::cells::{Cell, NONE};
+use crate::logic::cells::{Cell, NONE};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +236,8 @@ pub(super) struct Extra {
     pub(super) mid: u32,
     /// A notice of lost events is due.
     pub(super) gap: Option<Gap>,
+    /// The page that a held poll's answer may be read by, if it is of another origin.
+    pub(super) origin: Option<Box<str>>,
     /// What is being resumed, in the order it was asked for; the first is under way.
     pub(super) resumes: VecDeque<Resume>,
 }
@@ -248,6 +250,7 @@ impl Extra {
             && self.more.is_empty()
             && self.resumes.is_empty()
             && self.gap.is_none()
+            && self.origin.is_none()
             && self.decoder.is_idle()
     }
 }

@@ -13,7 +13,7 @@ use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
 
 use super::Shard;
-use super::cells::NONE;
+use crate::logic::cells::NONE;
 use super::channels::Reader;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
@@ -42,8 +42,10 @@ pub(super) struct Walk {
     position: usize,
     /// Who has no room and stands before this has fallen too far behind.
     floor: Position,
-    /// The head when the pass began.
+    /// The head when the pass began; both are set when the first reader is visited, so that a pass takes in
+    /// everything that came with the event that set it off.
     head: Position,
+    has_begun: bool,
     /// Someone stands before the floor only because the shard has not sent to them yet.
     stragglers: bool,
     lag_max: u64,
@@ -105,21 +107,25 @@ impl Shard {
 
     /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head.
     pub(super) fn begin_walk(&mut self, lane: u32) {
-        let max_lag = self.max_lag(lane);
         let cell = &mut self.channels.lanes[lane];
         if cell.walking || cell.readers.len() == 0 {
             return;
         }
         cell.walking = true;
-        let (floor, head) = (cell.log.floor(max_lag), cell.log.head());
         let position = cell.readers.len();
-        self.walks.push_back(Walk { lane, position, floor, head, stragglers: false, lag_max: 0 });
+        self.walks.push_back(Walk { lane, position, floor: 0, head: 0, has_begun: false, stragglers: false, lag_max: 0 });
     }
 
     fn walk(&mut self) {
         let mut visits = VISITS_PER_TURN;
         while self.batch.plans.len() < BATCH_MAX && visits > 0 {
             let Some(mut walk) = self.walks.pop_front() else { break };
+            if !walk.has_begun {
+                let log = &self.channels.lanes[walk.lane].log;
+                walk.floor = log.floor(self.max_lag(walk.lane));
+                walk.head = log.head();
+                walk.has_begun = true;
+            }
             let mut left = VISITS_MAX.min(visits);
             visits -= left;
             let mut must_send = false;
@@ -153,6 +159,10 @@ impl Shard {
             debug_assert!(false, "a reader has its subscription");
             return true;
         };
+        let lane = &self.channels.lanes[walk.lane];
+        if cursor == lane.log.head() && !self.channels.channels[lane.channel].ended {
+            return true;
+        }
         walk.lag_max = walk.lag_max.max(walk.head.saturating_sub(cursor));
         let is_overrun = cursor < walk.floor;
         let flags = connection.flags;
@@ -290,6 +300,36 @@ impl Shard {
         self.batch.cursors = cursors;
         self.batch.arena = arena;
         Some(What::Merged { start, end })
+    }
+
+    /// Appends the frames between a connection's cursors and the heads, in the order of ids, up to about
+    /// `bytes_max`, and moves the cursors. Returns how many events that were and the last one's id.
+    pub(super) fn merge_pending(&mut self, slot: u32, out: &mut Vec<u8>, bytes_max: usize) -> (u64, Option<Id>) {
+        let mut cursors = std::mem::take(&mut self.batch.cursors);
+        self.copy_cursors(slot, &mut cursors);
+        let (mut count, mut last) = (0, None);
+        while out.len() < bytes_max
+            && let Some((index, run_end)) = self.next_run(slot, &cursors)
+        {
+            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
+            let cell = &mut self.channels.lanes[lane];
+            let from = cursors[index];
+            let limit = from + (bytes_max - out.len()) as u64;
+            let end = if run_end > limit { cell.log.frame_boundary(limit).min(run_end) } else { run_end };
+            while cursors[index] < end {
+                let bytes = cell.log.bytes(cursors[index], end);
+                out.extend_from_slice(bytes);
+                cursors[index] += bytes.len() as u64;
+            }
+            count += cell.log.events_between(from, end) as u64;
+            last = cell.log.id_before(end);
+            cell.at_head += u32::from(end == cell.log.head());
+            if let Some(subscription) = self.connections[slot].subscription_mut(index) {
+                subscription.cursor = end;
+            }
+        }
+        self.batch.cursors = cursors;
+        (count, last)
     }
 
     fn copy_cursors(&self, slot: u32, cursors: &mut Vec<Position>) {
@@ -480,7 +520,7 @@ impl Shard {
             return;
         }
         let cost = self.channels.kept_bytes + self.aging_logs.len() as u64 * LOG_OVERHEAD;
-        if cost > self.settings.config.limits.retained_bytes as u64 {
+        if cost > self.settings.config.limits.retained as u64 {
             self.channels.clear_log(lane);
         } else if cell.log.kept_bytes() > RETAINED_PER_LOG {
             let floor = cell.log.floor(self.max_lag(lane).min(RETAINED_PER_LOG));

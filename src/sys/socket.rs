@@ -164,6 +164,12 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) {
     unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
 }
 
+/// Stops a listener, also for those who hold copies of its descriptor: further clients are refused.
+pub fn stop_listening(listener: BorrowedFd<'_>) {
+    // SAFETY: no pointers. An error means that it listens no more already.
+    unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// Whether an error of accepting means that descriptors or memory have run out.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))

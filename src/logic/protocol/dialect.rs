@@ -3,7 +3,7 @@
 //! This is all that differs between the protocols once a connection is open. A frame holds nothing of any
 //! one connection, so it is written once per event and dialect and sent to every subscriber as it is.
 
-use crate::logic::event::{Event, Kind};
+use crate::logic::event::{Draft, Event, Kind};
 use crate::logic::id::Id;
 use crate::logic::json;
 
@@ -81,6 +81,21 @@ impl Dialect {
                 write_event_json(event, out);
                 out.push(b',');
             }
+        }
+    }
+
+    /// Appends something that is for one client alone and has no place in any channel: no id, no channel.
+    pub fn write_direct(self, draft: &Draft, out: &mut Vec<u8>) {
+        let event = Event { id: Id::ZERO, channel: "".into(), draft: draft.clone() };
+        match self {
+            Dialect::WsRaw => self.write_event(&event, out),
+            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| {
+                out.extend_from_slice(b"{\"data\":");
+                write_data(&event, out);
+                out.push(b'}');
+            }),
+            Dialect::Poll => {}
+            _ => self.write_sse(out, |out| write_sse_payload(&event, out)),
         }
     }
 
@@ -264,7 +279,6 @@ fn prepend(out: &mut Vec<u8>, start: usize, prefix: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::event::Draft;
 
     fn event(kind: Kind, name: Option<&str>, payload: &[u8]) -> Event {
         let draft = Draft { name: name.map(Into::into), kind, payload: payload.to_vec().into() };

@@ -4,31 +4,38 @@
 //! cells are linked through themselves, so an empty table costs nothing beside its chunks.
 
 /// No cell.
-pub(super) const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 
 const CHUNK: usize = 256;
 
 /// What can lie in a table.
-pub(super) trait Cell: Default {
+pub trait Cell: Default {
     /// Where a free cell keeps the index of the next free one; a used cell may use it for its own purpose.
     fn link(&mut self) -> &mut u32;
 }
 
 /// The table. Indexes stay valid until the cell is freed.
 #[derive(Debug)]
-pub(super) struct Cells<T> {
+pub struct Cells<T> {
     chunks: Vec<Box<[T]>>,
     free: u32,
     used: usize,
 }
 
+impl<T: Cell> Default for Cells<T> {
+    fn default() -> Cells<T> {
+        Cells::new()
+    }
+}
+
 impl<T: Cell> Cells<T> {
-    pub(super) fn new() -> Cells<T> {
+    /// An empty table.
+    pub fn new() -> Cells<T> {
         Cells { chunks: Vec::new(), free: NONE, used: 0 }
     }
 
     /// Takes a free cell, which is as its last user left it.
-    pub(super) fn take(&mut self) -> u32 {
+    pub fn take(&mut self) -> u32 {
         if self.free == NONE {
             let base = (self.chunks.len() * CHUNK) as u32;
             let mut chunk: Box<[T]> = (0..CHUNK).map(|_| T::default()).collect();
@@ -45,7 +52,7 @@ impl<T: Cell> Cells<T> {
     }
 
     /// Gives a cell back; its user has reset it.
-    pub(super) fn give_back(&mut self, index: u32) {
+    pub fn give_back(&mut self, index: u32) {
         let free = self.free;
         *self[index].link() = free;
         self.free = index;
@@ -53,17 +60,17 @@ impl<T: Cell> Cells<T> {
     }
 
     /// How many cells are in use.
-    pub(super) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.used
     }
 
     /// The cells there are, used or not.
-    pub(super) fn capacity(&self) -> u32 {
+    pub fn capacity(&self) -> u32 {
         (self.chunks.len() * CHUNK) as u32
     }
 
     /// The cell at `index`, if the table ever had one there.
-    pub(super) fn get(&self, index: u32) -> Option<&T> {
+    pub fn get(&self, index: u32) -> Option<&T> {
         self.chunks.get(index as usize / CHUNK).map(|chunk| &chunk[index as usize % CHUNK])
     }
 }

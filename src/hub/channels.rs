@@ -1,0 +1,313 @@
+//! The hub's channels: name, history, and which shards want the events.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::link::LocalChannel;
+use crate::logic::cells::{Cell, Cells, NONE};
+use crate::logic::history::{History, HistoryLimits};
+use crate::logic::id::Id;
+
+/// A shard that follows a channel, and its number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) shard: u16,
+    pub(super) local: LocalChannel,
+}
+
+/// Where a channel's events go. Most channels have one subscriber, and so one route.
+#[derive(Debug, Default)]
+pub(super) enum Routes {
+    #[default]
+    None,
+    One(Route),
+    Many(Box<Vec<Route>>),
+}
+
+impl Routes {
+    pub(super) fn as_slice(&self) -> &[Route] {
+        match self {
+            Routes::None => &[],
+            Routes::One(route) => std::slice::from_ref(route),
+            Routes::Many(routes) => routes,
+        }
+    }
+
+    /// Adds a route, or gives a shard's the new number.
+    fn set(&mut self, route: Route) {
+        match self {
+            Routes::None => *self = Routes::One(route),
+            Routes::One(other) if other.shard == route.shard => *other = route,
+            Routes::One(other) => *self = Routes::Many(Box::new(vec![*other, route])),
+            Routes::Many(routes) => match routes.iter_mut().find(|other| other.shard == route.shard) {
+                Some(other) => *other = route,
+                None => routes.push(route),
+            },
+        }
+    }
+
+    fn remove(&mut self, shard: u16) {
+        match self {
+            Routes::One(route) if route.shard == shard => *self = Routes::None,
+            Routes::Many(routes) => {
+                routes.retain(|route| route.shard != shard);
+                if let [route] = routes[..] {
+                    *self = Routes::One(route);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A channel.
+#[derive(Debug, Default)]
+pub(super) struct HubChannel {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) history: Option<Box<History>>,
+    pub(super) routes: Routes,
+    /// Since which id nothing is lost, while there is no history.
+    since: Id,
+    policy: u16,
+    /// Whether it was ended and nothing was published since.
+    pub(super) ended: bool,
+    link: u32,
+}
+
+const _: () = assert!(size_of::<HubChannel>() <= 72, "a million channels must fit");
+
+impl Cell for HubChannel {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.link
+    }
+}
+
+impl HubChannel {
+    /// Since which id everything that was published is here.
+    pub(super) fn complete_since(&self) -> Id {
+        self.history.as_ref().map_or(self.since, |history| history.complete_since())
+    }
+}
+
+/// What a channel's history may hold, by its name.
+pub type HistoryPolicy = Box<dyn Fn(&str) -> HistoryLimits + Send>;
+
+/// All channels.
+pub(super) struct HubChannels {
+    cells: Cells<HubChannel>,
+    names: HashTable<u32>,
+    hasher: RandomState,
+    policy: HistoryPolicy,
+    policies: Vec<HistoryLimits>,
+    /// By shard, which channel a shard's number stands for.
+    locals: Vec<Vec<u32>>,
+    /// A channel that is not known here has had no event after this id.
+    floor: Id,
+    /// Where the sweep goes on.
+    swept: u32,
+    /// Events and bytes in all histories.
+    pub(super) history_events: u64,
+    pub(super) history_bytes: u64,
+}
+
+/// Channels looked at by one sweep.
+const SWEEP: u32 = 10_000;
+
+impl HubChannels {
+    /// No channels; none has had an event after `floor`.
+    pub(super) fn new(shards: usize, floor: Id, policy: HistoryPolicy) -> HubChannels {
+        HubChannels {
+            cells: Cells::new(),
+            names: HashTable::new(),
+            hasher: RandomState::new(),
+            policy,
+            policies: Vec::new(),
+            locals: vec![Vec::new(); shards],
+            floor,
+            swept: 0,
+            history_events: 0,
+            history_bytes: 0,
+        }
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.cells.used()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        self.names.find(self.hasher.hash_one(name), |index| self.name(*index) == name).copied()
+    }
+
+    fn name(&self, index: u32) -> &str {
+        self.cells[index].name.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn get(&self, index: u32) -> &HubChannel {
+        &self.cells[index]
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
+        &mut self.cells[index]
+    }
+
+    /// The channel of that name, made if it is not there.
+    pub(super) fn find_or_add(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(index) = self.find(name) {
+            return index;
+        }
+        let limits = (self.policy)(name);
+        let policy = self.policies.iter().position(|known| *known == limits).unwrap_or_else(|| {
+            self.policies.push(limits);
+            self.policies.len() - 1
+        });
+        let index = self.cells.take();
+        let policy = u16::try_from(policy).unwrap_or(u16::MAX);
+        self.cells[index] = HubChannel { name: Some(name.clone()), since: self.floor, policy, ..HubChannel::default() };
+        let hash = self.hasher.hash_one(&**name);
+        let HubChannels { cells, names, hasher, .. } = self;
+        names.insert_unique(hash, index, |index| hasher.hash_one(cells[*index].name.as_deref().unwrap_or_default()));
+        index
+    }
+
+    /// Puts an event into the channel's history, if it keeps one.
+    pub(super) fn remember(&mut self, index: u32, event: &Arc<crate::logic::event::Event>, now_ms: u64) {
+        let channel = &mut self.cells[index];
+        let limits = self.policies[usize::from(channel.policy)];
+        channel.ended = false;
+        if limits.events_max == 0 {
+            channel.since = event.id;
+            return;
+        }
+        let since = channel.since;
+        let history = channel.history.get_or_insert_with(|| Box::new(History::new(since)));
+        let before = (history.len() as u64, history.bytes() as u64);
+        history.push(event.clone(), &limits, now_ms);
+        self.history_events = self.history_events + history.len() as u64 - before.0;
+        self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
+    }
+
+    /// Drops what is too old.
+    pub(super) fn trim(&mut self, index: u32, now_ms: u64) {
+        let channel = &mut self.cells[index];
+        let limits = &self.policies[usize::from(channel.policy)];
+        let Some(history) = &mut channel.history else { return };
+        let before = (history.len() as u64, history.bytes() as u64);
+        history.trim(limits, now_ms);
+        self.history_events = self.history_events + history.len() as u64 - before.0;
+        self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
+        if history.is_empty() {
+            channel.since = history.complete_since();
+            channel.history = None;
+        }
+    }
+
+    /// Sends a shard the channel's events from now on, under its number.
+    pub(super) fn follow(&mut self, index: u32, shard: u16, local: LocalChannel) {
+        self.cells[index].routes.set(Route { shard, local });
+        let Some(locals) = self.locals.get_mut(usize::from(shard)) else { return };
+        if locals.len() <= local as usize {
+            locals.resize(local as usize + 1, NONE);
+        }
+        locals[local as usize] = index;
+    }
+
+    /// Sends a shard no more of the channel's events.
+    pub(super) fn unfollow(&mut self, shard: u16, local: LocalChannel) {
+        if let Some(index) = self.by_local(shard, local) {
+            self.cells[index].routes.remove(shard);
+            self.locals[usize::from(shard)][local as usize] = NONE;
+        }
+    }
+
+    /// The channel that a shard's number stands for.
+    pub(super) fn by_local(&self, shard: u16, local: LocalChannel) -> Option<u32> {
+        let index = *self.locals.get(usize::from(shard))?.get(local as usize)?;
+        (index != NONE).then_some(index)
+    }
+
+    /// Looks at some channels: drops old events, and forgets channels that nobody follows and that hold nothing.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        for _ in 0..SWEEP.min(self.cells.capacity()) {
+            let index = self.swept;
+            self.swept = (self.swept + 1) % self.cells.capacity();
+            if self.cells[index].name.is_none() {
+                continue;
+            }
+            self.trim(index, now_ms);
+            let channel = &self.cells[index];
+            if channel.history.is_none() && matches!(channel.routes, Routes::None) {
+                self.forget(index);
+            }
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        let hash = self.hasher.hash_one(self.name(index));
+        if let Ok(entry) = self.names.find_entry(hash, |other| *other == index) {
+            entry.remove();
+        }
+        // What it had is lost after this id at the latest, and nobody will know that it was this channel's.
+        self.floor = self.floor.max(self.cells[index].since);
+        self.cells[index] = HubChannel::default();
+        self.cells.give_back(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::event::{Draft, Event, Kind};
+
+    fn channels(events_max: usize) -> HubChannels {
+        let limits = HistoryLimits { events_max, bytes_max: 1000, age_max_ms: 100 };
+        HubChannels::new(2, Id::new(5, 0), Box::new(move |_| limits))
+    }
+
+    fn event(ms: u64) -> Arc<Event> {
+        let draft = Draft { name: None, kind: Kind::Text, payload: "x".into() };
+        Arc::new(Event { id: Id::new(ms, 0), channel: "c".into(), draft })
+    }
+
+    #[test]
+    fn a_forgotten_channel_never_claims_more_than_is_true() {
+        let mut channels = channels(10);
+        let index = channels.find_or_add(&"c".into());
+        assert_eq!(channels.get(index).complete_since(), Id::new(5, 0));
+        channels.remember(index, &event(10), 10);
+        assert_eq!(channels.get(index).complete_since(), Id::new(5, 0));
+        channels.sweep(50);
+        assert_eq!(channels.find("c"), Some(index));
+        channels.sweep(200);
+        assert_eq!(channels.find("c"), None);
+        assert_eq!((channels.history_events, channels.history_bytes), (0, 0));
+        let index = channels.find_or_add(&"c".into());
+        assert_eq!(channels.get(index).complete_since(), Id::new(10, 0));
+    }
+
+    #[test]
+    fn without_history_only_what_follows_the_last_event_is_complete() {
+        let mut channels = channels(0);
+        let index = channels.find_or_add(&"c".into());
+        channels.remember(index, &event(10), 10);
+        assert_eq!(channels.get(index).complete_since(), Id::new(10, 0));
+    }
+
+    #[test]
+    fn routes_come_and_go() {
+        let mut channels = channels(0);
+        let index = channels.find_or_add(&"c".into());
+        channels.follow(index, 0, 7);
+        channels.follow(index, 1, 3);
+        channels.follow(index, 1, 4);
+        assert_eq!(channels.get(index).routes.as_slice().len(), 2);
+        assert_eq!(channels.by_local(1, 4), Some(index));
+        channels.unfollow(0, 7);
+        assert_eq!(channels.get(index).routes.as_slice(), [Route { shard: 1, local: 4 }]);
+        channels.unfollow(1, 4);
+        assert_eq!(channels.get(index).routes.as_slice(), []);
+        channels.sweep(0);
+        assert_eq!(channels.find("c"), None);
+    }
+}

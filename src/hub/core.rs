@@ -1,0 +1,337 @@
+//! What the hub does, without waiting: order, history, routes.
+//!
+//! Publishing is two steps, *order* (an id) and *deliver* (history and queues). Here both happen at once; a
+//! broker that decides ids would stand between them.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::link::{HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::logic::event::Event;
+use crate::logic::id::Id;
+use crate::logic::idempotency::IdempotencyKeys;
+use crate::logic::protocol::dialect::write_event_json;
+use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Publish, Request, write_ids, write_ok, write_ok_with};
+
+use super::HubFigures;
+use super::channels::HubChannels;
+use super::ids::IdSource;
+use super::notify::Notify;
+
+/// What a page of missed events weighs at most.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// A kick whose answers are being waited for.
+#[derive(Debug, Default)]
+pub(super) struct PendingKick {
+    pub(super) missing: usize,
+    pub(super) count: u64,
+}
+
+/// What is left to do after a command was taken.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Nothing: its answer is written.
+    Done,
+    /// The answer follows once all shards have said how many they ended.
+    Kick(u64),
+}
+
+/// Writes the members of the figures that the hub does not know itself.
+pub type FiguresWriter = Box<dyn Fn(&mut Vec<u8>) + Send>;
+
+/// The hub's state. One thread owns it; its tasks borrow it between their waits.
+pub(super) struct Core {
+    pub(super) ids: IdSource,
+    pub(super) channels: HubChannels,
+    pub(super) shards: Vec<ToShard>,
+    pub(super) keys: IdempotencyKeys,
+    pub(super) channels_max: usize,
+    pub(super) figures: Arc<HubFigures>,
+    pub(super) figures_writer: FiguresWriter,
+    pub(super) kicks: HashMap<u64, PendingKick>,
+    pub(super) kick_answered: Rc<Notify>,
+    pub(super) next_kick: u64,
+    /// Shards that have let all their clients go, and how many they cut.
+    pub(super) drained: usize,
+    pub(super) cut: u64,
+    pub(super) is_stopped: bool,
+}
+
+impl Core {
+    /// Sends every shard what is staged for it.
+    pub(super) fn flush(&mut self) {
+        for shard in &mut self.shards {
+            shard.flush();
+        }
+    }
+
+    /// The first shard whose queue is too full for more.
+    pub(super) fn congested(&self) -> Option<usize> {
+        self.shards.iter().position(ToShard::is_congested)
+    }
+
+    /// Hears what shards and the server say.
+    pub(super) fn hear(&mut self, message: HubMessage, now_ms: u64) {
+        match message {
+            HubMessage::Follow { shard, local, name } => self.follow(shard, local, &name),
+            HubMessage::Unfollow { shard, local } => {
+                self.channels.unfollow(shard, local);
+                self.stage(shard, ShardMessage::Unfollowed(local));
+            }
+            HubMessage::Resume { shard, slot, generation, channels, after } => {
+                let replay = self.replay(shard, slot, generation, &channels, after, now_ms);
+                self.stage(shard, ShardMessage::Replay(Box::new(replay)));
+            }
+            HubMessage::Kicked { request, count } => {
+                if let Some(kick) = self.kicks.get_mut(&request) {
+                    kick.missing -= 1;
+                    kick.count += count;
+                    self.kick_answered.notify();
+                }
+            }
+            HubMessage::Drained { cut, .. } => {
+                self.drained += 1;
+                self.cut += cut;
+            }
+            HubMessage::Drain => self.stage_all(|| ShardMessage::Drain),
+            HubMessage::Stop => self.is_stopped = true,
+        }
+    }
+
+    fn stage(&mut self, shard: u16, message: ShardMessage) {
+        if let Some(shard) = self.shards.get_mut(usize::from(shard)) {
+            shard.stage(message);
+        }
+    }
+
+    fn stage_all(&mut self, message: impl Fn() -> ShardMessage) {
+        for shard in &mut self.shards {
+            shard.stage(message());
+        }
+    }
+
+    fn follow(&mut self, shard: u16, local: LocalChannel, name: &Arc<str>) {
+        let index = self.channels.find_or_add(name);
+        self.channels.follow(index, shard, local);
+        self.stage(shard, ShardMessage::Followed(local, self.ids.last()));
+        if self.channels.get(index).ended {
+            self.stage(shard, ShardMessage::Ended(local));
+        }
+    }
+
+    /// A page of what was published on some channels after an id, in the order of ids.
+    fn replay(
+        &mut self,
+        shard: u16,
+        slot: u32,
+        generation: u32,
+        locals: &[LocalChannel],
+        after: Option<Id>,
+        now_ms: u64,
+    ) -> Replay {
+        let last_id = self.ids.last();
+        let mut replay = Replay { slot, generation, after, events: Vec::new(), gap: None, until: last_id, last: true };
+        let Some(after) = after else { return replay };
+        if after > last_id {
+            // An id that this server never gave: of another one, or from before its state was lost.
+            replay.gap = Some(last_id);
+            return replay;
+        }
+        let indexes: Vec<u32> = locals.iter().filter_map(|local| self.channels.by_local(shard, *local)).collect();
+        for index in &indexes {
+            self.channels.trim(*index, now_ms);
+            let since = self.channels.get(*index).complete_since();
+            if since > after {
+                replay.gap = replay.gap.max(Some(since));
+            }
+        }
+        let histories = indexes.iter().filter_map(|index| self.channels.get(*index).history.as_deref());
+        let mut sources: Vec<_> = histories.map(|history| history.after(after).peekable()).collect();
+        let mut weight = 0;
+        loop {
+            let next = sources.iter_mut().filter_map(|source| source.peek().map(|event| event.id)).min();
+            let Some(id) = next else { break };
+            if weight >= PAGE_BYTES_MAX {
+                replay.last = false;
+                break;
+            }
+            // Ids are unique, so exactly one source stands at it.
+            let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else { break };
+            weight += event.weight() + 64;
+            replay.events.push(event.clone());
+        }
+        if !replay.last {
+            replay.until = replay.events.last().map_or(after, |event| event.id);
+        }
+        replay
+    }
+
+    /// Carries out a publisher's command and writes its answer.
+    pub(super) fn execute(&mut self, request: Request, now_ms: u64, out: &mut Vec<u8>) -> Result<Outcome, FeedError> {
+        let reference = request.reference.as_deref();
+        match request.command {
+            Command::Publish(publish) => {
+                let is_list = publish.is_list;
+                let ids = self.publish(std::slice::from_ref(&publish), now_ms)?;
+                if let Some(reference) = reference {
+                    write_ids(out, reference, &ids, is_list);
+                }
+            }
+            Command::Batch(items) => {
+                let ids = self.publish(&items, now_ms)?;
+                if let Some(reference) = reference {
+                    write_ids(out, reference, &ids, true);
+                }
+            }
+            Command::End(channel) => {
+                self.end(&channel)?;
+                if let Some(reference) = reference {
+                    write_ok(out, reference);
+                }
+            }
+            Command::Kick { target, reason } => return self.kick(target, &reason).map(Outcome::Kick),
+            Command::Send { connection, draft } => {
+                let id: crate::link::ConnectionId = connection.parse().map_err(|()| no_connection(&connection))?;
+                if usize::from(id.shard) >= self.shards.len() {
+                    return Err(no_connection(&connection));
+                }
+                self.stage(id.shard, ShardMessage::Send(id, draft));
+                if let Some(reference) = reference {
+                    write_ok(out, reference);
+                }
+            }
+            Command::Stats => {
+                self.publish_figures();
+                write_ok_with(out, reference.unwrap_or("null"), |out| {
+                    out.extend_from_slice(b",\"stats\":");
+                    (self.figures_writer)(out);
+                });
+            }
+            Command::History { channel, after, limit } => {
+                self.write_history(&channel, after, limit, now_ms, reference.unwrap_or("null"), out);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Publishes all of `items` or, if that cannot be, none.
+    fn publish(&mut self, items: &[Publish], now_ms: u64) -> Result<Vec<Id>, FeedError> {
+        let names = items.iter().flat_map(|item| &item.channels);
+        if self.channels.used() + names.clone().count() > self.channels_max {
+            let new = names.filter(|name| self.channels.find(name).is_none()).count();
+            if self.channels.used() + new > self.channels_max {
+                let message = format!("there are {} channels, and no more are allowed", self.channels_max);
+                return Err(FeedError::new("channels", message));
+            }
+        }
+        if !self.ids.is_reserved(now_ms) {
+            self.ids.reserve(now_ms).map_err(|error| FeedError::new("state", error.to_string()))?;
+        }
+        let mut ids = Vec::with_capacity(items.len());
+        for item in items {
+            if let Some(known) = item.key.as_deref().and_then(|key| self.keys.get(key, now_ms)) {
+                ids.extend_from_slice(known);
+                continue;
+            }
+            let first = ids.len();
+            for name in &item.channels {
+                ids.push(self.publish_one(name, item, now_ms));
+            }
+            if let Some(key) = &item.key {
+                self.keys.insert(key, &ids[first..], now_ms);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn publish_one(&mut self, name: &Arc<str>, item: &Publish, now_ms: u64) -> Id {
+        let id = self.ids.next(now_ms);
+        let index = self.channels.find_or_add(name);
+        // The channel's own name, so that equal names are not kept many times.
+        let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
+        let event = Arc::new(Event { id, channel, draft: item.draft.clone() });
+        self.channels.remember(index, &event, now_ms);
+        for route in self.channels.get(index).routes.as_slice() {
+            if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
+                shard.stage(ShardMessage::Event(route.local, event.clone()));
+            }
+        }
+        HubFigures::add(&self.figures.events, 1);
+        id
+    }
+
+    fn end(&mut self, name: &str) -> Result<(), FeedError> {
+        let Some(index) = self.channels.find(name) else {
+            return Err(FeedError::new("no_channel", format!("there is no channel {name:?} with subscribers or history")));
+        };
+        self.channels.get_mut(index).ended = true;
+        for route in self.channels.get(index).routes.as_slice() {
+            if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
+                shard.stage(ShardMessage::Ended(route.local));
+            }
+        }
+        Ok(())
+    }
+
+    fn kick(&mut self, target: KickTarget, reason: &str) -> Result<u64, FeedError> {
+        let target = match target {
+            KickTarget::Channel(name) => Target::Channel(name),
+            KickTarget::Connection(name) => Target::Connection(name.parse().map_err(|()| no_connection(&name))?),
+        };
+        let request = self.next_kick;
+        self.next_kick += 1;
+        let reason: Arc<str> = reason.into();
+        self.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
+        self.kicks.insert(request, PendingKick { missing: self.shards.len(), count: 0 });
+        Ok(request)
+    }
+
+    fn write_history(
+        &mut self,
+        name: &str,
+        after: Option<Id>,
+        limit: usize,
+        now_ms: u64,
+        reference: &str,
+        out: &mut Vec<u8>,
+    ) {
+        let index = self.channels.find(name);
+        if let Some(index) = index {
+            self.channels.trim(index, now_ms);
+        }
+        let channel = index.map(|index| self.channels.get(index));
+        write_ok_with(out, reference, |out| {
+            out.extend_from_slice(b",\"events\":[");
+            let start = out.len();
+            let history = channel.and_then(|channel| channel.history.as_deref());
+            for event in history.into_iter().flat_map(|history| history.after(after.unwrap_or(Id::ZERO))).take(limit) {
+                write_event_json(event, out);
+                out.push(b',');
+            }
+            if out.len() > start {
+                out.pop();
+            }
+            out.extend_from_slice(b"],\"complete_since\":\"");
+            channel.map_or(self.ids.last(), |channel| channel.complete_since()).write(out);
+            out.push(b'"');
+        });
+    }
+
+    /// Makes the present figures readable for others.
+    pub(super) fn publish_figures(&self) {
+        HubFigures::set(&self.figures.channels, self.channels.used() as u64);
+        HubFigures::set(&self.figures.history_events, self.channels.history_events);
+        HubFigures::set(&self.figures.history_bytes, self.channels.history_bytes);
+        let waiting = self.shards.iter().map(ToShard::waiting_bytes).sum::<usize>();
+        HubFigures::set(&self.figures.queued_bytes, waiting as u64);
+    }
+}
+
+fn no_connection(name: &str) -> FeedError {
+    FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+use super::*;
+use crate::link::{FromHub, to_shard};
+use crate::logic::event::Kind;
+use crate::logic::history::HistoryLimits;
+use crate::logic::protocol::feed::parse;
+use crate::sys::wake::Wake;
+
+struct World {
+    core: Core,
+    queues: Vec<FromHub>,
+    _folder: tempfile::TempDir,
+}
+
+fn world() -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Wake::new().unwrap();
+    let (shards, queues): (Vec<_>, Vec<_>) = (0..2).map(|_| to_shard(1 << 20, hub.clone()).unwrap()).unzip();
+    let limits = HistoryLimits { events_max: 5, bytes_max: 1 << 20, age_max_ms: 1000 };
+    let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
+    let core = Core {
+        channels: HubChannels::new(2, ids.last(), Box::new(move |_| limits)),
+        ids,
+        shards,
+        keys: IdempotencyKeys::new(100, 10),
+        channels_max: 4,
+        figures: Arc::default(),
+        figures_writer: Box::new(|out| out.extend_from_slice(b"{}")),
+        kicks: HashMap::new(),
+        kick_answered: Rc::default(),
+        next_kick: 0,
+        drained: 0,
+        cut: 0,
+        is_stopped: false,
+    };
+    World { core, queues, _folder: folder }
+}
+
+impl World {
+    fn say(&mut self, line: &str, now_ms: u64) -> serde_json::Value {
+        let mut out = Vec::new();
+        match self.core.execute(parse(line.as_bytes()).unwrap(), now_ms, &mut out) {
+            Ok(_) if out.is_empty() => serde_json::Value::Null,
+            Ok(_) => serde_json::from_slice(&out).unwrap(),
+            Err(error) => serde_json::Value::String(error.code.into()),
+        }
+    }
+
+    fn publish(&mut self, channel: &str, now_ms: u64) -> Id {
+        let answer = self.say(&format!(r#"{{"op":"publish","channel":"{channel}","data":"x","ref":1}}"#), now_ms);
+        answer["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    fn follow(&mut self, shard: u16, local: u32, name: &str) {
+        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
+    }
+
+    fn received(&mut self, shard: usize) -> Vec<ShardMessage> {
+        self.core.flush();
+        std::iter::from_fn(|| self.queues[shard].next()).flatten().collect()
+    }
+
+    fn resume(&mut self, locals: &[u32], after: Option<Id>, now_ms: u64) -> Replay {
+        self.received(0);
+        let channels = locals.to_vec();
+        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, channels, after }, now_ms);
+        match self.received(0).pop() {
+            Some(ShardMessage::Replay(replay)) => *replay,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn events_go_in_order_to_those_who_follow() {
+    let mut world = world();
+    world.follow(0, 7, "a");
+    world.follow(1, 3, "b");
+    let first = world.publish("a", 2000);
+    let second = world.publish("a", 1500);
+    assert!(second > first, "the clock may go backwards, ids do not");
+    world.publish("b", 2000);
+    let received = world.received(0);
+    assert!(matches!(received[0], ShardMessage::Followed(7, _)));
+    let ids: Vec<Id> = received
+        .iter()
+        .filter_map(|message| match message {
+            ShardMessage::Event(7, event) => Some(event.id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids, [first, second]);
+    assert_eq!(world.received(1).len(), 2);
+    world.core.hear(HubMessage::Unfollow { shard: 0, local: 7 }, 0);
+    world.publish("a", 2000);
+    assert!(matches!(world.received(0)[..], [ShardMessage::Unfollowed(7)]));
+}
+
+#[test]
+fn one_id_per_channel_and_one_answer_per_key() {
+    let mut world = world();
+    let line = r#"{"op":"publish","channels":["a","b"],"data":1,"key":"k","ref":"r"}"#;
+    let first = world.say(line, 2000);
+    assert_eq!(first["ids"].as_array().unwrap().len(), 2);
+    assert_eq!(world.say(line, 2050), first);
+    assert_ne!(world.say(line, 2200), first, "the window is over");
+}
+
+#[test]
+fn a_batch_is_all_or_nothing() {
+    let mut world = world();
+    let batch = r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"b","data":2}],"ref":1}"#;
+    assert_eq!(world.say(batch, 2000)["ids"].as_array().unwrap().len(), 2);
+    let too_many = r#"{"op":"batch","items":[{"channel":"c","data":1},{"channels":["d","e"],"data":2}],"ref":1}"#;
+    let before = world.core.ids.last();
+    assert_eq!(world.say(too_many, 2000), "channels");
+    assert_eq!(world.core.ids.last(), before);
+}
+
+#[test]
+fn a_resume_has_everything_after_it_once_and_in_order() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    world.follow(0, 1, "b");
+    let ids: Vec<Id> = ["a", "b", "a", "b"].into_iter().map(|channel| world.publish(channel, 2000)).collect();
+    let replay = world.resume(&[0, 1], Some(ids[0]), 2000);
+    let replayed: Vec<Id> = replay.events.iter().map(|event| event.id).collect();
+    assert_eq!(replayed, ids[1..]);
+    assert_eq!((replay.gap, replay.until, replay.last), (None, ids[3], true));
+    assert_eq!(world.resume(&[0], Some(ids[1]), 2000).events.len(), 1);
+    let present = world.resume(&[0], None, 2000);
+    assert_eq!((present.events.len(), present.until), (0, ids[3]));
+}
+
+#[test]
+fn what_is_lost_is_said() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    let ids: Vec<Id> = (0..8).map(|_| world.publish("a", 2000)).collect();
+    let replay = world.resume(&[0], Some(ids[0]), 2000);
+    assert_eq!((replay.gap, replay.events.len()), (Some(ids[2]), 5));
+    assert_eq!(world.resume(&[0], Some(ids[2]), 2000).gap, None);
+    let expired = world.resume(&[0], Some(ids[5]), 9000);
+    assert_eq!((expired.gap, expired.events.len()), (Some(ids[7]), 0));
+    let unknown = world.resume(&[0], Some(Id::new(99_999, 0)), 2000);
+    assert_eq!((unknown.gap, unknown.until), (Some(ids[7]), ids[7]));
+}
+
+#[test]
+fn long_replays_come_in_pages() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    let data = "x".repeat(40_000);
+    let before = world.core.ids.last();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let answer = world.say(&format!(r#"{{"op":"publish","channel":"a","data":"{data}","ref":1}}"#), 2000);
+        ids.push(answer["id"].as_str().unwrap().parse::<Id>().unwrap());
+    }
+    let (mut after, mut got) = (before, Vec::new());
+    loop {
+        let replay = world.resume(&[0], Some(after), 2000);
+        got.extend(replay.events.iter().map(|event| event.id));
+        after = replay.until;
+        if replay.last {
+            break;
+        }
+        assert!(replay.events.len() < 5);
+    }
+    assert_eq!(got, ids);
+}
+
+#[test]
+fn an_ended_channel_stays_ended_until_something_is_published() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    world.say(r#"{"op":"end","channel":"a"}"#, 2000);
+    assert!(matches!(world.received(0)[..], [_, ShardMessage::Ended(0)]));
+    world.follow(1, 5, "a");
+    assert!(matches!(world.received(1)[..], [_, ShardMessage::Ended(5)]));
+    world.publish("a", 2000);
+    world.follow(1, 5, "a");
+    assert!(!world.received(1).iter().any(|message| matches!(message, ShardMessage::Ended(_))));
+    assert_eq!(world.say(r#"{"op":"end","channel":"nobody"}"#, 2000), "no_channel");
+}
+
+#[test]
+fn kicks_add_up_what_the_shards_answer() {
+    let mut world = world();
+    let request = parse(br#"{"op":"kick","channel":"a","ref":1}"#).unwrap();
+    let Ok(Outcome::Kick(kick)) = world.core.execute(request, 0, &mut Vec::new()) else { panic!() };
+    for (shard, count) in [(0, 2), (1, 3)] {
+        assert!(matches!(world.received(shard)[..], [ShardMessage::Kick { request, .. }] if request == kick));
+        world.core.hear(HubMessage::Kicked { request: kick, count }, 0);
+    }
+    let pending = world.core.kicks.remove(&kick).unwrap();
+    assert_eq!((pending.missing, pending.count), (0, 5));
+    assert_eq!(world.say(r#"{"op":"kick","conn":"x"}"#, 0), "no_connection");
+}
+
+#[test]
+fn history_is_readable() {
+    let mut world = world();
+    let first = world.publish("a", 2000);
+    world.publish("a", 2000);
+    let answer = world.say(r#"{"op":"history","channel":"a","ref":1,"limit":1}"#, 2000);
+    assert_eq!(answer["events"].as_array().unwrap().len(), 1);
+    let answer = world.say(&format!(r#"{{"op":"history","channel":"a","ref":1,"after":"{first}"}}"#), 2000);
+    assert_eq!(answer["events"].as_array().unwrap().len(), 1);
+    let event = &world.core.channels.get(world.core.channels.find("a").unwrap());
+    assert!(event.history.as_ref().unwrap().after(Id::ZERO).all(|event| event.draft.kind == Kind::Text));
+}

@@ -1,0 +1,201 @@
+//! Taking new connections, and turning them away when there is no room.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::logic::protocol::http::{Reject, ResponseHeaders, write_error};
+use crate::sys::readiness::Readiness;
+use crate::sys::socket;
+
+use super::connection::{Flags, Peer, State};
+use super::counters::Reason;
+use super::{Listener, Shard};
+
+/// Connections taken at once, before other things have their turn.
+const BURST: usize = 64;
+/// Connections that are being told that there is no room, at most; more are closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// How long to leave the queue alone when the kernel has no descriptor or memory to give.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a burst came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Burst {
+    /// The queue is empty, or others have their turn.
+    Taken,
+    /// The kernel has nothing to give.
+    Exhausted,
+    /// The shard listens no more.
+    Over,
+}
+
+impl Listener {
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// A descriptor that is given up when there are no others, to take a connection and close it: else it would
+/// stay in the queue, its client waiting and the listener readable for ever.
+#[derive(Debug, Default)]
+pub(super) struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    pub(super) fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok().map(OwnedFd::from);
+        }
+    }
+}
+
+/// Accepts from one of the shard's listeners until the shard listens no more.
+pub(super) async fn accept_loop(shard: Rc<RefCell<Shard>>, listener: usize) -> io::Result<()> {
+    let descriptor = match shard.borrow().listeners.get(listener) {
+        Some(listener) => listener.as_fd().try_clone_to_owned()?,
+        None => return Ok(()),
+    };
+    let readiness = Readiness::new(descriptor)?;
+    loop {
+        readiness.wait().await?;
+        let burst = shard.borrow_mut().accept_burst(listener)?;
+        match burst {
+            Burst::Taken => {}
+            Burst::Exhausted => monoio::time::sleep(EXHAUSTED_PAUSE).await,
+            Burst::Over => return Ok(()),
+        }
+    }
+}
+
+impl Shard {
+    /// Takes what waits in a listener's queue, up to a burst.
+    pub(super) fn accept_burst(&mut self, listener: usize) -> io::Result<Burst> {
+        let mut outcome = Burst::Taken;
+        for _ in 0..BURST {
+            let Some(listener) = self.listeners.get(listener) else {
+                outcome = Burst::Over;
+                break;
+            };
+            match socket::accept(listener.as_fd()) {
+                Ok(Some((fd, address))) => self.admit(fd, address),
+                Ok(None) => break,
+                Err(error) if socket::is_exhaustion(&error) => {
+                    self.turn_one_away();
+                    outcome = Burst::Exhausted;
+                    break;
+                }
+                // The client was gone before it was taken; the next one may not be.
+                Err(_) => {}
+            }
+        }
+        self.ring.submit()?;
+        Ok(outcome)
+    }
+
+    /// Gives the connection a slot, or turns it away.
+    fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
+        self.counters.accepted += 1;
+        let peer = address.map(Peer::new).unwrap_or_default();
+        if self.connections.used() >= self.descriptors_max || !self.room.enter() {
+            self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
+            return;
+        }
+        let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
+        if counted && !self.room.enter_from(peer.ip()) {
+            self.room.leave();
+            let message = "there are too many connections from your address";
+            self.refuse(fd, peer, Reject::fatal(429, "too_many", message));
+            return;
+        }
+        let slot = self.occupy(fd, peer, State::Http);
+        let deadline = self.now + self.settings.handshake;
+        let connection = &mut self.connections[slot];
+        if counted {
+            connection.flags.set(Flags::COUNTED);
+        }
+        self.set_deadline(slot, deadline);
+    }
+
+    /// Fills a free slot and arms its poll.
+    fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State) -> u32 {
+        let slot = self.connections.take();
+        let user_data = self.user_data(slot);
+        let armed = self.ring.arm_poll(fd.as_fd(), super::POLLED, user_data);
+        let connection = &mut self.connections[slot];
+        let generation = connection.generation;
+        *connection = super::Connection {
+            fd: Some(fd),
+            generation,
+            opened: self.now,
+            sent: self.now,
+            received: self.now,
+            peer,
+            ..super::Connection::default()
+        };
+        match armed {
+            Ok(()) => connection.flags.set(Flags::ARMED),
+            Err(error) => self.failure = Some(error),
+        }
+        self.enter_state(slot, state);
+        slot
+    }
+
+    /// Says in one answer why there is no room, and closes.
+    fn refuse(&mut self, fd: OwnedFd, peer: Peer, reject: Reject) {
+        self.counters.refused += 1;
+        let reject = reject.retry_after(self.rng.u32(1..=5));
+        let mut answer = Vec::new();
+        write_error(&mut answer, &reject, &ResponseHeaders::default());
+        if self.refusals >= REFUSALS_MAX {
+            // At worst the client sees a reset instead of the answer.
+            let _ = socket::send(fd.as_fd(), &answer);
+            return;
+        }
+        self.refusals += 1;
+        let slot = self.occupy(fd, peer, State::Closing);
+        self.counters.closed[Reason::Refused as usize] += 1;
+        let connection = &mut self.connections[slot];
+        connection.flags.set(Flags::REFUSED);
+        *connection.out() = answer;
+        self.set_deadline(slot, self.now + self.settings.linger);
+        self.queue(slot);
+    }
+
+    /// Without a descriptor for it, takes one connection with the reserve's and closes it.
+    fn turn_one_away(&mut self) {
+        self.reserve.0 = None;
+        for listener in &self.listeners {
+            if let Ok(Some((fd, _))) = socket::accept(listener.as_fd()) {
+                self.counters.accepted += 1;
+                self.counters.refused += 1;
+                let mut answer = Vec::new();
+                let reject = Reject::fatal(503, "full", "this server has no descriptors left").retry_after(2);
+                write_error(&mut answer, &reject, &ResponseHeaders::default());
+                let _ = socket::send(fd.as_fd(), &answer);
+                break;
+            }
+        }
+        self.reserve.refill();
+    }
+
+    /// Takes what is left in the queues and stops listening.
+    pub(super) fn stop_listening(&mut self) -> io::Result<()> {
+        for index in 0..self.listeners.len() {
+            while let Ok(Some((fd, address))) = socket::accept(self.listeners[index].as_fd()) {
+                self.admit(fd, address);
+            }
+        }
+        for listener in self.listeners.drain(..) {
+            // The accept task holds a copy of the descriptor; this ends its wait.
+            socket::stop_listening(listener.as_fd());
+        }
+        self.ring.submit()
+    }
+}

@@ -1,0 +1,72 @@
+//! Going away: no new clients, a word to each of those there are, at a pace that does not bring all of them
+//! down on the next host in one instant.
+
+use crate::link::HubMessage;
+use crate::logic::protocol::ws;
+use crate::logic::wheel::Tick;
+
+use super::Shard;
+use super::connection::State;
+use super::counters::Reason;
+
+/// Connections let go per tick, at least: few clients need no pace.
+const PER_TICK_MIN: usize = 100;
+
+/// How far the shard has come with going away.
+#[derive(Debug)]
+pub(super) struct Drain {
+    deadline: Tick,
+    /// The next slot to look at.
+    position: u32,
+    per_tick: usize,
+    /// Connections that were still open at the deadline.
+    cut: u64,
+    is_over: bool,
+}
+
+impl Shard {
+    pub(super) fn begin_drain(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        if let Err(error) = self.stop_listening() {
+            self.failure = Some(error);
+        }
+        let pace = (self.settings.drain / 2).max(1) as usize;
+        let per_tick = self.connections.used().div_ceil(pace).max(PER_TICK_MIN);
+        let deadline = self.now + self.settings.drain;
+        self.drain = Some(Drain { deadline, position: 0, per_tick, cut: 0, is_over: false });
+        self.go_on_draining();
+    }
+
+    /// Lets go as many as a tick's share; reports once all are gone.
+    pub(super) fn go_on_draining(&mut self) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let mut left = drain.per_tick;
+        while left > 0 && drain.position < self.connections.capacity() {
+            let slot = drain.position;
+            drain.position += 1;
+            if self.connections[slot].state != State::Free {
+                left -= 1;
+            }
+            self.close(slot, Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
+        }
+        if drain.deadline <= self.now {
+            for slot in 0..self.connections.capacity() {
+                let state = self.connections[slot].state;
+                drain.cut += u64::from(!matches!(state, State::Free | State::Dead | State::Lingering));
+                self.drop_connection(slot, Reason::Drained);
+            }
+        }
+        if self.connections.used() == 0 && !drain.is_over {
+            drain.is_over = true;
+            self.tell_hub(HubMessage::Drained { shard: self.index, cut: drain.cut });
+        }
+        self.drain = Some(drain);
+    }
+
+    /// Whether all have gone.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.is_over)
+    }
+}

@@ -1,0 +1,227 @@
+//! What the hub says: events, answers to resumes, and orders.
+
+use std::sync::Arc;
+
+use crate::link::{ConnectionId, FromHub, HubMessage, LocalChannel, Replay, ShardMessage, Target};
+use crate::logic::event::{Draft, Event};
+use crate::logic::protocol::ws;
+
+use super::Shard;
+use crate::logic::cells::NONE;
+use super::channels::Following;
+use super::connection::{Flags, State};
+use super::counters::Reason;
+use super::settings::ticks;
+
+/// Batches from the hub in one turn.
+const BATCHES_PER_TURN: usize = 16;
+/// How old an event in a log may get before it is let go, if everyone has read it.
+pub(super) const LOG_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Shard {
+    /// Works off what the hub has said, up to a budget.
+    pub(super) fn take_inbox(&mut self) {
+        self.from_hub.wake.clear();
+        for _ in 0..BATCHES_PER_TURN {
+            // A lane that grows faster than its readers are walked is walked first: publishers wait for the
+            // shard then, and no client is taken for slow because the shard is.
+            if self.held_by.is_some() {
+                return;
+            }
+            let Some(batch) = self.from_hub.next() else {
+                self.inbox_waits = false;
+                return;
+            };
+            let weight = FromHub::weigh(&batch);
+            for message in batch {
+                self.obey(message);
+            }
+            self.from_hub.done(weight);
+        }
+    }
+
+    fn obey(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::Event(channel, event) => self.on_event(channel, &event),
+            ShardMessage::Followed(channel, since) => {
+                self.seen = self.seen.max(since);
+                if self.channels.channels[channel].following == Following::Asked {
+                    self.channels.channels[channel].following = Following::Yes;
+                    let mut lane = self.channels.channels[channel].lanes;
+                    while lane != NONE {
+                        self.channels.lanes[lane].log.set_since(since);
+                        lane = self.channels.next_lane(lane);
+                    }
+                }
+            }
+            ShardMessage::Unfollowed(channel) => {
+                if self.channels.channels[channel].following == Following::GivenUp {
+                    self.channels.remove(channel);
+                }
+            }
+            ShardMessage::Replay(replay) => self.on_replay(&replay),
+            ShardMessage::Ended(channel) => self.on_ended(channel),
+            ShardMessage::Kick { request, target, reason } => {
+                let count = self.kick(&target, &reason);
+                self.tell_hub(HubMessage::Kicked { request, count });
+            }
+            ShardMessage::Send(connection, draft) => self.send_direct(connection, &draft),
+            ShardMessage::Drain => self.begin_drain(),
+        }
+    }
+
+    /// Frames the event once per dialect that has a lane.
+    fn on_event(&mut self, channel: LocalChannel, event: &Arc<Event>) {
+        self.counters.events_in += 1;
+        self.seen = self.seen.max(event.id);
+        self.channels.channels[channel].ended = false;
+        let mut lane = self.channels.channels[channel].lanes;
+        while lane != NONE {
+            let dialect = self.channels.lanes[lane].dialect;
+            self.channels.append(lane, event.id, self.now, |out| dialect.write_event(event, out));
+            if !std::mem::replace(&mut self.channels.lanes[lane].aging, true) {
+                self.aging_logs.push_back((self.now + ticks(LOG_KEPT), lane));
+            }
+            if self.channels.lanes[lane].walking && self.channels.lanes[lane].log.kept_bytes() > self.max_lag(lane) {
+                self.held_by = Some(lane);
+            }
+            self.begin_walk(lane);
+            // Without readers there is no pass that would do it.
+            self.settle(lane);
+            lane = self.channels.next_lane(lane);
+        }
+    }
+
+    fn on_ended(&mut self, channel: LocalChannel) {
+        self.channels.channels[channel].ended = true;
+        let mut lane = self.channels.channels[channel].lanes;
+        while lane != NONE {
+            self.begin_walk(lane);
+            lane = self.channels.next_lane(lane);
+        }
+    }
+
+    /// A page of what a connection has missed.
+    fn on_replay(&mut self, replay: &Replay) {
+        if replay.last {
+            self.seen = self.seen.max(replay.until);
+        }
+        let slot = replay.slot;
+        let Some(connection) = self.connections.get(slot) else { return };
+        let state = connection.state;
+        let waits = connection.extra.as_ref().is_some_and(|extra| !extra.resumes.is_empty());
+        if connection.generation != replay.generation || !waits {
+            return;
+        }
+        match state {
+            State::Poll => self.on_poll_replay(slot, replay),
+            State::Stream | State::WebSocket => self.on_stream_replay(slot, replay),
+            _ => {}
+        }
+    }
+
+    fn on_poll_replay(&mut self, slot: u32, replay: &Replay) {
+        let wait = self.connections[slot].extra().resumes.front().map_or(0, |resume| resume.wait);
+        if !replay.events.is_empty() || replay.gap.is_some() || wait == 0 {
+            self.answer_replay(slot, replay);
+            return;
+        }
+        self.end_resume(slot);
+        self.set_deadline(slot, self.now + wait);
+        self.answer_poll(slot);
+    }
+
+    fn on_stream_replay(&mut self, slot: u32, replay: &Replay) {
+        let connection = &mut self.connections[slot];
+        let dialect = connection.dialect;
+        let is_single = connection.subscriptions() == 1;
+        if let (Some(after), Some(resumed)) = (replay.after, replay.gap) {
+            self.counters.gaps += 1;
+            dialect.write_gap(after, resumed, is_single.then_some(resumed), connection.out());
+        }
+        let mut count = 0;
+        for event in &replay.events {
+            // Whatever was unsubscribed while it was being fetched is not wanted any more.
+            if is_single || self.is_subscribed(slot, &event.channel) {
+                dialect.write_event(event, self.connections[slot].out());
+                count += 1;
+            }
+        }
+        self.counters.events_out += count;
+        let connection = &mut self.connections[slot];
+        connection.events = connection.events.saturating_add(count as u32);
+        if replay.last {
+            self.end_resume(slot);
+        } else if let Some(resume) = connection.extra().resumes.front_mut() {
+            resume.after = Some(replay.until);
+            resume.page_due = true;
+        }
+        self.queue(slot);
+    }
+
+    fn is_subscribed(&self, slot: u32, name: &str) -> bool {
+        let connection = &self.connections[slot];
+        let Some(channel) = self.channels.find(name) else { return false };
+        let mut all = (0..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        all.any(|s| self.channels.lanes[s.lane].channel == channel)
+    }
+
+    /// Everything missed is told: the subscriptions read on from here, and the next resume has its turn.
+    fn end_resume(&mut self, slot: u32) {
+        let Some(resume) = self.connections[slot].extra().resumes.pop_front() else { return };
+        for index in 0..self.connections[slot].subscriptions() {
+            let Some(subscription) = self.connections[slot].subscription(index) else { continue };
+            let channel = self.channels.lanes[subscription.lane].channel;
+            if subscription.place == NONE && resume.channels.contains(&channel) {
+                self.read_from_head(slot, index);
+            }
+        }
+        if self.connections[slot].extra().resumes.is_empty() {
+            self.connections[slot].flags.clear(Flags::REPLAYING);
+        } else {
+            self.ask_for_page(slot);
+        }
+    }
+
+    fn kick(&mut self, target: &Target, reason: &str) -> u64 {
+        let mut slots = Vec::new();
+        match target {
+            Target::Connection(id) => slots.extend(self.find(*id)),
+            Target::Channel(name) => {
+                let lanes = self.channels.find(name).map(|channel| self.channels.lanes_of(channel));
+                for lane in lanes.into_iter().flatten() {
+                    let readers = &self.channels.lanes[lane].readers;
+                    slots.extend((0..readers.len()).filter_map(|place| readers.get(place)).map(|reader| reader.slot));
+                }
+            }
+        }
+        let is_open = |slot: &&u32| {
+            matches!(self.connections[**slot].state, State::Stream | State::WebSocket | State::Poll)
+        };
+        let count = slots.iter().filter(is_open).count() as u64;
+        for slot in slots {
+            self.close(slot, Reason::Kicked, ws::CLOSE_KICKED, reason);
+        }
+        count
+    }
+
+    fn find(&self, id: ConnectionId) -> Option<u32> {
+        let connection = self.connections.get(id.slot)?;
+        (id.shard == self.index && connection.generation == id.generation && connection.state != State::Free)
+            .then_some(id.slot)
+    }
+
+    fn send_direct(&mut self, id: ConnectionId, draft: &Draft) {
+        let Some(slot) = self.find(id) else { return };
+        let connection = &mut self.connections[slot];
+        if !matches!(connection.state, State::Stream | State::WebSocket) {
+            return;
+        }
+        if connection.out_waiting() > self.settings.config.limits.replies {
+            self.close(slot, Reason::Slow, ws::CLOSE_TOO_SLOW, "too many messages wait to be read");
+            return;
+        }
+        connection.dialect.write_direct(draft, connection.out());
+        self.queue(slot);
+    }
+}

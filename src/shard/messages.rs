@@ -1,0 +1,229 @@
+//! What WebSocket clients say.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::logic::event::check_channel_name;
+use crate::logic::id::Id;
+use crate::logic::json;
+use crate::logic::protocol::dialect::{Dialect, write_ws};
+use crate::logic::protocol::ws::{self, Message, Opcode};
+
+use super::Shard;
+use super::connection::{Flags, State};
+use super::counters::Reason;
+
+/// A message in the JSON format. One message may hold one request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said<'a> {
+    #[serde(default)]
+    subscribe: Option<Vec<String>>,
+    #[serde(default)]
+    unsubscribe: Option<Vec<String>>,
+    #[serde(default)]
+    after: Option<String>,
+    #[serde(borrow, rename = "ref", default)]
+    reference: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    ping: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    send: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    publish: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    refresh: Option<&'a RawValue>,
+}
+
+/// Why a request in a message is not carried out.
+struct Refusal {
+    code: &'static str,
+    message: String,
+}
+
+fn refusal(code: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into() }
+}
+
+impl Shard {
+    /// Reads frames, as long as replies find room.
+    pub(super) fn websocket_input(&mut self, slot: u32, bytes: &mut [u8]) {
+        let extra = self.connections[slot].extra();
+        let mut held = std::mem::take(&mut extra.input);
+        let mut decoder = std::mem::take(&mut extra.decoder);
+        let mut rest = bytes;
+        if !held.is_empty() {
+            held.extend_from_slice(rest);
+            rest = &mut held;
+        }
+        let max_message = self.settings.config.websocket.max_message;
+        while self.connections[slot].state == State::WebSocket {
+            if self.connections[slot].out_waiting() > self.settings.config.limits.replies {
+                self.connections[slot].flags.set(Flags::PAUSED);
+                break;
+            }
+            let consumed = match decoder.read(rest, max_message) {
+                Ok(read) => {
+                    if let Some(message) = read.message {
+                        self.hear(slot, message);
+                    }
+                    read.consumed
+                }
+                Err(violation) => {
+                    self.close(slot, Reason::Violation, violation.close_code, violation.reason);
+                    break;
+                }
+            };
+            if consumed == 0 {
+                break;
+            }
+            rest = &mut rest[consumed..];
+        }
+        let connection = &mut self.connections[slot];
+        if connection.state == State::WebSocket {
+            let extra = connection.extra();
+            extra.input = rest.to_vec();
+            extra.decoder = decoder;
+            connection.tidy();
+            if connection.out_waiting() > 0 {
+                self.queue(slot);
+            }
+        }
+    }
+
+    fn hear(&mut self, slot: u32, message: Message<'_>) {
+        let is_echo = self.connections[slot].flags.has(Flags::ECHO);
+        match message {
+            Message::Pong => {}
+            Message::Ping(payload) => ws::write_frame(self.connections[slot].out(), Opcode::Pong, payload),
+            Message::Close(code) => {
+                // The answer carries the client's own code (RFC 6455 §5.5.1).
+                self.close(slot, Reason::Client, code.unwrap_or(ws::CLOSE_NORMAL), "");
+            }
+            Message::Text(text) if is_echo => {
+                ws::write_frame(self.connections[slot].out(), Opcode::Text, text.as_bytes());
+            }
+            Message::Binary(bytes) if is_echo => {
+                ws::write_frame(self.connections[slot].out(), Opcode::Binary, bytes);
+            }
+            Message::Text(text) => {
+                self.counters.messages_in += 1;
+                // In the raw format there is no frame to answer in, and nothing that could be asked for.
+                if self.connections[slot].dialect == Dialect::WsJson {
+                    self.hear_json(slot, text);
+                }
+            }
+            Message::Binary(_) => {
+                self.counters.messages_in += 1;
+                if self.connections[slot].dialect == Dialect::WsJson {
+                    let refused = refusal("bad_message", "messages in the JSON format are text");
+                    self.reply(slot, None, Err(refused));
+                }
+            }
+        }
+    }
+
+    fn hear_json(&mut self, slot: u32, text: &str) {
+        let said: Said<'_> = match serde_json::from_str(text) {
+            Ok(said) => said,
+            Err(error) => {
+                self.reply(slot, None, Err(refusal("bad_message", error.to_string())));
+                return;
+            }
+        };
+        let reference = said.reference.map(RawValue::get);
+        if let Some(payload) = said.ping {
+            let connection = &mut self.connections[slot];
+            write_ws(Opcode::Text, connection.out(), |out| {
+                out.extend_from_slice(b"{\"pong\":");
+                out.extend_from_slice(payload.get().as_bytes());
+                out.push(b'}');
+            });
+            return;
+        }
+        let result = match &said {
+            Said { subscribe: Some(names), .. } => self.subscribe_more(slot, names, said.after.as_deref(), reference),
+            Said { unsubscribe: Some(names), .. } => self.unsubscribe_some(slot, names).map(|()| self.reply(slot, reference, Ok(()))),
+            Said { send: Some(_), .. } => Err(refusal("unavailable", "this version passes no messages to the backend")),
+            Said { publish: Some(_), .. } => Err(refusal("forbidden", "clients may not publish on this server")),
+            Said { refresh: Some(_), .. } => Err(refusal("unavailable", "this version knows no tokens")),
+            _ => Err(refusal("bad_message", "the message asks for nothing; there are subscribe, unsubscribe and ping")),
+        };
+        if let Err(refused) = result {
+            self.reply(slot, reference, Err(refused));
+        }
+    }
+
+    /// Subscribes at run time. The reply comes before the first event of the new channels.
+    fn subscribe_more(
+        &mut self,
+        slot: u32,
+        names: &[String],
+        after: Option<&str>,
+        reference: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let after: Option<Id> = match after {
+            Some(text) => Some(text.parse().map_err(|error| refusal("bad_position", format!("after: {error}")))?),
+            None => None,
+        };
+        for name in names {
+            check_channel_name(name).map_err(|error| refusal("bad_channel", error.to_string()))?;
+        }
+        let first = self.connections[slot].subscriptions();
+        let subscriptions_max = self.settings.config.limits.subscriptions;
+        if first + names.len() > subscriptions_max {
+            let message = format!("a connection may have at most {subscriptions_max} channels");
+            return Err(refusal("too_many", message));
+        }
+        self.has_room_for_channels(names).map_err(|reject| refusal("channels", reject.message))?;
+        for name in names {
+            self.subscribe(slot, name);
+        }
+        self.reply(slot, reference, Ok(()));
+        self.start(slot, first, after, 0);
+        Ok(())
+    }
+
+    fn unsubscribe_some(&mut self, slot: u32, names: &[String]) -> Result<(), Refusal> {
+        for name in names {
+            let dialect = self.connections[slot].dialect;
+            let lane = self.channels.find(name).and_then(|channel| self.channels.find_lane(channel, dialect));
+            let connection = &self.connections[slot];
+            let mut all = 0..connection.subscriptions();
+            let index = all.find(|index| connection.subscription(*index).is_some_and(|s| Some(s.lane) == lane));
+            let Some(index) = index.filter(|_| lane.is_some()) else {
+                return Err(refusal("not_subscribed", format!("there is no subscription to {name:?}")));
+            };
+            self.unsubscribe(slot, index);
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, slot: u32, reference: Option<&str>, result: Result<(), Refusal>) {
+        if reference.is_none() && result.is_ok() {
+            return;
+        }
+        if result.is_err() {
+            self.counters.errors += 1;
+        }
+        write_ws(Opcode::Text, self.connections[slot].out(), |out| {
+            out.push(b'{');
+            if let Some(reference) = reference {
+                out.extend_from_slice(b"\"ref\":");
+                out.extend_from_slice(reference.as_bytes());
+                out.push(b',');
+            }
+            match result {
+                Ok(()) => out.extend_from_slice(b"\"ok\":true"),
+                Err(Refusal { code, message }) => {
+                    out.extend_from_slice(b"\"error\":{\"code\":");
+                    json::write_string(code, out);
+                    out.extend_from_slice(b",\"message\":");
+                    json::write_string(&message, out);
+                    out.push(b'}');
+                }
+            }
+            out.push(b'}');
+        });
+    }
+}
