@@ -1,8 +1,129 @@
 //! The command line: arguments in, words and an exit code out.
 
+mod admin;
+mod publish;
+mod subscribe;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, ServeArgs};
+
+/// Exit code 1: something went wrong. (2, wrong usage, is clap's.)
+const FAILED: u8 = 1;
+
+/// An io_uring connection server: publish once, reach every SSE, WebSocket and long-poll client.
+#[derive(Debug, Parser)]
+#[command(name = "ringcast", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve clients and take events from the feed.
+    #[command(after_help = "Example: ringcast serve --demo, then open http://127.0.0.1:8080/")]
+    Serve(ServeArgs),
+    /// Publish an event and print its id.
+    #[command(after_help = "Examples:\n  ringcast publish news 'hello'\n  echo '{\"a\":1}' | ringcast publish --json news -")]
+    Publish(publish::PublishArgs),
+    /// Subscribe and print events as they come; reconnects and resumes.
+    #[command(after_help = "Example: ringcast subscribe http://127.0.0.1:8080 --channel news --transport ws")]
+    Subscribe(subscribe::SubscribeArgs),
+    /// End connections.
+    Kick(admin::KickArgs),
+    /// Print the server's figures.
+    Stats(admin::StatsArgs),
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Measure this build on this machine, beside a bare loop.
+    Bench(crate::bench::BenchArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file and say what is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the configuration that `serve` with the same flags would run with.
+    Print(ServeArgs),
+}
+
+/// Where the feed is.
+#[derive(Clone, Debug, clap::Args)]
+struct FeedPath {
+    /// The feed's Unix socket. [default: as for serve]
+    #[arg(long, value_name = "PATH", env = "RINGCAST_FEED")]
+    feed: Option<PathBuf>,
+}
+
+impl FeedPath {
+    fn resolve(&self) -> PathBuf {
+        self.feed.clone().unwrap_or_else(|| config::default_feed_path(&environment))
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve(&args),
+        Command::Publish(args) => publish::run(&args),
+        Command::Subscribe(args) => subscribe::run(&args),
+        Command::Kick(args) => admin::kick(&args),
+        Command::Stats(args) => admin::stats(&args),
+        Command::Config(ConfigCommand::Check { file }) => config_check(&file),
+        Command::Config(ConfigCommand::Print(args)) => config_print(&args),
+        Command::Bench(args) => return crate::bench::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has had enough.
+        Err(error) if is_closed_pipe(&*error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringcast: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn serve(args: &ServeArgs) -> Result {
+    Ok(crate::server::run(config::load(args, &environment)?)?)
+}
+
+fn config_check(file: &std::path::Path) -> Result {
+    config::check_file(file)?;
+    println!("{}: ok", file.display());
+    Ok(())
+}
+
+fn config_print(args: &ServeArgs) -> Result {
+    use std::io::Write;
+    Ok(std::io::stdout().write_all(config::load(args, &environment)?.to_toml().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

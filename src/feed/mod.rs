@@ -1,1 +1,3 @@
-//! The feed: the Unix socket that publishers write to.
+//! The feed from a publisher's side.
+
+pub mod client;

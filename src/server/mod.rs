@@ -1,1 +1,372 @@
-//! Starts, drains and stops the threads.
+//! Putting the threads together: start, serve, drain.
+
+mod admin;
+pub mod demo;
+mod logging;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender};
+use tracing::{error, info, warn};
+
+use crate::config::{Config, ListenAddress};
+use crate::hub::ids::{IdSource, MarkError};
+use crate::hub::{self, HubFigures, HubParts};
+use crate::link::{self, HubInbox, HubMessage, ToHub, ToShard};
+use crate::shard::{self, Listener, Published, Room, ShardParts};
+use crate::sys::affinity;
+use crate::sys::signal::{self, Signal};
+use crate::sys::socket::{self, TcpOptions, UnixListenError};
+
+/// How much longer than its drain time the server waits for a shard that does not report.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// How long shards may take to start.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A Unix socket cannot be listened on.
+    #[error(transparent)]
+    Unix(#[from] UnixListenError),
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {path}: {source}")]
+    State {
+        /// The directory.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The mark that keeps ids from going backwards cannot be used.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+    /// A shard or the hub cannot start.
+    #[error("{0}")]
+    Thread(String),
+    /// A user in `allow_users` does not exist.
+    #[error("[feed] allow_users names {0:?}, but there is no such user on this host")]
+    NoUser(String),
+    /// The level of the log makes no sense.
+    #[error("[log] level {0:?} is no level; write error, warn, info, debug, or directives: {1}")]
+    LogLevel(String, String),
+    /// Anything else the kernel says.
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Serves until a signal says to stop, and then until all clients have been let go.
+///
+/// # Errors
+/// If the server cannot start.
+pub fn run(config: Config) -> Result<(), StartError> {
+    logging::start(&config.log)?;
+    signal::block()?;
+    let config = Arc::new(config);
+    let server = Server::start(&config)?;
+    let signals = listen_for_signals();
+    server.serve(&config, &signals);
+    Ok(())
+}
+
+/// The running threads, as the main thread knows them.
+struct Server {
+    to_hub: ToHub,
+    room: Arc<Room>,
+    hub: std::thread::JoinHandle<()>,
+    drained: Receiver<u64>,
+    demo: Option<demo::Demo>,
+    sockets: Vec<PathBuf>,
+}
+
+impl Server {
+    fn start(config: &Arc<Config>) -> Result<Server, StartError> {
+        let shards = match config.server.shards {
+            0 => affinity::usable_cores().len(),
+            shards => shards,
+        };
+        let ids = open_ids(config)?;
+        let allowed_users = user_ids(&config.feed.allow_users)?;
+        let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
+        let feed = socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?;
+        let mut sockets = vec![config.feed.path.clone()];
+        let listeners = Listeners::open(config, shards, &mut sockets)?;
+        let admin = admin::listen(config)?;
+
+        let (to_hub, inbox) = link::to_hub()?;
+        let room = Arc::new(Room::new(config.server.max_connections, config.server.per_address));
+        let figures: Vec<Arc<Published>> = (0..shards).map(|_| Arc::default()).collect();
+        let hub_figures = Arc::new(HubFigures::default());
+        let stats = Stats { room: room.clone(), hub: hub_figures.clone(), shards: figures.clone() };
+        let mut to_shards = Vec::new();
+        let mut parts = Vec::new();
+        let (started_sender, started) = crossbeam_channel::bounded(shards);
+        let cores = affinity::usable_cores();
+        for (index, listeners) in listeners.by_shard.into_iter().enumerate() {
+            let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
+            to_shards.push(to_shard);
+            parts.push(ShardParts {
+                index: index as u16,
+                core: (config.server.pin && shards <= cores.len()).then(|| cores[index]),
+                config: config.clone(),
+                listeners,
+                from_hub,
+                to_hub: to_hub.clone(),
+                room: room.clone(),
+                figures: figures[index].clone(),
+                page: config.demo.then_some(demo::PAGE),
+                started: started_sender.clone(),
+            });
+        }
+        // Otherwise a shard that dies without a word would be waited for.
+        drop(started_sender);
+        let (drained_sender, drained) = crossbeam_channel::bounded(1);
+        let hub_parts = hub_parts(config, feed, allowed_users, ids, inbox, to_shards, hub_figures, &stats, drained_sender);
+        let hub = spawn("hub", move || hub::run(hub_parts))?;
+        for part in parts {
+            spawn(&format!("shard-{}", part.index), move || shard::run(part))?;
+        }
+        wait_for_shards(&started, shards)?;
+        if let Some(listener) = admin {
+            admin::start(listener, stats)?;
+        }
+        room.set_ready();
+        info!(shards, feed = %config.feed.path.display(), "ready");
+        let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
+        if config.demo {
+            for address in &listeners.addresses {
+                info!("the demo is at http://{address}/");
+            }
+        }
+        Ok(Server { to_hub, room, hub, drained, demo, sockets })
+    }
+
+    fn serve(self, config: &Config, signals: &Receiver<Signal>) {
+        for signal in signals {
+            match signal {
+                Signal::Stop => break,
+                Signal::Reload => info!("the configuration is read at the start only; restart to change it"),
+            }
+        }
+        info!(connections = self.room.connections(), "going away; a second signal ends at once");
+        self.room.set_draining();
+        if let Some(demo) = self.demo {
+            demo.stop();
+        }
+        self.to_hub.send(HubMessage::Drain);
+        self.to_hub.ring();
+        let deadline = std::time::Instant::now() + config.server.drain_timeout + DRAIN_GRACE;
+        loop {
+            crossbeam_channel::select! {
+                recv(self.drained) -> cut => {
+                    match cut.unwrap_or_default() {
+                        0 => info!("all clients were let go"),
+                        cut => warn!(cut, "the time was over before all clients were let go"),
+                    }
+                    break;
+                }
+                recv(signals) -> signal => if signal != Ok(Signal::Reload) {
+                    warn!("ending at once");
+                    break;
+                },
+                default(deadline.saturating_duration_since(std::time::Instant::now())) => {
+                    warn!("a shard did not report in time; ending without it");
+                    break;
+                }
+            }
+        }
+        self.to_hub.send(HubMessage::Stop);
+        self.to_hub.ring();
+        let _ = self.hub.join();
+        for path in self.sockets {
+            let _ = std::fs::remove_file(path);
+        }
+        info!("stopped");
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn hub_parts(
+    config: &Arc<Config>,
+    listener: std::os::unix::net::UnixListener,
+    allowed_users: Vec<u32>,
+    ids: IdSource,
+    inbox: HubInbox,
+    shards: Vec<ToShard>,
+    figures: Arc<HubFigures>,
+    stats: &Stats,
+    drained: Sender<u64>,
+) -> HubParts {
+    let policies = config.clone();
+    let stats = stats.clone();
+    HubParts {
+        listener,
+        allowed_users,
+        max_line: config.feed.max_line,
+        channels_max: config.limits.channels,
+        idempotency_window: config.feed.idempotency_window,
+        idempotency_keys: config.feed.idempotency_keys,
+        history: Box::new(move |channel| policies.namespace(channel).history),
+        ids,
+        inbox,
+        shards,
+        figures,
+        figures_writer: Box::new(move |out| stats.write_json(out)),
+        drained,
+    }
+}
+
+/// All figures, for those who ask.
+#[derive(Clone)]
+struct Stats {
+    room: Arc<Room>,
+    hub: Arc<HubFigures>,
+    shards: Vec<Arc<Published>>,
+}
+
+impl Stats {
+    /// Appends `{"node":{…},"shards":[{…}]}`.
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"node\":{");
+        self.hub.write_members(out);
+        out.extend_from_slice(format!("\"connections\":{},", self.room.connections()).as_bytes());
+        out.extend_from_slice(format!("\"ready\":{}}},\"shards\":[", self.room.is_ready()).as_bytes());
+        for (index, shard) in self.shards.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            shard.write_json(out);
+        }
+        out.extend_from_slice(b"]}");
+    }
+}
+
+/// Starts a thread without which the server is none.
+fn spawn(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
+    let label = name.to_string();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        if let Err(error) = run() {
+            error!(thread = label, %error, "a thread cannot go on");
+            std::process::exit(1);
+        }
+    })
+}
+
+fn wait_for_shards(started: &Receiver<Result<(), String>>, shards: usize) -> Result<(), StartError> {
+    for _ in 0..shards {
+        match started.recv_timeout(START_MAX) {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Err(StartError::Thread(reason)),
+            Err(_) => return Err(StartError::Thread("a shard did not start in time".into())),
+        }
+    }
+    Ok(())
+}
+
+/// What all shards listen on.
+struct Listeners {
+    by_shard: Vec<Vec<Listener>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    fn open(config: &Config, shards: usize, sockets: &mut Vec<PathBuf>) -> Result<Listeners, StartError> {
+        let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        let options = TcpOptions {
+            backlog: i32::try_from(config.limits.backlog).unwrap_or(i32::MAX),
+            not_sent_low_water: u32::try_from(config.limits.not_sent).unwrap_or(u32::MAX),
+            user_timeout: config.heartbeat.tcp_user_timeout,
+        };
+        for address in &config.server.listen {
+            match address {
+                ListenAddress::Unix(path) => {
+                    let listener = Arc::new(socket::listen_unix(path, octal(&config.server.unix_mode), None)?);
+                    sockets.push(path.clone());
+                    by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
+                    info!(address = %address, "listening");
+                }
+                ListenAddress::Tcp(wanted) => {
+                    let mut actual = *wanted;
+                    for listeners in &mut by_shard {
+                        let failed = |source| StartError::Listen { address: actual.to_string(), source };
+                        let listener = socket::listen_tcp(actual, &options).map_err(failed)?;
+                        // Port 0 is any free port, but the same one for all.
+                        actual = listener.local_addr()?;
+                        listeners.push(Listener::Tcp(listener));
+                    }
+                    addresses.push(actual);
+                    info!(address = %actual, "listening");
+                }
+            }
+        }
+        Ok(Listeners { by_shard, addresses })
+    }
+}
+
+fn open_ids(config: &Config) -> Result<IdSource, StartError> {
+    let folder = &config.server.state_dir;
+    let failed = |source| StartError::State { path: folder.display().to_string(), source };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    // By the feed's name, so that several servers may share a directory.
+    let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    Ok(IdSource::open(&folder.join(format!("{name}.ids")), now_ms)?)
+}
+
+/// Modes are checked when the configuration is read.
+fn octal(mode: &str) -> u32 {
+    u32::from_str_radix(mode, 8).unwrap_or(0o600)
+}
+
+/// The ids of users by name or number, from /etc/passwd.
+fn user_ids(users: &[String]) -> Result<Vec<u32>, StartError> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let table = std::fs::read_to_string(Path::new("/etc/passwd"))?;
+    let find = |user: &String| {
+        let by_name = || {
+            table.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok()).flatten()
+            })
+        };
+        user.parse().ok().or_else(by_name).ok_or_else(|| StartError::NoUser(user.clone()))
+    };
+    users.iter().map(find).collect()
+}
+
+fn listen_for_signals() -> Receiver<Signal> {
+    let (sender, receiver) = crossbeam_channel::bounded(8);
+    std::thread::spawn(move || {
+        while let Ok(signal) = signal::wait() {
+            if sender.send(signal).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        assert_eq!(user_ids(&["root".into(), "7".into()]).unwrap(), [0, 7]);
+        assert!(matches!(user_ids(&["no such user".into()]), Err(StartError::NoUser(_))));
+    }
+}

@@ -1,0 +1,106 @@
+//! `ringcast kick` and `ringcast stats`
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::{FeedPath, Result};
+use crate::feed::client::FeedClient;
+
+/// Whom to send away.
+#[derive(Debug, clap::Args)]
+pub(super) struct KickArgs {
+    #[command(flatten)]
+    feed: FeedPath,
+    /// Everyone on this channel.
+    #[arg(long, required_unless_present = "conn", conflicts_with = "conn")]
+    channel: Option<String>,
+    /// One connection, by its name in the log.
+    #[arg(long)]
+    conn: Option<String>,
+    /// Said to the clients.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// How to show the figures.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatsArgs {
+    #[command(flatten)]
+    feed: FeedPath,
+    /// As the server sends them.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn kick(args: &KickArgs) -> Result {
+    let mut command = json!({ "op": "kick" });
+    for (name, value) in [("channel", &args.channel), ("conn", &args.conn), ("reason", &args.reason)] {
+        if let Some(value) = value {
+            command[name] = value.as_str().into();
+        }
+    }
+    let answer = FeedClient::connect(&args.feed.resolve())?.call(command)?;
+    writeln!(std::io::stdout(), "{}", answer["kicked"])?;
+    Ok(())
+}
+
+pub(super) fn stats(args: &StatsArgs) -> Result {
+    let answer = FeedClient::connect(&args.feed.resolve())?.call(json!({ "op": "stats" }))?;
+    let stats = &answer["stats"];
+    let text = if args.json { format!("{stats}\n") } else { table(stats) };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// A row per figure, a column per shard.
+fn table(stats: &Value) -> String {
+    let mut text = String::new();
+    let node = flat("", &stats["node"]);
+    for (name, value) in &node {
+        text.push_str(&format!("{name:<26}{value:>14}\n"));
+    }
+    let shards: Vec<_> = stats["shards"].as_array().into_iter().flatten().map(|shard| flat("", shard)).collect();
+    let Some(first) = shards.first() else { return text };
+    text.push_str(&format!("\n{:<26}", "shard"));
+    for index in 0..shards.len() {
+        text.push_str(&format!("{index:>14}"));
+    }
+    text.push('\n');
+    for name in first.keys() {
+        text.push_str(&format!("{name:<26}"));
+        for shard in &shards {
+            text.push_str(&format!("{:>14}", shard.get(name).map(String::as_str).unwrap_or_default()));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn flat(prefix: &str, value: &Value) -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let name = format!("{prefix}{name}");
+        match value {
+            Value::Object(_) => rows.extend(flat(&format!("{name}."), value)),
+            value => {
+                rows.insert(name, value.to_string());
+            }
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_stand_in_columns() {
+        let stats = json!({ "node": { "events": 3 }, "shards": [{ "a": 1, "closed": { "slow": 2 } }, { "a": 5 }] });
+        let text = table(&stats);
+        assert!(text.contains("events") && text.contains("closed.slow"), "{text}");
+        let row = text.lines().find(|line| line.starts_with("a ")).unwrap();
+        assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["a", "1", "5"]);
+    }
+}

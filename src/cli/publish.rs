@@ -1,0 +1,110 @@
+//! `ringcast publish`
+
+use std::io::{IsTerminal, Read, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::{FeedPath, Result};
+use crate::feed::client::{FeedClient, check};
+
+/// What to publish.
+#[derive(Debug, clap::Args)]
+pub(super) struct PublishArgs {
+    #[command(flatten)]
+    feed: FeedPath,
+    /// The channel.
+    channel: String,
+    /// The payload; - or nothing reads standard input.
+    data: Option<String>,
+    /// The event's name.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// The payload is JSON, not text.
+    #[arg(long, conflicts_with = "binary")]
+    json: bool,
+    /// The payload is bytes: text to none but WebSocket clients in the raw format.
+    #[arg(long)]
+    binary: bool,
+    /// The same key within the server's window publishes once.
+    #[arg(long, conflicts_with = "lines")]
+    key: Option<String>,
+    /// Every line of standard input is an event; prints their ids in order.
+    #[arg(long, conflicts_with = "data")]
+    lines: bool,
+}
+
+/// Lines that may be on their way without an answer.
+const IN_FLIGHT_MAX: u64 = 1000;
+
+pub(super) fn run(args: &PublishArgs) -> Result {
+    let mut feed = FeedClient::connect(&args.feed.resolve())?;
+    if args.lines {
+        return publish_lines(args, &mut feed);
+    }
+    let data = match args.data.as_deref() {
+        Some("-") => read_input()?,
+        None if std::io::stdin().is_terminal() => {
+            return Err("give the payload as an argument, or - to read it from standard input".into());
+        }
+        None => read_input()?,
+        Some(data) => data.as_bytes().to_vec(),
+    };
+    let mut command = command(args, &data)?;
+    if let Some(key) = &args.key {
+        command["key"] = key.as_str().into();
+    }
+    let answer = feed.call(command)?;
+    writeln!(std::io::stdout(), "{}", answer["id"].as_str().unwrap_or_default())?;
+    Ok(())
+}
+
+fn read_input() -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    std::io::stdin().read_to_end(&mut data)?;
+    // The newline that ends a line of input is the shell's, not the payload's.
+    if data.ends_with(b"\n") {
+        data.pop();
+    }
+    Ok(data)
+}
+
+fn command(args: &PublishArgs, data: &[u8]) -> Result<Value> {
+    let mut command = json!({ "op": "publish", "channel": args.channel });
+    if args.binary {
+        command["data_b64"] = STANDARD.encode(data).into();
+    } else {
+        let text = std::str::from_utf8(data).map_err(|_| "the payload is no text; publish bytes with --binary")?;
+        command["data"] = match args.json {
+            true => serde_json::from_str(text).map_err(|error| format!("the payload is no JSON: {error}"))?,
+            false => text.into(),
+        };
+    }
+    if let Some(event) = &args.event {
+        command["event"] = event.as_str().into();
+    }
+    Ok(command)
+}
+
+fn publish_lines(args: &PublishArgs, feed: &mut FeedClient) -> Result {
+    let mut out = std::io::stdout().lock();
+    let mut waiting = 0;
+    let mut take = |feed: &mut FeedClient| -> Result {
+        let answer = check(feed.receive()?)?;
+        writeln!(out, "{}", answer["id"].as_str().unwrap_or_default())?;
+        Ok(())
+    };
+    for line in std::io::stdin().lines() {
+        feed.send(command(args, line?.as_bytes())?)?;
+        waiting += 1;
+        if waiting >= IN_FLIGHT_MAX {
+            take(feed)?;
+            waiting -= 1;
+        }
+    }
+    for _ in 0..waiting {
+        take(feed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! Connecting, and one request and the head of its answer.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Url {
+    Tcp { authority: String, path: String },
+    Unix(PathBuf),
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Url, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Url::Unix(path.into()));
+        }
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("ws://"));
+        let rest = rest.ok_or_else(|| format!("{text:?} is no server; write http://HOST:PORT or unix:PATH"))?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let port = if authority.rsplit(']').next().unwrap_or_default().contains(':') { "" } else { ":80" };
+        Ok(Url::Tcp { authority: format!("{authority}{port}"), path: path.trim_end_matches('/').to_string() })
+    }
+}
+
+impl Url {
+    /// The path to ask for: the URL's own, or the transport's.
+    pub(super) fn path<'a>(&'a self, transport: &'a str) -> &'a str {
+        match self {
+            Url::Tcp { path, .. } if !path.is_empty() => path,
+            _ => transport,
+        }
+    }
+
+    fn authority(&self) -> &str {
+        match self {
+            Url::Tcp { authority, .. } => authority,
+            Url::Unix(_) => "localhost",
+        }
+    }
+}
+
+/// A connection and what was read of it but not used yet.
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    waiting: Vec<u8>,
+}
+
+trait Stream: Read + Write {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+}
+
+impl Stream for UnixStream {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+}
+
+/// The head of an answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) is_chunked: bool,
+    pub(super) content_length: Option<usize>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) accept_key: Option<String>,
+}
+
+impl Connection {
+    pub(super) fn open(url: &Url) -> io::Result<Connection> {
+        let stream: Box<dyn Stream> = match url {
+            Url::Tcp { authority, .. } => Box::new(TcpStream::connect(authority.as_str())?),
+            Url::Unix(path) => Box::new(UnixStream::connect(path)?),
+        };
+        Ok(Connection { stream, waiting: Vec::new() })
+    }
+
+    /// How long a read may take; `None` for ever.
+    pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_timeout(timeout)
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// What has come, waiting for something; an error at the end.
+    pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
+        if !self.waiting.is_empty() {
+            return Ok(std::mem::take(&mut self.waiting));
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        let length = self.stream.read(&mut buffer)?;
+        if length == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the connection"));
+        }
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
+    /// Sends a GET and reads the head of the answer.
+    pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str) -> io::Result<Head> {
+        let version = env!("CARGO_PKG_VERSION");
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ringcast/{version}\r\n{fields}\r\n",
+            url.authority()
+        );
+        self.write(request.as_bytes())?;
+        let mut bytes = Vec::new();
+        loop {
+            bytes.extend(self.read()?);
+            if let Some((head, length)) = parse_head(&bytes).map_err(io::Error::other)? {
+                self.waiting = bytes.split_off(length);
+                return Ok(head);
+            }
+        }
+    }
+
+    /// Reads a body of known length.
+    pub(super) fn body(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while body.len() < length {
+            body.extend(self.read()?);
+        }
+        self.waiting = body.split_off(length);
+        Ok(body)
+    }
+}
+
+fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, &'static str> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut fields);
+    let length = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err("the server's answer is no HTTP"),
+    };
+    let mut head = Head { status: response.code.unwrap_or_default(), ..Head::default() };
+    for field in response.headers.iter() {
+        let value = std::str::from_utf8(field.value).unwrap_or_default().trim();
+        match field.name.to_ascii_lowercase().as_str() {
+            "transfer-encoding" => head.is_chunked = value.eq_ignore_ascii_case("chunked"),
+            "content-length" => head.content_length = value.parse().ok(),
+            "retry-after" => head.retry_after = value.parse().ok().map(Duration::from_secs),
+            "sec-websocket-accept" => head.accept_key = Some(value.to_string()),
+            _ => {}
+        }
+    }
+    Ok(Some((head, length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let tcp = |text: &str| match text.parse().unwrap() {
+            Url::Tcp { authority, path } => (authority, path),
+            Url::Unix(_) => panic!(),
+        };
+        assert_eq!(tcp("http://h"), ("h:80".into(), "".into()));
+        assert_eq!(tcp("http://h:8080/"), ("h:8080".into(), "".into()));
+        assert_eq!(tcp("ws://[::1]:1/events"), ("[::1]:1".into(), "/events".into()));
+        assert_eq!(tcp("http://[::1]"), ("[::1]:80".into(), "".into()));
+        assert!("https://h".parse::<Url>().is_err());
+    }
+
+    #[test]
+    fn heads() {
+        let text = b"HTTP/1.1 503 x\r\nRetry-After: 3\r\nContent-Length: 2\r\n\r\n{}";
+        let (head, length) = parse_head(text).unwrap().unwrap();
+        assert_eq!((head.status, head.content_length, length), (503, Some(2), text.len() - 2));
+        assert_eq!(head.retry_after, Some(Duration::from_secs(3)));
+        assert_eq!(parse_head(b"HTTP/1.1 2").unwrap(), None);
+        assert!(parse_head(b"SSH-2.0\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! A blocking client of the feed: for the command line, the demo, the bench and tests.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Why a command was not carried out, as far as the client knows.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// There is no feed.
+    #[error("cannot connect to the feed at {path}: {hint}")]
+    Connect {
+        /// The socket's path.
+        path: String,
+        /// What the kernel said, and what to do about it.
+        hint: String,
+    },
+    /// The connection broke.
+    #[error("the connection to the feed broke: {0}")]
+    Io(#[from] io::Error),
+    /// The server refused.
+    #[error("{message} ({code})")]
+    Refused {
+        /// The word for programs.
+        code: String,
+        /// The sentence for people.
+        message: String,
+    },
+    /// The server said something that is no answer.
+    #[error("the server gave an answer that makes no sense: {0}")]
+    Nonsense(String),
+}
+
+/// A connection to the feed.
+#[derive(Debug)]
+pub struct FeedClient {
+    reader: BufReader<UnixStream>,
+    next_reference: u64,
+}
+
+impl FeedClient {
+    /// Connects to the feed's socket.
+    pub fn connect(path: &Path) -> Result<FeedClient, FeedError> {
+        let failed = |error: io::Error| {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => "there is no such socket; is the server running, and is this its feed?".into(),
+                io::ErrorKind::ConnectionRefused => "nobody is listening there; is the server running?".into(),
+                io::ErrorKind::PermissionDenied => {
+                    "this user may not; see [feed] mode and group in the server's configuration".into()
+                }
+                _ => error.to_string(),
+            };
+            FeedError::Connect { path: path.display().to_string(), hint }
+        };
+        let stream = UnixStream::connect(path).map_err(failed)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(FeedClient { reader: BufReader::new(stream), next_reference: 1 })
+    }
+
+    /// Sends a command, which gets a `ref` of its own, and waits for its answer.
+    pub fn call(&mut self, command: Value) -> Result<Value, FeedError> {
+        let reference = self.send(command)?;
+        loop {
+            let answer = self.receive()?;
+            if answer["ref"] == reference {
+                return check(answer);
+            }
+            if answer["ref"].is_null() {
+                check(answer)?;
+            }
+        }
+    }
+
+    /// Sends a command without waiting for its answer; returns its `ref`.
+    pub fn send(&mut self, mut command: Value) -> Result<u64, FeedError> {
+        let reference = self.next_reference;
+        self.next_reference += 1;
+        command["ref"] = reference.into();
+        let mut line = command.to_string();
+        line.push('\n');
+        self.reader.get_mut().write_all(line.as_bytes())?;
+        Ok(reference)
+    }
+
+    /// The next line from the server, whatever it answers.
+    pub fn receive(&mut self) -> Result<Value, FeedError> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        serde_json::from_str(&line).map_err(|_| FeedError::Nonsense(line))
+    }
+}
+
+/// Turns an answer that is an error into one.
+pub fn check(answer: Value) -> Result<Value, FeedError> {
+    let Some(error) = answer.get("error") else { return Ok(answer) };
+    let text = |name: &str| error[name].as_str().unwrap_or_default().to_string();
+    Err(FeedError::Refused { code: text("code"), message: text("message") })
+}
