@@ -28,7 +28,9 @@ enum Command {
     #[command(after_help = "Example: ringcast serve --demo, then open http://127.0.0.1:8080/")]
     Serve(ServeArgs),
     /// Publish an event and print its id.
-    #[command(after_help = "Examples:\n  ringcast publish news 'hello'\n  echo '{\"a\":1}' | ringcast publish --json news -")]
+    #[command(
+        after_help = "Examples:\n  ringcast publish news 'hello'\n  echo '{\"a\":1}' | ringcast publish --json news -"
+    )]
     Publish(publish::PublishArgs),
     /// Subscribe and print events as they come; reconnects and resumes.
     #[command(after_help = "Example: ringcast subscribe http://127.0.0.1:8080 --channel news --transport ws")]

@@ -8,6 +8,6 @@ mod units;
 pub use args::ServeArgs;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use model::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, ListenAddress, Log, LogFormat, Namespace,
-    NamespacePolicy, Network, Server, SlowPolicy, WebSocket,
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, ListenAddress, Log, LogFormat,
+    Namespace, NamespacePolicy, Network, Server, SlowPolicy, WebSocket,
 };

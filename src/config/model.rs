@@ -96,7 +96,9 @@ impl Network {
     /// Whether `ip` is in the range.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => (u32::from(network) ^ u32::from(ip)).leading_zeros() >= u32::from(self.bits),
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                (u32::from(network) ^ u32::from(ip)).leading_zeros() >= u32::from(self.bits)
+            }
             (IpAddr::V6(network), IpAddr::V6(ip)) => {
                 (u128::from(network) ^ u128::from(ip)).leading_zeros() >= u32::from(self.bits)
             }
@@ -505,7 +507,12 @@ pub struct NamespacePolicy {
 
 impl NamespacePolicy {
     fn of(own: Option<&Namespace>, fallback: Option<&Namespace>) -> NamespacePolicy {
-        fn pick<T>(own: Option<&Namespace>, fallback: Option<&Namespace>, key: fn(&Namespace) -> Option<T>, default: T) -> T {
+        fn pick<T>(
+            own: Option<&Namespace>,
+            fallback: Option<&Namespace>,
+            key: fn(&Namespace) -> Option<T>,
+            default: T,
+        ) -> T {
             own.and_then(key).or_else(|| fallback.and_then(key)).unwrap_or(default)
         }
         let ttl = pick(own, fallback, |n| n.history_ttl, Duration::from_secs(600));

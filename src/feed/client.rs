@@ -49,7 +49,9 @@ impl FeedClient {
     pub fn connect(path: &Path) -> Result<FeedClient, FeedError> {
         let failed = |error: io::Error| {
             let hint = match error.kind() {
-                io::ErrorKind::NotFound => "there is no such socket; is the server running, and is this its feed?".into(),
+                io::ErrorKind::NotFound => {
+                    "there is no such socket; is the server running, and is this its feed?".into()
+                }
                 io::ErrorKind::ConnectionRefused => "nobody is listening there; is the server running?".into(),
                 io::ErrorKind::PermissionDenied => {
                     "this user may not; see [feed] mode and group in the server's configuration".into()

@@ -12,7 +12,9 @@ use crate::logic::event::Event;
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
 use crate::logic::protocol::dialect::write_event_json;
-use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Publish, Request, write_ids, write_ok, write_ok_with};
+use crate::logic::protocol::feed::{
+    Command, FeedError, KickTarget, Publish, Request, write_ids, write_ok, write_ok_with,
+};
 
 use super::HubFigures;
 use super::channels::HubChannels;
@@ -158,7 +160,9 @@ impl Core {
                 break;
             }
             // Ids are unique, so exactly one source stands at it.
-            let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else { break };
+            let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
+                break;
+            };
             weight += event.weight() + 64;
             replay.events.push(event.clone());
         }
@@ -264,7 +268,10 @@ impl Core {
 
     fn end(&mut self, name: &str) -> Result<(), FeedError> {
         let Some(index) = self.channels.find(name) else {
-            return Err(FeedError::new("no_channel", format!("there is no channel {name:?} with subscribers or history")));
+            return Err(FeedError::new(
+                "no_channel",
+                format!("there is no channel {name:?} with subscribers or history"),
+            ));
         };
         self.channels.get_mut(index).ended = true;
         for route in self.channels.get(index).routes.as_slice() {

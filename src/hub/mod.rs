@@ -180,7 +180,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the runtime cannot be made or the feed can no longer be accepted from.
 pub fn run(parts: HubParts) -> io::Result<()> {
-    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
+    let mut runtime =
+        monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
     let kick_answered = Rc::new(Notify::default());
     let floor = parts.ids.last();
     let core = Core {

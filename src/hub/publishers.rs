@@ -121,7 +121,9 @@ async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) {
             Ok(Outcome::Kick(kick)) => {
                 let count = wait_for_kick(hub, kick).await;
                 if let Some(reference) = reference {
-                    write_ok_with(replies, &reference, |out| out.extend_from_slice(format!(",\"kicked\":{count}").as_bytes()));
+                    write_ok_with(replies, &reference, |out| {
+                        out.extend_from_slice(format!(",\"kicked\":{count}").as_bytes())
+                    });
                 }
             }
             Err(error) => {

@@ -10,8 +10,8 @@ use super::StartError;
 
 /// Starts writing log lines. Does nothing if something in this process has done so already.
 pub(super) fn start(log: &Log) -> Result<(), StartError> {
-    let filter = EnvFilter::try_new(&log.level)
-        .map_err(|error| StartError::LogLevel(log.level.clone(), error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(&log.level).map_err(|error| StartError::LogLevel(log.level.clone(), error.to_string()))?;
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let for_people = match log.format {

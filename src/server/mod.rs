@@ -132,7 +132,8 @@ impl Server {
         // Otherwise a shard that dies without a word would be waited for.
         drop(started_sender);
         let (drained_sender, drained) = crossbeam_channel::bounded(1);
-        let hub_parts = hub_parts(config, feed, allowed_users, ids, inbox, to_shards, hub_figures, &stats, drained_sender);
+        let hub_parts =
+            hub_parts(config, feed, allowed_users, ids, inbox, to_shards, hub_figures, &stats, drained_sender);
         let hub = spawn("hub", move || hub::run(hub_parts))?;
         for part in parts {
             spawn(&format!("shard-{}", part.index), move || shard::run(part))?;

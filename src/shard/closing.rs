@@ -11,10 +11,10 @@ use crate::logic::protocol::{dialect, ws};
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
 
-use crate::logic::cells::NONE;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
 use super::{Shard, connection_id};
+use crate::logic::cells::NONE;
 
 impl Shard {
     fn gauge(&mut self, state: State) -> Option<&mut u64> {

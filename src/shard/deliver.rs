@@ -13,10 +13,10 @@ use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
 
 use super::Shard;
-use crate::logic::cells::NONE;
 use super::channels::Reader;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
+use crate::logic::cells::NONE;
 
 /// Sends in one batch, at most: about two milliseconds of the kernel's time.
 const BATCH_MAX: usize = 256;
@@ -113,7 +113,15 @@ impl Shard {
         }
         cell.walking = true;
         let position = cell.readers.len();
-        self.walks.push_back(Walk { lane, position, floor: 0, head: 0, has_begun: false, stragglers: false, lag_max: 0 });
+        self.walks.push_back(Walk {
+            lane,
+            position,
+            floor: 0,
+            head: 0,
+            has_begun: false,
+            stragglers: false,
+            lag_max: 0,
+        });
     }
 
     fn walk(&mut self) {
@@ -218,7 +226,8 @@ impl Shard {
     fn next_bytes(&mut self, slot: u32) -> Option<What> {
         let connection = &self.connections[slot];
         let flags = connection.flags;
-        if connection.extra.is_none() && !flags.has(Flags::HEARTBEAT | Flags::REPLAYING) {
+        let is_live = matches!(connection.state, State::Stream | State::WebSocket);
+        if is_live && connection.extra.is_none() && !flags.has(Flags::HEARTBEAT | Flags::REPLAYING) {
             return self.run_to_head(slot, 0);
         }
         let out_waits = connection.out_waiting() > 0 || connection.extra.as_ref().is_some_and(|e| e.gap.is_some());
@@ -236,7 +245,7 @@ impl Shard {
         if flags.has(Flags::HEARTBEAT) {
             return Some(What::Heartbeat);
         }
-        if flags.has(Flags::REPLAYING) || !matches!(connection.state, State::Stream | State::WebSocket) {
+        if flags.has(Flags::REPLAYING) || !is_live {
             return None;
         }
         match connection.subscriptions() {
@@ -272,9 +281,9 @@ impl Shard {
     fn plan_several(&mut self, slot: u32) -> Option<What> {
         let connection = &self.connections[slot];
         let behind = |index: &usize| {
-            connection.subscription(*index).is_some_and(|s| {
-                s.place != NONE && s.cursor < self.channels.lanes[s.lane].log.head()
-            })
+            connection
+                .subscription(*index)
+                .is_some_and(|s| s.place != NONE && s.cursor < self.channels.lanes[s.lane].log.head())
         };
         let mut all_behind = (0..connection.subscriptions()).filter(behind);
         let only = all_behind.next()?;

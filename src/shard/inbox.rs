@@ -7,11 +7,11 @@ use crate::logic::event::{Draft, Event};
 use crate::logic::protocol::ws;
 
 use super::Shard;
-use crate::logic::cells::NONE;
 use super::channels::Following;
 use super::connection::{Flags, State};
 use super::counters::Reason;
 use super::settings::ticks;
+use crate::logic::cells::NONE;
 
 /// Batches from the hub in one turn.
 const BATCHES_PER_TURN: usize = 16;
@@ -38,6 +38,16 @@ impl Shard {
             }
             self.from_hub.done(weight);
         }
+    }
+
+    /// Works off what the hub has said already, so that whoever asks after an acknowledgement has come sees
+    /// what it is about. Returns whether nothing is left.
+    pub(super) fn catch_up(&mut self) -> bool {
+        if !self.from_hub.is_empty() {
+            self.inbox_waits = true;
+            self.take_inbox();
+        }
+        self.from_hub.is_empty()
     }
 
     fn obey(&mut self, message: ShardMessage) {
@@ -195,9 +205,8 @@ impl Shard {
                 }
             }
         }
-        let is_open = |slot: &&u32| {
-            matches!(self.connections[**slot].state, State::Stream | State::WebSocket | State::Poll)
-        };
+        let is_open =
+            |slot: &&u32| matches!(self.connections[**slot].state, State::Stream | State::WebSocket | State::Poll);
         let count = slots.iter().filter(is_open).count() as u64;
         for slot in slots {
             self.close(slot, Reason::Kicked, ws::CLOSE_KICKED, reason);

@@ -143,7 +143,9 @@ impl Shard {
         }
         let result = match &said {
             Said { subscribe: Some(names), .. } => self.subscribe_more(slot, names, said.after.as_deref(), reference),
-            Said { unsubscribe: Some(names), .. } => self.unsubscribe_some(slot, names).map(|()| self.reply(slot, reference, Ok(()))),
+            Said { unsubscribe: Some(names), .. } => {
+                self.unsubscribe_some(slot, names).map(|()| self.reply(slot, reference, Ok(())))
+            }
             Said { send: Some(_), .. } => Err(refusal("unavailable", "this version passes no messages to the backend")),
             Said { publish: Some(_), .. } => Err(refusal("forbidden", "clients may not publish on this server")),
             Said { refresh: Some(_), .. } => Err(refusal("unavailable", "this version knows no tokens")),

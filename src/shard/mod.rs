@@ -39,8 +39,8 @@ use crate::sys::readiness::Readiness;
 use crate::sys::ring::{self, Completion, Ring};
 use crate::sys::{affinity, fdtable};
 
-use accept::Reserve;
 use crate::logic::cells::Cells;
+use accept::Reserve;
 use channels::Channels;
 use connection::Connection;
 use counters::Counters;

@@ -8,10 +8,10 @@ use crate::logic::protocol::query::SubscribeQuery;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
-use crate::logic::cells::NONE;
 use super::channels::Following;
 use super::connection::{Flags, State};
 use super::settings::ticks;
+use crate::logic::cells::NONE;
 
 /// Bytes of events in one answer, beyond which the rest is left for the next.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -26,12 +26,13 @@ impl Shard {
         request: &Request<'_>,
         query: &SubscribeQuery,
     ) -> Result<(), Reject> {
-        let after = match request.last_event_id {
-            Some(id) => Some(id.parse().map_err(|error| {
-                Reject::new(400, "bad_position", format!("Last-Event-ID is no position: {error}"))
-            })?),
-            None => query.after,
-        };
+        let after =
+            match request.last_event_id {
+                Some(id) => Some(id.parse().map_err(|error| {
+                    Reject::new(400, "bad_position", format!("Last-Event-ID is no position: {error}"))
+                })?),
+                None => query.after,
+            };
         self.counters.handshakes += 1;
         let http = &self.settings.config.http;
         let wait = query.wait_secs.map_or(http.poll_wait, std::time::Duration::from_secs).min(http.poll_wait_max);
@@ -45,7 +46,8 @@ impl Shard {
         for name in &query.channels {
             self.subscribe(slot, name);
         }
-        let position = after.or_else(|| self.follows_all(slot).then_some(self.seen));
+        let is_current = self.catch_up();
+        let position = after.or_else(|| self.follows_all(slot).then_some(self.seen)).filter(|_| is_current);
         match position {
             Some(position) if self.can_resume_here(slot, 0, position) => {
                 self.start(slot, 0, Some(position), wait);
@@ -98,7 +100,8 @@ impl Shard {
         let (count, last) = self.merge_pending(slot, &mut events, ANSWER_BYTES_MAX);
         let is_whole = !self.has_unread(slot);
         // With everything told, the client need not ask again about what the shard has seen of other channels.
-        let next = if is_whole { last.unwrap_or(position).max(self.seen).max(position) } else { last.unwrap_or(position) };
+        let next =
+            if is_whole { last.unwrap_or(position).max(self.seen).max(position) } else { last.unwrap_or(position) };
         self.counters.events_out += count;
         self.connections[slot].events = self.connections[slot].events.saturating_add(count as u32);
         self.write_answer(slot, &events, next, false);
@@ -172,7 +175,8 @@ impl Shard {
         let channels = (0..connection.subscriptions())
             .filter_map(|index| connection.subscription(index))
             .map(|s| &self.channels.channels[self.channels.lanes[s.lane].channel]);
-        let mut names = channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.as_deref()).peekable();
+        let mut names =
+            channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.as_deref()).peekable();
         if names.peek().is_none() {
             return;
         }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use tracing::info;
 
+use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{
     Method, Reject, Request, ResponseHeaders, decide_cors, origin_allowed, write_error, write_html, write_json,
     write_preflight, write_sse_head, write_text, write_ws_head,
 };
-use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
 
@@ -61,7 +61,8 @@ impl Shard {
     /// Behind a trusted proxy the client is who the proxy says: the last address that is no proxy itself.
     fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Result<(), Reject> {
         let connection = &self.connections[slot];
-        if !self.settings.trusted || connection.flags.has(Flags::COUNTED) || !self.settings.trusts(connection.peer.ip()) {
+        if !self.settings.trusted || connection.flags.has(Flags::COUNTED) || !self.settings.trusts(connection.peer.ip())
+        {
             return Ok(());
         }
         let Some(addresses) = request.forwarded_for else { return Ok(()) };
@@ -111,7 +112,9 @@ impl Shard {
             return Err(Reject::new(405, "method", "this path knows GET, HEAD and OPTIONS only"));
         }
         match route {
-            Route::Stream | Route::WebSocket | Route::Poll | Route::Echo => return self.subscription(slot, route, request),
+            Route::Stream | Route::WebSocket | Route::Poll | Route::Echo => {
+                return self.subscription(slot, route, request);
+            }
             Route::Live => write_text(self.connections[slot].out(), 200, b"ok\n", &headers),
             Route::Ready if self.room.is_ready() => write_text(self.connections[slot].out(), 200, b"ready\n", &headers),
             Route::Ready => return Err(Reject::new(503, "not_ready", "this server is starting or going away")),
@@ -152,9 +155,10 @@ impl Shard {
         }
         // A browser that reconnects by itself sends the header; what it asks for is newer than the URL.
         if let Some(id) = request.last_event_id {
-            query.after = Some(id.parse().map_err(|error| {
-                Reject::new(400, "bad_position", format!("Last-Event-ID is no position: {error}"))
-            })?);
+            query.after =
+                Some(id.parse().map_err(|error| {
+                    Reject::new(400, "bad_position", format!("Last-Event-ID is no position: {error}"))
+                })?);
         }
         self.open_stream(slot, request, &query);
         Ok(())

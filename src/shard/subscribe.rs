@@ -12,10 +12,10 @@ use crate::logic::protocol::http::Reject;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
-use crate::logic::cells::NONE;
 use super::channels::{Following, Reader};
 use super::connection::{Flags, Resume, State, Subscription};
 use super::settings::ticks;
+use crate::logic::cells::NONE;
 
 /// How long a lane without readers is kept up, for clients that come and go.
 const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -225,7 +225,12 @@ impl Shard {
             let dialect = connection.dialect;
             dialect.write_end(&name, connection.out());
             if connection.subscriptions() == 0 {
-                self.close(slot, super::Reason::Ended, crate::logic::protocol::ws::CLOSE_NORMAL, "the channel has ended");
+                self.close(
+                    slot,
+                    super::Reason::Ended,
+                    crate::logic::protocol::ws::CLOSE_NORMAL,
+                    "the channel has ended",
+                );
                 return;
             }
             self.queue(slot);

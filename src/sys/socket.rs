@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -80,12 +80,8 @@ pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixLi
     let failed = |source: io::Error| UnixListenError::Io { path: name.clone(), source };
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(UnixListenError::NotASocket(name)),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(failed)?;
-            }
-            _ => return Err(UnixListenError::InUse(name)),
-        },
+        Ok(_) if is_stale(path) => std::fs::remove_file(path).map_err(failed)?,
+        Ok(_) => return Err(UnixListenError::InUse(name)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
                 std::fs::create_dir_all(folder).map_err(failed)?;
@@ -104,6 +100,32 @@ pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixLi
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     socket.listen(1024).map_err(failed)?;
     Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+/// Whether nobody listens on a Unix socket any more. The kernel may take a moment to close a killed process's
+/// socket, if its ring was polling it: so one whose process is gone counts as stale too.
+fn is_stale(path: &Path) -> bool {
+    match UnixStream::connect(path) {
+        Ok(stream) => peer_process(stream.as_fd()).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()),
+        Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+    }
+}
+
+/// The process at the other end of a Unix socket; for a listener's, who called `listen`.
+fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of_val(&credentials) as libc::socklen_t;
+    // SAFETY: both pointers are to this stack frame, and the length says how much of it there is.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(credentials.pid)
 }
 
 /// The id of a group by its name or number, from /etc/group.
@@ -179,7 +201,6 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
 
     const OPTIONS: TcpOptions =
         TcpOptions { backlog: 16, not_sent_low_water: 65536, user_timeout: Duration::from_secs(30) };

@@ -135,7 +135,13 @@ impl Subscriber<'_> {
     }
 
     /// Prints an event; returns whether that was the last one asked for.
-    fn event(&mut self, id: Option<&str>, channel: Option<&str>, name: Option<&str>, data: Value) -> std::io::Result<bool> {
+    fn event(
+        &mut self,
+        id: Option<&str>,
+        channel: Option<&str>,
+        name: Option<&str>,
+        data: Value,
+    ) -> std::io::Result<bool> {
         self.is_fresh = true;
         if let Some(id) = id {
             self.last_id = Some(id.to_string());
@@ -171,7 +177,9 @@ impl Subscriber<'_> {
             query.push_str(if query.is_empty() { "?channel=" } else { "&channel=" });
             for byte in channel.bytes() {
                 match byte {
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b',' => query.push(byte.into()),
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b',' => {
+                        query.push(byte.into())
+                    }
                     byte => query.push_str(&format!("%{byte:02X}")),
                 }
             }

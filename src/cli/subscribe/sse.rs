@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn fields_make_an_event() {
         let mut parser = Parser::default();
-        let events = parser.push(b":comment\nretry: 1500\nid: 5-1\nevent: e\ndata: a\r\ndata:b\rdata\n\nid: 6\n\ndata: c\n\n");
+        let events =
+            parser.push(b":comment\nretry: 1500\nid: 5-1\nevent: e\ndata: a\r\ndata:b\rdata\n\nid: 6\n\ndata: c\n\n");
         assert_eq!(
             events,
             [

@@ -166,7 +166,9 @@ fn closed(payload: &[u8]) -> Ended {
 fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> Result<bool, Ended> {
     let mut message: Value = serde_json::from_slice(payload).unwrap_or_default();
     if message["id"].is_null() {
-        for (name, what) in [("gap", "some events are lost"), ("bye", "the server says goodbye"), ("end", "a channel has ended")] {
+        for (name, what) in
+            [("gap", "some events are lost"), ("bye", "the server says goodbye"), ("end", "a channel has ended")]
+        {
             if let Some(details) = message.get(name) {
                 subscriber.notice(what, &details.to_string());
             }

@@ -90,9 +90,16 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for bad in
-            ["channel=", "channel=a,", "channel=a b", "channel=%zz", "after=x", "wait=-1", "format=xml", "channel=a,b,c"]
-        {
+        for bad in [
+            "channel=",
+            "channel=a,",
+            "channel=a b",
+            "channel=%zz",
+            "after=x",
+            "wait=-1",
+            "format=xml",
+            "channel=a,b,c",
+        ] {
             assert_eq!(parse(bad, 2).unwrap_err().status, 400, "{bad}");
         }
     }

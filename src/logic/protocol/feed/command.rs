@@ -203,7 +203,10 @@ fn explain(error: &serde_json::Error) -> FeedError {
 
 fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
     let Some(op) = &raw.op else {
-        return Err(FeedError::new("bad_field", "the field op is missing: it says what to do, as in \"op\":\"publish\""));
+        return Err(FeedError::new(
+            "bad_field",
+            "the field op is missing: it says what to do, as in \"op\":\"publish\"",
+        ));
     };
     match &**op {
         "publish" => {
@@ -211,9 +214,11 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
             publish(RawItem { channel, channels, data, data_b64, event, key }).map(Command::Publish)
         }
         "batch" => {
-            let items = raw.items.ok_or_else(|| FeedError::new("bad_field", "a batch needs the field items, a list"))?;
+            let items =
+                raw.items.ok_or_else(|| FeedError::new("bad_field", "a batch needs the field items, a list"))?;
             let read = |(index, item)| {
-                publish(item).map_err(|error| FeedError { message: format!("items[{index}]: {}", error.message), ..error })
+                publish(item)
+                    .map_err(|error| FeedError { message: format!("items[{index}]: {}", error.message), ..error })
             };
             items.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Command::Batch)
         }
@@ -228,9 +233,12 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
         "stats" => Ok(Command::Stats),
         "history" => Ok(Command::History {
             channel: channel(raw.channel.as_deref())?,
-            after: raw.after.as_deref().map(str::parse).transpose().map_err(|error| {
-                FeedError::new("bad_field", format!("the field after: {error}"))
-            })?,
+            after: raw
+                .after
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|error| FeedError::new("bad_field", format!("the field after: {error}")))?,
             limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
         }),
         "listen" | "presence" => {

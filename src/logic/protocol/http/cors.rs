@@ -15,7 +15,9 @@ pub enum Cors<'a> {
 /// What to say to a request from a page at `origin`, given the allowed origins.
 pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> {
     match origin {
-        Some(origin) if allowed.iter().any(|pattern| pattern != "*" && matches(pattern, origin)) => Cors::Origin(origin),
+        Some(origin) if allowed.iter().any(|pattern| pattern != "*" && matches(pattern, origin)) => {
+            Cors::Origin(origin)
+        }
         Some(_) if allowed.iter().any(|pattern| pattern == "*") => Cors::Any,
         _ => Cors::None,
     }

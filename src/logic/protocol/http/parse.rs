@@ -39,7 +39,9 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
     let head = &bytes[skipped..];
     match head.first() {
         Some(0x16) => return Parsed::Rejected(bad("this port speaks plain HTTP, not TLS")),
-        Some(byte) if !byte.is_ascii_graphic() && *byte != b'\r' => return Parsed::Rejected(bad("this is no HTTP request")),
+        Some(byte) if !byte.is_ascii_graphic() && *byte != b'\r' => {
+            return Parsed::Rejected(bad("this is no HTTP request"));
+        }
         _ => {}
     }
     if head.starts_with(b"PRI * HTTP/2.0") {
@@ -89,12 +91,18 @@ fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(bad("the request's head is malformed")),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Reject::fatal(431, "headers_too_many", format!("there are more than {FIELDS_MAX} header fields")));
+            return Err(Reject::fatal(
+                431,
+                "headers_too_many",
+                format!("there are more than {FIELDS_MAX} header fields"),
+            ));
         }
         Err(httparse::Error::Version) => {
             return Err(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
         }
-        Err(error) => return Err(Reject::fatal(400, "bad_request", format!("the request's head is malformed: {error}"))),
+        Err(error) => {
+            return Err(Reject::fatal(400, "bad_request", format!("the request's head is malformed: {error}")));
+        }
     }
     let method = match parsed.method.unwrap_or_default() {
         "GET" => Method::Get,
@@ -138,8 +146,7 @@ fn read_target(target: &str, method: Method) -> Result<Target<'_>, Reject> {
 }
 
 fn is_host(host: &str) -> bool {
-    !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
 }
 
 #[derive(Default)]
@@ -186,7 +193,8 @@ impl<'a> Fields<'a> {
             self.read_content_length(text()?)?;
         } else if is("accept") {
             let ranges = text()?.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
-            self.accepts_event_stream |= ranges.into_iter().any(|range| range.eq_ignore_ascii_case("text/event-stream"));
+            self.accepts_event_stream |=
+                ranges.into_iter().any(|range| range.eq_ignore_ascii_case("text/event-stream"));
         } else if is("origin") {
             self.origin = Some(text()?);
         } else if is("user-agent") {

@@ -154,7 +154,9 @@ pub fn write_preflight(out: &mut Vec<u8>, request_headers: Option<&str>, headers
     write_field(out, "Allow", "GET, HEAD, OPTIONS");
     if headers.cors != Cors::None {
         write_field(out, "Access-Control-Allow-Methods", "GET, HEAD, OPTIONS");
-        if let Some(names) = request_headers.filter(|names| names.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')) {
+        if let Some(names) =
+            request_headers.filter(|names| names.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '))
+        {
             write_field(out, "Access-Control-Allow-Headers", names);
         }
         write_field(out, "Access-Control-Max-Age", "86400");

@@ -1,0 +1,150 @@
+use std::io::Write;
+
+use super::clients::{Http, Stream, get};
+use super::server::Server;
+
+#[test]
+fn requests_may_come_byte_by_byte() {
+    let server = Server::start("");
+    let mut http = Http::connect(server.address);
+    http.stream.set_nodelay(true).unwrap();
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" {
+        http.stream.write_all(&[*byte]).unwrap();
+    }
+    assert_eq!(http.answer(false).body, "ok\n");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start("");
+    let mut http = Http::connect(server.address);
+    let mut text = String::new();
+    for number in 0..500 {
+        text.push_str(&format!(
+            "GET /{} HTTP/1.1\r\nHost: x\r\n\r\n",
+            if number % 2 == 0 { "healthz" } else { "nothing" }
+        ));
+    }
+    let mut writer = http.stream.try_clone().unwrap();
+    let thread = std::thread::spawn(move || writer.write_all(text.as_bytes()).unwrap());
+    for number in 0..500 {
+        assert_eq!(http.answer(false).status, if number % 2 == 0 { 200 } else { 404 });
+    }
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_trickling_client_is_cut_and_a_silent_one_too() {
+    let server = Server::start("[server]\nhandshake_timeout = \"500ms\"");
+    let silent = Http::connect(server.address);
+    let mut trickling = Http::connect(server.address);
+    trickling.send("GET /healthz HTTP/1.1\r\nHost: x\r\n");
+    let answer = trickling.answer(false);
+    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
+    assert!(trickling.is_closed());
+    server.await_figure("closed.handshake_timeout", 2);
+    drop(silent);
+}
+
+#[test]
+fn bytes_that_keep_coming_do_not_put_the_deadline_off() {
+    let server = Server::start("[server]\nhandshake_timeout = \"500ms\"");
+    let mut http = Http::connect(server.address);
+    http.send("GET /healthz HTTP/1.1\r\nHost: x\r\nX: ");
+    let mut writer = http.stream.try_clone().unwrap();
+    let trickle = std::thread::spawn(move || {
+        while writer.write_all(b"x").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    assert_eq!(http.answer(false).status, 408);
+    drop(http);
+    trickle.join().unwrap();
+}
+
+#[test]
+fn nothing_is_smuggled() {
+    let server = Server::start("");
+    let smuggled = "GET /healthz HTTP/1.1\r\nHost: y\r\n\r\n";
+    for (fields, status) in [
+        ("Content-Length: 40\r\n".to_string(), 413),
+        ("Transfer-Encoding: chunked\r\n".to_string(), 400),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n".to_string(), 400),
+        ("Content-Length: 0\r\nContent-Length: 40\r\n".to_string(), 400),
+        ("Transfer-Encoding : chunked\r\n".to_string(), 400),
+    ] {
+        let mut http = Http::connect(server.address);
+        http.send(&format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{fields}\r\n{smuggled}"));
+        let answer = http.answer(false);
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{fields}");
+        assert!(http.is_closed(), "what follows is not taken for a request: {fields}");
+    }
+}
+
+#[test]
+fn heads_have_a_limit() {
+    let server = Server::start("");
+    for (text, status) in [
+        (format!("GET /{} HTTP/1.1\r\n", "x".repeat(10_000)), 414),
+        (format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n", "x".repeat(10_000)), 431),
+        ("\x16\x03\x01\x02\x00\x01".into(), 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
+        ("GET /healthz HTTP/1.1\nHost: x\n\n".into(), 400),
+        ("GET /healthz HTTP/1.1\r\n\r\n".into(), 400),
+    ] {
+        let mut http = Http::connect(server.address);
+        http.send(&text);
+        assert_eq!(http.answer(false).status, status, "{text:.40}");
+        assert!(http.is_closed());
+    }
+}
+
+#[test]
+fn garbage_and_broken_connections_hurt_nobody() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..300 {
+        let mut http = Http::connect(server.address);
+        let bytes: Vec<u8> = (0..random.usize(1..400)).map(|_| random.u8(..)).collect();
+        let _ = http.stream.write_all(&bytes);
+        if random.bool() {
+            // A reset instead of an orderly end.
+            let _ = socket2::SockRef::from(&http.stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+    server.publish("a", "alive");
+    assert_eq!(stream.next().unwrap().data, "alive");
+    server.await_figure("connections", 1);
+}
+
+#[test]
+fn storms_of_short_connections_leave_nothing_behind() {
+    let server = Server::start_with("", &["--shards", "2", "--no-pin"]);
+    let address = server.address;
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                for round in 0..500 {
+                    match (thread + round) % 4 {
+                        0 => assert_eq!(get(address, "/healthz").status, 200),
+                        1 => drop(Stream::open(address, &format!("/sse?channel=c{}", round % 50))),
+                        2 => drop(super::clients::Socket::open(address, "/ws?channel=a,b")),
+                        _ => drop(Http::connect(address)),
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    server.await_figure("connections", 0);
+    for gauge in ["http", "sse", "websocket", "poll"] {
+        assert_eq!(server.figure(gauge), 0, "{gauge}");
+    }
+    assert_eq!(server.figure("accepted"), 2000);
+    let mut stream = Stream::open(address, "/sse?channel=a");
+    server.publish("a", "alive");
+    assert_eq!(stream.next().unwrap().data, "alive");
+}

@@ -1,0 +1,113 @@
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use super::server::{Server, command, eventually};
+
+fn run(arguments: &[&str]) -> Output {
+    command().args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn publish_prints_the_id_and_subscribe_resumes_from_it() {
+    let server = Server::start("");
+    let feed = server.feed_path.to_str().unwrap();
+    let url = format!("http://{}", server.address);
+    let first = run(&["publish", "--feed", feed, "a", "one"]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let id = text(&first.stdout);
+    let mut child = command()
+        .args(["publish", "--feed", feed, "a", "-", "--json", "--event", "e"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"x\": 1}\n").unwrap();
+    assert!(child.wait_with_output().unwrap().status.success());
+    for transport in ["sse", "ws", "poll"] {
+        let arguments =
+            ["subscribe", &url, "--channel", "a", "--transport", transport, "--since", id.trim(), "--count", "1"];
+        let output = run(&arguments);
+        assert!(output.status.success(), "{transport}: {}", text(&output.stderr));
+        let event: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&event["event"], &event["data"]["x"]), (&"e".into(), &1.into()), "{transport}");
+    }
+}
+
+#[test]
+fn subscribe_reconnects_and_misses_nothing() {
+    let server = Server::start("");
+    let url = format!("http://{}", server.address);
+    for transport in ["sse", "ws"] {
+        let mut child = command()
+            .args(["subscribe", &url, "--channel", "a", "--transport", transport, "--format", "data", "--count", "3"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let connected = || server.figure("sse") + server.figure("websocket");
+        eventually("it is connected", || (connected() == 1).then_some(()));
+        server.publish("a", "1");
+        eventually("it has the first", || (server.figure("events_out") % 3 == 1).then_some(()));
+        let kicked = server.feed().call(serde_json::json!({ "op": "kick", "channel": "a" })).unwrap();
+        assert_eq!(kicked["kicked"], 1);
+        server.publish("a", "2");
+        // A kicked WebSocket is told not to come back; a stream's client knows no such thing.
+        if transport == "ws" {
+            assert_eq!(child.wait().unwrap().code(), Some(1));
+            continue;
+        }
+        server.publish("a", "3");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(text(&output.stdout), "1\n2\n3\n");
+    }
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.toml");
+    std::fs::write(&file, "[server]\nshard = 1\n").unwrap();
+    let path = file.to_str().unwrap();
+    let output = run(&["config", "check", path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("line 2") && text(&output.stderr).contains("did you mean `shards`?"));
+    std::fs::write(&file, "[server]\nshards = 1\n").unwrap();
+    assert!(run(&["config", "check", path]).status.success());
+    let printed = run(&["config", "print", "--config", path, "--listen", "127.0.0.1:9"]);
+    assert!(text(&printed.stdout).contains("127.0.0.1:9"), "{}", text(&printed.stdout));
+    assert_eq!(run(&["serve", "--no-such-flag"]).status.code(), Some(2));
+    let open = run(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(open.status.code(), Some(1));
+    assert!(text(&open.stderr).contains("allow_anonymous = true"), "{}", text(&open.stderr));
+    let nobody = run(&["publish", "--feed", "/nonexistent/feed.sock", "a", "x"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("is the server running"));
+}
+
+#[test]
+fn taken_ports_are_named() {
+    let server = Server::start("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let feed = server.folder.path().join("other.sock");
+    let output = run(&["serve", "--admin", "off", "--listen", &address, "--feed", feed.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+}
+
+#[test]
+fn stats_and_kick_speak_to_the_feed() {
+    let server = Server::start("");
+    let feed = server.feed_path.to_str().unwrap();
+    let stats = run(&["stats", "--feed", feed]);
+    assert!(text(&stats.stdout).contains("accepted"));
+    let json = run(&["stats", "--feed", feed, "--json"]);
+    assert!(serde_json::from_slice::<serde_json::Value>(&json.stdout).unwrap()["shards"].is_array());
+    assert_eq!(text(&run(&["kick", "--feed", feed, "--channel", "a"]).stdout), "0\n");
+    let admin = super::clients::get(server.admin, "/stats").json();
+    assert_eq!(admin["node"]["ready"], true);
+}

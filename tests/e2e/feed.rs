@@ -1,0 +1,179 @@
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+
+use super::clients::{Socket, Stream};
+use super::server::{PATIENCE, Server, code, command, eventually};
+
+struct Raw {
+    reader: BufReader<UnixStream>,
+}
+
+impl Raw {
+    fn connect(server: &Server) -> Raw {
+        let stream = UnixStream::connect(&server.feed_path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Raw { reader: BufReader::new(stream) }
+    }
+
+    fn send(&mut self, text: &str) {
+        self.reader.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        assert!(self.reader.read_line(&mut line).unwrap() > 0, "the connection ended");
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+#[test]
+fn errors_say_where_and_the_connection_stays_usable() {
+    let server = Server::start("[feed]\nmax_line = 2000");
+    let mut raw = Raw::connect(&server);
+    for (line, code) in [
+        ("{\"op\":\n", "bad_json"),
+        ("[]\n", "bad_field"),
+        ("{\"op\":\"fly\",\"ref\":1}\n", "unknown_op"),
+        ("{\"op\":\"publish\",\"channel\":\"a b\",\"data\":1}\n", "bad_channel"),
+        ("{\"op\":\"publish\",\"chanel\":\"a\",\"data\":1}\n", "bad_field"),
+        ("{\"op\":\"batch\",\"items\":[{\"channel\":\"a\",\"data\":1},{}]}\n", "bad_field"),
+        ("\u{fffd}\n", "bad_json"),
+    ] {
+        raw.send(line);
+        let answer = raw.line();
+        assert_eq!(answer["error"]["code"], code, "{line} {answer}");
+    }
+    raw.send(&format!("{}\n", "x".repeat(5000)));
+    assert_eq!(raw.line()["error"]["code"], "too_long");
+    // Without a ref only errors are answered.
+    raw.send("{\"op\":\"publish\",\"channel\":\"a\",\"data\":1}\n{\"op\":\"publish\",\"channel\":\"a\",\"data\":2,\"ref\":\"x\"}\r\n");
+    let answer = raw.line();
+    assert_eq!((&answer["ref"], &answer["ok"]), (&"x".into(), &true.into()));
+    raw.send("{\"op\":\"publish\",");
+    raw.reader.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(raw.line()["error"]["code"], "cut");
+    assert_eq!(server.stats()["node"]["errors"], 9);
+}
+
+#[test]
+fn batches_lists_and_keys() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a,b");
+    let mut feed = server.feed();
+    let list = feed.call(json!({ "op": "publish", "channels": ["a", "b"], "data": 1, "key": "k" })).unwrap();
+    assert_eq!(list["ids"].as_array().unwrap().len(), 2);
+    let again = feed.call(json!({ "op": "publish", "channels": ["a", "b"], "data": 1, "key": "k" })).unwrap();
+    assert_eq!(again["ids"], list["ids"]);
+    let items = json!([{ "channel": "a", "data": 2 }, { "channel": "b", "data": 3, "event": "e" }]);
+    let batch = feed.call(json!({ "op": "batch", "items": items })).unwrap();
+    let ids: Vec<&str> = list["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .chain(batch["ids"].as_array().unwrap())
+        .map(|id| id.as_str().unwrap())
+        .collect();
+    for id in ids {
+        assert_eq!(stream.next().unwrap().id, id);
+    }
+    let history = feed.call(json!({ "op": "history", "channel": "a" })).unwrap();
+    assert_eq!(history["events"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn kicked_clients_are_told_and_counted() {
+    let server = Server::start_with("", &["--shards", "2", "--no-pin"]);
+    let mut sockets: Vec<Socket> = (0..5).map(|_| Socket::open(server.address, "/ws?channel=a")).collect();
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    let _other = Stream::open(server.address, "/sse?channel=b");
+    let answer = server.feed().call(json!({ "op": "kick", "channel": "a", "reason": "maintenance" })).unwrap();
+    assert_eq!(answer["kicked"], 6);
+    for socket in &mut sockets {
+        assert!(socket.json()["bye"]["reason"].as_str().unwrap().contains("maintenance"));
+        assert_eq!(socket.close_code(), 4003);
+    }
+    assert_eq!(stream.next().unwrap().name, "ringcast.bye");
+    let conn = eventually("the log names the connection", || {
+        let log = server.log.lock().unwrap();
+        log.iter()
+            .find(|line| line["message"] == "connected" && line["channel"] == "b")
+            .map(|line| line["conn"].clone())
+    });
+    assert_eq!(server.feed().call(json!({ "op": "send", "conn": conn, "data": "for you" })).unwrap()["ok"], true);
+    assert_eq!(server.feed().call(json!({ "op": "kick", "conn": conn })).unwrap()["kicked"], 1);
+    assert_eq!(server.feed().call(json!({ "op": "kick", "conn": conn })).unwrap()["kicked"], 0);
+    assert_eq!(code(server.feed().call(json!({ "op": "kick", "conn": "what" })).unwrap_err()), "no_connection");
+}
+
+#[test]
+fn a_message_for_one_connection_reaches_it_alone() {
+    let server = Server::start("");
+    let mut socket = Socket::open(server.address, "/ws?channel=a");
+    let mut other = Socket::open(server.address, "/ws?channel=a");
+    let conn = eventually("the log names the connection", || {
+        let log = server.log.lock().unwrap();
+        log.iter().find(|line| line["message"] == "connected").map(|line| line["conn"].clone())
+    });
+    server.feed().call(json!({ "op": "send", "conn": conn, "data": { "x": 1 } })).unwrap();
+    assert_eq!(socket.json(), json!({ "data": { "x": 1 } }));
+    server.publish("a", "both");
+    assert_eq!(other.json()["data"], "both");
+}
+
+#[test]
+fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
+    let server = Server::start("[feed]\nmode = \"0600\"");
+    let mode = std::fs::metadata(&server.feed_path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let serve = |path: &std::path::Path| {
+        command().args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--feed"]).arg(path).output().unwrap()
+    };
+    let second = serve(&server.feed_path);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is in use"));
+    // A crashed server's socket is replaced.
+    let folder = server.crash();
+    assert!(folder.path().join("feed.sock").exists());
+    let server = Server::start_in(folder, "", &[]);
+    server.publish("a", "x");
+    let file = server.folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(String::from_utf8_lossy(&serve(&file).stderr).contains("is no socket"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn who_publishes_is_logged_and_may_be_restricted() {
+    let server = Server::start("[feed]\nallow_users = [\"nobody\"]");
+    let mut raw = Raw::connect(&server);
+    assert_eq!(raw.line()["error"]["code"], "forbidden");
+    let pid = eventually("it is in the log", || {
+        let log = server.log.lock().unwrap();
+        log.iter().find(|line| line["message"] == "publisher connected").map(|line| line["pid"].clone())
+    });
+    assert_eq!(pid, std::process::id());
+}
+
+#[test]
+fn a_publisher_that_outruns_the_server_is_slowed_and_nothing_is_dropped() {
+    let server = Server::start("[limits]\nqueue = \"64KiB\"\n[namespace.\"*\"]\nmax_lag = \"512MiB\"");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    let feed_path = server.feed_path.clone();
+    let publisher = std::thread::spawn(move || {
+        let mut stream = UnixStream::connect(feed_path).unwrap();
+        let padding = "x".repeat(1000);
+        let text: String = (0..50_000)
+            .map(|n| format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":\"{n} {padding}\"}}\n"))
+            .collect();
+        stream.write_all(text.as_bytes()).unwrap();
+    });
+    for expected in 0..50_000 {
+        let event = stream.next().unwrap();
+        assert_eq!(event.data.split(' ').next(), Some(expected.to_string().as_str()));
+    }
+    publisher.join().unwrap();
+    assert!(server.stats()["node"]["congestions"].as_u64() > Some(0), "{}", server.stats()["node"]);
+}

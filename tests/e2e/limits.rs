@@ -1,0 +1,121 @@
+use std::process::Stdio;
+
+use super::clients::{Http, Stream, get};
+use super::server::{Server, eventually};
+
+#[test]
+fn a_full_server_says_so_and_serves_those_it_has() {
+    let server = Server::start("[server]\nmax_connections = 3");
+    let mut streams: Vec<Stream> = (0..3).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
+    for _ in 0..10 {
+        let mut http = Http::connect(server.address);
+        let answer = http.answer(false);
+        assert_eq!(answer.status, 503);
+        assert!(answer.header("retry-after").is_some());
+        assert!(http.is_closed());
+    }
+    assert_eq!(server.figure("refused"), 10);
+    server.publish("a", "x");
+    for stream in &mut streams {
+        assert_eq!(stream.next().unwrap().data, "x");
+    }
+    streams.pop();
+    eventually("there is room again", || {
+        let mut http = Http::connect(server.address);
+        http.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        (http.answer(false).status == 200).then_some(())
+    });
+}
+
+#[test]
+fn one_address_cannot_take_all() {
+    let server = Server::start("[server]\nper_address = 2\ntrusted_proxies = [\"127.0.0.9\"]");
+    let streams: Vec<Stream> = (0..2).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
+    assert_eq!(Http::connect(server.address).answer(false).status, 429);
+    drop(streams);
+    eventually("there is room again", || (get(server.address, "/healthz").status == 200).then_some(()));
+}
+
+#[test]
+fn a_trusted_proxys_clients_are_counted_one_by_one() {
+    let server = Server::start("[server]\nper_address = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let ask = |client: &str| {
+        let mut http = Http::connect(server.address);
+        let answer = http.request("GET", "/healthz", &format!("X-Forwarded-For: 1.1.1.1, {client}\r\n"));
+        (answer.status, http)
+    };
+    let (status, first) = ask("10.0.0.1");
+    assert_eq!(status, 200);
+    assert_eq!(ask("10.0.0.1").0, 429);
+    assert_eq!(ask("10.0.0.2").0, 200);
+    drop(first);
+    eventually("there is room again", || (ask("10.0.0.1").0 == 200).then_some(()));
+}
+
+#[test]
+fn running_out_of_descriptors_refuses_some_and_kills_nobody() {
+    // A small table: the shard's is a copy of the process's, with the process's limit.
+    let folder = tempfile::tempdir().unwrap();
+    let feed = folder.path().join("feed.sock");
+    let script = format!(
+        "ulimit -n 300; exec {} serve --shards 1 --admin off --listen 127.0.0.1:0 --log-format json --feed {}",
+        env!("CARGO_BIN_EXE_ringcast"),
+        feed.display()
+    );
+    let mut child = std::process::Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let address = loop {
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        if line["message"] == "listening" {
+            break line["address"].as_str().unwrap().parse().unwrap();
+        }
+    };
+    std::thread::spawn(move || lines.for_each(drop));
+    eventually("the feed is there", || feed.exists().then_some(()));
+    let mut first = Stream::open(address, "/sse?channel=a");
+    let mut all: Vec<Http> = (0..600).map(|_| Http::connect(address)).collect();
+    // Those beyond the limit are answered without having asked.
+    let refused = eventually("some are refused", || {
+        let mut buffer = [0; 16];
+        let refused: Vec<usize> = (0..all.len())
+            .filter(|index| {
+                all[*index].stream.set_nonblocking(true).unwrap();
+                matches!(all[*index].stream.peek(&mut buffer), Ok(length) if buffer[..length].starts_with(b"HTTP/1.1 503"))
+            })
+            .collect();
+        (refused.len() >= 100).then_some(refused)
+    });
+    let mut publisher = ringcast::feed::client::FeedClient::connect(&feed).unwrap();
+    super::server::publish(&mut publisher, "a", "still serving");
+    assert_eq!(first.next().unwrap().data, "still serving");
+    for index in refused.into_iter().rev() {
+        all.swap_remove(index);
+    }
+    drop(all);
+    eventually("there is room again", || {
+        let mut http = Http::connect(address);
+        http.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _ = http.stream.set_read_timeout(Some(super::server::PATIENCE));
+        (http.answer(false).status == 200).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn channels_are_bounded() {
+    let server = Server::start("[limits]\nchannels = 3\nsubscriptions = 2");
+    assert_eq!(get(server.address, "/sse?channel=a,b,c").status, 400);
+    let _streams: Vec<Stream> =
+        ["a", "b", "c"].iter().map(|name| Stream::open(server.address, &format!("/sse?channel={name}"))).collect();
+    let answer = get(server.address, "/sse?channel=d");
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("channels")));
+    let command = serde_json::json!({ "op": "publish", "channel": "e", "data": 1 });
+    assert_eq!(super::server::code(server.feed().call(command).unwrap_err()), "channels");
+}

@@ -1,0 +1,18 @@
+//! End-to-end tests: the real binary with its real ring on free ports, talked to by independent clients.
+//!
+//! A test waits on what it expects, for a bounded time; none relies on something taking a certain time.
+#![allow(missing_docs, unreachable_pub)]
+
+mod attacks;
+mod clients;
+mod command_line;
+mod drain;
+mod feed;
+mod limits;
+mod order;
+mod polls;
+mod resume;
+mod server;
+mod slow;
+mod streams;
+mod websockets;

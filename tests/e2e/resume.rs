@@ -1,0 +1,168 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::clients::{Socket, Stream};
+use super::server::{Server, publish};
+
+/// Publishes numbers to `channel` until told to stop; returns how many.
+fn publish_numbers(
+    server: &Server,
+    channels: &'static [&'static str],
+) -> (Arc<AtomicBool>, std::thread::JoinHandle<u64>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let mut feed = server.feed();
+    let publisher = std::thread::spawn(move || {
+        let mut number = 0;
+        while !flag.load(Ordering::Relaxed) {
+            let channel = channels[number as usize % channels.len()];
+            publish(&mut feed, channel, &number.to_string());
+            number += 1;
+        }
+        number
+    });
+    (stop, publisher)
+}
+
+fn number(data: &str) -> u64 {
+    // With several channels the data is in an envelope.
+    data.rsplit("\"data\":").next().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+}
+
+fn cut_fifty_times(server: &Server, channels: &'static [&'static str], query: &str) {
+    let mut last_id = publish(&mut server.feed(), channels[0], "start");
+    let (stop, publisher) = publish_numbers(server, channels);
+    let mut expected = 0;
+    for cut in 0..=50 {
+        let fields = format!("Last-Event-ID: {last_id}\r\n");
+        let mut stream = Stream::open_with(server.address, &format!("/sse?{query}"), &fields);
+        // A different number each time, so that cuts fall into replays and into live events.
+        for _ in 0..(cut * 7) % 40 + 1 {
+            let event = stream.next().unwrap();
+            assert_ne!(event.name, "ringcast.gap", "{event:?}");
+            assert_eq!(number(&event.data), expected, "after {cut} cuts");
+            expected += 1;
+            last_id = event.id;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let published = publisher.join().unwrap();
+    assert!(published >= expected);
+}
+
+#[test]
+fn a_stream_that_is_cut_fifty_times_misses_and_repeats_nothing() {
+    let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"";
+    let server = Server::start(config);
+    cut_fifty_times(&server, &["a"], "channel=a");
+}
+
+#[test]
+fn also_over_several_channels_and_shards() {
+    let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"";
+    let server = Server::start_with(config, &["--shards", "3", "--no-pin"]);
+    cut_fifty_times(&server, &["a", "b", "c"], "channel=a,b,c");
+}
+
+#[test]
+fn also_from_history_when_the_shard_keeps_nothing() {
+    let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"\n[limits]\nretained = 0";
+    let server = Server::start(config);
+    cut_fifty_times(&server, &["a", "b"], "channel=a,b");
+    assert!(server.figure("resumed_hub") > 20);
+}
+
+#[test]
+fn a_websocket_resumes_as_well() {
+    let server = Server::start("[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"");
+    let mut last_id = server.publish("a", "start");
+    let (stop, publisher) = publish_numbers(&server, &["a"]);
+    let mut expected = 0;
+    for cut in 0..50 {
+        let mut socket = Socket::open(server.address, &format!("/ws?channel=a&last_event_id={last_id}"));
+        for _ in 0..(cut * 11) % 30 + 1 {
+            let event = socket.json();
+            assert_eq!(event["data"].as_str().unwrap().parse::<u64>().unwrap(), expected);
+            expected += 1;
+            last_id = event["id"].as_str().unwrap().to_string();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    publisher.join().unwrap();
+}
+
+#[test]
+fn a_long_replay_comes_in_pages_and_then_live_events_follow() {
+    let server = Server::start("[namespace.\"*\"]\nhistory_events = 10000\nhistory_bytes = \"10MiB\"");
+    let first = server.publish("a", "0");
+    let mut feed = server.feed();
+    let padding = "x".repeat(500);
+    for number in 1..3000 {
+        publish(&mut feed, "a", &format!("{number} {padding}"));
+    }
+    let mut stream = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={first}"));
+    publish(&mut feed, "a", "3000 live");
+    for expected in 1..=3000 {
+        let event = stream.next().unwrap();
+        assert_eq!(event.data.split(' ').next(), Some(expected.to_string().as_str()));
+    }
+}
+
+#[test]
+fn what_history_no_longer_has_is_said_and_then_it_goes_on() {
+    let server = Server::start("[namespace.\"*\"]\nhistory_events = 3");
+    let first = server.publish("a", "0");
+    for number in 1..10 {
+        server.publish("a", &number.to_string());
+    }
+    let mut stream = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={first}"));
+    let gap = stream.next().unwrap();
+    assert_eq!(gap.name, "ringcast.gap");
+    assert!(gap.data.contains(&format!("\"after\":\"{first}\"")), "{}", gap.data);
+    for expected in 7..10 {
+        assert_eq!(stream.next().unwrap().data, expected.to_string());
+    }
+    server.publish("a", "10");
+    assert_eq!(stream.next().unwrap().data, "10");
+    let mut socket = Socket::open(server.address, &format!("/ws?channel=a&last_event_id={first}"));
+    assert_eq!(socket.json()["gap"]["after"], first);
+}
+
+#[test]
+fn an_id_from_the_future_is_a_gap_not_silence() {
+    let server = Server::start("");
+    server.publish("a", "x");
+    let mut stream = Stream::open(server.address, "/sse?channel=a&last_event_id=99999999999999-0");
+    assert_eq!(stream.next().unwrap().name, "ringcast.gap");
+    server.publish("a", "y");
+    assert_eq!(stream.next().unwrap().data, "y");
+}
+
+#[test]
+fn ids_go_on_after_a_crash_and_an_old_position_is_a_gap() {
+    let server = Server::start("");
+    let before = server.publish("a", "lost with the process");
+    let folder = server.crash();
+    let server = Server::start_in(folder, "", &[]);
+    let mut stream = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={before}"));
+    assert_eq!(stream.next().unwrap().name, "ringcast.gap");
+    let after = server.publish("a", "new");
+    let ms = |id: &str| id.split('-').next().unwrap().parse::<u64>().unwrap();
+    assert!(ms(&after) > ms(&before));
+    assert_eq!(stream.next().unwrap().id, after);
+}
+
+#[test]
+fn a_reconnect_storm_is_answered_without_the_hub() {
+    let server = Server::start("");
+    let keep = Stream::open(server.address, "/sse?channel=a");
+    let id = server.publish("a", "1");
+    server.publish("a", "2");
+    let asked = server.figure("resumed_hub");
+    for _ in 0..200 {
+        let mut stream = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={id}"));
+        assert_eq!(stream.next().unwrap().data, "2");
+    }
+    assert_eq!(server.figure("resumed_hub"), asked);
+    drop(keep);
+}

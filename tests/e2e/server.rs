@@ -1,0 +1,163 @@
+//! Starting and stopping the binary.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ringcast::feed::client::{FeedClient, FeedError};
+use serde_json::{Value, json};
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub feed_path: PathBuf,
+    pub folder: tempfile::TempDir,
+    pub log: Arc<Mutex<Vec<Value>>>,
+}
+
+/// Looks again and again until there is something; fails with `what` when the time is over.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "this did not happen in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    for name in ["RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "RINGCAST_FEED", "RINGCAST_CONFIG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Server {
+    /// A server with one shard and this configuration.
+    pub fn start(config: &str) -> Server {
+        Server::start_with(config, &[])
+    }
+
+    pub fn start_with(config: &str, flags: &[&str]) -> Server {
+        Server::start_in(tempfile::tempdir().unwrap(), config, flags)
+    }
+
+    /// A server on the state that another one has left.
+    pub fn start_in(folder: tempfile::TempDir, config: &str, flags: &[&str]) -> Server {
+        let file = folder.path().join("ringcast.toml");
+        std::fs::write(&file, config).unwrap();
+        let feed_path = folder.path().join("feed.sock");
+        let mut command = command();
+        command.arg("serve").arg("--config").arg(&file).arg("--feed").arg(&feed_path);
+        command.args(["--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        if !flags.contains(&"--shards") {
+            command.args(["--shards", "1"]);
+        }
+        let mut child = command.args(flags).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let writer = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "message": line }));
+                writer.lock().unwrap().push(value);
+            }
+        });
+        let find = |message: &str| -> Option<Value> {
+            log.lock().unwrap().iter().find(|line| line["message"] == message).cloned()
+        };
+        eventually("the server is ready", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                std::thread::sleep(Duration::from_millis(50));
+                panic!("the server ended with {status}: {:?}", log.lock().unwrap());
+            }
+            find("ready")
+        });
+        let address = |message: &str| find(message).unwrap()["address"].as_str().unwrap().parse().unwrap();
+        let (address, admin) = (address("listening"), address("admin listening"));
+        Server { child, address, admin, feed_path, folder, log }
+    }
+
+    pub fn feed(&self) -> FeedClient {
+        FeedClient::connect(&self.feed_path).unwrap()
+    }
+
+    /// Publishes a text and returns its id.
+    pub fn publish(&self, channel: &str, data: &str) -> String {
+        publish(&mut self.feed(), channel, data)
+    }
+
+    pub fn stats(&self) -> Value {
+        self.feed().call(json!({ "op": "stats" })).unwrap()["stats"].clone()
+    }
+
+    /// A figure, summed over the shards.
+    pub fn figure(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        let pointer = format!("/{}", name.replace('.', "/"));
+        stats["shards"].as_array().unwrap().iter().map(|shard| shard.pointer(&pointer).unwrap().as_u64().unwrap()).sum()
+    }
+
+    pub fn await_figure(&self, name: &str, expected: u64) {
+        eventually(&format!("{name} is {expected}"), || (self.figure(name) == expected).then_some(()));
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(result, 0);
+    }
+
+    pub fn await_exit(&mut self) -> ExitStatus {
+        eventually("the server has ended", || self.child.try_wait().unwrap())
+    }
+
+    /// Stops the server in good order and returns what it leaves.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        self.signal(libc::SIGTERM);
+        assert!(self.await_exit().success());
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    /// Kills the server and returns what it leaves.
+    pub fn crash(mut self) -> tempfile::TempDir {
+        self.signal(libc::SIGKILL);
+        self.await_exit();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn publish(feed: &mut FeedClient, channel: &str, data: &str) -> String {
+    let answer = feed.call(json!({ "op": "publish", "channel": channel, "data": data })).unwrap();
+    answer["id"].as_str().unwrap().to_string()
+}
+
+pub fn code(error: FeedError) -> String {
+    match error {
+        FeedError::Refused { code, .. } => code,
+        other => panic!("{other}"),
+    }
+}

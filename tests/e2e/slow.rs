@@ -1,0 +1,162 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use socket2::{Domain, Socket as RawSocket, Type};
+
+use super::clients::{Http, Stream};
+use super::server::{PATIENCE, Server, eventually, publish};
+
+/// A client with a small receive buffer, which never reads until it is told to.
+fn lazy(server: &Server, target: &str) -> Http {
+    let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    Http { stream, waiting: Vec::new() }
+}
+
+/// Publishes until `figure` moves.
+fn flood(server: &Server, figure: &str) -> u64 {
+    flood_at_pace(server, figure, |_| true)
+}
+
+/// As [`flood`], each number only once `may_follow` says so.
+fn flood_at_pace(server: &Server, figure: &str, may_follow: impl Fn(u64) -> bool) -> u64 {
+    let mut feed = server.feed();
+    let padding = "x".repeat(4000);
+    for number in 0.. {
+        eventually("the next may follow", || may_follow(number).then_some(()));
+        publish(&mut feed, "a", &format!("{number} {padding}"));
+        if number % 50 == 0 && server.figure(figure) > 0 {
+            return number;
+        }
+        assert!(number < 100_000, "{figure} never moved");
+    }
+    unreachable!()
+}
+
+/// Reads the events of a lazy client's stream as (name, data).
+fn read_on(http: &mut Http, until: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    loop {
+        text.push_str(&String::from_utf8_lossy(&std::mem::take(&mut http.waiting)));
+        if until(&text) || !http.fill() {
+            return text;
+        }
+    }
+}
+
+#[test]
+fn disconnect_cuts_the_slow_and_nobody_else() {
+    let server = Server::start("[namespace.\"*\"]\nslow = \"disconnect\"\nmax_lag = \"64KiB\"");
+    let mut slow = lazy(&server, "/sse?channel=a");
+    let mut lively = Stream::open(server.address, "/sse?channel=a");
+    server.await_figure("sse", 2);
+    let read = Arc::new(AtomicU64::new(0));
+    let count = read.clone();
+    let reader = std::thread::spawn(move || {
+        while let Some(event) = lively.next() {
+            if event.data == "end" {
+                return true;
+            }
+            assert!(event.name.is_empty(), "{event:?}");
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        false
+    });
+    // As fast as the lively one reads.
+    let last = flood_at_pace(&server, "slow_disconnected", |number| read.load(Ordering::Relaxed) + 5 > number);
+    server.publish("a", "end");
+    assert!(reader.join().unwrap(), "the lively one got everything");
+    assert_eq!(read.load(Ordering::Relaxed), last + 1);
+    let text = read_on(&mut slow, |_| false);
+    assert!(text.contains("data: 0 x") && !text.contains("data: end"));
+    assert_eq!(server.figure("closed.slow"), 1);
+}
+
+#[test]
+fn gap_tells_what_is_lost_and_goes_on() {
+    let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
+    let mut slow = lazy(&server, "/sse?channel=a");
+    server.await_figure("sse", 1);
+    flood(&server, "slow_gaps");
+    server.publish("a", "end");
+    let text = read_on(&mut slow, |text| text.contains("data: end\n\n"));
+    assert!(text.contains("event: ringcast.gap\n"), "a notice");
+    assert!(text.ends_with("data: end\n\n\r\n"));
+    // Every frame is whole, also around the gap: the chunks parse to the last.
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut rest = body;
+    let mut last_number = None;
+    let mut gaps = 0;
+    while !rest.is_empty() {
+        let (size, after) = rest.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        let chunk = &after[..size];
+        assert!(chunk.ends_with("\n\n") && after[size..].starts_with("\r\n"));
+        gaps += usize::from(chunk.contains("ringcast.gap"));
+        if let Some((_, data)) = chunk.split_once("data: ")
+            && let Ok(number) = data.split(' ').next().unwrap().parse::<u64>()
+        {
+            if let Some(last) = last_number {
+                assert!(number == last + 1 || (number > last && gaps > 0), "{number} after {last}");
+            }
+            last_number = Some(number);
+        }
+        rest = &after[size + 2..];
+    }
+    assert!(gaps >= 1);
+    assert_eq!(server.figure("sse"), 1, "it is still connected");
+}
+
+#[test]
+fn latest_skips_to_the_newest() {
+    let server = Server::start("[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"");
+    let mut slow = lazy(&server, "/sse?channel=a");
+    server.await_figure("sse", 1);
+    flood(&server, "slow_skips");
+    server.publish("a", "end");
+    let text = read_on(&mut slow, |text| text.contains("data: end\n\n"));
+    assert!(!text.contains("ringcast.gap") && text.contains("data: end\n\n"));
+    assert!(server.figure("slow_events_dropped") > 0);
+}
+
+#[test]
+fn a_websocket_that_is_too_slow_is_told_1013() {
+    let server = Server::start("[namespace.\"*\"]\nmax_lag = \"64KiB\"");
+    let mut slow = lazy(&server, "/healthz");
+    slow.answer(false);
+    slow.send(
+        "GET /ws?channel=a&format=raw HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    server.await_figure("websocket", 1);
+    flood(&server, "slow_disconnected");
+    let mut all = Vec::new();
+    slow.stream.read_to_end(&mut all).unwrap();
+    let close = all.windows(4).rposition(|four| four[0] == 0x88 && four[2..] == 1013u16.to_be_bytes());
+    assert!(close.is_some(), "the last frame says 1013");
+}
+
+#[test]
+fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
+    let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"\nhistory_events = 10");
+    let clients: Vec<Http> = (0..200).map(|_| lazy(&server, "/sse?channel=a")).collect();
+    server.await_figure("sse", 200);
+    flood(&server, "slow_gaps");
+    let before = server.resident_bytes();
+    let mut feed = server.feed();
+    let padding = "x".repeat(4000);
+    for _ in 0..5000 {
+        publish(&mut feed, "a", &padding);
+    }
+    let after = server.resident_bytes();
+    // 20 MB went by each of 200 clients, none of which has read.
+    assert!(after < before + (8 << 20), "{before} bytes grew to {after}");
+    assert_eq!(server.figure("sse"), 200);
+    drop(clients);
+}

@@ -1,0 +1,170 @@
+use serde_json::json;
+
+use super::clients::{Http, Stream, get};
+use super::server::Server;
+
+#[test]
+fn a_stream_gets_what_is_published_after_its_head() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    assert!(stream.head.contains("Content-Type: text/event-stream"));
+    let id = server.publish("a", "one\ntwo");
+    let event = stream.next().unwrap();
+    assert_eq!((event.id, event.data.as_str()), (id, "one\ntwo"));
+    let command = json!({ "op": "publish", "channel": "a", "data": { "x": [1, 2] }, "event": "named" });
+    server.feed().call(command).unwrap();
+    let event = stream.next().unwrap();
+    assert_eq!((event.name.as_str(), event.data.as_str()), ("named", r#"{"x":[1,2]}"#));
+    server.feed().call(json!({ "op": "publish", "channel": "a", "data_b64": "AP8=" })).unwrap();
+    assert_eq!(stream.next().unwrap().data, "AP8=");
+}
+
+#[test]
+fn many_subscribers_on_several_shards_all_get_everything() {
+    let server = Server::start_with("", &["--shards", "3", "--no-pin"]);
+    let mut streams: Vec<Stream> = (0..60).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
+    let mut feed = server.feed();
+    for number in 0..20 {
+        super::server::publish(&mut feed, "a", &number.to_string());
+    }
+    for stream in &mut streams {
+        for number in 0..20 {
+            assert_eq!(stream.next().unwrap().data, number.to_string());
+        }
+    }
+    let stats = server.stats();
+    let used = stats["shards"].as_array().unwrap().iter().filter(|shard| shard["sse"].as_u64() > Some(0)).count();
+    assert!(used > 1, "the kernel spreads connections over the shards: {stats}");
+}
+
+#[test]
+fn several_channels_are_told_apart() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a&channel=b,c");
+    server.publish("c", "x");
+    assert_eq!(stream.next().unwrap().data, r#"{"channel":"c","data":"x"}"#);
+    let mut bare = Stream::open(server.address, "/sse?channel=a,b&envelope=0");
+    server.publish("b", "y");
+    assert_eq!(bare.next().unwrap().data, "y");
+}
+
+#[test]
+fn a_stream_over_http_1_0_ends_with_the_connection() {
+    let server = Server::start("[http]\nsse_padding = 64");
+    let mut http = Http::connect(server.address);
+    http.send("GET /events?channel=a HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n");
+    let head = http.head();
+    assert!(head.contains("Connection: close") && !head.contains("chunked"), "{head}");
+    server.publish("a", "x");
+    server.feed().call(json!({ "op": "end", "channel": "a" })).unwrap();
+    while http.fill() {}
+    let body = String::from_utf8(http.waiting).unwrap();
+    assert!(body.starts_with(&format!(":{}\nretry: 3000\n\nid: ", " ".repeat(64))), "{body}");
+    assert!(body.contains("\ndata: x\n\n") && body.contains("event: ringcast.end\n"), "{body}");
+}
+
+#[test]
+fn silence_is_broken_by_comments() {
+    let server = Server::start("[heartbeat]\nsse = \"200ms\"");
+    let stream = Stream::open(server.address, "/sse?channel=a");
+    let mut http = stream.http;
+    for _ in 0..3 {
+        while http.waiting.len() < 8 {
+            assert!(http.fill());
+        }
+        let rest = http.waiting.split_off(8);
+        assert_eq!(std::mem::replace(&mut http.waiting, rest), b"3\r\n:\n\n\r\n");
+    }
+}
+
+#[test]
+fn an_ended_channel_ends_its_streams_after_what_is_pending() {
+    let server = Server::start("");
+    let mut one = Stream::open(server.address, "/sse?channel=a");
+    let mut two = Stream::open(server.address, "/sse?channel=a,b");
+    let id = server.publish("a", "last");
+    server.feed().call(json!({ "op": "end", "channel": "a" })).unwrap();
+    assert_eq!(one.next().unwrap().data, "last");
+    assert_eq!(one.next().unwrap().name, "ringcast.end");
+    assert_eq!(one.next(), None);
+    assert!(one.is_over, "the body was ended, not cut");
+    assert!(two.next().unwrap().data.contains("last"));
+    assert_eq!(two.next().unwrap().name, "ringcast.end");
+    server.publish("b", "more");
+    assert!(two.next().unwrap().data.contains("more"));
+    // Who comes later gets what the history has, and the end.
+    let mut late = Stream::open(server.address, "/sse?channel=a&last_event_id=1-0");
+    let first = late.next().unwrap();
+    assert!(first.name == "ringcast.gap", "{first:?}");
+    assert_eq!(late.next().unwrap().id, id);
+    assert_eq!(late.next().unwrap().name, "ringcast.end");
+    assert!(late.next().is_none() && late.is_over);
+}
+
+#[test]
+fn requests_are_answered_by_the_book() {
+    let server = Server::start("[http]\ncors_origins = [\"https://app.example\"]");
+    let mut http = Http::connect(server.address);
+    assert_eq!(http.get("/healthz").body, "ok\n");
+    assert_eq!(http.get("/readyz").status, 200);
+    let head = http.request("HEAD", "/healthz", "");
+    assert_eq!((head.status, head.header("content-length")), (200, Some("3")));
+    assert_eq!(http.get("/nothing").status, 404);
+    assert_eq!(http.get("/").status, 404, "the page is the demo's");
+    let post = http.request("POST", "/sse?channel=a", "");
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+    let error = http.get("/sse").json();
+    assert_eq!(error["error"]["code"], "no_channel");
+    assert_eq!(http.get("/sse?channel=a%20b").status, 400);
+    assert_eq!(http.get("/poll?channel=a&after=yesterday").status, 400);
+    assert_eq!(http.request("GET", "/sse?channel=a", "Last-Event-ID: x\r\n").status, 400);
+    assert_eq!(http.get("/ws?channel=a").status, 426);
+    let fields = "Origin: https://app.example\r\nAccess-Control-Request-Method: GET\r\n\
+                  Access-Control-Request-Headers: last-event-id\r\n";
+    let preflight = http.request("OPTIONS", "/sse?channel=a", fields);
+    assert_eq!(preflight.status, 204);
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(preflight.header("access-control-allow-headers"), Some("last-event-id"));
+    let other = http.request("GET", "/healthz", "Origin: https://evil.example\r\n");
+    assert_eq!(other.header("access-control-allow-origin"), None);
+    assert_eq!(http.get("http://any.host/healthz").status, 200);
+    assert_eq!(http.request("HEAD", "/sse?channel=a", "").header("content-type"), Some("text/event-stream"));
+    let closed = http.request("GET", "/healthz", "Connection: close\r\n");
+    assert_eq!(closed.header("connection"), Some("close"));
+    assert!(http.is_closed());
+}
+
+#[test]
+fn the_demo_shows_its_page_and_publishes() {
+    let server = Server::start_with("", &["--demo"]);
+    let page = get(server.address, "/");
+    assert!(page.body.contains("EventSource") && page.head.contains("text/html"));
+    let mut stream = Stream::open(server.address, "/sse?channel=demo:ticker");
+    assert!(stream.next().unwrap().data.contains("price"));
+}
+
+#[test]
+fn a_unix_listener_serves_the_same() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("http.sock");
+    let listen = format!("unix:{}", path.display());
+    let server = Server::start_with("", &["--shards", "2", "--no-pin", "--listen", &listen]);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(super::server::PATIENCE)).unwrap();
+    stream.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains("retry") {
+        let length = stream.read(&mut buffer).unwrap();
+        text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    server.publish("a", "through the socket");
+    while !text.contains("through the socket") {
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0);
+        text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    server.stop();
+    assert!(!path.exists(), "the socket's file goes with the server");
+}
