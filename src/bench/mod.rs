@@ -1,9 +1,72 @@
-//! The bench.
+//! The included load harness: `ringcast bench`.
+//!
+//! It starts the server it measures, and beside it a *bare loop* ([`limit_server`]) that does for the same
+//! clients only what the kernel demands: what that takes is the limit, and the ratio to it is the figure that
+//! survives a change of machine. The server's processor time is the kernel's own account of its threads, so a
+//! slow load generator neither flatters nor hurts it.
+
+mod args;
+mod clients;
+mod limit_server;
+mod payload;
+mod procfs;
+mod publisher;
+mod reader;
+mod report;
+mod scenarios;
+mod target;
+
+use std::io;
 use std::process::ExitCode;
-/// Args.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {}
-/// Run.
-pub fn run(_: BenchArgs) -> ExitCode {
-    ExitCode::FAILURE
+use std::time::Duration;
+
+pub use args::BenchArgs;
+use args::Scenario;
+use report::Report;
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error("{doing}: {source}")]
+    Io { doing: String, source: io::Error },
+    #[error("{0}")]
+    Harness(String),
+    #[error("{failed} clients failed; the first one: {error}")]
+    Clients { failed: usize, error: String },
+    #[error("waited {} s for {what}", .limit.as_secs())]
+    Timeout { what: String, limit: Duration },
+    #[error("the measured server ended or did not start: {0}")]
+    Target(String),
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> BenchError {
+    move |source| BenchError::Io { doing: doing.to_owned(), source }
+}
+
+/// Runs what was asked for and prints what came out.
+pub fn run(args: BenchArgs) -> ExitCode {
+    let outcome = match args.scenario {
+        Scenario::LimitServer(args) => limit_server::run(&args).map_err(|error| BenchError::Harness(error.to_string())),
+        scenario => measure(&args.common, &scenario),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringcast: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(common: &args::Common, scenario: &Scenario) -> Result<(), BenchError> {
+    let host = procfs::Host::look();
+    let scenarios = scenarios::run(common, scenario)?;
+    let report = Report { host, scenarios };
+    println!("{report}");
+    if let Some(path) = &common.json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|error| BenchError::Harness(format!("writing the report: {error}")))?;
+        std::fs::write(path, text + "\n").map_err(io_error("writing the report"))?;
+    }
+    Ok(())
 }

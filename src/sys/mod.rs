@@ -4,7 +4,9 @@
 //! owned (`OwnedFd`) or borrowed (`BorrowedFd`) so that none is closed twice or used after its close.
 
 pub mod affinity;
+pub mod epoll;
 pub mod fdtable;
+pub mod load;
 pub mod readiness;
 pub mod ring;
 pub mod signal;

@@ -1,0 +1,328 @@
+//! The load generator, from its user's side: threads full of clients that are told what to do and asked what
+//! they saw. What a thread does is in [`super::reader`].
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use hdrhistogram::Histogram;
+
+use super::args::{Format, Reading, Sample, Transport};
+use super::{BenchError, procfs, reader};
+
+/// The channel that all subscribers share, and that the publisher publishes to.
+pub(crate) const CHANNEL: &str = "bench:all";
+/// The key of every WebSocket handshake: RFC 6455's own example, so that the bare loop can answer it by rote.
+pub(crate) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// Descriptors of a table that are not for clients.
+const SPARE_DESCRIPTORS: u64 = 1_500;
+/// Connections on their way at any time, over all threads: well within every backlog.
+const PENDING_MAX: usize = 256;
+/// How often a waiting caller looks.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What clients connect to, and what for.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    /// The server.
+    pub(crate) target: SocketAddrV4,
+    /// How.
+    pub(crate) transport: Transport,
+    /// Framed how, over WebSocket.
+    pub(crate) format: Format,
+    /// Each to a channel of its own.
+    pub(crate) own_channels: bool,
+    /// Where they resume.
+    pub(crate) last_event_id: Option<String>,
+    /// Changes the address that clients connect from, so that ports which still wait for stragglers of the last
+    /// life are not needed for the next.
+    pub(crate) generation: u8,
+}
+
+impl Subscription {
+    /// The request of client `index` of thread `thread`.
+    pub(crate) fn request(&self, thread: usize, index: usize) -> Vec<u8> {
+        let channel = if self.own_channels { format!("bench:{thread}-{index}") } else { CHANNEL.to_owned() };
+        let Self { target, format, .. } = self;
+        let path = match self.transport {
+            Transport::Sse => format!("/sse?channel={channel}"),
+            Transport::Ws => format!("/ws?channel={channel}&format={}", format.name()),
+            Transport::Poll => format!("/poll?channel={channel}&wait=25"),
+        };
+        let resume = match (&self.last_event_id, self.transport) {
+            (Some(id), Transport::Sse) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
+            (Some(id), Transport::Ws) => (format!("&last_event_id={id}"), String::new()),
+            (Some(id), Transport::Poll) => (format!("&after={id}"), String::new()),
+            (None, _) => Default::default(),
+        };
+        let kind = match self.transport {
+            Transport::Sse => "Accept: text/event-stream\r\n".to_owned(),
+            Transport::Ws => format!(
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: {WEBSOCKET_KEY}\r\n"
+            ),
+            Transport::Poll => String::new(),
+        };
+        format!("GET {path}{} HTTP/1.1\r\nHost: {target}\r\n{kind}{}\r\n", resume.0, resume.1).into_bytes()
+    }
+
+    /// The address that thread `thread` connects from: a loopback address of its own, for its own range of ports.
+    pub(crate) fn source(&self, thread: usize) -> Ipv4Addr {
+        let within = |number: usize| (number % 250) as u8 + 1;
+        Ipv4Addr::new(127, self.generation, within(thread / 250), within(thread))
+    }
+}
+
+/// What a thread is told to do.
+pub(crate) enum Command {
+    /// Connect this many more.
+    Connect(Arc<Subscription>, usize),
+    /// Close all, with a reset where `abort`.
+    Close { abort: bool },
+    /// Forget what was counted.
+    Reset(Reading, Sample),
+    /// Say what was counted.
+    Report(Sender<Box<Tally>>),
+}
+
+/// What a thread has counted since it was reset.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// Events received.
+    pub(crate) events: u64,
+    /// Bytes received.
+    pub(crate) bytes: u64,
+    /// Events whose number did not follow that of the one before.
+    pub(crate) disordered: u64,
+    /// The fewest events that one verified connection received.
+    pub(crate) least: u32,
+    /// The most events that one verified connection received.
+    pub(crate) most: u32,
+    /// When the last event arrived.
+    pub(crate) last_us: u64,
+    /// From the time an event was meant to be sent to its arrival, in microseconds.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Tally {
+    /// Nothing counted yet.
+    pub(crate) fn new() -> Result<Self, BenchError> {
+        // Up to half an hour, on three digits.
+        let latency = Histogram::new_with_bounds(1, 1_800_000_000, 3)
+            .map_err(|error| BenchError::Harness(format!("making a histogram: {error}")))?;
+        Ok(Self { events: 0, bytes: 0, disordered: 0, least: u32::MAX, most: 0, last_us: 0, latency })
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.latency.reset();
+        (self.events, self.bytes, self.disordered) = (0, 0, 0);
+        (self.least, self.most, self.last_us) = (u32::MAX, 0, 0);
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<(), BenchError> {
+        self.events += other.events;
+        self.bytes += other.bytes;
+        self.disordered += other.disordered;
+        self.least = self.least.min(other.least);
+        self.most = self.most.max(other.most);
+        self.last_us = self.last_us.max(other.last_us);
+        self.latency
+            .add(&other.latency)
+            .map_err(|error| BenchError::Harness(format!("adding up histograms: {error}")))
+    }
+}
+
+/// What a thread shows while it works.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Clients that have the answer to their request.
+    pub(crate) ready: AtomicUsize,
+    /// Clients that could not get there.
+    pub(crate) failed: AtomicUsize,
+    /// Clients that the server has closed since.
+    pub(crate) lost: AtomicUsize,
+    /// Open sockets.
+    pub(crate) open: AtomicUsize,
+    /// Events received since the reset.
+    pub(crate) events: AtomicU64,
+    /// How the first failure was put.
+    pub(crate) first_error: Mutex<Option<String>>,
+}
+
+struct Thread {
+    commands: Sender<Command>,
+    progress: Arc<Progress>,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// A running load generator. Dropping it closes all its clients.
+pub(crate) struct Load {
+    threads: Vec<Thread>,
+}
+
+impl Load {
+    /// Starts as many threads as `clients` need, or `threads`.
+    pub(crate) fn start(clients: usize, threads: Option<u32>) -> Result<Self, BenchError> {
+        let each = usize::try_from(procfs::descriptor_limit().saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(usize::MAX);
+        if each == 0 {
+            return Err(BenchError::Harness("the limit of open files is too low to hold clients: raise it".into()));
+        }
+        let needed = clients.div_ceil(each).max(1);
+        let count = threads.map_or(needed, |threads| threads as usize).max(needed);
+        let pending = (PENDING_MAX / count).max(16);
+        let start = |index| {
+            let (commands, inbox): (_, Receiver<Command>) = crossbeam_channel::unbounded();
+            let progress = Arc::new(Progress::default());
+            let shown = Arc::clone(&progress);
+            let handle = std::thread::Builder::new()
+                .name(format!("load-{index}"))
+                .spawn(move || reader::run(index, pending, &inbox, &shown))
+                .map_err(|source| BenchError::Io { doing: "starting a load thread".into(), source })?;
+            Ok(Thread { commands, progress, handle: Some(handle) })
+        };
+        Ok(Self { threads: (0..count).map(start).collect::<Result<_, BenchError>>()? })
+    }
+
+    /// Connects `count` more clients, spread evenly, and waits until all have their answers.
+    pub(crate) fn connect(
+        &self,
+        subscription: Subscription,
+        count: usize,
+        limit: Duration,
+    ) -> Result<Duration, BenchError> {
+        let start = Instant::now();
+        let before = self.sum(|progress| &progress.ready);
+        let subscription = Arc::new(subscription);
+        for (index, thread) in self.threads.iter().enumerate() {
+            let share = count / self.threads.len() + usize::from(index < count % self.threads.len());
+            // A thread that has ended said why in its progress, which is looked at below.
+            let _ = thread.commands.send(Command::Connect(Arc::clone(&subscription), share));
+        }
+        loop {
+            let ready = self.sum(|progress| &progress.ready) - before;
+            self.check()?;
+            if ready >= count {
+                return Ok(start.elapsed());
+            }
+            if start.elapsed() > limit {
+                let what = format!("{count} clients to connect ({ready} have)");
+                return Err(BenchError::Timeout { what, limit });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Closes all clients and waits until that is done on this side.
+    pub(crate) fn close(&self, abort: bool, limit: Duration) -> Result<(), BenchError> {
+        for thread in &self.threads {
+            let _ = thread.commands.send(Command::Close { abort });
+        }
+        let start = Instant::now();
+        while self.sum(|progress| &progress.open) > 0 {
+            if start.elapsed() > limit {
+                return Err(BenchError::Timeout { what: "the clients to close".into(), limit });
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Forgets what was counted, and says how to count from now on. For when nothing is on its way.
+    pub(crate) fn reset(&self, reading: Reading, sample: Sample) -> Result<(), BenchError> {
+        for thread in &self.threads {
+            let _ = thread.commands.send(Command::Reset(reading, sample));
+        }
+        // Commands are done in order: an answer to a later one means that this one is done.
+        self.tally().map(drop)
+    }
+
+    /// Events received since the reset.
+    pub(crate) fn events(&self) -> u64 {
+        self.threads.iter().map(|thread| thread.progress.events.load(Relaxed)).sum()
+    }
+
+    /// Clients that the server has closed although nobody asked it to.
+    pub(crate) fn lost(&self) -> usize {
+        self.sum(|progress| &progress.lost)
+    }
+
+    /// What was counted since the reset, over all threads.
+    pub(crate) fn tally(&self) -> Result<Tally, BenchError> {
+        let mut sum = Tally::new()?;
+        for thread in &self.threads {
+            let (answer, wait) = crossbeam_channel::bounded(1);
+            let _ = thread.commands.send(Command::Report(answer));
+            let limit = Duration::from_secs(30);
+            let tally = wait.recv_timeout(limit).map_err(|_| {
+                self.check().err().unwrap_or(BenchError::Timeout { what: "a load thread's figures".into(), limit })
+            })?;
+            sum.merge(&tally)?;
+        }
+        Ok(sum)
+    }
+
+    /// An error, where a client or a thread has failed.
+    pub(crate) fn check(&self) -> Result<(), BenchError> {
+        let failed = self.sum(|progress| &progress.failed);
+        if failed == 0 {
+            return Ok(());
+        }
+        let first = |thread: &Thread| thread.progress.first_error.lock().ok().and_then(|error| error.clone());
+        let error = self.threads.iter().find_map(first).unwrap_or_default();
+        Err(BenchError::Clients { failed, error })
+    }
+
+    fn sum(&self, counter: impl Fn(&Progress) -> &AtomicUsize) -> usize {
+        self.threads.iter().map(|thread| counter(&thread.progress).load(Relaxed)).sum()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for thread in std::mem::take(&mut self.threads) {
+            let Thread { commands, handle, .. } = thread;
+            // The end of its commands is the end of the thread.
+            drop(commands);
+            if let Some(handle) = handle {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(transport: Transport, last_event_id: Option<&str>) -> Subscription {
+        Subscription {
+            target: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80),
+            transport,
+            format: Format::Raw,
+            own_channels: last_event_id.is_some(),
+            last_event_id: last_event_id.map(str::to_owned),
+            generation: 3,
+        }
+    }
+
+    #[test]
+    fn requests_are_http() {
+        let text = |transport, id| String::from_utf8(subscription(transport, id).request(2, 5)).unwrap();
+        let sse = text(Transport::Sse, Some("17-3"));
+        assert!(sse.starts_with("GET /sse?channel=bench:2-5 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"), "{sse}");
+        assert!(sse.ends_with("Last-Event-ID: 17-3\r\n\r\n"), "{sse}");
+        let ws = text(Transport::Ws, None);
+        assert!(ws.starts_with("GET /ws?channel=bench:all&format=raw HTTP/1.1\r\n"), "{ws}");
+        assert!(text(Transport::Poll, Some("17-3")).contains("&after=17-3 HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn threads_have_addresses_of_their_own() {
+        let source = |thread| subscription(Transport::Sse, None).source(thread).to_string();
+        assert_eq!([source(0), source(249), source(250)], ["127.3.1.1", "127.3.1.250", "127.3.2.1"]);
+    }
+}

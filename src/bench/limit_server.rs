@@ -1,0 +1,180 @@
+//! The yardstick: a bare loop that accepts, answers with a fixed head, and sends everything pending to each
+//! socket in turn. No channels, no history, no heartbeats, no limits: what remains is the kernel's price.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::logic::event::Event;
+use crate::logic::id::Id;
+use crate::logic::protocol::dialect::Dialect;
+use crate::logic::protocol::feed::{Command, Line, LineSplitter, parse};
+use crate::logic::protocol::http::{ResponseHeaders, write_sse_head, write_ws_head};
+use crate::logic::protocol::ws::accept_key;
+use crate::sys::epoll::{Epoll, Events, Interest};
+use crate::sys::fdtable::raise_descriptor_limit;
+use crate::sys::socket::{self, TcpOptions};
+
+use super::args::{Format, LimitServerArgs, Transport};
+use super::clients::WEBSOCKET_KEY;
+
+const LISTENER: u64 = u64::MAX;
+const FEED: u64 = u64::MAX - 1;
+const PUBLISHER: u64 = u64::MAX - 2;
+
+struct Client {
+    stream: TcpStream,
+    is_open: bool,
+    sent: usize,
+}
+
+struct Loop {
+    epoll: Epoll,
+    listener: TcpListener,
+    feed: UnixListener,
+    publisher: Option<UnixStream>,
+    clients: Vec<Client>,
+    head: Vec<u8>,
+    dialect: Dialect,
+    log: Vec<u8>,
+    last: Id,
+    lines: LineSplitter,
+}
+
+/// Serves until it is killed.
+pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
+    raise_descriptor_limit()?;
+    let options =
+        TcpOptions { backlog: 65_535, not_sent_low_water: 64 * 1024, user_timeout: Duration::from_secs(60) };
+    let mut head = Vec::new();
+    let dialect = match (args.transport, args.format) {
+        (Transport::Ws, format) => {
+            write_ws_head(&mut head, &accept_key(WEBSOCKET_KEY), None);
+            if format == Format::Raw { Dialect::WsRaw } else { Dialect::WsJson }
+        }
+        _ => {
+            write_sse_head(&mut head, &ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() });
+            Dialect::Sse
+        }
+    };
+    let mut bare = Loop {
+        epoll: Epoll::new()?,
+        listener: socket::listen_tcp(args.listen.into(), &options)?,
+        feed: socket::listen_unix(&args.feed, 0o600, None).map_err(io::Error::other)?,
+        publisher: None,
+        clients: Vec::new(),
+        head,
+        dialect,
+        log: Vec::new(),
+        last: Id::ZERO,
+        lines: LineSplitter::new(1 << 20),
+    };
+    bare.epoll.add(bare.listener.as_fd(), LISTENER, Interest::Readable)?;
+    bare.epoll.add(bare.feed.as_fd(), FEED, Interest::Readable)?;
+    bare.serve()
+}
+
+impl Loop {
+    fn serve(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let timeout = self.has_pending().then_some(Duration::ZERO);
+            self.epoll.wait(&mut events, timeout)?;
+            for index in 0..events.len() {
+                match events.get(index).token {
+                    LISTENER => self.accept()?,
+                    FEED => self.take_publisher()?,
+                    PUBLISHER => self.read_feed()?,
+                    client => self.answer(client as usize)?,
+                }
+            }
+            self.send_pending();
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        for _ in 0..64 {
+            let Some((fd, _)) = socket::accept(self.listener.as_fd())? else { break };
+            self.epoll.add(fd.as_fd(), self.clients.len() as u64, Interest::Readable)?;
+            self.clients.push(Client { stream: fd.into(), is_open: false, sent: 0 });
+        }
+        Ok(())
+    }
+
+    /// Reads the request, which is not looked at, and sends the head.
+    fn answer(&mut self, index: usize) -> io::Result<()> {
+        let client = &mut self.clients[index];
+        let mut buffer = [0; 2048];
+        if client.stream.read(&mut buffer).is_ok_and(|length| length > 0) && !client.is_open {
+            socket::send(client.stream.as_fd(), &self.head)?;
+            client.is_open = true;
+            client.sent = self.log.len();
+            return Ok(());
+        }
+        // Closed: it stays in the list, as a bare loop would have it, and is never sent to again.
+        self.epoll.remove(client.stream.as_fd())?;
+        client.is_open = false;
+        Ok(())
+    }
+
+    fn take_publisher(&mut self) -> io::Result<()> {
+        if let Some((fd, _)) = socket::accept(self.feed.as_fd())? {
+            self.epoll.add(fd.as_fd(), PUBLISHER, Interest::Readable)?;
+            self.publisher = Some(fd.into());
+        }
+        Ok(())
+    }
+
+    fn read_feed(&mut self) -> io::Result<()> {
+        let Some(publisher) = &mut self.publisher else { return Ok(()) };
+        let mut buffer = vec![0; 64 * 1024];
+        let length = match publisher.read(&mut buffer) {
+            Ok(0) => {
+                self.publisher = None;
+                return Ok(());
+            }
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.lines.push(&buffer[..length]);
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        while let Some(line) = self.lines.next() {
+            let Line::Whole(line) = line else { continue };
+            let Ok(request) = parse(line) else { continue };
+            if let Command::Publish(publish) = request.command {
+                self.last = self.last.next(now_ms);
+                let channel = publish.channels[0].clone();
+                let event = Event { id: self.last, channel, draft: publish.draft };
+                self.dialect.write_event(&event, &mut self.log);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.log.is_empty()
+    }
+
+    /// Everything pending to each in turn. Once all have all, the log starts anew.
+    fn send_pending(&mut self) {
+        if self.log.is_empty() {
+            return;
+        }
+        let mut is_done = true;
+        for client in self.clients.iter_mut().filter(|client| client.is_open && client.sent < self.log.len()) {
+            match socket::send(client.stream.as_fd(), &self.log[client.sent..]) {
+                Ok(length) => client.sent += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => client.is_open = false,
+            }
+            is_done &= client.sent == self.log.len() || !client.is_open;
+        }
+        if is_done {
+            self.log.clear();
+            self.clients.iter_mut().for_each(|client| client.sent = 0);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the kernel says about a server's process, and about the host.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::BenchError;
+
+/// The processor time that all threads of `pid` have used, in nanoseconds.
+///
+/// From the scheduler's own sums: `/proc/PID/stat` counts in steps of 10 ms. Threads that have ended are not in
+/// it, so it must not be compared across the end of one.
+pub(crate) fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
+    let tasks = format!("/proc/{pid}/task");
+    let gone = |source| BenchError::Io { doing: format!("reading the server's processor time in {tasks}"), source };
+    let mut sum = 0;
+    for task in fs::read_dir(&tasks).map_err(gone)? {
+        let path = task.map_err(gone)?.path().join("schedstat");
+        // A thread may end between being listed and being read.
+        let Ok(line) = fs::read_to_string(path) else { continue };
+        sum += line.split_whitespace().next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// The user-space memory of `pid`: its resident anonymous pages, in bytes.
+pub(crate) fn rss_anon(pid: u32) -> Result<u64, BenchError> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path)
+        .map_err(|source| BenchError::Io { doing: format!("reading the server's memory in {path}"), source })?;
+    Ok(field(&status, "RssAnon:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024)
+}
+
+/// What the figures depend on and a reader cannot see.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Host {
+    /// The kernel's release.
+    pub(crate) kernel: String,
+    /// The processor's name.
+    pub(crate) cpu: String,
+    /// How many cores this process may use.
+    pub(crate) cores: usize,
+    /// Memory of the host, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// The most descriptors one table may hold.
+    pub(crate) descriptors: u64,
+    /// When this ran, UTC.
+    pub(crate) date: String,
+    /// This program's version.
+    pub(crate) version: &'static str,
+}
+
+impl Host {
+    /// The host as it is now.
+    pub(crate) fn look() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let unknown = || "unknown".to_owned();
+        let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
+        let cpuinfo = read("/proc/cpuinfo");
+        let meminfo = read("/proc/meminfo");
+        let kib = field(&meminfo, "MemTotal:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self {
+            kernel,
+            cpu: field(&cpuinfo, "model name").map_or_else(unknown, |name| name.trim_start_matches([':', ' ']).into()),
+            cores: cores().len(),
+            memory_bytes: kib.unwrap_or(0) * 1024,
+            descriptors: descriptor_limit(),
+            date: utc(seconds),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// The cores that this process may use, in ascending order.
+pub(crate) fn cores() -> Vec<usize> {
+    let mut cores: Vec<_> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    cores.sort_unstable();
+    cores
+}
+
+/// The soft `RLIMIT_NOFILE` of this process.
+pub(crate) fn descriptor_limit() -> u64 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    field(&limits, "Max open files").and_then(|value| value.split(' ').next()?.parse().ok()).unwrap_or(1024)
+}
+
+/// The rest of the first line that starts with `name`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Seconds since 1970 as `2026-01-31T12:34:56Z`: civil-from-days of Howard Hinnant's date algorithms.
+fn utc(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time / 3600, time / 60 % 60, time % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_figures_are_there() {
+        let pid = std::process::id();
+        assert!(cpu_ns(pid).unwrap() > 0);
+        assert!(rss_anon(pid).unwrap() > 100_000);
+        assert!(descriptor_limit() > 0);
+        assert!(!cores().is_empty());
+        assert!(cpu_ns(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_767_225_599), "2025-12-31T23:59:59Z");
+    }
+}

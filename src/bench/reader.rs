@@ -1,0 +1,370 @@
+//! One thread of the load generator: its clients, in its own descriptor table, on one epoll.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use memchr::memmem;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::args::{Reading, Sample, Transport};
+use super::clients::{Command, Progress, Subscription, Tally};
+use super::payload::{self, STAMP_LEN, Scanner, Tail};
+use super::{BenchError, io_error};
+use crate::sys::epoll::{Epoll, Events, Interest, Ready};
+use crate::sys::load;
+
+/// One read takes up to this much: what a saturated socket holds, mostly.
+const READ_LEN: usize = 256 * 1024;
+/// How long a command waits at most while nothing arrives.
+const IDLE_WAIT: Duration = Duration::from_millis(10);
+/// The shortest beginning of an answer that shows its status.
+const STATUS_LEN: usize = "HTTP/1.1 200".len();
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// `connect` has not ended.
+    Connecting,
+    /// The request is out.
+    Asked,
+    /// The answer's status was right; its head goes on.
+    Answered,
+    /// Events come.
+    Open,
+    /// Closed by the server, or failed.
+    Gone,
+}
+
+struct Client {
+    stream: Option<TcpStream>,
+    phase: Phase,
+    /// The number that the next event must have; 0 before the first, whose number may be any.
+    expected: u32,
+    /// Events since the reset.
+    received: u32,
+    /// Bytes since the reset.
+    bytes: u64,
+    tail: Tail,
+}
+
+struct Reader<'a> {
+    thread: usize,
+    pending_max: usize,
+    progress: &'a Progress,
+    epoll: Epoll,
+    clients: Vec<Client>,
+    /// Asked for and not yet begun.
+    waiting: usize,
+    /// Begun and not yet answered.
+    pending: usize,
+    ready: usize,
+    open: usize,
+    subscription: Option<Arc<Subscription>>,
+    sink: Sink,
+    buffer: Box<[u8]>,
+}
+
+/// What received bytes are turned into.
+struct Sink {
+    scanner: Scanner,
+    reading: Reading,
+    sample: Sample,
+    tally: Tally,
+}
+
+/// A load thread from start to end: until its commands end.
+pub(crate) fn run(thread: usize, pending_max: usize, commands: &Receiver<Command>, progress: &Progress) {
+    let outcome = load::enter_private_table()
+        .map_err(io_error("giving a load thread its own descriptors"))
+        .and_then(|()| Reader::new(thread, pending_max, progress)?.serve(commands));
+    if let Err(error) = outcome {
+        fail(progress, &error.to_string());
+    }
+}
+
+fn fail(progress: &Progress, error: &str) {
+    if let Ok(mut first) = progress.first_error.lock() {
+        first.get_or_insert_with(|| error.to_owned());
+    }
+    progress.failed.fetch_add(1, Relaxed);
+}
+
+impl<'a> Reader<'a> {
+    fn new(thread: usize, pending_max: usize, progress: &'a Progress) -> Result<Self, BenchError> {
+        let epoll = Epoll::new().map_err(io_error("making an epoll"))?;
+        let (reading, sample) = (Reading::Verify, Sample::Every);
+        let sink = Sink { scanner: Scanner::new(), reading, sample, tally: Tally::new()? };
+        let (clients, buffer) = (Vec::new(), vec![0; STAMP_LEN + READ_LEN].into_boxed_slice());
+        let (waiting, pending, ready, open) = (0, 0, 0, 0);
+        let subscription = None;
+        let whole = Self {
+            thread,
+            pending_max,
+            progress,
+            epoll,
+            clients,
+            waiting,
+            pending,
+            ready,
+            open,
+            subscription,
+            sink,
+            buffer,
+        };
+        Ok(whole)
+    }
+
+    fn serve(mut self, commands: &Receiver<Command>) -> Result<(), BenchError> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            match commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) => {}
+            }
+            self.connect_some();
+            let wait = if commands.is_empty() { IDLE_WAIT } else { Duration::ZERO };
+            self.epoll.wait(&mut events, Some(wait)).map_err(io_error("waiting for clients' events"))?;
+            for index in 0..events.len() {
+                self.on_ready(events.get(index));
+            }
+            self.show();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Connect(subscription, count) => {
+                self.subscription = Some(subscription);
+                self.waiting += count;
+                self.clients.reserve_exact(count);
+            }
+            Command::Close { abort } => self.close_all(abort),
+            Command::Reset(reading, sample) => {
+                (self.sink.reading, self.sink.sample) = (reading, sample);
+                self.sink.tally.clear();
+                for client in &mut self.clients {
+                    (client.received, client.bytes) = (0, 0);
+                }
+                self.show();
+            }
+            Command::Report(answer) => {
+                let mut tally = self.sink.tally.clone();
+                tally.events = self.events();
+                let verified = if self.sink.reading == Reading::Verify { self.clients.len() } else { 1 };
+                for client in self.clients.iter().take(verified).filter(|client| client.phase == Phase::Open) {
+                    tally.least = tally.least.min(client.received);
+                    tally.most = tally.most.max(client.received);
+                }
+                // Whoever asked has given up, where nobody takes it.
+                let _ = answer.send(Box::new(tally));
+            }
+        }
+    }
+
+    fn close_all(&mut self, abort: bool) {
+        for stream in self.clients.drain(..).filter_map(|client| client.stream) {
+            if abort {
+                // Without it an ordinary close follows, which is as well.
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            }
+        }
+        (self.waiting, self.pending, self.ready, self.open) = (0, 0, 0, 0);
+        self.progress.lost.store(0, Relaxed);
+        self.show();
+    }
+
+    /// Events received since the reset, or an estimate from bytes and the verified connection's frames.
+    fn events(&self) -> u64 {
+        match (self.sink.reading, self.clients.first()) {
+            (Reading::Count, Some(first)) if first.bytes > 0 => {
+                let exact = u128::from(self.sink.tally.bytes) * u128::from(first.received) / u128::from(first.bytes);
+                u64::try_from(exact).unwrap_or(u64::MAX)
+            }
+            (Reading::Count, _) => 0,
+            (Reading::Verify, _) => self.sink.tally.events,
+        }
+    }
+
+    fn show(&self) {
+        self.progress.ready.store(self.ready, Relaxed);
+        self.progress.open.store(self.open, Relaxed);
+        self.progress.events.store(self.events(), Relaxed);
+    }
+
+    fn connect_some(&mut self) {
+        let Some(subscription) = self.subscription.clone() else { return };
+        while self.waiting > 0 && self.pending < self.pending_max {
+            self.waiting -= 1;
+            let token = self.clients.len();
+            match connect(&subscription, self.thread, &self.epoll, token) {
+                Ok(stream) => {
+                    let (expected, received, bytes, tail) = (0, 0, 0, Tail::default());
+                    let (stream, phase) = (Some(stream), Phase::Connecting);
+                    self.clients.push(Client { stream, phase, expected, received, bytes, tail });
+                    self.pending += 1;
+                    self.open += 1;
+                }
+                Err(error) => {
+                    fail(self.progress, &format!("connecting to {}: {error}", subscription.target));
+                    self.waiting = 0;
+                }
+            }
+        }
+    }
+
+    fn on_ready(&mut self, ready: Ready) {
+        let index = ready.token as usize;
+        if self.clients.get(index).is_some_and(|client| client.phase == Phase::Connecting) {
+            self.ask(index);
+        }
+        if !(ready.readable || ready.hung_up) {
+            return;
+        }
+        let Some(client) = self.clients.get_mut(index) else { return };
+        loop {
+            let Some(stream) = &client.stream else { return };
+            let mut stream: &TcpStream = stream;
+            match stream.read(&mut self.buffer[STAMP_LEN..]) {
+                Ok(0) => return self.gone(index, "the server closed it"),
+                Ok(len) => {
+                    let before = client.phase;
+                    if let Err(answer) = self.sink.take(index, client, &mut self.buffer[..STAMP_LEN + len]) {
+                        return self.gone(index, &answer);
+                    }
+                    if client.phase == Phase::Open && before != Phase::Open {
+                        self.pending -= 1;
+                        self.ready += 1;
+                    }
+                    // A short read has emptied the socket, unless its end is yet to be seen.
+                    if len < READ_LEN && !ready.hung_up {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.gone(index, &error.to_string()),
+            }
+        }
+    }
+
+    /// Sends the request of a client whose `connect` has ended; if it failed, so does this.
+    fn ask(&mut self, index: usize) {
+        let Some(subscription) = &self.subscription else { return };
+        let request = subscription.request(self.thread, index);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(mut stream) = client.stream.as_ref() else { return };
+        match stream.write(&request) {
+            Ok(len) if len == request.len() => client.phase = Phase::Asked,
+            Ok(_) => return self.gone(index, "no room for a whole request"),
+            Err(error) => return self.gone(index, &error.to_string()),
+        }
+        if subscription.transport == Transport::Poll {
+            // The answer to a held poll is what it waits for.
+            client.phase = Phase::Open;
+            self.pending -= 1;
+            self.ready += 1;
+        }
+    }
+
+    /// A client that was ended by the other side: lost if it had been served, failed if not.
+    fn gone(&mut self, index: usize, why: &str) {
+        let client = &mut self.clients[index];
+        client.stream = None;
+        self.open -= 1;
+        if client.phase == Phase::Open {
+            self.progress.lost.fetch_add(1, Relaxed);
+        } else {
+            self.pending -= 1;
+            fail(self.progress, &format!("a client in phase {:?}: {why}", client.phase));
+        }
+        client.phase = Phase::Gone;
+    }
+}
+
+impl Sink {
+    /// Takes what one read brought: `buffer` begins with room for what the client's tail kept. An error is an
+    /// answer other than the one that was hoped for.
+    fn take(&mut self, index: usize, client: &mut Client, buffer: &mut [u8]) -> Result<(), String> {
+        let received = (buffer.len() - STAMP_LEN) as u64;
+        let kept = client.tail.bytes();
+        let start = STAMP_LEN - kept.len();
+        buffer[start..STAMP_LEN].copy_from_slice(kept);
+        let mut bytes = &buffer[start..];
+        if client.phase != Phase::Open {
+            match answer(client, bytes)? {
+                Some(rest) => bytes = rest,
+                None => return Ok(()),
+            }
+        } else if self.reading == Reading::Count && index > 0 {
+            self.tally.bytes += received;
+            self.tally.last_us = payload::now_us();
+            return Ok(());
+        }
+        self.tally.bytes += received;
+        client.bytes += received;
+        let Self { scanner, sample, tally, .. } = self;
+        let Client { expected, received, tail, .. } = client;
+        let now = payload::now_us();
+        let (before, mut last) = (*received, None);
+        scanner.scan(bytes, tail, |stamp| {
+            tally.disordered += u64::from(*expected != stamp.number && *expected != 0);
+            *expected = stamp.number + 1;
+            *received += 1;
+            last = Some(stamp.time_us);
+            if *sample == Sample::Every {
+                tally.latency.saturating_record(now.saturating_sub(stamp.time_us));
+            }
+        });
+        if let Some(time_us) = last {
+            tally.events += u64::from(*received - before);
+            tally.last_us = now;
+            if *sample == Sample::Last {
+                tally.latency.saturating_record(now.saturating_sub(time_us));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks for the end of the answer's head and gives what comes after it.
+fn answer<'a>(client: &mut Client, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, String> {
+    if client.phase == Phase::Asked {
+        if bytes.len() < STATUS_LEN {
+            client.tail.keep(bytes, STATUS_LEN);
+            return Ok(None);
+        }
+        if !matches!(&bytes[..STATUS_LEN], b"HTTP/1.1 200" | b"HTTP/1.1 101") {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]);
+            return Err(format!("was answered {:?}", text.trim_end()));
+        }
+        client.phase = Phase::Answered;
+    }
+    match memmem::find(bytes, b"\r\n\r\n") {
+        Some(end) => {
+            client.phase = Phase::Open;
+            client.tail = Tail::default();
+            Ok(Some(&bytes[end + 4..]))
+        }
+        None => {
+            client.tail.keep(bytes, 3);
+            Ok(None)
+        }
+    }
+}
+
+fn connect(subscription: &Subscription, thread: usize, epoll: &Epoll, token: usize) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
+    load::choose_port_late(socket.as_fd())?;
+    socket.bind(&std::net::SocketAddrV4::new(subscription.source(thread), 0).into())?;
+    match socket.connect(&subscription.target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    epoll.add(socket.as_fd(), token as u64, Interest::Edges)?;
+    Ok(socket.into())
+}
