@@ -130,9 +130,7 @@ impl Tally {
         self.least = self.least.min(other.least);
         self.most = self.most.max(other.most);
         self.last_us = self.last_us.max(other.last_us);
-        self.latency
-            .add(&other.latency)
-            .map_err(|error| BenchError::Harness(format!("adding up histograms: {error}")))
+        self.latency.add(&other.latency).map_err(|error| BenchError::Harness(format!("adding up histograms: {error}")))
     }
 }
 

@@ -46,8 +46,7 @@ struct Loop {
 /// Serves until it is killed.
 pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
     raise_descriptor_limit()?;
-    let options =
-        TcpOptions { backlog: 65_535, not_sent_low_water: 64 * 1024, user_timeout: Duration::from_secs(60) };
+    let options = TcpOptions { backlog: 65_535, not_sent_low_water: 64 * 1024, user_timeout: Duration::from_secs(60) };
     let mut head = Vec::new();
     let dialect = match (args.transport, args.format) {
         (Transport::Ws, format) => {
@@ -141,7 +140,7 @@ impl Loop {
         };
         self.lines.push(&buffer[..length]);
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        while let Some(line) = self.lines.next() {
+        while let Some(line) = self.lines.next_line() {
             let Line::Whole(line) = line else { continue };
             let Ok(request) = parse(line) else { continue };
             if let Command::Publish(publish) = request.command {

@@ -117,10 +117,7 @@ impl Scanner {
 fn parse(stamp: &[u8]) -> Option<Stamp> {
     let time = digits(stamp.get(MARK.len()..MARK.len() + TIME_DIGITS)?)?;
     let number = digits(stamp.get(NUMBER_AT..STAMP_LEN)?)?;
-    Some(Stamp {
-        number: u32::try_from(number.checked_sub(NUMBER_BASE)?).ok()?,
-        time_us: time.checked_sub(TIME_BASE)?,
-    })
+    Some(Stamp { number: u32::try_from(number.checked_sub(NUMBER_BASE)?).ok()?, time_us: time.checked_sub(TIME_BASE)? })
 }
 
 fn digits(text: &[u8]) -> Option<u64> {

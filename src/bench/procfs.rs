@@ -75,8 +75,7 @@ impl Host {
 
 /// The cores that this process may use, in ascending order.
 pub(crate) fn cores() -> Vec<usize> {
-    let mut cores: Vec<_> =
-        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let mut cores: Vec<_> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     cores.sort_unstable();
     cores
 }

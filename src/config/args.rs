@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::model::{ListenAddress, LogFormat};
+use super::address::ListenAddress;
+use super::model::LogFormat;
 
 /// What to serve, and how.
 #[derive(Clone, Debug, Default, Args)]

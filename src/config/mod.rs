@@ -1,13 +1,15 @@
 //! What an operator may set: flags beat the environment, which beats the file, which beats the defaults.
 
+mod address;
 mod args;
 mod load;
 mod model;
 mod units;
 
+pub use address::{ListenAddress, Network};
 pub use args::ServeArgs;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use model::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, ListenAddress, Log, LogFormat,
-    Namespace, NamespacePolicy, Network, Server, SlowPolicy, WebSocket,
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Namespace,
+    NamespacePolicy, Server, SlowPolicy, WebSocket,
 };

@@ -23,6 +23,8 @@ pub(super) enum Routes {
     #[default]
     None,
     One(Route),
+    // The second box keeps a channel of one shard small.
+    #[allow(clippy::box_collection)]
     Many(Box<Vec<Route>>),
 }
 

@@ -98,7 +98,7 @@ async fn converse(hub: &Hub, stream: UnixStream) -> io::Result<()> {
 }
 
 async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) {
-    while let Some(line) = lines.next() {
+    while let Some(line) = lines.next_line() {
         if hub.core.borrow().congested().is_some() {
             hub.wait_for_room().await;
         }

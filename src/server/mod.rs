@@ -19,6 +19,8 @@ use crate::hub::{self, HubFigures, HubParts};
 use crate::link::{self, HubInbox, HubMessage, ToHub, ToShard};
 use crate::shard::{self, Listener, Published, Room, ShardParts};
 use crate::sys::affinity;
+use crate::sys::memory;
+use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::{self, TcpOptions, UnixListenError};
 
@@ -73,6 +75,9 @@ pub enum StartError {
 pub fn run(config: Config) -> Result<(), StartError> {
     logging::start(&config.log)?;
     signal::block()?;
+    if let Err(error) = memory::refuse_huge_pages() {
+        warn!(%error, "the kernel does not let go of huge pages; memory per connection will be higher");
+    }
     let config = Arc::new(config);
     let server = Server::start(&config)?;
     let signals = listen_for_signals();
@@ -96,6 +101,8 @@ impl Server {
             0 => affinity::usable_cores().len(),
             shards => shards,
         };
+        // Better one sentence now than an error number from each thread.
+        Ring::new(64).map_err(|error| StartError::Thread(explain_setup_error(&error)))?;
         let ids = open_ids(config)?;
         let allowed_users = user_ids(&config.feed.allow_users)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());

@@ -41,13 +41,12 @@ impl Shard {
     }
 
     /// Works off what the hub has said already, so that whoever asks after an acknowledgement has come sees
-    /// what it is about. Returns whether nothing is left.
-    pub(super) fn catch_up(&mut self) -> bool {
+    /// what it is about.
+    pub(super) fn catch_up(&mut self) {
         if !self.from_hub.is_empty() {
             self.inbox_waits = true;
             self.take_inbox();
         }
-        self.from_hub.is_empty()
     }
 
     fn obey(&mut self, message: ShardMessage) {

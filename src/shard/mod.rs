@@ -15,6 +15,7 @@ mod drain;
 mod inbox;
 mod intake;
 mod lagging;
+mod merge;
 mod messages;
 mod poll;
 mod request;

@@ -46,7 +46,8 @@ impl Shard {
         for name in &query.channels {
             self.subscribe(slot, name);
         }
-        let is_current = self.catch_up();
+        // Behind what still waits in the queue from the hub, only the hub can say.
+        let is_current = self.from_hub.is_empty();
         let position = after.or_else(|| self.follows_all(slot).then_some(self.seen)).filter(|_| is_current);
         match position {
             Some(position) if self.can_resume_here(slot, 0, position) => {

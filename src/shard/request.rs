@@ -128,6 +128,11 @@ impl Shard {
     }
 
     fn subscription(&mut self, slot: u32, route: Route, request: &Request<'_>) -> Result<(), Reject> {
+        self.catch_up();
+        if self.connections[slot].state != State::Http {
+            // What the hub has said was to end it.
+            return Ok(());
+        }
         if self.drain.is_some() {
             let reject = Reject::fatal(503, "draining", "this server is going away; connect again");
             return Err(reject.retry_after(self.rng.u32(1..=5)));

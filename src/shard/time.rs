@@ -135,12 +135,13 @@ impl Shard {
                     self.queue(slot);
                 }
             }
-            State::WebSocket if !connection.flags.has(Flags::PINGED) => {
-                if now.saturating_sub(connection.received) >= spread(self.settings.heartbeat_ws, slot) {
-                    connection.flags.set(Flags::PINGED | Flags::HEARTBEAT);
-                    connection.deadline = now + self.settings.reap;
-                    self.queue(slot);
-                }
+            State::WebSocket
+                if !connection.flags.has(Flags::PINGED)
+                    && now.saturating_sub(connection.received) >= spread(self.settings.heartbeat_ws, slot) =>
+            {
+                connection.flags.set(Flags::PINGED | Flags::HEARTBEAT);
+                connection.deadline = now + self.settings.reap;
+                self.queue(slot);
             }
             _ => {}
         }

@@ -96,22 +96,20 @@ impl Epoll {
     /// Stops watching `fd`, for one that stays open.
     pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: deleting reads no event; both descriptors are open for the call's length.
-        let done = unsafe {
-            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
-        };
+        let done =
+            unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut()) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Waits for changes, at most `timeout` (rounded up to milliseconds; for ever without one). An interrupted
     /// wait reports nothing.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout_ms = timeout
-            .map_or(-1, |timeout| i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+        let timeout_ms =
+            timeout.map_or(-1, |timeout| i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
         let capacity = i32::try_from(events.raw.len()).unwrap_or(i32::MAX);
         events.len = 0;
         // SAFETY: `raw` has room for `capacity` entries, all initialised, and is borrowed mutably meanwhile.
-        let count =
-            unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.raw.as_mut_ptr(), capacity, timeout_ms) };
+        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.raw.as_mut_ptr(), capacity, timeout_ms) };
         match usize::try_from(count) {
             Ok(count) => events.len = count,
             Err(_) => {

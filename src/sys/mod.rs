@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod epoll;
 pub mod fdtable;
 pub mod load;
+pub mod memory;
 pub mod readiness;
 pub mod ring;
 pub mod signal;

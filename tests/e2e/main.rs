@@ -1,7 +1,7 @@
 //! End-to-end tests: the real binary with its real ring on free ports, talked to by independent clients.
 //!
 //! A test waits on what it expects, for a bounded time; none relies on something taking a certain time.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod attacks;
 mod clients;

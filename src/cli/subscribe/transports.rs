@@ -139,11 +139,7 @@ fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, En
                     let _ = connection.write(&answer);
                     return Ok(closed(frame.payload));
                 }
-                Opcode::Text => {
-                    if take_message(subscriber, frame.payload)? {
-                        return Ok(Ended::Done);
-                    }
-                }
+                Opcode::Text if take_message(subscriber, frame.payload)? => return Ok(Ended::Done),
                 _ => {}
             }
             connection.write(&answer).map_err(again)?;

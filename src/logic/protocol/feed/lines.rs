@@ -1,6 +1,6 @@
 //! Cutting a stream into lines of bounded length.
 
-/// What [`LineSplitter::next`] found.
+/// What [`LineSplitter::next_line`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// A line, without its end.
@@ -39,7 +39,7 @@ impl LineSplitter {
     }
 
     /// The next line that is not empty, if one is complete.
-    pub fn next(&mut self) -> Option<Line<'_>> {
+    pub fn next_line(&mut self) -> Option<Line<'_>> {
         loop {
             let Some(offset) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
@@ -85,7 +85,7 @@ mod tests {
         let mut lines = Vec::new();
         for piece in pieces {
             splitter.push(piece);
-            while let Some(line) = splitter.next() {
+            while let Some(line) = splitter.next_line() {
                 lines.push(match line {
                     Line::Whole(line) => Some(line.to_vec()),
                     Line::TooLong => None,
