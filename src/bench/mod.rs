@@ -1,6 +1,6 @@
 //! The included load harness: `ringcast bench`.
 //!
-//! It starts the server it measures, and beside it a *bare loop* ([`limit_server`]) that does for the same
+//! It starts the server it measures, and beside it a *bare loop* (`limit_server`) that does for the same
 //! clients only what the kernel demands: what that takes is the limit, and the ratio to it is the figure that
 //! survives a change of machine. The server's processor time is the kernel's own account of its threads, so a
 //! slow load generator neither flatters nor hurts it.

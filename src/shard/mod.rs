@@ -1,9 +1,9 @@
 //! Shards: one thread per core, each with its own listeners, connections, logs, heartbeats and ring.
 //!
-//! Where a client's byte goes: [`accept`] takes the connection, [`intake`] reads, [`request`] decides what it
-//! is, [`subscribe`] gives it its place in a lane ([`channels`]), [`messages`] hears a WebSocket out. Where an
-//! event goes: [`inbox`] appends its frame to the lanes, [`deliver`] walks their readers and sends. Everything
-//! happens in turns of [`Shard::turn`], which never blocks; between two turns the thread waits for its ring.
+//! Where a client's byte goes: `accept` takes the connection, `intake` reads, `request` decides what it
+//! is, `subscribe` gives it its place in a lane (`channels`), `messages` hears a WebSocket out. Where an
+//! event goes: `inbox` appends its frame to the lanes, `deliver` walks their readers and sends. Everything
+//! happens in turns of `Shard::turn`, which never blocks; between two turns the thread waits for its ring.
 
 mod accept;
 mod channels;

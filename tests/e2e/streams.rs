@@ -168,3 +168,28 @@ fn a_unix_listener_serves_the_same() {
     server.stop();
     assert!(!path.exists(), "the socket's file goes with the server");
 }
+
+#[test]
+fn curl_agrees() {
+    let server = Server::start("");
+    let first = server.publish("a", "one");
+    server.publish("a", "two");
+    let curl = |arguments: &[&str]| {
+        let output = std::process::Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).output();
+        let output = output.expect("curl must be installed for this test");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let base = format!("http://{}", server.address);
+    assert_eq!(curl(&[&format!("{base}/healthz")]), "ok\n");
+    let answer: serde_json::Value =
+        serde_json::from_str(&curl(&[&format!("{base}/poll?channel=a&after={first}")])).unwrap();
+    assert_eq!(answer["events"][0]["data"], "two");
+    server.feed().call(json!({ "op": "end", "channel": "a" })).unwrap();
+    // It ends by itself, and curl takes that for a whole response.
+    let stream = curl(&["-N", "-H", &format!("Last-Event-ID: {first}"), &format!("{base}/sse?channel=a")]);
+    assert!(stream.contains("data: two\n\n") && stream.contains("ringcast.end"), "{stream}");
+    let all = curl(&["-i", &format!("{base}/healthz"), &format!("{base}/nothing"), &format!("{base}/readyz")]);
+    assert_eq!(all.matches("HTTP/1.1 ").count(), 3, "over one connection");
+    assert!(server.figure("accepted") <= 4);
+}
