@@ -139,11 +139,11 @@ fn storms_of_short_connections_leave_nothing_behind() {
     for thread in threads {
         thread.join().unwrap();
     }
+    server.await_figure("accepted", 2000);
     server.await_figure("connections", 0);
     for gauge in ["http", "sse", "websocket", "poll"] {
         assert_eq!(server.figure(gauge), 0, "{gauge}");
     }
-    assert_eq!(server.figure("accepted"), 2000);
     let mut stream = Stream::open(address, "/sse?channel=a");
     server.publish("a", "alive");
     assert_eq!(stream.next().unwrap().data, "alive");

@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use super::server::{Server, command, eventually};
+use super::server::{Server, command};
 
 fn run(arguments: &[&str]) -> Output {
     command().args(arguments).stdin(Stdio::null()).output().unwrap()
@@ -41,17 +41,17 @@ fn publish_prints_the_id_and_subscribe_resumes_from_it() {
 fn subscribe_reconnects_and_misses_nothing() {
     let server = Server::start("");
     let url = format!("http://{}", server.address);
-    for transport in ["sse", "ws"] {
+    for (transport, gauge) in [("sse", "sse"), ("ws", "websocket")] {
         let mut child = command()
             .args(["subscribe", &url, "--channel", "a", "--transport", transport, "--format", "data", "--count", "3"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let connected = || server.figure("sse") + server.figure("websocket");
-        eventually("it is connected", || (connected() == 1).then_some(()));
+        server.await_figure(gauge, 1);
+        let before = server.figure("events_out");
         server.publish("a", "1");
-        eventually("it has the first", || (server.figure("events_out") % 3 == 1).then_some(()));
+        server.await_figure("events_out", before + 1);
         let kicked = server.feed().call(serde_json::json!({ "op": "kick", "channel": "a" })).unwrap();
         assert_eq!(kicked["kicked"], 1);
         server.publish("a", "2");
