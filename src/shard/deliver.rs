@@ -253,14 +253,18 @@ impl Shard {
         }
     }
 
-    /// Everything between the subscription's cursor and the head that lies in one piece.
-    pub(super) fn run_to_head(&self, slot: u32, index: usize) -> Option<What> {
-        let subscription = self.connections[slot].subscription(index)?;
+    /// Everything between the subscription's cursor and the head, as far as it can go in one send.
+    pub(super) fn run_to_head(&mut self, slot: u32, index: usize) -> Option<What> {
+        let subscription = *self.connections[slot].subscription(index)?;
         if subscription.place == NONE {
             return None;
         }
-        let log = &self.channels.lanes[subscription.lane].log;
-        self.run(index, subscription.lane, subscription.cursor, log.head())
+        let head = self.channels.lanes[subscription.lane].log.head();
+        let run = self.run(index, subscription.lane, subscription.cursor, head)?;
+        match run {
+            What::Run { start, end, .. } if end < head && self.is_worth_merging(start, head) => Some(self.merge(slot)),
+            run => Some(run),
+        }
     }
 
     fn rest_of_frame(&self, slot: u32, index: usize) -> Option<What> {

@@ -1,5 +1,6 @@
 //! Connections on several channels: what comes next is the event with the smallest id over all of them, also
-//! when the connection lags, so that resuming after the last id it saw loses nothing.
+//! when the connection lags, so that resuming after the last id it saw loses nothing. The same copying joins
+//! what lies in two chunks of one log.
 
 use crate::logic::cells::NONE;
 use crate::logic::id::Id;
@@ -10,6 +11,8 @@ use super::deliver::What;
 
 /// Bytes of several channels that are merged into one send, at most.
 const MERGED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that are copied for one batch, at most.
+const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Shard {
     /// For a connection on several channels: in the order of ids across them.
@@ -26,14 +29,21 @@ impl Shard {
             return self.run_to_head(slot, only);
         }
         drop(all_behind);
+        Some(self.merge(slot))
+    }
+
+    /// Copies what is pending into one piece, up to a bound, which may fall within a frame.
+    pub(super) fn merge(&mut self, slot: u32) -> What {
         let mut cursors = std::mem::take(&mut self.batch.cursors);
         let mut arena = std::mem::take(&mut self.batch.arena);
         self.copy_cursors(slot, &mut cursors);
         let start = arena.len();
         while arena.len() - start < MERGED_BYTES_MAX
-            && let Some((index, end)) = self.next_run(slot, &cursors)
+            && let Some((index, run_end)) = self.next_run(slot, &cursors)
         {
-            let lane = self.connections[slot].subscription(index).map_or(NONE, |s| s.lane);
+            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
+            let room = (MERGED_BYTES_MAX - (arena.len() - start)) as u64;
+            let end = run_end.min(cursors[index] + room);
             while cursors[index] < end {
                 let bytes = self.channels.lanes[lane].log.bytes(cursors[index], end);
                 arena.extend_from_slice(bytes);
@@ -43,7 +53,13 @@ impl Shard {
         let end = arena.len();
         self.batch.cursors = cursors;
         self.batch.arena = arena;
-        Some(What::Merged { start, end })
+        What::Merged { start, end }
+    }
+
+    /// Whether what lies between two positions in two pieces is little enough to be copied into one: at a
+    /// chunk's end every reader would need two sends otherwise.
+    pub(super) fn is_worth_merging(&self, start: Position, head: Position) -> bool {
+        head - start <= MERGED_BYTES_MAX as u64 && self.batch.arena.len() < ARENA_BYTES_MAX
     }
 
     /// Appends the frames between a connection's cursors and the heads, in the order of ids, up to about
