@@ -72,6 +72,8 @@ pub enum Scenario {
     Storm(StormArgs),
     /// Many connections on many shards: is everything delivered.
     Many(ManyArgs),
+    /// How many events a second the feed takes.
+    Ingest(IngestArgs),
     /// All of them with short settings, in one table.
     All,
     /// The bare loop itself, as the harness starts it.
@@ -258,6 +260,23 @@ pub struct IdleArgs {
 impl Default for IdleArgs {
     fn default() -> Self {
         Self { connections: 18_000, transport: None, own_channels: false, warm_up: 200 }
+    }
+}
+
+/// `bench ingest`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct IngestArgs {
+    /// Events to publish, over 100 channels.
+    #[arg(long, default_value_t = 2_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
+    pub events: u32,
+    /// The size of each payload.
+    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub size: u32,
+}
+
+impl Default for IngestArgs {
+    fn default() -> Self {
+        Self { events: 2_000_000, size: 128 }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::args::{
-    ClientArgs, Common, FanoutArgs, Format, IdleArgs, LimitForm, ManyArgs, Reading, SaturateArgs, Scenario, Sides,
-    StormArgs, Transport,
+    ClientArgs, Common, FanoutArgs, Format, IdleArgs, IngestArgs, LimitForm, ManyArgs, Reading, SaturateArgs, Scenario,
+    Sides, StormArgs, Transport,
 };
 use super::clients::{Load, Subscription};
-use super::publisher::{Plan, publish};
+use super::publisher::{Plan, flood, publish};
 use super::report::{ScenarioReport, Side, number};
 use super::target::{Kind, Target};
 use super::{BenchError, io_error, payload, procfs};
@@ -51,6 +51,7 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         },
         Scenario::Storm(args) => vec![bench.storm(args)?],
         Scenario::Many(args) => vec![bench.many(args)?],
+        Scenario::Ingest(args) => vec![bench.ingest(args)?],
         Scenario::All => {
             let idle = if quick { IdleArgs { connections: 3000, ..IdleArgs::default() } } else { IdleArgs::default() };
             let mut reports = vec![bench.fanout(&fanout(quick))?, bench.saturate(&saturate(quick))?];
@@ -60,6 +61,7 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
                 }
             }
             reports.push(bench.storm(&storm(quick))?);
+            reports.push(bench.ingest(&ingest(quick))?);
             reports.push(bench.many(&many(quick))?);
             reports
         }
@@ -80,6 +82,11 @@ fn saturate(quick: bool) -> SaturateArgs {
 fn storm(quick: bool) -> StormArgs {
     let args = StormArgs::default();
     if quick { StormArgs { connections: 3000, ..args } } else { args }
+}
+
+fn ingest(quick: bool) -> IngestArgs {
+    let args = IngestArgs::default();
+    if quick { IngestArgs { events: 100_000, ..args } } else { args }
 }
 
 fn many(quick: bool) -> ManyArgs {
@@ -245,6 +252,25 @@ impl Bench<'_> {
         }
         report.note("from the first SYN to the last answer's head");
         report.note("target: processor per connection at most 25 µs");
+        Ok(report)
+    }
+
+    fn ingest(&self, args: &IngestArgs) -> Result<ScenarioReport, BenchError> {
+        let mut report = ScenarioReport::new("ingest").set("events", args.events).set("bytes", args.size);
+        for round in 0..self.rounds() {
+            for (name, per_line) in [("single lines", 1), ("batches of 100", 100)] {
+                let (target, load) = self.start(&self.kind(Side::Server, ClientArgs::default()), 1)?;
+                let before = target.cpu_ns()?;
+                let elapsed = flood(target.feed_path(), args.events, args.size as usize, per_line)?;
+                let rate = f64::from(args.events) / elapsed.as_secs_f64();
+                let cpu = (target.cpu_ns()? - before) as f64 / f64::from(args.events);
+                report.add(Side::Server, &format!("events per second, {name}"), "", rate);
+                report.add(Side::Server, &format!("processor per event, {name}"), "ns", cpu);
+                self.say(&report, round, Side::Server, &format!("{} events per second, {name}", number(rate)));
+                drop(load);
+            }
+        }
+        report.note("over 100 channels without subscribers, until the last event is acknowledged");
         Ok(report)
     }
 

@@ -14,5 +14,6 @@ mod polls;
 mod resume;
 mod server;
 mod slow;
+mod soak;
 mod streams;
 mod websockets;
