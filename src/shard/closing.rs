@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use tracing::info;
 
+use crate::logic::cells::NONE;
 use crate::logic::protocol::{dialect, ws};
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
@@ -14,7 +15,6 @@ use crate::sys::socket;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
 use super::{Shard, connection_id};
-use crate::logic::cells::NONE;
 
 impl Shard {
     fn gauge(&mut self, state: State) -> Option<&mut u64> {

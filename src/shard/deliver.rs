@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::logic::cells::NONE;
 use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
 
@@ -15,7 +16,6 @@ use super::Shard;
 use super::channels::Reader;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
-use crate::logic::cells::NONE;
 
 /// Sends in one batch, at most: about two milliseconds of the kernel's time.
 const BATCH_MAX: usize = 256;
@@ -32,16 +32,17 @@ const LOG_OVERHEAD: u64 = 512;
 
 /// A pass over the readers of a lane, from the last one down: so a reader that leaves during the pass makes
 /// none be missed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Walk {
     lane: u32,
     /// Readers before this place are still to be visited.
     position: usize,
     /// Who has no room and stands before this has fallen too far behind.
     floor: Position,
-    /// The head when the pass began; both are set when the first reader is visited, so that a pass takes in
-    /// everything that came with the event that set it off.
+    /// The head when the pass began.
     head: Position,
+    /// A pass begins with its first visit, so that it takes in everything that came with the event that set it
+    /// off.
     has_begun: bool,
     /// Someone stands before the floor only because the shard has not sent to them yet.
     stragglers: bool,
@@ -110,16 +111,7 @@ impl Shard {
             return;
         }
         cell.walking = true;
-        let position = cell.readers.len();
-        self.walks.push_back(Walk {
-            lane,
-            position,
-            floor: 0,
-            head: 0,
-            has_begun: false,
-            stragglers: false,
-            lag_max: 0,
-        });
+        self.walks.push_back(Walk { lane, ..Walk::default() });
     }
 
     fn walk(&mut self) {
@@ -127,10 +119,7 @@ impl Shard {
         while self.batch.plans.len() < BATCH_MAX && visits > 0 {
             let Some(mut walk) = self.walks.pop_front() else { break };
             if !walk.has_begun {
-                let log = &self.channels.lanes[walk.lane].log;
-                walk.floor = log.floor(self.max_lag(walk.lane));
-                walk.head = log.head();
-                walk.has_begun = true;
+                self.set_out(&mut walk);
             }
             let mut left = VISITS_MAX.min(visits);
             visits -= left;
@@ -156,6 +145,15 @@ impl Shard {
                 self.end_walk(&walk);
             }
         }
+    }
+
+    /// Begins a pass with what there is now. Whoever comes later stands behind this floor already.
+    fn set_out(&self, walk: &mut Walk) {
+        let lane = &self.channels.lanes[walk.lane];
+        walk.position = lane.readers.len();
+        walk.floor = lane.log.floor(self.max_lag(walk.lane));
+        walk.head = lane.log.head();
+        walk.has_begun = true;
     }
 
     /// Plans what a reader gets; returns whether the walk can go on without sending the batch first.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::link::{ConnectionId, FromHub, HubMessage, LocalChannel, Replay, ShardMessage, Target};
+use crate::logic::cells::NONE;
 use crate::logic::event::{Draft, Event};
 use crate::logic::protocol::ws;
 
@@ -11,7 +12,6 @@ use super::channels::Following;
 use super::connection::{Flags, State};
 use super::counters::Reason;
 use super::settings::ticks;
-use crate::logic::cells::NONE;
 
 /// Batches from the hub in one turn.
 const BATCHES_PER_TURN: usize = 16;

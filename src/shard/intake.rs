@@ -150,6 +150,8 @@ impl Shard {
                 if connection.flags.has(Flags::PINGED) {
                     connection.flags.clear(Flags::PINGED);
                     connection.deadline = 0;
+                    // The wheel's entry stands at the deadline; the next ping is due before that.
+                    self.schedule(slot);
                 }
                 self.websocket_input(slot, bytes);
             }

@@ -34,13 +34,13 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::link::{ConnectionId, FromHub, ToHub};
+use crate::logic::cells::Cells;
 use crate::logic::id::Id;
 use crate::logic::wheel::{Tick, Wheel};
 use crate::sys::readiness::Readiness;
 use crate::sys::ring::{self, Completion, Ring};
 use crate::sys::{affinity, fdtable};
 
-use crate::logic::cells::Cells;
 use accept::Reserve;
 use channels::Channels;
 use connection::Connection;

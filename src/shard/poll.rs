@@ -1,6 +1,7 @@
 //! Polls: a subscription that ends with its first answer.
 
 use crate::link::Replay;
+use crate::logic::cells::NONE;
 use crate::logic::id::Id;
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{Cors, Reject, Request, ResponseHeaders, decide_cors, write_json};
@@ -11,7 +12,6 @@ use super::Shard;
 use super::channels::Following;
 use super::connection::{Flags, State};
 use super::settings::ticks;
-use crate::logic::cells::NONE;
 
 /// Bytes of events in one answer, beyond which the rest is left for the next.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::link::{HubMessage, LocalChannel};
+use crate::logic::cells::NONE;
 use crate::logic::id::Id;
 use crate::logic::protocol::http::Reject;
 use crate::logic::wheel::Tick;
@@ -15,7 +16,6 @@ use super::Shard;
 use super::channels::{Following, Reader};
 use super::connection::{Flags, Resume, State, Subscription};
 use super::settings::ticks;
-use crate::logic::cells::NONE;
 
 /// How long a lane without readers is kept up, for clients that come and go.
 const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -91,14 +91,16 @@ impl Shard {
         self.ask_hub(slot, first, Some(after), wait);
     }
 
-    /// Whether the shard's logs hold everything after `after`.
+    /// Whether the shard's logs hold everything after `after`, and will until it is sent: what lies before the
+    /// floor may go with the end of a walk that is under way.
     pub(super) fn can_resume_here(&self, slot: u32, first: usize, after: Id) -> bool {
         let connection = &self.connections[slot];
         after <= self.seen
             && (first..connection.subscriptions()).filter_map(|index| connection.subscription(index)).all(|s| {
                 let lane = &self.channels.lanes[s.lane];
+                let floor = lane.log.floor(self.max_lag(s.lane));
                 self.channels.channels[lane.channel].following == Following::Yes
-                    && lane.log.position_after(after).is_some()
+                    && lane.log.position_after(after).is_some_and(|position| position >= floor)
             })
     }
 

@@ -28,8 +28,8 @@ pub const SEND_BATCH_MAX: usize = 512;
 
 /// `user_data` of sends: this bit and the index within the batch. Callers' own values stay below it.
 const SEND_TAG: u64 = 1 << 63;
-/// `user_data` of operations whose completion nobody waits for.
-const IGNORED: u64 = 1 << 62;
+/// `user_data` of ending a poll: this bit and the poll's own.
+const END_TAG: u64 = 1 << 62;
 
 /// What a poll reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Ring {
     stashed: VecDeque<Completion>,
     /// Scratch for building a batch before any of it reaches the submission queue.
     entries: Vec<squeue::Entry>,
+    /// Polls that could not be ended because they were just reporting something: to be tried again.
+    refused_ends: Vec<u64>,
     counters: RingCounters,
 }
 
@@ -80,6 +82,7 @@ impl Ring {
             inner,
             stashed: VecDeque::new(),
             entries: Vec::with_capacity(SEND_BATCH_MAX),
+            refused_ends: Vec::new(),
             counters: RingCounters::default(),
         })
     }
@@ -100,20 +103,20 @@ impl Ring {
     ///
     /// The descriptor may be closed only after the completion that says the poll is no longer armed.
     pub fn arm_poll(&mut self, fd: BorrowedFd<'_>, events: u32, user_data: u64) -> io::Result<()> {
-        assert!(user_data < IGNORED, "the two highest bits of user_data are the ring's own");
+        assert!(user_data < END_TAG, "the two highest bits of user_data are the ring's own");
         let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true).build().user_data(user_data);
         self.push(&entry)
     }
 
     /// Ends the poll that was armed with `user_data`: its last completion follows.
     pub fn disarm_poll(&mut self, user_data: u64) -> io::Result<()> {
-        let entry = opcode::PollRemove::new(user_data).build().user_data(IGNORED);
+        let entry = opcode::PollRemove::new(user_data).build().user_data(END_TAG | user_data);
         self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS))
     }
 
     /// Makes the ring's descriptor readable by a completion that carries `user_data`.
     pub fn nudge(&mut self, user_data: u64) -> io::Result<()> {
-        assert!(user_data < IGNORED, "the two highest bits of user_data are the ring's own");
+        assert!(user_data < END_TAG, "the two highest bits of user_data are the ring's own");
         self.push(&opcode::Nop::new().build().user_data(user_data))
     }
 
@@ -210,7 +213,7 @@ impl Ring {
     /// sends there were.
     fn stash_completions(&mut self, results: &mut [i32]) -> usize {
         let mut sends = 0;
-        let Ring { inner, stashed, .. } = self;
+        let Ring { inner, stashed, refused_ends, .. } = self;
         for entry in inner.completion() {
             let user_data = entry.user_data();
             if user_data & SEND_TAG != 0 {
@@ -220,8 +223,10 @@ impl Ring {
                     *result = entry.result();
                     sends += 1;
                 }
-            } else if user_data & IGNORED == 0 {
+            } else if user_data & END_TAG == 0 {
                 stashed.push_back(completion_of(&entry));
+            } else {
+                note_refused_end(&entry, refused_ends);
             }
         }
         sends
@@ -229,7 +234,8 @@ impl Ring {
 
     /// Appends up to `max` completions to `out`, oldest first; returns whether there may be more.
     pub fn completions(&mut self, out: &mut Vec<Completion>, max: usize) -> bool {
-        let Ring { inner, stashed, .. } = self;
+        self.end_again();
+        let Ring { inner, stashed, refused_ends, .. } = self;
         let mut left = max;
         while left > 0
             && let Some(completion) = stashed.pop_front()
@@ -244,9 +250,11 @@ impl Ring {
         while left > 0
             && let Some(entry) = queue.next()
         {
-            if entry.user_data() & IGNORED == 0 {
+            if entry.user_data() & END_TAG == 0 {
                 out.push(completion_of(&entry));
                 left -= 1;
+            } else {
+                note_refused_end(&entry, refused_ends);
             }
         }
         drop(queue);
@@ -256,7 +264,16 @@ impl Ring {
             let _ = self.enter_for_events();
             return true;
         }
-        left == 0
+        left == 0 || !self.refused_ends.is_empty()
+    }
+
+    /// Tries once more to end the polls that were busy. By now they have reported what kept them busy.
+    fn end_again(&mut self) {
+        for user_data in std::mem::take(&mut self.refused_ends) {
+            if self.disarm_poll(user_data).is_err() {
+                self.refused_ends.push(user_data);
+            }
+        }
     }
 
     /// Lets the kernel run what it deferred and hand over what overflowed, without waiting.
@@ -274,6 +291,14 @@ const PENDING: i32 = i32::MIN;
 /// `IORING_ENTER_GETEVENTS`.
 const fn libc_enter_getevents() -> u32 {
     1
+}
+
+/// Ending a poll fails while the kernel is about to report something from it; that it is not there any more is
+/// no failure, its last completion says so itself.
+fn note_refused_end(entry: &cqueue::Entry, refused_ends: &mut Vec<u64>) {
+    if entry.result() == -libc::EALREADY {
+        refused_ends.push(entry.user_data() & !END_TAG);
+    }
 }
 
 fn completion_of(entry: &cqueue::Entry) -> Completion {
@@ -354,6 +379,29 @@ mod tests {
         b.read_exact(&mut read).unwrap();
         let completions = collect(&mut ring);
         assert!(completions.iter().any(|c| c.user_data == 7 && c.result as u32 & POLL_OUT != 0 && c.armed));
+    }
+
+    #[test]
+    fn a_poll_that_is_just_reporting_ends_as_well() {
+        let mut ring = Ring::new(256).unwrap();
+        for round in 0..500 {
+            let (a, mut b) = UnixStream::pair().unwrap();
+            ring.arm_poll(a.as_fd(), POLL_IN, round).unwrap();
+            ring.submit().unwrap();
+            let peer = std::thread::spawn(move || {
+                b.write_all(b"x").unwrap();
+                b
+            });
+            ring.disarm_poll(round).unwrap();
+            let mut out = Vec::new();
+            let has_ended = (0..10_000).any(|_| {
+                ring.submit().unwrap();
+                while ring.completions(&mut out, 64) {}
+                out.iter().any(|completion| completion.user_data == round && !completion.armed)
+            });
+            assert!(has_ended, "round {round}");
+            peer.join().unwrap();
+        }
     }
 
     #[test]

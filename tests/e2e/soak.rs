@@ -260,6 +260,8 @@ fn nobody_sees_anything_out_of_order_cut_or_twice() {
     for figure in ["slow_disconnected", "slow_gaps", "slow_skips", "resumed_here", "resumed_hub", "sends_blocked"] {
         assert!(server.figure(figure) > 0, "{figure}");
     }
+    // Shown only if one of the following fails.
+    println!("{}", server.stats());
     server.await_figure("connections", 0);
     for gauge in ["http", "sse", "websocket", "poll"] {
         server.await_figure(gauge, 0);
