@@ -129,7 +129,7 @@ fn parse(text: &str) -> Result<Config, String> {
 
 /// For "unknown field `x`, expected one of `a`, `b`": the name that was probably meant.
 fn suggestion(message: &str) -> Option<String> {
-    let rest = message.strip_prefix("unknown field `")?;
+    let rest = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"))?;
     let (unknown, rest) = rest.split_once('`')?;
     let names = rest.split('`').skip(1).step_by(2);
     let best = names.map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min()?;
@@ -202,7 +202,16 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if !echo.is_empty() && !echo.starts_with('/') {
         return Err(value("[diagnostics] echo_path", "must start with /"));
     }
+    if !config.auth.tokens.is_empty() {
+        return Err(value("[auth]", "has keys for tokens, but this version verifies none; remove them"));
+    }
     for namespace in config.namespace.values() {
+        if namespace.presence == Some(true) || namespace.client_publish == Some(true) {
+            return Err(value("[namespace] presence and client_publish", "must be false: this version has neither"));
+        }
+        if namespace.public == Some(false) {
+            return Err(value("[namespace] public", "must be true: this version verifies no tokens"));
+        }
         if namespace.max_lag.is_some_and(|max_lag| max_lag < 4096) {
             return Err(value("[namespace] max_lag", "must be at least 4KiB"));
         }
@@ -266,6 +275,7 @@ mod tests {
         assert!(error.starts_with("line 3: ") && error.ends_with("did you mean `shards`?"), "{error}");
         let error = parse("[feed]\nmax_line = \"many\"").unwrap_err();
         assert!(error.contains("line 2") && error.contains("64KiB"), "{error}");
+        assert!(parse("[auth]\nkey = 1").is_err());
         assert!(parse("[sever]").unwrap_err().contains("did you mean `server`?"));
     }
 
@@ -280,6 +290,9 @@ mod tests {
             "[admin]\nlisten = \"here\"",
             "[namespace.x]\nmax_lag = 1",
             "[diagnostics]\necho_path = \"echo\"",
+            "[auth]\njwks_file = \"x\"",
+            "[namespace.x]\npresence = true",
+            "[namespace.x]\npublic = false",
         ] {
             assert!(check(&parse(text).unwrap()).is_err(), "{text}");
         }
@@ -303,7 +316,16 @@ mod tests {
                 assert!(documentation.contains(&format!("`{key}`")), "[{section}] {key}");
             }
         }
-        for key in ["history_events", "history_bytes", "history_ttl", "max_lag", "slow"] {
+        for key in [
+            "history_events",
+            "history_bytes",
+            "history_ttl",
+            "max_lag",
+            "slow",
+            "presence",
+            "client_publish",
+            "public",
+        ] {
             assert!(documentation.contains(&format!("`{key}`")), "{key}");
         }
     }

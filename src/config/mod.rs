@@ -11,5 +11,5 @@ pub use args::ServeArgs;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use model::{
     Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Namespace,
-    NamespacePolicy, Server, SlowPolicy, WebSocket,
+    NamespacePolicy, Server, SlowPolicy, TokenKey, WebSocket,
 };

@@ -220,10 +220,31 @@ impl Default for Heartbeat {
 
 /// `[auth]`: who may subscribe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Auth {
     /// Whether everyone may subscribe to every channel, also from other hosts.
     pub allow_anonymous: bool,
+    /// What verifying tokens would need. This version does not, and says so instead of letting everyone in.
+    #[serde(flatten, skip_serializing)]
+    pub tokens: BTreeMap<TokenKey, toml::Value>,
+}
+
+/// Keys of `[auth]` that have no effect yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenKey {
+    /// Keys that tokens are signed with.
+    Keys,
+    /// A file of them.
+    JwksFile,
+    /// Who must have issued a token.
+    Issuer,
+    /// Whom it must be for.
+    Audience,
+    /// By how much clocks may differ.
+    Leeway,
+    /// The cookie that holds it.
+    Cookie,
 }
 
 /// `[limits]`: the bounds of what is held in memory.
@@ -274,11 +295,13 @@ impl Default for Limits {
 pub struct Backplane {
     /// `local`: this process.
     pub kind: String,
+    /// Where a broker is; of no use to `local`.
+    pub url: String,
 }
 
 impl Default for Backplane {
     fn default() -> Backplane {
-        Backplane { kind: "local".into() }
+        Backplane { kind: "local".into(), url: String::new() }
     }
 }
 
@@ -319,11 +342,13 @@ impl Default for Log {
 pub struct Admin {
     /// Where health and figures are served; `off` for nowhere.
     pub listen: String,
+    /// What must be presented as `Authorization: Bearer …` to see figures; empty for nothing.
+    pub token: String,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { listen: "127.0.0.1:8081".into() }
+        Admin { listen: "127.0.0.1:8081".into(), token: String::new() }
     }
 }
 
@@ -367,6 +392,15 @@ pub struct Namespace {
     /// What happens to a client that is behind further.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowPolicy>,
+    /// Whether it is known who is on a channel; only `false` in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence: Option<bool>,
+    /// Whether clients may publish; only `false` in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_publish: Option<bool>,
+    /// Whether everyone may subscribe; only `true` in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
 }
 
 /// What holds for a channel.

@@ -28,12 +28,12 @@ pub(super) fn listen(config: &Config) -> Result<Option<TcpListener>, StartError>
 }
 
 /// Serves until the process ends.
-pub(super) fn start(listener: TcpListener, stats: Stats) -> io::Result<()> {
+pub(super) fn start(listener: TcpListener, stats: Stats, token: String) -> io::Result<()> {
     std::thread::Builder::new().name("admin".into()).spawn(move || {
         for stream in listener.incoming() {
             match stream {
                 // A client that breaks off is its own business.
-                Ok(stream) => drop(serve(stream, &stats)),
+                Ok(stream) => drop(serve(stream, &stats, &token)),
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
@@ -41,7 +41,7 @@ pub(super) fn start(listener: TcpListener, stats: Stats) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(mut stream: TcpStream, stats: &Stats) -> io::Result<()> {
+fn serve(mut stream: TcpStream, stats: &Stats, token: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut bytes = Vec::new();
@@ -55,14 +55,21 @@ fn serve(mut stream: TcpStream, stats: &Stats) -> io::Result<()> {
         bytes.extend_from_slice(&part[..length]);
         match parse(&bytes, &LIMITS) {
             Parsed::Partial => continue,
-            Parsed::Complete { request, .. } => respond(&request, stats, &mut answer),
+            Parsed::Complete { request, .. } => respond(&request, stats, token, &mut answer),
             Parsed::Rejected(reject) => write_error(&mut answer, &reject, &ResponseHeaders::default()),
         }
         return stream.write_all(&answer);
     }
 }
 
-fn respond(request: &Request<'_>, stats: &Stats, out: &mut Vec<u8>) {
+/// Whether the request shows the token, if there is one to be shown. Takes the same time whatever is wrong.
+fn is_allowed(request: &Request<'_>, token: &str) -> bool {
+    let shown = request.authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let differences = shown.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+    token.is_empty() || (shown.len() == token.len() && differences == 0)
+}
+
+fn respond(request: &Request<'_>, stats: &Stats, token: &str, out: &mut Vec<u8>) {
     let head_only = request.method == Method::Head;
     let headers = ResponseHeaders { is_http_1_1: request.is_http_1_1, head_only, ..ResponseHeaders::default() };
     match request.path {
@@ -74,6 +81,10 @@ fn respond(request: &Request<'_>, stats: &Stats, out: &mut Vec<u8>) {
         "/readyz" => {
             let reject = Reject::fatal(503, "not_ready", "this server is starting or going away");
             write_error(out, &reject, &headers);
+        }
+        "/stats" if !is_allowed(request, token) => {
+            let message = "figures are shown to those who present [admin] token as Authorization: Bearer";
+            write_error(out, &Reject::fatal(401, "token", message), &headers);
         }
         "/stats" => {
             let mut body = Vec::new();

@@ -19,6 +19,7 @@ use crate::hub::{self, HubFigures, HubParts};
 use crate::link::{self, HubInbox, HubMessage, ToHub, ToShard};
 use crate::shard::{self, Listener, Published, Room, ShardParts};
 use crate::sys::affinity;
+use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::signal::{self, Signal};
@@ -28,6 +29,9 @@ use crate::sys::socket::{self, TcpOptions, UnixListenError};
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// How long shards may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
+
+/// A limit of descriptors that nobody has chosen for a connection server.
+const DESCRIPTORS_LOW: u64 = 10_000;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,13 @@ impl Server {
         };
         // Better one sentence now than an error number from each thread.
         Ring::new(64).map_err(|error| StartError::Thread(explain_setup_error(&error)))?;
+        let descriptors = raise_descriptor_limit()?;
+        if descriptors < DESCRIPTORS_LOW {
+            warn!(
+                descriptors,
+                "each shard can hold about that many connections; raise LimitNOFILE (ulimit -n) for more"
+            );
+        }
         let ids = open_ids(config)?;
         let allowed_users = user_ids(&config.feed.allow_users)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
@@ -147,7 +158,7 @@ impl Server {
         }
         wait_for_shards(&started, shards)?;
         if let Some(listener) = admin {
-            admin::start(listener, stats)?;
+            admin::start(listener, stats, config.admin.token.clone())?;
         }
         room.set_ready();
         info!(shards, feed = %config.feed.path.display(), "ready");

@@ -100,6 +100,16 @@ fn taken_ports_are_named() {
 }
 
 #[test]
+fn figures_may_want_a_token() {
+    let server = Server::start("[admin]\ntoken = \"secret\"");
+    let ask = |fields: &str| super::clients::Http::connect(server.admin).request("GET", "/stats", fields).status;
+    assert_eq!(ask(""), 401);
+    assert_eq!(ask("Authorization: Bearer secre7\r\n"), 401);
+    assert_eq!(ask("Authorization: Bearer secret\r\n"), 200);
+    assert_eq!(super::clients::get(server.admin, "/healthz").status, 200);
+}
+
+#[test]
 fn stats_and_kick_speak_to_the_feed() {
     let server = Server::start("");
     let feed = server.feed_path.to_str().unwrap();

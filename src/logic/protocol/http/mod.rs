@@ -56,6 +56,8 @@ pub struct Request<'a> {
     pub ws_version: Option<&'a str>,
     /// `Sec-WebSocket-Protocol`.
     pub ws_protocols: Option<&'a str>,
+    /// `Authorization`.
+    pub authorization: Option<&'a str>,
     /// The last `X-Forwarded-For`.
     pub forwarded_for: Option<&'a str>,
     /// `Access-Control-Request-Headers`.

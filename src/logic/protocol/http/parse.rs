@@ -165,6 +165,7 @@ struct Fields<'a> {
     ws_key: Option<&'a str>,
     ws_version: Option<&'a str>,
     ws_protocols: Option<&'a str>,
+    authorization: Option<&'a str>,
     forwarded_for: Option<&'a str>,
     request_headers: Option<&'a str>,
 }
@@ -207,6 +208,8 @@ impl<'a> Fields<'a> {
             self.ws_version = Some(text()?);
         } else if is("sec-websocket-protocol") {
             self.ws_protocols = Some(text()?);
+        } else if is("authorization") {
+            self.authorization = Some(text()?);
         } else if is("x-forwarded-for") {
             self.forwarded_for = Some(text()?);
         } else if is("access-control-request-headers") {
@@ -250,6 +253,7 @@ impl<'a> Fields<'a> {
             ws_key: self.ws_key,
             ws_version: self.ws_version,
             ws_protocols: self.ws_protocols,
+            authorization: self.authorization,
             forwarded_for: self.forwarded_for,
             request_headers: self.request_headers,
         })

@@ -92,6 +92,7 @@ pub fn write_error(out: &mut Vec<u8>, reject: &Reject, headers: &ResponseHeaders
         out.extend_from_slice(b"\r\n");
     }
     match reject.status {
+        401 => write_field(out, "WWW-Authenticate", "Bearer"),
         405 => write_field(out, "Allow", "GET, HEAD, OPTIONS"),
         426 => {
             out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
@@ -131,7 +132,7 @@ pub fn write_sse_head(out: &mut Vec<u8>, headers: &ResponseHeaders<'_>) {
     // nginx would collect the stream in its buffer otherwise.
     out.extend_from_slice(b"X-Accel-Buffering: no\r\n");
     if headers.is_http_1_1 {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n");
     } else {
         out.extend_from_slice(b"Connection: close\r\n");
     }
