@@ -18,7 +18,7 @@ use super::connection::{Flags, Resume, State, Subscription};
 use super::settings::ticks;
 
 /// How long a lane without readers is kept up, for clients that come and go.
-const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
+pub(super) const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Shard {
     /// Whether channels that the shard does not know yet could be added.

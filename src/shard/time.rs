@@ -1,5 +1,7 @@
 //! Time: deadlines, heartbeats, and what is let go after a while.
 
+use crate::link::HubMessage;
+use crate::logic::cells::NONE;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
@@ -8,7 +10,7 @@ use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
 use super::inbox::LOG_KEPT;
 use super::settings::{Settings, TICK_MS, ticks};
-use crate::link::HubMessage;
+use super::subscribe::UNUSED_LANE_KEPT;
 
 /// An entry of the wheel: look at this connection.
 #[derive(Clone, Copy, Debug)]
@@ -168,8 +170,9 @@ impl Shard {
             }
             self.unused_lanes.pop_front();
             let cell = &self.channels.lanes[lane];
-            let is_old = cell.channel != crate::logic::cells::NONE && cell.is_unused() && cell.touched < self.now;
-            if !is_old {
+            let is_old = cell.touched + ticks(UNUSED_LANE_KEPT) <= self.now;
+            // Who came and went again since has an entry of its own.
+            if cell.channel == NONE || !cell.is_unused() || !is_old {
                 continue;
             }
             if cell.walking {
