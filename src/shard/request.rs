@@ -1,6 +1,6 @@
 //! What a request is for, and the answers that need no channel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tracing::info;
 
@@ -58,7 +58,8 @@ impl Shard {
         }
     }
 
-    /// Behind a trusted proxy the client is who the proxy says: the last address that is no proxy itself.
+    /// Behind a trusted proxy the client is who the proxy says: the last address that is no proxy itself. What
+    /// stands before an entry that is no address was written by nobody who is trusted.
     fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Result<(), Reject> {
         let connection = &self.connections[slot];
         if !self.settings.trusted || connection.flags.has(Flags::COUNTED) || !self.settings.trusts(connection.peer.ip())
@@ -66,7 +67,7 @@ impl Shard {
             return Ok(());
         }
         let Some(addresses) = request.forwarded_for else { return Ok(()) };
-        let mut from_last = addresses.rsplit(',').filter_map(|address| address.trim().parse::<IpAddr>().ok());
+        let mut from_last = addresses.rsplit(',').map_while(forwarded_address);
         let Some(client) = from_last.find(|address| !self.settings.trusts(*address)) else { return Ok(()) };
         if self.room.counts_addresses() {
             if !self.room.enter_from(client) {
@@ -278,5 +279,27 @@ impl Shard {
         let headers = ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() };
         write_error(self.connections[slot].out(), reject, &headers);
         self.finish(slot, reason);
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, which some proxies write with its port.
+fn forwarded_address(entry: &str) -> Option<IpAddr> {
+    let entry = entry.trim();
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
+    bare.parse().or_else(|_| entry.parse::<SocketAddr>().map(|address| address.ip())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_addresses_may_have_a_port() {
+        let addresses =
+            |text: &str| text.rsplit(',').map_while(forwarded_address).map(|ip| ip.to_string()).collect::<Vec<_>>();
+        assert_eq!(addresses("9.9.9.9, 8.8.8.8:1234"), ["8.8.8.8", "9.9.9.9"]);
+        assert_eq!(addresses("[2001:db8::1]:443,::1, [::2]"), ["::2", "::1", "2001:db8::1"]);
+        assert_eq!(addresses("9.9.9.9, unknown, 8.8.8.8"), ["8.8.8.8"]);
+        assert!(addresses("9.9.9.9, unknown").is_empty());
     }
 }

@@ -20,11 +20,16 @@ pub struct SubscribeQuery {
     pub envelope: Option<bool>,
 }
 
+const KNOWN: [&str; 6] = ["channel", "last_event_id", "after", "wait", "format", "envelope"];
+
 /// Reads a query. Parameters it does not know are nobody's business here.
 pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject> {
     let mut found = SubscribeQuery::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !KNOWN.contains(&name) {
+            continue;
+        }
         let value = percent_decode(value).ok_or_else(|| bad(format!("the parameter {name:.40} is malformed")))?;
         match name {
             "channel" => add_channels(&mut found.channels, &value, channels_max)?,
@@ -86,6 +91,7 @@ mod tests {
         assert_eq!(query.after, Some(Id::new(5, 1)));
         assert_eq!((query.wait_secs, query.raw, query.envelope), (Some(0), true, Some(true)));
         assert_eq!(parse("", 3), Ok(SubscribeQuery::default()));
+        assert_eq!(parse("other=100%", 3), Ok(SubscribeQuery::default()));
     }
 
     #[test]

@@ -34,14 +34,11 @@ pub fn origin_allowed(allowed: &[String], origin: Option<&str>, host: Option<&st
 
 /// `https://app.example.com` or, for all its subdomains, `https://*.example.com`.
 fn matches(pattern: &str, origin: &str) -> bool {
-    match pattern.split_once("*.") {
-        None => pattern.eq_ignore_ascii_case(origin),
-        Some((scheme, domain)) => origin
-            .strip_prefix(scheme)
-            .and_then(|host| host.strip_suffix(domain))
-            .and_then(|subdomain| subdomain.strip_suffix('.'))
-            .is_some_and(|subdomain| !subdomain.is_empty() && !subdomain.contains('/')),
-    }
+    let (pattern, origin) = (pattern.to_ascii_lowercase(), origin.to_ascii_lowercase());
+    let Some((scheme, domain)) = pattern.split_once("*.") else { return pattern == origin };
+    let subdomain = origin.strip_prefix(scheme).and_then(|host| host.strip_suffix(domain)?.strip_suffix('.'));
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    subdomain.is_some_and(|name| !name.is_empty() && name.bytes().all(is_name))
 }
 
 #[cfg(test)]
@@ -54,6 +51,10 @@ mod tests {
         let some = list(&["https://a.example", "https://*.b.example"]);
         assert_eq!(decide_cors(&some, Some("https://a.example")), Cors::Origin("https://a.example"));
         assert_eq!(decide_cors(&some, Some("https://x.b.example")), Cors::Origin("https://x.b.example"));
+        assert_eq!(decide_cors(&some, Some("HTTPS://X.B.example")), Cors::Origin("HTTPS://X.B.example"));
+        for other in ["https://u@x.b.example", "https://evil?.b.example", "https://evil/.b.example"] {
+            assert_eq!(decide_cors(&some, Some(other)), Cors::None, "{other}");
+        }
         for other in ["https://b.example", "https://evilb.example", "http://a.example", "null"] {
             assert_eq!(decide_cors(&some, Some(other)), Cors::None, "{other}");
         }

@@ -145,8 +145,32 @@ fn read_target(target: &str, method: Method) -> Result<Target<'_>, Reject> {
     Ok(Target { authority, path: if path.is_empty() { "/" } else { path }, query })
 }
 
+/// `name`, `name:port` or `[v6]:port` (RFC 3986 §3.2.2).
 fn is_host(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) if is_v6(address) => match rest {
+            "" => return true,
+            rest => ("v6", rest.strip_prefix(':')),
+        },
+        _ => host.split_once(':').map_or((host, Some("")), |(name, port)| (name, Some(port))),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
+    !name.is_empty()
+        && name.bytes().all(is_name)
+        && port.is_some_and(|port| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether it is made of what IPv6 addresses are made of; nobody connects to it here.
+fn is_v6(address: &str) -> bool {
+    address.contains(':') && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.')
+}
+
+/// Takes a field that must not be repeated: two parsers might believe two different ones.
+fn set_once<'a>(field: &mut Option<&'a str>, value: &'a str) -> Result<(), Reject> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(bad("Origin, Authorization and Sec-WebSocket-Key must not be repeated")),
+    }
 }
 
 #[derive(Default)]
@@ -175,7 +199,8 @@ impl<'a> Fields<'a> {
         let name = field.name;
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         // Fields nobody looks at may hold any bytes; those that are looked at are text.
-        let value = std::str::from_utf8(field.value).map(str::trim);
+        // White space in HTTP is space and tab; Unicode's would hide bytes from other parsers (RFC 9110 §5.6.3).
+        let value = std::str::from_utf8(field.value).map(|text| text.trim_matches([' ', '\t']));
         let text = || value.map_err(|_| Reject::fatal(400, "bad_request", format!("the field {name} is no text")));
         if is("host") {
             self.hosts += 1;
@@ -197,19 +222,19 @@ impl<'a> Fields<'a> {
             self.accepts_event_stream |=
                 ranges.into_iter().any(|range| range.eq_ignore_ascii_case("text/event-stream"));
         } else if is("origin") {
-            self.origin = Some(text()?);
+            set_once(&mut self.origin, text()?)?;
         } else if is("user-agent") {
             self.user_agent = value.ok();
         } else if is("last-event-id") {
             self.last_event_id = Some(text()?).filter(|text| !text.is_empty());
         } else if is("sec-websocket-key") {
-            self.ws_key = Some(text()?);
+            set_once(&mut self.ws_key, text()?)?;
         } else if is("sec-websocket-version") {
             self.ws_version = Some(text()?);
         } else if is("sec-websocket-protocol") {
             self.ws_protocols = Some(text()?);
         } else if is("authorization") {
-            self.authorization = Some(text()?);
+            set_once(&mut self.authorization, text()?)?;
         } else if is("x-forwarded-for") {
             self.forwarded_for = Some(text()?);
         } else if is("access-control-request-headers") {
@@ -318,6 +343,10 @@ mod tests {
             "X: a\0b\r\n",
             "X: a\nY: b\r\n",
             "Host: y\r\n",
+            "Content-Length: \u{a0}0\r\n",
+            "Origin: http://a\r\nOrigin: http://b\r\n",
+            "Authorization: a\r\nAuthorization: b\r\n",
+            "Sec-WebSocket-Key: a\r\nSec-WebSocket-Key: b\r\n",
         ] {
             assert_eq!(status(&with(fields)), 400, "{fields:?}");
         }
@@ -337,6 +366,17 @@ mod tests {
         }
         assert_eq!(status("GET / HTTP/2.0\r\nHost: x\r\n\r\n"), 505);
         assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
+    }
+
+    #[test]
+    fn hosts_are_well_formed() {
+        let with = |host: &str| status(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        for host in ["x", "x:1", "127.0.0.1:8080", "[::1]", "[::1]:80", "a-b.example", ""] {
+            assert_eq!(with(host), 200, "{host}");
+        }
+        for host in [":80", "x:y", "x:1:2", "[::1", "[x]", "[::1]80", "a[b]", "\u{2003}x"] {
+            assert_eq!(with(host), 400, "{host}");
+        }
     }
 
     #[test]

@@ -95,7 +95,8 @@ pub fn write_error(out: &mut Vec<u8>, reject: &Reject, headers: &ResponseHeaders
         401 => write_field(out, "WWW-Authenticate", "Bearer"),
         405 => write_field(out, "Allow", "GET, HEAD, OPTIONS"),
         426 => {
-            out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+            // `Upgrade` is a hop's own field and must be named as such (RFC 9110 §7.8).
+            out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
         }
         _ => {}
     }
@@ -132,10 +133,10 @@ pub fn write_sse_head(out: &mut Vec<u8>, headers: &ResponseHeaders<'_>) {
     // nginx would collect the stream in its buffer otherwise.
     out.extend_from_slice(b"X-Accel-Buffering: no\r\n");
     if headers.is_http_1_1 {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n");
-    } else {
-        out.extend_from_slice(b"Connection: close\r\n");
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
+    let is_kept = headers.is_http_1_1 && headers.keep_alive;
+    out.extend_from_slice(if is_kept { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" });
     out.extend_from_slice(b"\r\n");
 }
 
