@@ -149,8 +149,14 @@ mod tests {
             assert_eq!(events.get(0), Ready { token: 7, readable: true, writable: false, hung_up: false });
         }
         drop(near);
-        epoll.wait(&mut events, SOON).unwrap();
-        assert!(events.get(0).hung_up);
+        // Another test may just be copying the descriptor table, and hold the other end open a moment longer.
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let mut saw_end = false;
+        while !saw_end && std::time::Instant::now() < deadline {
+            epoll.wait(&mut events, SOON).unwrap();
+            saw_end = !events.is_empty() && events.get(0).hung_up;
+        }
+        assert!(saw_end, "the end of the peer is reported");
         epoll.remove(far.as_fd()).unwrap();
         epoll.wait(&mut events, SOON).unwrap();
         assert!(events.is_empty());
