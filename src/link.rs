@@ -212,33 +212,48 @@ impl ToShard {
         self.staged.push(message);
     }
 
-    /// Sends the batch, with one wake-up. What finds no room stays staged and goes with the next flush.
+    /// Sends the batch, with one wake-up. What finds no room stays staged, and the hub is rung when there is
+    /// some, so that it flushes again. What is for a shard that has ended is let go.
     pub fn flush(&mut self) {
-        if self.staged.is_empty() {
+        if self.staged.is_empty() || self.try_flush() {
             return;
         }
+        // The shard may have taken the last batch before it could see that this is waited for.
+        self.load.awaited.store(true, Ordering::SeqCst);
+        self.try_flush();
+    }
+
+    /// Returns whether nothing is staged any more.
+    fn try_flush(&mut self) -> bool {
         let bytes = std::mem::take(&mut self.staged_bytes);
         // Before the send, so that the shard never subtracts what was not added yet.
-        self.load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.load.bytes.fetch_add(bytes, Ordering::SeqCst);
         match self.sender.try_send(std::mem::take(&mut self.staged)) {
             Ok(()) => self.wake.ring(),
-            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => {
-                self.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            Err(TrySendError::Full(batch)) => {
+                self.load.bytes.fetch_sub(bytes, Ordering::SeqCst);
                 self.staged = batch;
                 self.staged_bytes = bytes;
+                return false;
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                self.load.bytes.fetch_sub(bytes, Ordering::SeqCst);
             }
         }
+        true
     }
 
     /// Whether so much waits for the shard that publishers must wait too.
     pub fn is_congested(&self) -> bool {
-        !self.staged.is_empty() && self.sender.is_full() || self.load.bytes.load(Ordering::Relaxed) > self.bytes_max
+        !self.staged.is_empty() && self.sender.is_full() || self.load.bytes.load(Ordering::SeqCst) > self.bytes_max
     }
 
     /// Asks to be rung when there is room; returns whether there is still none, so that nothing slips between.
     pub fn await_room(&self) -> bool {
-        self.load.awaited.store(true, Ordering::SeqCst);
-        self.is_congested()
+        self.is_congested() && {
+            self.load.awaited.store(true, Ordering::SeqCst);
+            self.is_congested()
+        }
     }
 
     /// The bytes that wait in the queue.
@@ -370,6 +385,35 @@ mod tests {
             }
         }
         assert_eq!(count, BATCHES_MAX + 10);
+    }
+
+    #[test]
+    fn what_found_no_room_is_rung_for() {
+        let hub = Wake::new().unwrap();
+        let (mut to, from) = to_shard(usize::MAX, hub.clone()).unwrap();
+        for _ in 0..=BATCHES_MAX {
+            to.stage(event(1));
+            to.flush();
+        }
+        assert!(!to.staged.is_empty() && !hub.is_rung());
+        while let Some(batch) = from.next() {
+            from.done(FromHub::weigh(&batch));
+        }
+        assert!(hub.is_rung(), "nobody else would flush what was acknowledged");
+        to.flush();
+        assert_eq!(from.next().map(|batch| batch.len()), Some(1));
+    }
+
+    #[test]
+    fn what_is_for_an_ended_shard_is_let_go() {
+        let (mut to, from) = to_shard(1000, Wake::new().unwrap()).unwrap();
+        drop(from);
+        for _ in 0..10 {
+            to.stage(event(600));
+            to.flush();
+        }
+        assert!(to.staged.is_empty() && !to.is_congested());
+        assert_eq!(to.waiting_bytes(), 0);
     }
 
     #[test]

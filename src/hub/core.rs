@@ -69,9 +69,9 @@ impl Core {
         }
     }
 
-    /// The first shard whose queue is too full for more.
-    pub(super) fn congested(&self) -> Option<usize> {
-        self.shards.iter().position(ToShard::is_congested)
+    /// Whether a shard's queue is too full for more.
+    pub(super) fn is_congested(&self) -> bool {
+        self.shards.iter().any(ToShard::is_congested)
     }
 
     /// Hears what shards and the server say.

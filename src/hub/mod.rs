@@ -160,10 +160,7 @@ impl Hub {
         HubFigures::add(&figures.congestions, 1);
         loop {
             self.core.borrow_mut().flush();
-            let congested = {
-                let core = self.core.borrow();
-                core.congested().filter(|shard| core.shards[*shard].await_room())
-            };
+            let congested = self.core.borrow().shards.iter().position(ToShard::await_room);
             let Some(shard) = congested else { break };
             HubFigures::set(&figures.congested_shard, shard as u64);
             self.heard.wait().await;

@@ -18,10 +18,12 @@ use super::{Hub, HubFigures, now_ms};
 
 /// Bytes of one read: also what a publisher may publish before another one has its turn.
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes of answers that wait at most before they are written: a publisher that does not read them waits.
+const REPLIES_MAX: usize = 256 * 1024;
 /// How long shards may take to say how many connections they have ended.
 const KICK_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long to leave the queue alone when the kernel has no descriptor to give.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// How long to leave the queue alone when the kernel cannot give a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts publishers for as long as the hub runs.
 pub(super) async fn accept_loop(hub: Rc<Hub>, listener: UnixListener) -> io::Result<()> {
@@ -34,12 +36,13 @@ pub(super) async fn accept_loop(hub: Rc<Hub>, listener: UnixListener) -> io::Res
                     monoio::spawn(serve(hub.clone(), UnixStream::from(fd)));
                 }
                 Ok(None) => break,
-                Err(error) if socket::is_exhaustion(&error) => {
-                    warn!(%error, "no descriptor for a publisher");
-                    monoio::time::sleep(EXHAUSTED_PAUSE).await;
+                // That one has gone again.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    warn!(%error, "a publisher cannot be accepted");
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
                     break;
                 }
-                Err(_) => {}
             }
         }
     }
@@ -79,14 +82,10 @@ async fn converse(hub: &Hub, stream: UnixStream) -> io::Result<()> {
             break;
         }
         lines.push(&buffer[..length]);
-        work_off(hub, &mut lines, &mut replies).await;
-        hub.core.borrow_mut().flush();
-        if !replies.is_empty() {
-            let (written, mut returned) = stream.write_all(replies).await;
-            written?;
-            returned.clear();
-            replies = returned;
+        while !work_off(hub, &mut lines, &mut replies).await {
+            replies = answer(hub, &mut stream, replies).await?;
         }
+        replies = answer(hub, &mut stream, replies).await?;
     }
     if lines.has_rest() {
         HubFigures::add(&hub.core.borrow().figures.errors, 1);
@@ -97,9 +96,24 @@ async fn converse(hub: &Hub, stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) {
-    while let Some(line) = lines.next_line() {
-        if hub.core.borrow().congested().is_some() {
+/// Lets out what was published, and only then says so.
+async fn answer(hub: &Hub, stream: &mut monoio::net::UnixStream, replies: Vec<u8>) -> io::Result<Vec<u8>> {
+    hub.core.borrow_mut().flush();
+    if replies.is_empty() {
+        return Ok(replies);
+    }
+    let (written, mut replies) = stream.write_all(replies).await;
+    written?;
+    replies.clear();
+    replies.shrink_to(REPLIES_MAX);
+    Ok(replies)
+}
+
+/// Carries out the lines that are whole, until their answers are too many; returns whether all are done.
+async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) -> bool {
+    while replies.len() < REPLIES_MAX {
+        let Some(line) = lines.next_line() else { return true };
+        if hub.core.borrow().is_congested() {
             hub.wait_for_room().await;
         }
         let (reference, result) = match line {
@@ -132,6 +146,7 @@ async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) {
             }
         }
     }
+    false
 }
 
 /// Waits until all shards have answered, and returns how many connections they have ended.

@@ -21,7 +21,9 @@ pub(super) const LOG_KEPT: std::time::Duration = std::time::Duration::from_secs(
 impl Shard {
     /// Works off what the hub has said, up to a budget.
     pub(super) fn take_inbox(&mut self) {
-        self.from_hub.wake.clear();
+        if self.from_hub.wake.is_rung() {
+            self.from_hub.wake.clear();
+        }
         for _ in 0..BATCHES_PER_TURN {
             // A lane that grows faster than its readers are walked is walked first: publishers wait for the
             // shard then, and no client is taken for slow because the shard is.

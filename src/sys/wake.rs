@@ -45,15 +45,21 @@ impl Wake {
         debug_assert_eq!(written, 8, "an eventfd that is drained now and then takes every write");
     }
 
+    /// Whether somebody has rung since the last [`Wake::clear`]: costs no system call.
+    pub fn is_rung(&self) -> bool {
+        self.shared.pending.load(Ordering::SeqCst)
+    }
+
     /// To be called by the receiver before it drains its queue: whoever adds after this rings again.
+    ///
+    /// It reads the descriptor in any case: a wake-up can be written after an earlier `clear` has seen to it, and
+    /// one who waits for the level and not for the edge would be woken by it for ever.
     pub fn clear(&self) {
-        if !self.shared.pending.load(Ordering::SeqCst) {
-            return;
-        }
         let mut count = [0u8; 8];
         // SAFETY: eight writable bytes on this stack frame. That there is nothing to read is no error here.
         unsafe { libc::read(self.shared.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        self.shared.pending.store(false, Ordering::SeqCst);
+        // An exchange and no mere store: it reads what the one who rang wrote, and so sees what he queued before.
+        self.shared.pending.swap(false, Ordering::SeqCst);
     }
 
     /// A second descriptor for the same wake-up, to wait on; it belongs to the calling thread's table.
@@ -91,5 +97,18 @@ mod tests {
         wake.clear();
         wake.ring();
         assert_eq!(count(&mut ring), 1);
+    }
+
+    #[test]
+    fn a_late_write_is_cleared_too() {
+        let wake = Wake::new().unwrap();
+        wake.ring();
+        // As if the receiver had looked between the two steps of `ring`.
+        wake.shared.pending.store(false, Ordering::SeqCst);
+        wake.clear();
+        let mut count = [0u8; 8];
+        // SAFETY: eight writable bytes on this stack frame.
+        let read = unsafe { libc::read(wake.as_fd().as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+        assert_eq!(read, -1, "nothing is left that would wake a waiter again");
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::{Value, json};
 
 use super::clients::{Socket, Stream};
-use super::server::{PATIENCE, Server, code, command, eventually};
+use super::server::{PATIENCE, Server, code, command, eventually, publish};
 
 struct Raw {
     reader: BufReader<UnixStream>,
@@ -176,4 +176,23 @@ fn a_publisher_that_outruns_the_server_is_slowed_and_nothing_is_dropped() {
     }
     publisher.join().unwrap();
     assert!(server.stats()["node"]["congestions"].as_u64() > Some(0), "{}", server.stats()["node"]);
+}
+
+#[test]
+fn answers_that_nobody_reads_hold_the_publisher_back_and_take_no_memory() {
+    let server = Server::start("[namespace.\"*\"]\nhistory_events = 100\nhistory_bytes = \"1MiB\"");
+    let mut feed = server.feed();
+    for _ in 0..50 {
+        publish(&mut feed, "a", &"x".repeat(8000));
+    }
+    let before = server.resident_bytes();
+    let mut raw = Raw::connect(&server);
+    raw.send(&"{\"op\":\"history\",\"channel\":\"a\",\"ref\":1}\n".repeat(200));
+    raw.reader.fill_buf().unwrap();
+    // All of the answers are 80 MB.
+    let grown = server.resident_bytes().saturating_sub(before);
+    assert!(grown < 10 << 20, "{grown} bytes more");
+    for _ in 0..200 {
+        assert_eq!(raw.line()["events"].as_array().map(Vec::len), Some(50));
+    }
 }
