@@ -245,6 +245,8 @@ impl Shard {
         if std::mem::take(&mut self.hub_waits) {
             self.to_hub.ring();
         }
+        // What the ring reported while sends were under way would not end a wait.
+        let more_completions = more_completions || self.ring.has_stashed();
         let more = more_completions || more_to_send || self.inbox_waits || !self.unread.is_empty();
         Ok(match more {
             true => Next::Go,

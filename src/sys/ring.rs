@@ -267,6 +267,11 @@ impl Ring {
         left == 0 || !self.refused_ends.is_empty()
     }
 
+    /// Whether completions were taken over while sends were waited for: the ring's descriptor does not tell of them.
+    pub fn has_stashed(&self) -> bool {
+        !self.stashed.is_empty() || !self.refused_ends.is_empty()
+    }
+
     /// Tries once more to end the polls that were busy. By now they have reported what kept them busy.
     fn end_again(&mut self) {
         for user_data in std::mem::take(&mut self.refused_ends) {
@@ -433,7 +438,9 @@ mod tests {
         let mut results = Vec::new();
         ring.send_batch([(a.as_fd(), &b"out"[..])].into_iter(), &mut results).unwrap();
         assert_eq!(results, [3]);
+        assert!(ring.has_stashed(), "waiting on the descriptor would not end for this one");
         assert_eq!(collect(&mut ring).len(), 1);
+        assert!(!ring.has_stashed());
     }
 
     #[test]
