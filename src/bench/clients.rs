@@ -33,8 +33,12 @@ pub(crate) struct Subscription {
     pub(crate) transport: Transport,
     /// Framed how, over WebSocket.
     pub(crate) format: Format,
-    /// Each to a channel of its own.
-    pub(crate) own_channels: bool,
+    /// What they ask for, instead of what the transport says; `{channel}` is put in.
+    pub(crate) path: Option<String>,
+    /// Channels that each has for itself; with none, all share [`CHANNEL`].
+    pub(crate) own_channels: u32,
+    /// Tells the threads of this load from those of another: they connect from other addresses.
+    pub(crate) first_thread: usize,
     /// Where they resume.
     pub(crate) last_event_id: Option<String>,
     /// Changes the address that clients connect from, so that ports which still wait for stragglers of the last
@@ -45,12 +49,16 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// The request of client `index` of thread `thread`.
     pub(crate) fn request(&self, thread: usize, index: usize) -> Vec<u8> {
-        let channel = if self.own_channels { format!("bench:{thread}-{index}") } else { CHANNEL.to_owned() };
+        let channel = match self.own_channels {
+            0 => CHANNEL.to_owned(),
+            count => (0..count).map(|nth| self.own_channel(thread, index, nth)).collect::<Vec<_>>().join(","),
+        };
         let Self { target, format, .. } = self;
-        let path = match self.transport {
-            Transport::Sse => format!("/sse?channel={channel}"),
-            Transport::Ws => format!("/ws?channel={channel}&format={}", format.name()),
-            Transport::Poll => format!("/poll?channel={channel}&wait=25"),
+        let path = match (&self.path, self.transport) {
+            (Some(path), _) => path.replace("{channel}", &channel),
+            (None, Transport::Sse) => format!("/sse?channel={channel}"),
+            (None, Transport::Ws) => format!("/ws?channel={channel}&format={}", format.name()),
+            (None, Transport::Poll) => format!("/poll?channel={channel}&wait=25"),
         };
         let resume = match (&self.last_event_id, self.transport) {
             (Some(id), Transport::Sse) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
@@ -69,9 +77,17 @@ impl Subscription {
         format!("GET {path}{} HTTP/1.1\r\nHost: {target}\r\n{kind}{}\r\n", resume.0, resume.1).into_bytes()
     }
 
+    fn own_channel(&self, thread: usize, index: usize, nth: u32) -> String {
+        match self.own_channels {
+            1 => format!("bench:{thread}-{index}"),
+            _ => format!("bench:{thread}-{index}-{nth}"),
+        }
+    }
+
     /// The address that thread `thread` connects from: a loopback address of its own, for its own range of ports.
     pub(crate) fn source(&self, thread: usize) -> Ipv4Addr {
         let within = |number: usize| (number % 250) as u8 + 1;
+        let thread = self.first_thread + thread;
         Ipv4Addr::new(127, self.generation, within(thread / 250), within(thread))
     }
 }
@@ -164,7 +180,9 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts as many threads as `clients` need, or `threads`.
-    pub(crate) fn start(clients: usize, threads: Option<u32>) -> Result<Self, BenchError> {
+    ///
+    /// Threads that are `prompt` run before the others where that is allowed.
+    pub(crate) fn start(clients: usize, threads: Option<u32>, prompt: bool) -> Result<Self, BenchError> {
         let each = usize::try_from(procfs::descriptor_limit().saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(usize::MAX);
         if each == 0 {
             return Err(BenchError::Harness("the limit of open files is too low to hold clients: raise it".into()));
@@ -178,7 +196,13 @@ impl Load {
             let shown = Arc::clone(&progress);
             let handle = std::thread::Builder::new()
                 .name(format!("load-{index}"))
-                .spawn(move || reader::run(index, pending, &inbox, &shown))
+                .spawn(move || {
+                    if prompt {
+                        // Without the privilege latencies have some of this side's own in them.
+                        let _ = crate::sys::load::run_promptly();
+                    }
+                    reader::run(index, pending, &inbox, &shown);
+                })
                 .map_err(|source| BenchError::Io { doing: "starting a load thread".into(), source })?;
             Ok(Thread { commands, progress, handle: Some(handle) })
         };
@@ -196,7 +220,7 @@ impl Load {
         let before = self.sum(|progress| &progress.ready);
         let subscription = Arc::new(subscription);
         for (index, thread) in self.threads.iter().enumerate() {
-            let share = count / self.threads.len() + usize::from(index < count % self.threads.len());
+            let share = self.share(index, count);
             // A thread that has ended said why in its progress, which is looked at below.
             let _ = thread.commands.send(Command::Connect(Arc::clone(&subscription), share));
         }
@@ -212,6 +236,17 @@ impl Load {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// How many of `count` clients are a thread's.
+    fn share(&self, thread: usize, count: usize) -> usize {
+        count / self.threads.len() + usize::from(thread < count % self.threads.len())
+    }
+
+    /// The channels of the first `count` clients, where each has its own.
+    pub(crate) fn own_channels(&self, subscription: &Subscription, count: usize) -> Vec<String> {
+        let of = |thread| (0..self.share(thread, count)).map(move |index| subscription.own_channel(thread, index, 0));
+        (0..self.threads.len()).flat_map(of).collect()
     }
 
     /// Closes all clients and waits until that is done on this side.
@@ -301,7 +336,9 @@ mod tests {
             target: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80),
             transport,
             format: Format::Raw,
-            own_channels: last_event_id.is_some(),
+            path: None,
+            own_channels: u32::from(last_event_id.is_some()),
+            first_thread: 0,
             last_event_id: last_event_id.map(str::to_owned),
             generation: 3,
         }

@@ -17,8 +17,9 @@ use crate::sys::epoll::{Epoll, Events, Interest};
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::socket::{self, TcpOptions};
 
-use super::args::{Format, LimitServerArgs, Transport};
+use super::args::{Format, Transport};
 use super::clients::WEBSOCKET_KEY;
+use super::scenario_args::LimitServerArgs;
 
 const LISTENER: u64 = u64::MAX;
 const FEED: u64 = u64::MAX - 1;

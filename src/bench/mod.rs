@@ -6,13 +6,17 @@
 //! slow load generator neither flatters nor hurts it.
 
 mod args;
+mod chart;
 mod clients;
 mod limit_server;
 mod payload;
+mod peers;
 mod procfs;
+mod progress;
 mod publisher;
 mod reader;
 mod report;
+mod scenario_args;
 mod scenarios;
 mod target;
 
@@ -21,8 +25,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use args::BenchArgs;
-use args::Scenario;
 use report::Report;
+use scenario_args::Scenario;
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +65,15 @@ pub fn run(args: BenchArgs) -> ExitCode {
 fn measure(common: &args::Common, scenario: &Scenario) -> Result<(), BenchError> {
     let host = procfs::Host::look();
     let scenarios = scenarios::run(common, scenario)?;
-    let report = Report { host, scenarios };
+    let report = Report { host, quick: common.quick, scenarios };
     println!("{report}");
+    if let Some(folder) = &common.charts {
+        std::fs::create_dir_all(folder).map_err(io_error("making the charts' folder"))?;
+        for scenario in &report.scenarios {
+            let path = folder.join(format!("{}.svg", scenario.slug()));
+            std::fs::write(path, chart::draw(scenario)?).map_err(io_error("writing a chart"))?;
+        }
+    }
     if let Some(path) = &common.json {
         let text = serde_json::to_string_pretty(&report)
             .map_err(|error| BenchError::Harness(format!("writing the report: {error}")))?;

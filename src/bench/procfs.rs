@@ -32,6 +32,38 @@ pub(crate) fn rss_anon(pid: u32) -> Result<u64, BenchError> {
     Ok(field(&status, "RssAnon:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024)
 }
 
+/// What the kernel itself holds for sockets and the like: its slabs and the buffers of TCP, in bytes, of the host.
+pub(crate) fn kernel_bytes() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let slab = field(&meminfo, "Slab:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let tcp = field(&sockstat, "TCP:").and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    // TCP's buffers are counted in pages.
+    slab * 1024 + tcp * 4096
+}
+
+/// The processes that hold the socket which listens on a port, and so share the work of whoever listens there.
+pub(crate) fn listeners(port: u16) -> Vec<u32> {
+    const LISTEN: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let inodes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_there = fields.get(1)?.ends_with(&format!(":{port:04X}")) && *fields.get(3)? == LISTEN;
+            is_there.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
+        })
+        .collect();
+    let holds = |pid: &u32| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+        targets.any(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(holds).collect()
+}
+
 /// What the figures depend on and a reader cannot see.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Host {
@@ -117,6 +149,16 @@ mod tests {
         assert!(descriptor_limit() > 0);
         assert!(!cores().is_empty());
         assert!(cpu_ns(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn who_listens_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(listeners(port), [std::process::id()]);
+        drop(listener);
+        assert_eq!(listeners(port), [0_u32; 0]);
+        assert!(kernel_bytes() > 1_000_000);
     }
 
     #[test]

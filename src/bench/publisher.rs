@@ -1,49 +1,172 @@
 //! Publishing at a rate, whatever becomes of it (open loop): an event is stamped with the time it was due, so
 //! that time lost by waiting for the server counts as latency.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use super::clients::CHANNEL;
 use super::payload::{now_us, write};
 use super::{BenchError, io_error};
 
+/// How long a server may refuse to take more.
+const STALL_MAX: Duration = Duration::from_secs(120);
+
 /// What to publish.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) events: u32,
     pub(super) per_second: f64,
     pub(super) size: usize,
+    /// The channels, in turn; [`CHANNEL`] if there are none.
+    pub(super) channels: Vec<String>,
 }
 
-/// Publishes on the calling thread; returns when the last event was due, in microseconds.
-pub(super) fn publish(feed: &Path, plan: Plan) -> Result<u64, BenchError> {
-    let mut stream = UnixStream::connect(feed).map_err(io_error("connecting to the feed"))?;
-    stream.set_write_timeout(Some(Duration::from_secs(60))).map_err(io_error("connecting to the feed"))?;
+/// How a server is published to.
+#[derive(Clone, Debug)]
+pub(super) enum Feed {
+    /// ringcast's own socket.
+    Socket(PathBuf),
+    /// A POST for each event; `{channel}` in the path is put in.
+    Post { address: SocketAddrV4, path: String },
+    /// A shell's command that is given the payloads line by line.
+    Command(String),
+}
+
+impl Feed {
+    /// Understands `--publish`.
+    pub(super) fn parse(text: &str) -> Result<Feed, BenchError> {
+        match text.starts_with("http://") {
+            true => parse_url(text).map(|(address, path)| Feed::Post { address, path }),
+            false => Ok(Feed::Command(text.to_owned())),
+        }
+    }
+}
+
+/// The address and the path of an `http://` URL; the host is an IPv4 address or `localhost`.
+pub(super) fn parse_url(url: &str) -> Result<(SocketAddrV4, String), BenchError> {
+    let wrong = || BenchError::Harness(format!("{url:?} is no URL like http://127.0.0.1:9000/sse?channel={{channel}}"));
+    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+    let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let host = host.replace("localhost", "127.0.0.1");
+    let address = if host.contains(':') { host } else { format!("{host}:80") };
+    Ok((address.parse().map_err(|_| wrong())?, path.to_owned()))
+}
+
+/// An open way to publish.
+enum Outlet {
+    Socket(UnixStream),
+    Post { stream: TcpStream, host: SocketAddrV4, path: String },
+    Command(Child),
+}
+
+impl Outlet {
+    fn open(feed: &Feed) -> Result<Outlet, BenchError> {
+        match feed {
+            Feed::Socket(path) => {
+                let stream = UnixStream::connect(path).map_err(io_error("connecting to the feed"))?;
+                stream.set_write_timeout(Some(STALL_MAX)).map_err(io_error("connecting to the feed"))?;
+                Ok(Outlet::Socket(stream))
+            }
+            Feed::Post { address, path } => {
+                let doing = "connecting to the server's publishing address";
+                let stream = TcpStream::connect(address).map_err(io_error(doing))?;
+                stream.set_nodelay(true).map_err(io_error(doing))?;
+                stream.set_write_timeout(Some(STALL_MAX)).map_err(io_error(doing))?;
+                let mut answers = stream.try_clone().map_err(io_error(doing))?;
+                // Answers are taken in and not looked at: what counts is what subscribers get.
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 64 * 1024];
+                    while answers.read(&mut buffer).is_ok_and(|length| length > 0) {}
+                });
+                Ok(Outlet::Post { stream, host: *address, path: path.clone() })
+            }
+            Feed::Command(command) => {
+                let mut shell = std::process::Command::new("sh");
+                shell.args(["-c", command]).env("CHANNEL", CHANNEL).stdin(Stdio::piped()).stdout(Stdio::null());
+                Ok(Outlet::Command(shell.spawn().map_err(io_error("starting the publish command"))?))
+            }
+        }
+    }
+
+    /// Appends what publishes an event of `size` bytes.
+    fn add(&self, out: &mut Vec<u8>, channel: &str, number: u32, due_us: u64, size: usize) {
+        match self {
+            Outlet::Socket(_) => {
+                out.extend_from_slice(b"{\"op\":\"publish\",\"channel\":\"");
+                out.extend_from_slice(channel.as_bytes());
+                out.extend_from_slice(b"\",\"data\":\"");
+                write(out, number, due_us, size);
+                out.extend_from_slice(b"\"}\n");
+            }
+            Outlet::Post { host, path, .. } => {
+                let path = path.replace("{channel}", channel);
+                let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n");
+                out.extend_from_slice(head.as_bytes());
+                write(out, number, due_us, size);
+            }
+            Outlet::Command(_) => {
+                write(out, number, due_us, size);
+                out.push(b'\n');
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), BenchError> {
+        match self {
+            Outlet::Socket(stream) => stream.write_all(bytes),
+            Outlet::Post { stream, .. } => stream.write_all(bytes),
+            Outlet::Command(child) => child.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(bytes)),
+        }
+        .map_err(io_error("publishing"))
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        match self {
+            Outlet::Socket(_) => {}
+            // Its answers' reader holds the socket as well.
+            Outlet::Post { stream, .. } => {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+            Outlet::Command(child) => {
+                drop(child.stdin.take());
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Publishes on the calling thread, does `then` before it hangs up, and returns when the last event was due, in
+/// microseconds, and what came of `then`.
+///
+/// A server that is published to by POST may drop what it has not read yet when the connection ends.
+pub(super) fn publish<T>(feed: &Feed, plan: &Plan, then: impl FnOnce() -> T) -> Result<(u64, T), BenchError> {
+    let mut outlet = Outlet::open(feed)?;
     let start = now_us();
     let due = |number: u32| start + (f64::from(number) * 1e6 / plan.per_second) as u64;
+    let channels = plan.channels.len().max(1) as u32;
     let mut lines = Vec::new();
     let mut number = 0;
     while number < plan.events {
         let now = now_us();
         lines.clear();
         while number < plan.events && due(number) <= now {
-            lines.extend_from_slice(b"{\"op\":\"publish\",\"channel\":\"");
-            lines.extend_from_slice(CHANNEL.as_bytes());
-            lines.extend_from_slice(b"\",\"data\":\"");
+            let channel = plan.channels.get((number % channels) as usize).map_or(CHANNEL, String::as_str);
             // Numbers start at 1: 0 stands for "none yet" in a reader.
-            write(&mut lines, number + 1, due(number), plan.size);
-            lines.extend_from_slice(b"\"}\n");
+            outlet.add(&mut lines, channel, number / channels + 1, due(number), plan.size);
             number += 1;
         }
-        stream.write_all(&lines).map_err(io_error("publishing"))?;
+        outlet.send(&lines)?;
         if number < plan.events {
             std::thread::sleep(Duration::from_micros(due(number).saturating_sub(now_us())));
         }
     }
-    Ok(due(plan.events - 1))
+    Ok((due(plan.events.saturating_sub(1)), then()))
 }
 
 /// Publishes as fast as the feed takes it, `per_line` events in a line; returns how long it took until the
@@ -65,7 +188,7 @@ pub(super) fn flood(feed: &Path, events: u32, size: usize, per_line: u32) -> Res
             }
         }
     }
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for _ in 0..events / 1000 {
         stream.write_all(block.as_bytes()).map_err(io_error("publishing"))?;
     }
@@ -77,4 +200,34 @@ pub(super) fn flood(feed: &Path, events: u32, size: usize, per_line: u32) -> Res
         return Err(BenchError::Harness(format!("the server refused: {answer}")));
     }
     Ok(begun.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_commands_are_told_apart() {
+        let Ok(Feed::Post { address, path }) = Feed::parse("http://localhost:9000/pub?channel={channel}") else {
+            panic!("an URL")
+        };
+        assert_eq!((address.to_string().as_str(), path.as_str()), ("127.0.0.1:9000", "/pub?channel={channel}"));
+        assert!(matches!(Feed::parse("cat >/dev/null"), Ok(Feed::Command(_))));
+        assert_eq!(parse_url("http://10.0.0.1").unwrap(), ("10.0.0.1:80".parse().unwrap(), "/".to_owned()));
+        for bad in ["https://a/", "http://example.org/", "http://127.0.0.1:x/"] {
+            assert!(parse_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_given_the_payloads() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lines");
+        let feed = Feed::Command(format!("cat > {}", file.display()));
+        let plan = Plan { events: 3, per_second: 1e6, size: 40, channels: Vec::new() };
+        publish(&feed, &plan, || ()).unwrap();
+        let lines = std::fs::read_to_string(file).unwrap();
+        assert_eq!(lines.lines().count(), 3);
+        assert!(lines.lines().all(|line| line.len() == 40 && line.starts_with("#t=")), "{lines}");
+    }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::procfs::Host;
 
 /// Values of one figure over the rounds.
 #[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
 pub(crate) struct Samples {
     /// One per round, in their order.
     pub(crate) rounds: Vec<f64>,
@@ -27,35 +28,82 @@ impl Samples {
     }
 }
 
-/// One thing measured: on the server, and with the yardstick where there is one.
+/// Who was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    /// `ringcast serve`.
+    Server,
+    /// The bare loop.
+    Limit,
+    /// nginx with Nchan.
+    Nchan,
+    /// The example on axum and a tokio broadcast channel.
+    Axum,
+    /// The server that was named by its URL.
+    Other,
+}
+
+impl Side {
+    /// Its name in tables, charts and JSON.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Server => "ringcast",
+            Self::Limit => "bare loop",
+            Self::Nchan => "nchan",
+            Self::Axum => "axum",
+            Self::Other => "the other",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Side {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// One thing measured, of everyone it was measured of.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     /// What it is.
     pub(crate) name: String,
     /// In what.
     pub(crate) unit: &'static str,
-    /// The server's values.
-    pub(crate) server: Samples,
-    /// The bare loop's.
-    pub(crate) limit: Samples,
+    /// Where on the scenario's axis, if it goes through steps.
+    pub(crate) at: Option<f64>,
+    /// Whose values.
+    pub(crate) sides: BTreeMap<Side, Samples>,
 }
 
-/// Which of the two was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// `ringcast serve`.
-    Server,
-    /// The bare loop.
-    Limit,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "ringcast",
-            Self::Limit => "bare loop",
-        })
+impl Figure {
+    /// The middle of one side's rounds.
+    pub(crate) fn median(&self, side: Side) -> Option<f64> {
+        self.sides.get(&side)?.spread().map(|(_, median, _)| median)
     }
+}
+
+/// What a figure is held to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) enum Bound {
+    /// At most so many times the bare loop's.
+    TimesLimit(f64),
+    /// At most so much.
+    AtMost(f64),
+    /// At least so much.
+    AtLeast(f64),
+}
+
+/// A figure, what it is held to, and whether it holds.
+#[derive(Clone, Debug, Serialize)]
+struct Target {
+    figure: String,
+    bound: Bound,
 }
 
 /// All figures of one scenario.
@@ -65,16 +113,20 @@ pub(crate) struct ScenarioReport {
     pub(crate) scenario: String,
     /// What it was run with.
     pub(crate) settings: BTreeMap<&'static str, serde_json::Value>,
+    /// What its steps are steps of.
+    pub(crate) axis: Option<&'static str>,
     /// What it measured.
     pub(crate) figures: Vec<Figure>,
     /// What a reader must know to read the figures right.
     pub(crate) notes: Vec<String>,
+    targets: Vec<Target>,
 }
 
 impl ScenarioReport {
     /// An empty report.
     pub(crate) fn new(scenario: impl Into<String>) -> Self {
-        Self { scenario: scenario.into(), settings: BTreeMap::new(), figures: Vec::new(), notes: Vec::new() }
+        let (settings, scenario) = (BTreeMap::new(), scenario.into());
+        Self { scenario, settings, axis: None, figures: Vec::new(), notes: Vec::new(), targets: Vec::new() }
     }
 
     /// Says what it was run with.
@@ -83,18 +135,29 @@ impl ScenarioReport {
         self
     }
 
+    /// Says what [`ScenarioReport::add_at`] counts its steps in.
+    pub(crate) fn along(mut self, axis: &'static str) -> Self {
+        self.axis = Some(axis);
+        self
+    }
+
     /// Adds one round's value of a figure.
     pub(crate) fn add(&mut self, side: Side, name: &str, unit: &'static str, value: f64) {
-        let index = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
-            let (server, limit) = (Samples::default(), Samples::default());
-            self.figures.push(Figure { name: name.to_owned(), unit, server, limit });
+        self.put(side, name, unit, None, value);
+    }
+
+    /// Adds one round's value of a figure at a step.
+    pub(crate) fn add_at(&mut self, side: Side, at: f64, name: &str, unit: &'static str, value: f64) {
+        self.put(side, name, unit, Some(at), value);
+    }
+
+    fn put(&mut self, side: Side, name: &str, unit: &'static str, at: Option<f64>, value: f64) {
+        let found = self.figures.iter().position(|figure| figure.name == name && figure.at == at);
+        let index = found.unwrap_or_else(|| {
+            self.figures.push(Figure { name: name.to_owned(), unit, at, sides: BTreeMap::new() });
             self.figures.len() - 1
         });
-        let figure = &mut self.figures[index];
-        match side {
-            Side::Server => figure.server.rounds.push(value),
-            Side::Limit => figure.limit.rounds.push(value),
-        }
+        self.figures[index].sides.entry(side).or_default().rounds.push(value);
     }
 
     /// Adds the figures of a latency distribution that matter to a waiting person.
@@ -115,6 +178,44 @@ impl ScenarioReport {
             self.notes.push(note);
         }
     }
+
+    /// Says what a figure is held to.
+    pub(crate) fn target(&mut self, figure: &str, bound: Bound) {
+        self.targets.push(Target { figure: figure.to_owned(), bound });
+    }
+
+    /// Everyone who was measured, the server first.
+    pub(crate) fn sides(&self) -> Vec<Side> {
+        let mut sides: Vec<_> = self.figures.iter().flat_map(|figure| figure.sides.keys().copied()).collect();
+        sides.sort_unstable();
+        sides.dedup();
+        sides
+    }
+
+    /// A name for files: the scenario, and what tells it from others of its kind.
+    pub(crate) fn slug(&self) -> String {
+        let plain = self.scenario.replace('×', "x").replace([' ', ','], "-");
+        plain.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+    }
+}
+
+impl Target {
+    /// Whether the figure holds, and how that is put; `None` where it was not measured.
+    fn judge(&self, report: &ScenarioReport) -> Option<String> {
+        let figure = report.figures.iter().find(|figure| figure.name == self.figure)?;
+        let value = figure.median(Side::Server)?;
+        let unit = figure.unit;
+        let (holds, wanted, got) = match self.bound {
+            Bound::TimesLimit(times) => {
+                let ratio = value / figure.median(Side::Limit)?;
+                (ratio <= times, format!("at most {times:.2} times the bare loop's"), format!("{ratio:.2}"))
+            }
+            Bound::AtMost(most) => (value <= most, format!("at most {} {unit}", number(most)), number(value)),
+            Bound::AtLeast(least) => (value >= least, format!("at least {} {unit}", number(least)), number(value)),
+        };
+        let verdict = if holds { "met" } else { "MISSED" };
+        Some(format!("{}: {}: {got}, {verdict}", self.figure, wanted.trim_end()))
+    }
 }
 
 /// A whole run.
@@ -122,66 +223,86 @@ impl ScenarioReport {
 pub(crate) struct Report {
     /// Where it ran.
     pub(crate) host: Host,
+    /// Whether it was run in small, so that its figures mean nothing.
+    pub(crate) quick: bool,
     /// What it ran.
     pub(crate) scenarios: Vec<ScenarioReport>,
 }
-
-const HEADINGS: [&str; 5] = ["figure", "ringcast", "min … max", "bare loop", "ratio"];
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Host { kernel, cpu, cores, date, version, .. } = &self.host;
         writeln!(f, "ringcast {version} on Linux {kernel}, {cores} cores of {cpu}, {date}")?;
-        let rows: Vec<_> = self.scenarios.iter().map(|scenario| (scenario, rows(scenario))).collect();
-        let mut widths = HEADINGS.map(|heading| heading.chars().count());
-        for row in rows.iter().flat_map(|(_, rows)| rows) {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        for (scenario, rows) in rows {
+        for scenario in &self.scenarios {
             let settings: Vec<_> = scenario.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
             writeln!(f, "\n{} ({})", scenario.scenario, settings.join(", ").replace('"', ""))?;
-            line(f, &widths, &HEADINGS.map(str::to_owned))?;
-            for row in rows {
-                line(f, &widths, &row)?;
-            }
+            table(f, &rows(scenario))?;
             for note in &scenario.notes {
                 writeln!(f, "  note: {note}")?;
+            }
+            for verdict in scenario.targets.iter().filter_map(|target| target.judge(scenario)) {
+                if !self.quick {
+                    writeln!(f, "  target: {verdict}")?;
+                }
             }
         }
         Ok(())
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, widths: &[usize; 5], cells: &[String; 5]) -> fmt::Result {
-    let mut text = String::new();
-    for (index, (cell, &width)) in cells.iter().zip(widths).enumerate() {
-        match index {
-            0 => write!(text, "  {cell:<width$}")?,
-            _ => write!(text, "  {cell:>width$}")?,
+fn table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row: &Vec<String>| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for row in rows {
+        let mut text = String::new();
+        for (index, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            match index {
+                0 => write!(text, "  {cell:<width$}")?,
+                _ => write!(text, "  {cell:>width$}")?,
+            }
         }
+        writeln!(f, "{}", text.trim_end())?;
     }
-    writeln!(f, "{}", text.trim_end())
+    Ok(())
 }
 
-/// Name, the server's median and spread, the yardstick's median, and the ratio of the medians.
-fn rows(scenario: &ScenarioReport) -> Vec<[String; 5]> {
+/// A row of headings, and for each figure its name, the first side's median and spread, and for everyone else the
+/// median and the ratio of the medians.
+fn rows(scenario: &ScenarioReport) -> Vec<Vec<String>> {
+    let sides = scenario.sides();
+    let Some((&first, others)) = sides.split_first() else { return Vec::new() };
+    let mut headings = vec!["figure".to_owned(), first.name().to_owned(), "min … max".to_owned()];
+    for other in others {
+        headings.extend([other.name().to_owned(), "ratio".to_owned()]);
+    }
     let none = || "–".to_owned();
     let row = |figure: &Figure| {
-        let (server, limit) = (figure.server.spread(), figure.limit.spread());
-        let spread = server.or(limit).filter(|_| figure.server.rounds.len().max(figure.limit.rounds.len()) > 1);
+        let spread = figure.sides.get(&first).and_then(Samples::spread);
+        let has_spread = figure.sides.get(&first).is_some_and(|samples| samples.rounds.len() > 1);
         let with_unit = |value| format!("{} {}", number(value), figure.unit);
-        let ratio = server.zip(limit).filter(|(_, (_, limit, _))| *limit != 0.0);
-        [
-            figure.name.clone(),
-            server.map_or_else(none, |(_, median, _)| with_unit(median)),
-            spread.map_or_else(none, |(min, _, max)| format!("{} … {}", number(min), number(max))),
-            limit.map_or_else(none, |(_, median, _)| with_unit(median)),
-            ratio.map_or_else(none, |((_, server, _), (_, limit, _))| format!("{:.2}", server / limit)),
-        ]
+        let name = match figure.at {
+            Some(at) => format!("{} {}: {}", number(at), scenario.axis.unwrap_or_default(), figure.name),
+            None => figure.name.clone(),
+        };
+        let mut cells = vec![
+            name,
+            spread.map_or_else(none, |(_, median, _)| with_unit(median)),
+            spread
+                .filter(|_| has_spread)
+                .map_or_else(none, |(min, _, max)| format!("{} … {}", number(min), number(max))),
+        ];
+        for other in others {
+            let median = figure.median(*other);
+            let ratio = spread.zip(median).filter(|(_, other)| *other != 0.0);
+            cells.push(median.map_or_else(none, with_unit));
+            cells.push(ratio.map_or_else(none, |((_, own, _), other)| format!("{:.2}", own / other)));
+        }
+        cells
     };
-    scenario.figures.iter().map(row).collect()
+    std::iter::once(headings).chain(scenario.figures.iter().map(row)).collect()
 }
 
 /// Three significant digits, or all before the point, in groups of three.
@@ -221,19 +342,53 @@ mod tests {
         assert_eq!(texts, ["0", "6.79", "12.3", "1,000", "4,912,345", "-1,234"]);
     }
 
-    #[test]
-    fn the_table_has_ratios_where_there_is_a_yardstick() {
+    fn scenario() -> ScenarioReport {
         let mut scenario = ScenarioReport::new("fanout").set("subscribers", 15_000);
         for (side, value) in [(Side::Limit, 6.0), (Side::Server, 7.5), (Side::Limit, 6.0), (Side::Server, 7.5)] {
             scenario.add(side, "processor per delivery", "µs", value);
         }
         scenario.add(Side::Server, "memory", "B", 90.0);
+        scenario
+    }
+
+    fn text(scenario: ScenarioReport, quick: bool) -> String {
+        Report { host: Host::look(), quick, scenarios: vec![scenario] }.to_string()
+    }
+
+    #[test]
+    fn the_table_has_ratios_where_there_is_a_yardstick() {
+        let mut scenario = scenario();
         scenario.note("said once");
         scenario.note("said once");
-        let text = Report { host: Host::look(), scenarios: vec![scenario] }.to_string();
+        let text = text(scenario, false);
         assert!(text.contains("fanout (subscribers 15000)"), "{text}");
         assert!(text.contains("7.50 µs  7.50 … 7.50    6.00 µs   1.25"), "{text}");
         assert!(text.contains("90.0 B            –          –      –"), "{text}");
         assert_eq!(text.matches("said once").count(), 1);
+    }
+
+    #[test]
+    fn targets_are_judged_by_what_was_measured() {
+        let mut scenario = scenario();
+        scenario.target("processor per delivery", Bound::TimesLimit(1.2));
+        scenario.target("memory", Bound::AtMost(90.0));
+        scenario.target("memory", Bound::AtLeast(100.0));
+        scenario.target("not measured", Bound::AtMost(1.0));
+        let whole = text(scenario.clone(), false);
+        assert!(whole.contains("target: processor per delivery: at most 1.20 times the bare loop's: 1.25, MISSED"));
+        assert!(whole.contains("target: memory: at most 90.0 B: 90.0, met"), "{whole}");
+        assert!(whole.contains("at least 100 B: 90.0, MISSED"), "{whole}");
+        assert!(!whole.contains("not measured"));
+        assert!(!text(scenario, true).contains("target"), "a quick run's figures mean nothing");
+    }
+
+    #[test]
+    fn steps_keep_their_place() {
+        let mut scenario = ScenarioReport::new("saturate, sweep").along("events/s");
+        scenario.add_at(Side::Server, 500.0, "latency p99", "ms", 1.0);
+        scenario.add_at(Side::Server, 1000.0, "latency p99", "ms", 2.0);
+        assert_eq!(scenario.figures.len(), 2);
+        assert_eq!(scenario.slug(), "saturate-sweep");
+        assert!(text(scenario, false).contains("1,000 events/s: latency p99"));
     }
 }

@@ -1,7 +1,7 @@
-//! The process that is measured: `ringcast serve`, or the bare loop.
+//! Who is measured: `ringcast serve`, the bare loop, a peer, or a server that runs already.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::args::{ClientArgs, Common};
+use super::publisher::{Feed, parse_url};
 use super::report::Side;
-use super::{BenchError, io_error, procfs};
+use super::{BenchError, io_error, peers, procfs};
 use crate::feed::client::FeedClient;
 use crate::sys::load;
 
@@ -22,83 +23,94 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// What the measured server is set to: nothing is logged per connection, and a client is given up only when it
 /// is a second of events behind, as the bare loop never gives one up.
 const CONFIG: &str = "[auth]\nallow_anonymous = true\n[log]\nlevel = \"warn\"\n[limits]\nbacklog = 65535\n\
-                      [server]\nmax_connections = 2000000\n[namespace.\"*\"]\nmax_lag = \"1MiB\"\n";
+                      subscriptions = 2000\nchannels = 3000000\n\
+                      [server]\nmax_connections = 2000000\n[http]\nmax_header = \"64KiB\"\n[namespace.\"*\"]\nmax_lag = \"1MiB\"\n";
 
-/// A running target; ends when it is dropped.
+/// A running target; ends when it is dropped, unless it ran before.
 pub(super) struct Target {
-    child: Child,
+    child: Option<Child>,
     folder: PathBuf,
+    /// Where clients connect.
     pub(super) address: SocketAddrV4,
-    pub(super) feed: PathBuf,
+    /// What they ask for, where it is not what ringcast's clients ask for.
+    pub(super) path: Option<String>,
+    /// How it is published to.
+    pub(super) feed: Feed,
+    pids: Vec<u32>,
 }
 
 /// What kind of target to start.
+#[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) side: Side,
     pub(super) clients: ClientArgs,
     pub(super) shards: u32,
     pub(super) pin: bool,
+    /// Lines for the server's configuration, beside [`CONFIG`]'s.
+    pub(super) config: &'static str,
 }
 
 impl Target {
     pub(super) fn start(common: &Common, kind: &Kind) -> Result<Target, BenchError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if kind.side == Side::Other {
+            return Target::join(common);
+        }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("ringcast-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(io_error("making a folder"))?;
-        let feed = folder.join("feed.sock");
+        let socket = folder.join("feed.sock");
         let address = free_port()?;
-        let exe = match &common.exe {
-            Some(exe) => exe.clone(),
-            None => std::env::current_exe().map_err(io_error("finding this program"))?,
+        let mut command = match kind.side {
+            Side::Nchan => peers::nchan(address, &folder)?,
+            Side::Axum => peers::axum(address)?,
+            _ => own(common, kind, address, &folder, &socket)?,
         };
-        let mut command = Command::new(exe);
-        match kind.side {
-            Side::Server => {
-                let config = match &common.server_config {
-                    Some(path) => path.clone(),
-                    None => {
-                        let path = folder.join("bench.toml");
-                        std::fs::write(&path, CONFIG).map_err(io_error("writing the configuration"))?;
-                        path
-                    }
-                };
-                command.arg("serve").arg("--config").arg(config);
-                command.args(["--listen", &address.to_string(), "--admin", "off", "--feed"]).arg(&feed);
-                command.args(["--shards", &kind.shards.to_string(), if kind.pin { "--pin" } else { "--no-pin" }]);
-            }
-            Side::Limit => {
-                command.args(["bench", "limit-server", "--listen", &address.to_string(), "--feed"]).arg(&feed);
-                command.args(["--transport", kind.clients.transport.name(), "--format", kind.clients.format.name()]);
-            }
-        }
-        for name in ["RINGCAST_CONFIG", "RINGCAST_LISTEN", "RINGCAST_SHARDS", "RINGCAST_FEED", "RINGCAST_ADMIN"] {
-            command.env_remove(name);
-        }
+        let feed = match kind.side {
+            Side::Server | Side::Limit => Feed::Socket(socket),
+            _ => Feed::Post { address, path: "/publish?channel={channel}".to_owned() },
+        };
         let cores = procfs::cores();
         load::tie_child(&mut command, if kind.pin { &cores[..1] } else { &cores });
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(io_error("starting the measured server"))?;
-        let mut target = Target { child, folder, address, feed };
+        let pids = vec![child.id()];
+        let mut target = Target { child: Some(child), folder, address, path: None, feed, pids };
         target.await_ready(kind.side)?;
+        if !matches!(kind.side, Side::Server | Side::Limit) {
+            target.pids = procfs::listeners(address.port());
+        }
         Ok(target)
+    }
+
+    /// The server that runs already.
+    fn join(common: &Common) -> Result<Target, BenchError> {
+        let (address, path) = parse_url(common.against.as_deref().unwrap_or_default())?;
+        let pids = procfs::listeners(address.port());
+        if pids.is_empty() {
+            return Err(BenchError::Target(format!("no process of this host listens on port {}", address.port())));
+        }
+        let feed = Feed::parse(common.publish.as_deref().unwrap_or_default())?;
+        Ok(Target { child: None, folder: PathBuf::new(), address, path: Some(path), feed, pids })
     }
 
     fn await_ready(&mut self, side: Side) -> Result<(), BenchError> {
         let begun = Instant::now();
         loop {
-            let is_ready = match side {
-                Side::Server => self.stats().is_ok_and(|stats| stats["node"]["ready"] == true),
-                Side::Limit => UnixStream::connect(&self.feed).is_ok(),
+            let is_ready = match (side, &self.feed) {
+                (Side::Server, _) => self.stats().is_ok_and(|stats| stats["node"]["ready"] == true),
+                (_, Feed::Socket(path)) => UnixStream::connect(path).is_ok(),
+                _ => TcpStream::connect(self.address).is_ok(),
             };
             if is_ready {
                 return Ok(());
             }
-            let has_ended = self.child.try_wait().map_err(io_error("looking at the measured server"))?.is_some();
+            let Some(child) = &mut self.child else { return Ok(()) };
+            let has_ended = child.try_wait().map_err(io_error("looking at the measured server"))?.is_some();
             if has_ended || begun.elapsed() > START_MAX {
                 let mut text = String::new();
-                let _ = self.child.kill();
-                if let Some(mut stderr) = self.child.stderr.take() {
+                let _ = child.kill();
+                if let Some(mut stderr) = child.stderr.take() {
                     let _ = stderr.read_to_string(&mut text);
                 }
                 return Err(BenchError::Target(text));
@@ -107,35 +119,77 @@ impl Target {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// The server's own figures. No other has any.
+    pub(super) fn stats(&self) -> Result<Value, BenchError> {
+        let call = || FeedClient::connect(self.feed_path())?.call(json!({ "op": "stats" }));
+        call().map(|mut answer| answer["stats"].take()).map_err(|error| BenchError::Harness(error.to_string()))
     }
 
-    /// The server's own figures. The bare loop has none.
-    pub(super) fn stats(&self) -> Result<Value, BenchError> {
-        let call = || FeedClient::connect(&self.feed)?.call(json!({ "op": "stats" }));
-        call().map(|mut answer| answer["stats"].take()).map_err(|error| BenchError::Harness(error.to_string()))
+    /// The sum of a figure over all shards.
+    pub(super) fn shards_sum(&self, figure: &str) -> Result<u64, BenchError> {
+        let stats = self.stats()?;
+        let shards = stats["shards"].as_array().into_iter().flatten();
+        Ok(shards.map(|shard| figure.split('.').fold(shard, |at, name| &at[name]).as_u64().unwrap_or(0)).sum())
     }
 
     /// Nanoseconds of processor time used so far.
     pub(super) fn cpu_ns(&self) -> Result<u64, BenchError> {
-        procfs::cpu_ns(self.pid())
+        self.pids.iter().map(|pid| procfs::cpu_ns(*pid)).sum()
     }
 
     /// Bytes of user-space memory.
     pub(super) fn memory(&self) -> Result<u64, BenchError> {
-        procfs::rss_anon(self.pid())
+        self.pids.iter().map(|pid| procfs::rss_anon(*pid)).sum()
     }
 
+    /// ringcast's own feed.
     pub(super) fn feed_path(&self) -> &Path {
-        &self.feed
+        match &self.feed {
+            Feed::Socket(path) => path,
+            _ => Path::new(""),
+        }
     }
+}
+
+/// The program of this harness itself, as server or as bare loop.
+fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed: &Path) -> Result<Command, BenchError> {
+    let exe = match &common.exe {
+        Some(exe) => exe.clone(),
+        None => std::env::current_exe().map_err(io_error("finding this program"))?,
+    };
+    let mut command = Command::new(exe);
+    if kind.side == Side::Limit {
+        command.args(["bench", "limit-server", "--listen", &address.to_string(), "--feed"]).arg(feed);
+        command.args(["--transport", kind.clients.transport.name(), "--format", kind.clients.format.name()]);
+        return Ok(command);
+    }
+    let config = match &common.server_config {
+        Some(path) => path.clone(),
+        None => {
+            let path = folder.join("bench.toml");
+            std::fs::write(&path, format!("{CONFIG}{}", kind.config)).map_err(io_error("writing the configuration"))?;
+            path
+        }
+    };
+    command.arg("serve").arg("--config").arg(config);
+    command.args(["--listen", &address.to_string(), "--admin", "off", "--feed"]).arg(feed);
+    command.args(["--shards", &kind.shards.to_string(), if kind.pin { "--pin" } else { "--no-pin" }]);
+    for name in ["RINGCAST_CONFIG", "RINGCAST_LISTEN", "RINGCAST_SHARDS", "RINGCAST_FEED", "RINGCAST_ADMIN"] {
+        command.env_remove(name);
+    }
+    Ok(command)
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let Some(child) = &mut self.child else { return };
+        let children = self.pids.iter().copied().filter(|pid| *pid != child.id()).collect::<Vec<_>>();
+        let _ = child.kill();
+        let _ = child.wait();
+        // A killed master leaves its workers behind.
+        for pid in children {
+            load::kill(pid);
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -186,6 +186,14 @@ impl Shard {
         true
     }
 
+    /// Whether a lane has grown so much since the present pass over its readers began that those at its end would
+    /// be further behind than they may be. That some have fallen behind before is no reason to hold up the others.
+    pub(super) fn outgrows_its_walk(&self, lane: u32) -> bool {
+        let (log, max_lag) = (&self.channels.lanes[lane].log, self.max_lag(lane));
+        let is_behind = |walk: &Walk| walk.lane == lane && walk.has_begun && log.head() - walk.head > max_lag;
+        log.kept_bytes() > max_lag && self.walks.iter().any(is_behind)
+    }
+
     /// A pass is over: what is too old goes, and another one begins if there was news meanwhile.
     fn end_walk(&mut self, walk: &Walk) {
         let lane = &mut self.channels.lanes[walk.lane];

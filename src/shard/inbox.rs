@@ -93,7 +93,7 @@ impl Shard {
             if !std::mem::replace(&mut self.channels.lanes[lane].aging, true) {
                 self.aging_logs.push_back((self.now + ticks(LOG_KEPT), lane));
             }
-            if self.channels.lanes[lane].walking && self.channels.lanes[lane].log.kept_bytes() > self.max_lag(lane) {
+            if self.outgrows_its_walk(lane) {
                 self.held_by = Some(lane);
             }
             self.begin_walk(lane);

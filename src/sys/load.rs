@@ -62,6 +62,33 @@ pub fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets the calling thread run before all ordinary ones as soon as it has something to do (`SCHED_FIFO`, sched(7)).
+///
+/// # Errors
+/// `EPERM` for anyone without CAP_SYS_NICE.
+pub fn run_promptly() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameters live through the call; 0 is the calling thread.
+    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes up to `length` received bytes off a TCP socket without copying them anywhere (`MSG_TRUNC`, tcp(7)), and
+/// returns how many there were.
+pub fn discard(socket: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+    // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer of a TCP socket, so that none need be given.
+    let taken =
+        unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), length, libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
+    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
+}
+
+/// Kills a process that one of ours has left behind.
+pub fn kill(pid: u32) {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+    // SAFETY: takes no pointers. That it is gone already is as well.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
 fn core_set(cores: &[usize]) -> libc::cpu_set_t {
     // SAFETY: `cpu_set_t` is plain bits, all zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -86,6 +113,33 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn a_prompt_thread_says_so_or_why_not() {
+        std::thread::spawn(|| match run_promptly() {
+            Ok(()) => assert!(std::fs::read_to_string("/proc/thread-self/sched").unwrap().contains("policy")),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn discarded_bytes_are_counted_and_gone() {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        sender.write_all(b"0123456789").unwrap();
+        assert_eq!(receiver.peek(&mut [0; 16]).unwrap(), 10);
+        assert_eq!(discard(receiver.as_fd(), 4).unwrap(), 4);
+        let mut rest = [0; 6];
+        receiver.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"456789");
+        assert_eq!(discard(receiver.as_fd(), 4).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(sender);
+        assert_eq!(discard(receiver.as_fd(), 4).unwrap(), 0);
+    }
 
     fn allowed(path: &str) -> String {
         let status = std::fs::read_to_string(path).unwrap();

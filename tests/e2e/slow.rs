@@ -160,3 +160,35 @@ fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
     assert_eq!(server.figure("sse"), 200);
     drop(clients);
 }
+
+#[test]
+fn one_who_never_reads_does_not_make_the_others_sends_shorter() {
+    let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
+    let _slow = lazy(&server, "/sse?channel=a");
+    server.await_figure("sse", 1);
+    flood(&server, "slow_gaps");
+    // From now on the log is as long as it may be, all the time, and made of small events.
+    let line = b"{\"op\":\"publish\",\"channel\":\"a\",\"data\":\"x\"}\n";
+    let mut feed = std::os::unix::net::UnixStream::connect(&server.feed_path).unwrap();
+    feed.write_all(line.repeat(3000).as_slice()).unwrap();
+    server.publish("a", "x");
+    // These have room for what follows, and are so
+    // many that one turn does not serve them all.
+    let connect = |_| {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream
+    };
+    let others: Vec<TcpStream> = (0..600).map(connect).collect();
+    server.await_figure("sse", 601);
+    let before = (server.figure("sends"), server.figure("events_out"));
+    // One by one, so that they come to the shard one by one.
+    let mut feed = server.feed();
+    for _ in 0..500 {
+        publish(&mut feed, "a", "x");
+    }
+    eventually("the others have got everything", || (server.figure("events_out") >= before.1 + 300_000).then_some(()));
+    let sends = server.figure("sends") - before.0;
+    assert!(sends < 50_000, "{sends} sends for 300,000 deliveries");
+    drop(others);
+}

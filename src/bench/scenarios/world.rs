@@ -1,0 +1,215 @@
+//! What scenarios are made of: a target with its clients, publishing to them, and what came of it.
+
+use std::time::{Duration, Instant};
+
+use super::super::args::{ClientArgs, Reading, Sample};
+use super::super::clients::{Load, Subscription, Tally};
+use super::super::publisher::{Feed, Plan, publish};
+use super::super::report::{ScenarioReport, Side};
+use super::super::target::{Kind, Target};
+use super::super::{BenchError, io_error, procfs};
+use super::Bench;
+use crate::sys::load::run_on;
+
+/// How long clients may take to connect: 500,000 of them on two cores take some minutes.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(600);
+/// How long the last deliveries may take after the last event.
+const DELIVER_MAX: Duration = Duration::from_secs(60);
+/// How long nothing may come before it is taken that nothing more will.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+pub(super) const CLOSE_MAX: Duration = Duration::from_secs(60);
+
+/// A target with its clients connected.
+pub(super) struct World {
+    pub(super) target: Target,
+    pub(super) load: Load,
+    pub(super) connected_in: Duration,
+}
+
+impl Bench<'_> {
+    pub(super) fn rounds(&self) -> u32 {
+        if self.common.quick { 1 } else { self.common.rounds }
+    }
+
+    /// With one shard the server has the first core to itself and the harness the others.
+    pub(super) fn kind(&self, side: Side, clients: ClientArgs) -> Kind {
+        let shards = self.common.shards.unwrap_or(1);
+        Kind { side, clients, shards, pin: shards == 1 && procfs::cores().len() > 1, config: "" }
+    }
+
+    pub(super) fn start(&self, kind: &Kind, clients: u32) -> Result<(Target, Load), BenchError> {
+        let target = Target::start(self.common, kind)?;
+        let load = self.load(kind, clients, self.common.threads, false)?;
+        Ok((target, load))
+    }
+
+    /// More clients for the same target.
+    pub(super) fn load(
+        &self,
+        kind: &Kind,
+        clients: u32,
+        threads: Option<u32>,
+        prompt: bool,
+    ) -> Result<Load, BenchError> {
+        let cores = procfs::cores();
+        run_on(if kind.pin { &cores[1..] } else { &cores }).map_err(io_error("placing the harness"))?;
+        let load = Load::start(clients as usize, threads, prompt);
+        // Targets that are started later may run anywhere again.
+        run_on(&cores).map_err(io_error("placing the harness"))?;
+        load
+    }
+
+    pub(super) fn connect(&self, side: Side, clients: ClientArgs, count: u32) -> Result<World, BenchError> {
+        self.connect_to(&self.kind(side, clients), count)
+    }
+
+    pub(super) fn connect_to(&self, kind: &Kind, count: u32) -> Result<World, BenchError> {
+        let (target, load) = self.start(kind, count)?;
+        let connected_in = load.connect(subscription(&target, kind.clients), count as usize, CONNECT_MAX)?;
+        Ok(World { target, load, connected_in })
+    }
+}
+
+/// What clients of the shared channel ask for.
+pub(super) fn subscription(target: &Target, clients: ClientArgs) -> Subscription {
+    Subscription {
+        target: target.address,
+        transport: clients.transport,
+        format: clients.format,
+        path: target.path.clone(),
+        own_channels: 0,
+        first_thread: 0,
+        last_event_id: None,
+        generation: 1,
+    }
+}
+
+/// Waits until what the last connections set off is over: no figure moves here, so time must do.
+pub(super) fn settle() {
+    std::thread::sleep(Duration::from_secs(2));
+}
+
+/// What publishing to connected clients came to.
+pub(super) struct Measured {
+    pub(super) expected: u64,
+    pub(super) delivered: u64,
+    pub(super) disordered: u64,
+    pub(super) lost: usize,
+    pub(super) cpu_ns: u64,
+    pub(super) elapsed: Duration,
+    pub(super) behind_us: u64,
+    pub(super) connected_in: Duration,
+    pub(super) tally: Tally,
+}
+
+impl World {
+    /// Publishes, waits for the deliveries, and hangs up.
+    pub(super) fn deliver(
+        self,
+        plan: &Plan,
+        subscribers: u32,
+        reading: Reading,
+        sample: Sample,
+    ) -> Result<Measured, BenchError> {
+        // One event to begin with, so that nothing is measured for the first time.
+        self.load.reset(reading, sample)?;
+        let first = Plan { events: 1, per_second: 1.0, ..plan.clone() };
+        publish(&self.target.feed, &first, || await_events(&self.load, u64::from(subscribers)))?.1?;
+        let measured = self.deliver_more(plan, subscribers, reading, sample)?;
+        self.load.close(true, CLOSE_MAX)?;
+        Ok(measured)
+    }
+
+    /// The same on connections that go on afterwards and have had an event before.
+    pub(super) fn deliver_more(
+        &self,
+        plan: &Plan,
+        subscribers: u32,
+        reading: Reading,
+        sample: Sample,
+    ) -> Result<Measured, BenchError> {
+        let World { target, load, connected_in } = self;
+        load.reset(reading, sample)?;
+        let expected = u64::from(plan.events) * u64::from(subscribers);
+        let before = target.cpu_ns()?;
+        let begun = Instant::now();
+        // A shortfall is a result, not a reason to print none.
+        let (last_due, _) = publish(&target.feed, plan, || await_events(load, expected))?;
+        let elapsed = begun.elapsed();
+        let cpu_ns = target.cpu_ns()? - before;
+        let tally = load.tally()?;
+        Ok(Measured {
+            expected,
+            delivered: tally.events,
+            // The first event's number follows that of the one before, whose numbers began at 1 as well.
+            disordered: tally.disordered.saturating_sub(u64::from(subscribers)),
+            lost: load.lost(),
+            cpu_ns,
+            elapsed,
+            behind_us: tally.last_us.saturating_sub(last_due),
+            connected_in: *connected_in,
+            tally,
+        })
+    }
+}
+
+/// Publishes on a thread of its own.
+pub(super) fn publish_aside(feed: &Feed, plan: Plan) -> std::thread::JoinHandle<Result<u64, BenchError>> {
+    let feed = feed.clone();
+    std::thread::spawn(move || {
+        // Without the privilege events may leave late, which counts as latency.
+        let _ = crate::sys::load::run_promptly();
+        publish(&feed, &plan, || ()).map(|(due, ())| due)
+    })
+}
+
+/// Waits for so many deliveries, for as long as any come.
+pub(super) fn await_events(load: &Load, expected: u64) -> Result<(), BenchError> {
+    let begun = Instant::now();
+    let mut newest = (0, Instant::now());
+    loop {
+        let events = load.events();
+        if events >= expected {
+            return Ok(());
+        }
+        load.check()?;
+        if events > newest.0 {
+            newest = (events, Instant::now());
+        }
+        if begun.elapsed() > DELIVER_MAX || newest.1.elapsed() > SILENCE_MAX {
+            let what = format!("{expected} deliveries ({events} came)");
+            return Err(BenchError::Timeout { what, limit: begun.elapsed() });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+impl Measured {
+    pub(super) fn share(&self) -> f64 {
+        self.delivered as f64 * 100.0 / self.expected.max(1) as f64
+    }
+
+    /// Microseconds of the server's processor time for each delivery.
+    pub(super) fn cpu_per_delivery(&self) -> f64 {
+        self.cpu_ns as f64 / 1000.0 / self.delivered.max(1) as f64
+    }
+
+    pub(super) fn report(&self, report: &mut ScenarioReport, side: Side) {
+        report.add(side, "delivered", "%", self.share());
+        report.add(side, "connecting took", "s", self.connected_in.as_secs_f64());
+        report.add_latency(side, &self.tally.latency);
+        self.remark(report, side);
+    }
+
+    pub(super) fn remark(&self, report: &mut ScenarioReport, side: Side) {
+        if self.delivered != self.expected {
+            report.note(format!("{side}: {} of {} deliveries came", self.delivered, self.expected));
+        }
+        if self.disordered > 0 {
+            report.note(format!("{side}: {} events came out of order", self.disordered));
+        }
+        if self.lost > 0 {
+            report.note(format!("{side}: {} clients were disconnected", self.lost));
+        }
+    }
+}
