@@ -26,7 +26,8 @@ const FEED: u64 = u64::MAX - 1;
 const PUBLISHER: u64 = u64::MAX - 2;
 
 struct Client {
-    stream: TcpStream,
+    /// `None` once it has gone.
+    stream: Option<TcpStream>,
     is_open: bool,
     sent: usize,
 }
@@ -98,7 +99,7 @@ impl Loop {
         for _ in 0..64 {
             let Some((fd, _)) = socket::accept(self.listener.as_fd())? else { break };
             self.epoll.add(fd.as_fd(), self.clients.len() as u64, Interest::Readable)?;
-            self.clients.push(Client { stream: fd.into(), is_open: false, sent: 0 });
+            self.clients.push(Client { stream: Some(fd.into()), is_open: false, sent: 0 });
         }
         Ok(())
     }
@@ -106,15 +107,18 @@ impl Loop {
     /// Reads the request, which is not looked at, and sends the head.
     fn answer(&mut self, index: usize) -> io::Result<()> {
         let client = &mut self.clients[index];
+        let Some(stream) = &mut client.stream else { return Ok(()) };
         let mut buffer = [0; 2048];
-        if client.stream.read(&mut buffer).is_ok_and(|length| length > 0) && !client.is_open {
-            socket::send(client.stream.as_fd(), &self.head)?;
+        if stream.read(&mut buffer).is_ok_and(|length| length > 0) && !client.is_open {
+            // A client that has gone again is seen at the next read.
+            let _ = socket::send(stream.as_fd(), &self.head);
             client.is_open = true;
             client.sent = self.log.len();
             return Ok(());
         }
-        // Closed: it stays in the list, as a bare loop would have it, and is never sent to again.
-        self.epoll.remove(client.stream.as_fd())?;
+        // It stays in the list, as a bare loop would have it, and is never sent to again.
+        self.epoll.remove(stream.as_fd())?;
+        client.stream = None;
         client.is_open = false;
         Ok(())
     }
@@ -165,7 +169,8 @@ impl Loop {
         }
         let mut is_done = true;
         for client in self.clients.iter_mut().filter(|client| client.is_open && client.sent < self.log.len()) {
-            match socket::send(client.stream.as_fd(), &self.log[client.sent..]) {
+            let Some(stream) = &client.stream else { continue };
+            match socket::send(stream.as_fd(), &self.log[client.sent..]) {
                 Ok(length) => client.sent += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => client.is_open = false,

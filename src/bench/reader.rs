@@ -236,7 +236,8 @@ impl<'a> Reader<'a> {
         if is_deaf && !ready.hung_up {
             return;
         }
-        let is_counted = is_open && (is_deaf || self.sink.reading == Reading::Count && !index.is_multiple_of(VERIFIED_EVERY));
+        let is_counted =
+            is_open && (is_deaf || self.sink.reading == Reading::Count && !index.is_multiple_of(VERIFIED_EVERY));
         loop {
             let Some(stream) = &client.stream else { return };
             let mut stream: &TcpStream = stream;

@@ -20,6 +20,8 @@ use super::{Listener, Shard};
 const BURST: usize = 64;
 /// Connections that are being told that there is no room, at most; more are closed without a word.
 const REFUSALS_MAX: usize = 64;
+/// Rounds of the ring's reports that are worked off at most before a connection is refused.
+const REPORTS_MAX: usize = 64;
 /// How long to leave the queue alone when the kernel has no descriptor or memory to give.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -99,16 +101,54 @@ impl Shard {
         Ok(outcome)
     }
 
+    /// Takes a place for a connection; returns whether there was one.
+    fn enter(&mut self) -> bool {
+        let has_descriptors = |shard: &Shard| shard.connections.used() < shard.descriptors_max;
+        if has_descriptors(self) && self.room.enter() {
+            return true;
+        }
+        // When everybody comes back at once, those who have just gone still have their places.
+        if let Err(error) = self.see_out_the_gone() {
+            self.failure = Some(error);
+        }
+        has_descriptors(self) && self.room.enter()
+    }
+
+    /// The same for the place that an address has.
+    fn enter_from(&mut self, address: std::net::IpAddr) -> bool {
+        if self.room.enter_from(address) {
+            return true;
+        }
+        if let Err(error) = self.see_out_the_gone() {
+            self.failure = Some(error);
+        }
+        self.room.enter_from(address)
+    }
+
+    /// Works off what the ring has to report, and frees the slots of connections that have ended.
+    fn see_out_the_gone(&mut self) -> io::Result<()> {
+        for _ in 0..REPORTS_MAX {
+            let more = self.take_completions()?;
+            // Ending a poll brings its last word, after which the slot is free.
+            self.ring.submit()?;
+            if !more && !self.take_completions()? {
+                break;
+            }
+        }
+        self.bury_all();
+        Ok(())
+    }
+
     /// Gives the connection a slot, or turns it away.
     fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
         self.counters.accepted += 1;
         let peer = address.map(Peer::new).unwrap_or_default();
-        if self.connections.used() >= self.descriptors_max || !self.room.enter() {
+        if !self.enter() {
             self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
             return;
         }
         let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
-        if counted && !self.room.enter_from(peer.ip()) {
+        if counted && !self.enter_from(peer.ip()) {
             self.room.leave();
             let message = "there are too many connections from your address";
             self.refuse(fd, peer, Reject::fatal(429, "too_many", message));

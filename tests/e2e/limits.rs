@@ -37,6 +37,30 @@ fn one_address_cannot_take_all() {
 }
 
 #[test]
+fn when_all_come_back_at_once_nobody_is_refused_for_those_who_have_just_gone() {
+    for limit in ["max_connections = 100", "per_address = 100"] {
+        let server = Server::start(&format!("[server]\n{limit}"));
+        for _ in 0..5 {
+            let streams: Vec<Http> = (0..100)
+                .map(|_| {
+                    let mut http = Http::connect(server.address);
+                    http.send("GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n");
+                    http
+                })
+                .collect();
+            eventually("all are there or refused", || {
+                (server.figure("sse") + server.figure("refused") >= 100).then_some(())
+            });
+            for http in &streams {
+                socket2::SockRef::from(&http.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            }
+            drop(streams);
+        }
+        assert_eq!(server.figure("refused"), 0, "{limit}");
+    }
+}
+
+#[test]
 fn a_trusted_proxys_clients_are_counted_one_by_one() {
     let server = Server::start("[server]\nper_address = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
     let ask = |client: &str| {
