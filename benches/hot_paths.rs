@@ -5,6 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ringcast::hub::BareHub;
+use ringcast::hub::ids::IdSource;
+use ringcast::link::to_shard;
 use ringcast::logic::event::{Draft, Event, Kind};
 use ringcast::logic::history::{History, HistoryLimits};
 use ringcast::logic::id::Id;
@@ -12,6 +15,7 @@ use ringcast::logic::log::Log;
 use ringcast::logic::protocol::dialect::Dialect;
 use ringcast::logic::protocol::{feed, http, query, ws};
 use ringcast::logic::wheel::Wheel;
+use ringcast::sys::wake::Wake;
 
 fn event(n: u64) -> Event {
     let draft = Draft { name: None, kind: Kind::Text, payload: vec![b'x'; 128].into() };
@@ -88,5 +92,33 @@ fn structures(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(all, parsers, framers, structures);
+/// From a parsed command to the queue of a shard and out of it, with a thousand channels.
+fn routing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("hub");
+    for (name, events_max) in [("publish, no history", 0), ("publish, history of 100", 100)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (to, from) = to_shard(1 << 30, Wake::new().unwrap()).unwrap();
+        let limits = HistoryLimits { events_max, bytes_max: 1 << 20, age_max_ms: 600_000 };
+        let ids = IdSource::open(&folder.path().join("x.ids"), 1_000_000).unwrap();
+        let mut hub = BareHub::new(ids, vec![to], Box::new(move |_| limits));
+        for channel in 0..1000 {
+            hub.follow(0, channel, &format!("orders:{channel}"));
+        }
+        let data = "x".repeat(128);
+        let line = |n| format!(r#"{{"op":"publish","channel":"orders:{n}","data":"{data}"}}"#).into_bytes();
+        let lines: Vec<Vec<u8>> = (0..1000).map(line).collect();
+        let (mut n, mut out) = (0, Vec::new());
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                n = (n + 1) % lines.len();
+                hub.execute(feed::parse(&lines[n]).unwrap(), 1_000_000, &mut out).unwrap();
+                while let Some(batch) = from.next() {
+                    from.done(ringcast::link::FromHub::weigh(&batch));
+                }
+            })
+        });
+    }
+}
+
+criterion_group!(all, parsers, framers, structures, routing);
 criterion_main!(all);

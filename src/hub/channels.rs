@@ -18,49 +18,78 @@ pub(super) struct Route {
 }
 
 /// Where a channel's events go. Most channels have one subscriber, and so one route.
-#[derive(Debug, Default)]
-pub(super) enum Routes {
+#[derive(Clone, Copy, Debug, Default)]
+enum Routes {
     #[default]
     None,
-    One(Route),
-    // The second box keeps a channel of one shard small.
-    #[allow(clippy::box_collection)]
-    Many(Box<Vec<Route>>),
+    One {
+        shard: u16,
+        local: LocalChannel,
+    },
+    /// The number of a list.
+    Many(u32),
 }
 
-impl Routes {
-    pub(super) fn as_slice(&self) -> &[Route] {
-        match self {
-            Routes::None => &[],
-            Routes::One(route) => std::slice::from_ref(route),
-            Routes::Many(routes) => routes,
+/// Lists of routes for the channels that more than one shard follows.
+#[derive(Debug, Default)]
+struct RouteLists {
+    lists: Vec<Vec<Route>>,
+    free: Vec<u32>,
+}
+
+impl RouteLists {
+    fn add(&mut self, list: Vec<Route>) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.lists[number as usize] = list;
+            return number;
         }
+        self.lists.push(list);
+        self.lists.len() as u32 - 1
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.lists[number as usize] = Vec::new();
+        self.free.push(number);
     }
 
     /// Adds a route, or gives a shard's the new number.
-    fn set(&mut self, route: Route) {
-        match self {
-            Routes::None => *self = Routes::One(route),
-            Routes::One(other) if other.shard == route.shard => *other = route,
-            Routes::One(other) => *self = Routes::Many(Box::new(vec![*other, route])),
-            Routes::Many(routes) => match routes.iter_mut().find(|other| other.shard == route.shard) {
-                Some(other) => *other = route,
-                None => routes.push(route),
-            },
+    fn set(&mut self, routes: &mut Routes, route: Route) {
+        match *routes {
+            Routes::None => *routes = Routes::One { shard: route.shard, local: route.local },
+            Routes::One { shard, .. } if shard == route.shard => *routes = Routes::One { shard, local: route.local },
+            Routes::One { shard, local } => *routes = Routes::Many(self.add(vec![Route { shard, local }, route])),
+            Routes::Many(number) => {
+                let list = &mut self.lists[number as usize];
+                match list.iter_mut().find(|other| other.shard == route.shard) {
+                    Some(other) => *other = route,
+                    None => list.push(route),
+                }
+            }
         }
     }
 
-    fn remove(&mut self, shard: u16) {
-        match self {
-            Routes::One(route) if route.shard == shard => *self = Routes::None,
-            Routes::Many(routes) => {
-                routes.retain(|route| route.shard != shard);
-                if let [route] = routes[..] {
-                    *self = Routes::One(route);
+    fn unset(&mut self, routes: &mut Routes, leaving: u16) {
+        match *routes {
+            Routes::One { shard, .. } if shard == leaving => *routes = Routes::None,
+            Routes::Many(number) => {
+                let list = &mut self.lists[number as usize];
+                list.retain(|route| route.shard != leaving);
+                if let [Route { shard, local }] = list[..] {
+                    self.remove(number);
+                    *routes = Routes::One { shard, local };
                 }
             }
             _ => {}
         }
+    }
+
+    fn of(&self, routes: Routes) -> impl Iterator<Item = Route> {
+        let (one, list) = match routes {
+            Routes::None => (None, &[][..]),
+            Routes::One { shard, local } => (Some(Route { shard, local }), &[][..]),
+            Routes::Many(number) => (None, &self.lists[number as usize][..]),
+        };
+        one.into_iter().chain(list.iter().copied())
     }
 }
 
@@ -69,7 +98,7 @@ impl Routes {
 pub(super) struct HubChannel {
     pub(super) name: Option<Arc<str>>,
     pub(super) history: Option<Box<History>>,
-    pub(super) routes: Routes,
+    routes: Routes,
     /// Since which id nothing is lost, while there is no history.
     since: Id,
     policy: u16,
@@ -78,7 +107,7 @@ pub(super) struct HubChannel {
     link: u32,
 }
 
-const _: () = assert!(size_of::<HubChannel>() <= 72, "a million channels must fit");
+const _: () = assert!(size_of::<HubChannel>() <= 48, "a million channels must fit");
 
 impl Cell for HubChannel {
     fn link(&mut self) -> &mut u32 {
@@ -99,6 +128,7 @@ pub type HistoryPolicy = Box<dyn Fn(&str) -> HistoryLimits + Send>;
 /// All channels.
 pub(super) struct HubChannels {
     cells: Cells<HubChannel>,
+    lists: RouteLists,
     names: HashTable<u32>,
     hasher: RandomState,
     policy: HistoryPolicy,
@@ -122,6 +152,7 @@ impl HubChannels {
     pub(super) fn new(shards: usize, floor: Id, policy: HistoryPolicy) -> HubChannels {
         HubChannels {
             cells: Cells::new(),
+            lists: RouteLists::default(),
             names: HashTable::new(),
             hasher: RandomState::new(),
             policy,
@@ -148,6 +179,11 @@ impl HubChannels {
 
     pub(super) fn get(&self, index: u32) -> &HubChannel {
         &self.cells[index]
+    }
+
+    /// The shards that follow a channel.
+    pub(super) fn routes(&self, index: u32) -> impl Iterator<Item = Route> {
+        self.lists.of(self.cells[index].routes)
     }
 
     pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
@@ -207,7 +243,7 @@ impl HubChannels {
 
     /// Sends a shard the channel's events from now on, under its number.
     pub(super) fn follow(&mut self, index: u32, shard: u16, local: LocalChannel) {
-        self.cells[index].routes.set(Route { shard, local });
+        self.lists.set(&mut self.cells[index].routes, Route { shard, local });
         let Some(locals) = self.locals.get_mut(usize::from(shard)) else { return };
         if locals.len() <= local as usize {
             locals.resize(local as usize + 1, NONE);
@@ -218,7 +254,7 @@ impl HubChannels {
     /// Sends a shard no more of the channel's events.
     pub(super) fn unfollow(&mut self, shard: u16, local: LocalChannel) {
         if let Some(index) = self.by_local(shard, local) {
-            self.cells[index].routes.remove(shard);
+            self.lists.unset(&mut self.cells[index].routes, shard);
             self.locals[usize::from(shard)][local as usize] = NONE;
         }
     }
@@ -303,12 +339,13 @@ mod tests {
         channels.follow(index, 0, 7);
         channels.follow(index, 1, 3);
         channels.follow(index, 1, 4);
-        assert_eq!(channels.get(index).routes.as_slice().len(), 2);
+        assert_eq!(channels.routes(index).count(), 2);
         assert_eq!(channels.by_local(1, 4), Some(index));
         channels.unfollow(0, 7);
-        assert_eq!(channels.get(index).routes.as_slice(), [Route { shard: 1, local: 4 }]);
+        assert_eq!(channels.routes(index).collect::<Vec<_>>(), [Route { shard: 1, local: 4 }]);
+        assert_eq!(channels.lists.free.len(), 1, "the list's number can be used again");
         channels.unfollow(1, 4);
-        assert_eq!(channels.get(index).routes.as_slice(), []);
+        assert_eq!(channels.routes(index).count(), 0);
         channels.sweep(0);
         assert_eq!(channels.find("c"), None);
     }

@@ -257,7 +257,7 @@ impl Core {
         let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
         let event = Arc::new(Event { id, channel, draft: item.draft.clone() });
         self.channels.remember(index, &event, now_ms);
-        for route in self.channels.get(index).routes.as_slice() {
+        for route in self.channels.routes(index) {
             if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
                 shard.stage(ShardMessage::Event(route.local, event.clone()));
             }
@@ -274,7 +274,7 @@ impl Core {
             ));
         };
         self.channels.get_mut(index).ended = true;
-        for route in self.channels.get(index).routes.as_slice() {
+        for route in self.channels.routes(index) {
             if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
                 shard.stage(ShardMessage::Ended(route.local));
             }

@@ -58,7 +58,7 @@ impl IdSource {
         // The whole millisecond of the mark may be used up.
         let last = Id::new(now_ms.max(mark_ms + 1), 0);
         let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
-        ids.write_mark(last.ms + RESERVE_MS)?;
+        ids.write_mark(last.ms() + RESERVE_MS)?;
         Ok(ids)
     }
 
@@ -69,12 +69,12 @@ impl IdSource {
 
     /// Whether the next id at `now_ms` is covered by the mark. If not, [`IdSource::reserve`] must come first.
     pub fn is_reserved(&self, now_ms: u64) -> bool {
-        self.last.next(now_ms).ms < self.mark_ms
+        self.last.next(now_ms).ms() < self.mark_ms
     }
 
     /// Moves the mark on if less than half of it is left.
     pub fn reserve(&mut self, now_ms: u64) -> Result<(), MarkError> {
-        let next = self.last.ms.max(now_ms);
+        let next = self.last.ms().max(now_ms);
         if next + RESERVE_MS / 2 >= self.mark_ms { self.write_mark(next + RESERVE_MS) } else { Ok(()) }
     }
 
@@ -86,7 +86,7 @@ impl IdSource {
 
     /// Writes the last id down, for a clean stop.
     pub fn close(&mut self) -> Result<(), MarkError> {
-        self.write_mark(self.last.ms)
+        self.write_mark(self.last.ms())
     }
 
     /// Writes beside the file and renames, so that a crash leaves the old mark or the new one.
@@ -129,7 +129,7 @@ mod tests {
         let path = folder.path().join("x.ids");
         for round in 0..5 {
             let mut ids = IdSource::open(&path, 1_000_000 + round * 10).unwrap();
-            assert_eq!(ids.last().ms, 1_000_000 + round * 10);
+            assert_eq!(ids.last().ms(), 1_000_000 + round * 10);
             ids.next(1_000_000 + round * 10);
             ids.close().unwrap();
         }

@@ -3,6 +3,7 @@
 //! An event comes in through `publishers`, gets its id and its place in history in `core`, and leaves
 //! through the queues to the shards that follow its channel (`channels`).
 
+mod bare;
 mod channels;
 mod core;
 pub mod ids;
@@ -22,6 +23,7 @@ use tracing::{error, warn};
 
 use crate::link::{HubInbox, ToShard};
 use crate::logic::idempotency::IdempotencyKeys;
+use crate::sys::memory;
 use crate::sys::readiness::Readiness;
 
 use channels::HubChannels;
@@ -29,6 +31,7 @@ use core::Core;
 use ids::IdSource;
 use notify::Notify;
 
+pub use bare::BareHub;
 pub use channels::HistoryPolicy;
 pub use core::FiguresWriter;
 
@@ -240,5 +243,6 @@ async fn sweep(hub: Rc<Hub>) {
         let mut core = hub.core.borrow_mut();
         core.channels.sweep(now_ms());
         core.publish_figures();
+        memory::give_back();
     }
 }

@@ -48,7 +48,7 @@ impl History {
         while let Some(oldest) = self.events.front() {
             let over = self.events.len() > limits.events_max
                 || self.bytes > limits.bytes_max
-                || now_ms.saturating_sub(oldest.id.ms) > limits.age_max_ms;
+                || now_ms.saturating_sub(oldest.id.ms()) > limits.age_max_ms;
             if !over {
                 break;
             }

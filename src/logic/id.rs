@@ -3,41 +3,60 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Bits of an [`Id`] that count within a millisecond.
+const COUNT_BITS: u32 = 20;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+const MS_MAX: u64 = u64::MAX >> COUNT_BITS;
+
 /// The position of an event in the node's total order, written `<ms>-<n>`.
 ///
 /// `ms` is a millisecond clock that never goes backwards and `n` counts within it. The text form is
 /// what `Last-Event-ID`, poll cursors and feed acknowledgements carry. All comparing of positions goes
 /// through this type's `Ord`.
+///
+/// It is one number: 44 bits of milliseconds, up to the year 2527, and 20 bits of count. A million ids within one
+/// millisecond run over into the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id {
-    /// Milliseconds since the Unix epoch, or later than that where the clock was set back.
-    pub ms: u64,
-    /// Counts the ids given within the same millisecond, from 0.
-    pub n: u64,
-}
+pub struct Id(u64);
 
-/// The longest text an [`Id`] can have: two 20-digit numbers and the dash.
-pub const ID_TEXT_BYTES_MAX: usize = 41;
+/// The longest text an [`Id`] can have: 14 digits, the dash, and 7 digits.
+pub const ID_TEXT_BYTES_MAX: usize = 22;
 
 impl Id {
     /// Before every event.
-    pub const ZERO: Id = Id { ms: 0, n: 0 };
+    pub const ZERO: Id = Id(0);
+    /// After every event.
+    pub const MAX: Id = Id(u64::MAX);
 
-    /// An id from its two parts.
+    /// An id from its two parts. Each is taken for the greatest there can be, where it is greater: as a position that
+    /// means the same.
     pub const fn new(ms: u64, n: u64) -> Id {
-        Id { ms, n }
+        if ms > MS_MAX {
+            return Id::MAX;
+        }
+        Id(ms << COUNT_BITS | if n > COUNT_MAX { COUNT_MAX } else { n })
+    }
+
+    /// Milliseconds since the Unix epoch, or later than that where the clock was set back.
+    pub const fn ms(self) -> u64 {
+        self.0 >> COUNT_BITS
+    }
+
+    /// Counts the ids given within the same millisecond, from 0.
+    pub const fn n(self) -> u64 {
+        self.0 & COUNT_MAX
     }
 
     /// The id that a node gives next at `now_ms` when `self` was its last: `max(clock, last)`.
     pub fn next(self, now_ms: u64) -> Id {
-        if now_ms > self.ms { Id::new(now_ms, 0) } else { Id::new(self.ms, self.n + 1) }
+        if now_ms > self.ms() { Id::new(now_ms, 0) } else { Id(self.0.saturating_add(1)) }
     }
 
     /// Appends the text form to `out` without going through the formatting machinery.
     pub fn write(self, out: &mut Vec<u8>) {
-        write_decimal(self.ms, out);
+        write_decimal(self.ms(), out);
         out.push(b'-');
-        write_decimal(self.n, out);
+        write_decimal(self.n(), out);
     }
 }
 
@@ -58,7 +77,7 @@ pub fn write_decimal(mut value: u64, out: &mut Vec<u8>) {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.n)
+        write!(f, "{}-{}", self.ms(), self.n())
     }
 }
 
@@ -96,6 +115,7 @@ mod tests {
         assert_eq!(last.next(99), Id::new(100, 8));
         assert_eq!(last.next(100), Id::new(100, 8));
         assert_eq!(last.next(101), Id::new(101, 0));
+        assert_eq!(Id::new(100, 0xf_ffff).next(100), Id::new(101, 0), "a full millisecond runs over");
     }
 
     #[test]
@@ -108,7 +128,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_round_trips(ms: u64, n: u64) {
+        fn what_is_too_great_is_after_all_that_can_be(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {
+            let (id, other) = (Id::new(ms, n), Id::new(other_ms, other_n));
+            prop_assert_eq!((other.ms(), other.n()), (other_ms, other_n));
+            // At the very end several are the same.
+            if (ms, n) > (other_ms, other_n) {
+                prop_assert!(id >= other);
+            } else {
+                prop_assert!(id <= other);
+            }
+        }
+
+        #[test]
+        fn text_round_trips(ms in 0..=MS_MAX, n in 0..=COUNT_MAX) {
             let id = Id::new(ms, n);
             let mut bytes = Vec::new();
             id.write(&mut bytes);

@@ -12,7 +12,7 @@ use super::id::Id;
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Stands for "not known yet" where the id is asked for since which a log is complete.
-const UNKNOWN: Id = Id::new(u64::MAX, u64::MAX);
+const UNKNOWN: Id = Id::MAX;
 
 /// A position in a log's stream of frames, in bytes since the log began.
 pub type Position = u64;

@@ -32,8 +32,6 @@ pub(super) struct Channel {
     pub(super) name: Option<Arc<str>>,
     /// The first lane; while the cell is free, the next free cell.
     pub(super) lanes: u32,
-    /// Subscriptions, also those that still wait for missed events.
-    pub(super) users: u32,
     /// Which of the shard's policies applies.
     pub(super) policy: u16,
     pub(super) following: Following,
@@ -41,7 +39,7 @@ pub(super) struct Channel {
     pub(super) ended: bool,
 }
 
-const _: () = assert!(size_of::<Channel>() <= 32, "a channel of its own for each connection must cost little");
+const _: () = assert!(size_of::<Channel>() <= 24, "a channel of its own for each connection must cost little");
 
 impl Cell for Channel {
     fn link(&mut self) -> &mut u32 {
@@ -149,7 +147,7 @@ pub(super) struct Lane {
     pub(super) aging: bool,
 }
 
-const _: () = assert!(size_of::<Lane>() <= 72, "a channel of its own for each connection must cost little");
+const _: () = assert!(size_of::<Lane>() <= 64, "a channel of its own for each connection must cost little");
 
 impl Default for Lane {
     fn default() -> Lane {
@@ -295,8 +293,6 @@ impl Channels {
     /// Counts one more subscription to a lane, which does not read yet.
     pub(super) fn enter(&mut self, lane: u32) {
         self.lanes[lane].users += 1;
-        let channel = self.lanes[lane].channel;
-        self.channels[channel].users += 1;
     }
 
     /// Adds a reader that stands at `cursor` and returns its place.
@@ -315,8 +311,6 @@ impl Channels {
 
     /// Counts one subscription less; returns whether it was the lane's last.
     pub(super) fn leave(&mut self, lane: u32, now: Tick) -> bool {
-        let channel = self.lanes[lane].channel;
-        self.channels[channel].users -= 1;
         let lane = &mut self.lanes[lane];
         lane.users -= 1;
         if lane.users == 0 {

@@ -172,6 +172,8 @@ counters! {
     sends,
     /// Sends the kernel took only in part or not at all, for want of room.
     sends_blocked,
+    /// Of these, sends the kernel had no room for at all (EAGAIN).
+    sends_refused,
     /// Bytes sent.
     bytes_out,
     /// Bytes received.
@@ -190,8 +192,16 @@ counters! {
     slow_events_dropped,
     /// Rounds of the engine.
     turns,
+    /// Batches of sends.
+    batches,
+    /// Passes over the readers of a lane that have ended.
+    walks,
     /// Calls of io_uring_enter by the engine's ring.
     ring_enters,
+    /// Operations handed to the kernel in those.
+    ring_submissions,
+    /// Times the ring's completion queue had overflowed.
+    ring_overflows,
     /// Connection lines left out of the log.
     lines_suppressed,
 }

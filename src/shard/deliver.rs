@@ -199,6 +199,7 @@ impl Shard {
         let lane = &mut self.channels.lanes[walk.lane];
         lane.walking = false;
         let has_news = lane.log.head() != walk.head;
+        self.counters.walks += 1;
         self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
         if self.held_by == Some(walk.lane) {
             self.held_by = None;
@@ -303,6 +304,7 @@ impl Shard {
             Some((as_fd(connection)?, bytes))
         });
         ring.send_batch(sends, results)?;
+        self.counters.batches += 1;
         let mut plans = std::mem::take(&mut self.batch.plans);
         let results = std::mem::take(&mut self.batch.results);
         for (plan, result) in plans.drain(..).zip(&results) {
@@ -321,6 +323,7 @@ impl Shard {
         let Ok(taken) = usize::try_from(result) else {
             if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM {
                 self.counters.sends_blocked += 1;
+                self.counters.sends_refused += 1;
                 self.connections[slot].flags.set(Flags::BLOCKED);
                 if result != -libc::EAGAIN {
                     // No edge will tell when there is memory again: the clock asks.

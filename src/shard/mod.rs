@@ -278,7 +278,10 @@ impl Shard {
         self.counters.connections = self.connections.used() as u64;
         self.counters.channels = self.channels.channels.used() as u64;
         self.counters.log_bytes = self.channels.kept_bytes;
-        self.counters.ring_enters = self.ring.counters().enters;
+        let ring = self.ring.counters();
+        self.counters.ring_enters = ring.enters;
+        self.counters.ring_submissions = ring.submissions;
+        self.counters.ring_overflows = ring.overflows;
         self.counters.publish(&self.figures);
     }
 

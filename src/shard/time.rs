@@ -3,6 +3,7 @@
 use crate::link::HubMessage;
 use crate::logic::cells::NONE;
 use crate::logic::wheel::Tick;
+use crate::sys::memory;
 
 use super::Shard;
 use super::channels::Following;
@@ -11,6 +12,9 @@ use super::counters::Reason;
 use super::inbox::LOG_KEPT;
 use super::settings::{Settings, TICK_MS, ticks};
 use super::subscribe::UNUSED_LANE_KEPT;
+
+/// Every so many ticks unused memory is given back.
+const TIDY_EVERY: Tick = 10;
 
 /// An entry of the wheel: look at this connection.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +117,9 @@ impl Shard {
         self.let_lanes_go();
         self.let_logs_go();
         self.go_on_draining();
+        if self.now.is_multiple_of(TIDY_EVERY) {
+            memory::give_back();
+        }
     }
 
     fn fire(&mut self, hint: Hint, tick: Tick) {

@@ -47,8 +47,10 @@ pub struct Completion {
 pub struct RingCounters {
     /// Calls of `io_uring_enter`.
     pub enters: u64,
-    /// Send operations submitted.
-    pub sends: u64,
+    /// Operations handed over in those.
+    pub submissions: u64,
+    /// Times the completion queue was found to have overflowed into the kernel.
+    pub overflows: u64,
 }
 
 /// One io_uring, owned by one thread.
@@ -124,6 +126,7 @@ impl Ring {
         loop {
             // SAFETY: poll, poll-remove and nop entries refer to no memory of this process.
             if unsafe { self.inner.submission().push(entry) }.is_ok() {
+                self.counters.submissions += 1;
                 return Ok(());
             }
             self.submit()?;
@@ -178,7 +181,7 @@ impl Ring {
         if count == 0 {
             return self.submit();
         }
-        self.counters.sends += count as u64;
+        self.counters.submissions += count as u64;
         let queue = self.inner.submission();
         let room = queue.capacity() - queue.len();
         drop(queue);
@@ -259,8 +262,9 @@ impl Ring {
         }
         drop(queue);
         // What did not fit the queue waits in the kernel until it is asked for.
-        let overflowed = inner.submission().cq_overflow() || inner.submission().taskrun();
-        if overflowed && left > 0 {
+        let has_overflowed = inner.submission().cq_overflow();
+        self.counters.overflows += u64::from(has_overflowed);
+        if (has_overflowed || inner.submission().taskrun()) && left > 0 {
             let _ = self.enter_for_events();
             return true;
         }
@@ -441,6 +445,8 @@ mod tests {
         assert!(ring.has_stashed(), "waiting on the descriptor would not end for this one");
         assert_eq!(collect(&mut ring).len(), 1);
         assert!(!ring.has_stashed());
+        let RingCounters { enters, submissions, overflows } = ring.counters();
+        assert!(enters >= 2 && submissions == 2 && overflows == 0);
     }
 
     #[test]
