@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::id::Id;
 
 /// A chunk is closed, and the next one begun, once it holds this many bytes.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Stands for "not known yet" where the id is asked for since which a log is complete.
 const UNKNOWN: Id = Id::MAX;

@@ -10,7 +10,7 @@ use super::Shard;
 use super::deliver::What;
 
 /// Bytes of several channels that are merged into one send, at most.
-const MERGED_BYTES_MAX: usize = 64 * 1024;
+const MERGED_BYTES_MAX: usize = 128 * 1024;
 /// Bytes that are copied for one batch, at most.
 const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
