@@ -157,7 +157,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(listeners(port), [std::process::id()]);
         drop(listener);
-        assert_eq!(listeners(port), [0_u32; 0]);
+        // Another test may just be copying the descriptor table, and hold it open a moment longer.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !listeners(port).is_empty() {
+            assert!(std::time::Instant::now() < deadline, "nobody listens there any more");
+        }
         assert!(kernel_bytes() > 1_000_000);
     }
 

@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn big_logs_are_read_chunk_by_chunk() {
-        let log = filled(&[CHUNK_BYTES - 1, 2, 5, 100_000, 7]);
+        let log = filled(&[CHUNK_BYTES - 1, 2, 5, CHUNK_BYTES, 7]);
         let mut position = 0;
         let mut pieces = 0;
         while position < log.head() {
