@@ -21,6 +21,8 @@ pub(crate) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const SPARE_DESCRIPTORS: u64 = 1_500;
 /// Connections on their way at any time, over all threads: well within every backlog.
 const PENDING_MAX: usize = 256;
+/// Loopback addresses of one thread.
+const ADDRESSES: usize = 4;
 /// How often a waiting caller looks.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -84,11 +86,15 @@ impl Subscription {
         }
     }
 
-    /// The address that thread `thread` connects from: a loopback address of its own, for its own range of ports.
-    pub(crate) fn source(&self, thread: usize) -> Ipv4Addr {
+    /// The address that client `index` of thread `thread` connects from.
+    ///
+    /// Each thread has some loopback addresses for itself. For each of them the kernel tries one half of the ports
+    /// before the other, one by one: with more connections from one address than that, connecting becomes a search.
+    pub(crate) fn source(&self, thread: usize, index: usize) -> Ipv4Addr {
         let within = |number: usize| (number % 250) as u8 + 1;
         let thread = self.first_thread + thread;
-        Ipv4Addr::new(127, self.generation, within(thread / 250), within(thread))
+        let group = self.generation as usize * ADDRESSES + index % ADDRESSES;
+        Ipv4Addr::new(127, within(group), within(thread / 250), within(thread))
     }
 }
 
@@ -357,7 +363,8 @@ mod tests {
 
     #[test]
     fn threads_have_addresses_of_their_own() {
-        let source = |thread| subscription(Transport::Sse, None).source(thread).to_string();
-        assert_eq!([source(0), source(249), source(250)], ["127.3.1.1", "127.3.1.250", "127.3.2.1"]);
+        let source = |thread, index| subscription(Transport::Sse, None).source(thread, index).to_string();
+        assert_eq!([source(0, 0), source(249, 4), source(250, 8)], ["127.13.1.1", "127.13.1.250", "127.13.2.1"]);
+        assert_eq!([source(7, 1), source(7, 3)], ["127.14.1.8", "127.16.1.8"]);
     }
 }

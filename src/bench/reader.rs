@@ -388,7 +388,7 @@ fn answer<'a>(client: &mut Client, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, 
 fn connect(subscription: &Subscription, thread: usize, epoll: &Epoll, token: usize) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
     load::choose_port_late(socket.as_fd())?;
-    socket.bind(&std::net::SocketAddrV4::new(subscription.source(thread), 0).into())?;
+    socket.bind(&std::net::SocketAddrV4::new(subscription.source(thread, token), 0).into())?;
     match socket.connect(&subscription.target.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}

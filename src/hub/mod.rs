@@ -107,6 +107,8 @@ figures! {
     congested_ms,
     /// The shard that was waited for last.
     congested_shard,
+    /// Rounds of the hub's clock: it is alive while they go up.
+    rounds,
 }
 
 impl HubFigures {
@@ -243,6 +245,7 @@ async fn sweep(hub: Rc<Hub>) {
         let mut core = hub.core.borrow_mut();
         core.channels.sweep(now_ms());
         core.publish_figures();
+        HubFigures::add(&core.figures.rounds, 1);
         memory::give_back();
     }
 }

@@ -3,6 +3,7 @@
 mod admin;
 pub mod demo;
 mod logging;
+mod service;
 
 use std::io;
 use std::net::SocketAddr;
@@ -96,6 +97,7 @@ struct Server {
     hub: std::thread::JoinHandle<()>,
     drained: Receiver<u64>,
     demo: Option<demo::Demo>,
+    service: service::Service,
     sockets: Vec<PathBuf>,
 }
 
@@ -158,9 +160,10 @@ impl Server {
         }
         wait_for_shards(&started, shards)?;
         if let Some(listener) = admin {
-            admin::start(listener, stats, config.admin.token.clone())?;
+            admin::start(listener, stats.clone(), config.admin.token.clone())?;
         }
         room.set_ready();
+        let service = service::start(stats)?;
         info!(shards, feed = %config.feed.path.display(), "ready");
         let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
         if config.demo {
@@ -168,7 +171,7 @@ impl Server {
                 info!("the demo is at http://{address}/");
             }
         }
-        Ok(Server { to_hub, room, hub, drained, demo, sockets })
+        Ok(Server { to_hub, room, hub, drained, demo, service, sockets })
     }
 
     fn serve(self, config: &Config, signals: &Receiver<Signal>) {
@@ -180,6 +183,7 @@ impl Server {
         }
         info!(connections = self.room.connections(), "going away; a second signal ends at once");
         self.room.set_draining();
+        self.service.leave();
         if let Some(demo) = self.demo {
             demo.stop();
         }
@@ -255,6 +259,13 @@ struct Stats {
 }
 
 impl Stats {
+    /// How many rounds each thread that serves has gone, by its name.
+    fn beats(&self) -> Vec<(String, u64)> {
+        let shards = self.shards.iter().enumerate().map(|(index, shard)| (format!("shard-{index}"), shard.turns()));
+        let hub = ("hub".to_owned(), self.hub.rounds.load(std::sync::atomic::Ordering::Relaxed));
+        std::iter::once(hub).chain(shards).collect()
+    }
+
     /// Appends `{"node":{…},"shards":[{…}]}`.
     fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"node\":{");

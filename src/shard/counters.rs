@@ -108,6 +108,11 @@ macro_rules! counters {
         }
 
         impl Published {
+            /// Rounds of the engine; the clock sees to some each second also when nothing happens.
+            pub fn turns(&self) -> u64 {
+                self.turns.load(Ordering::Relaxed)
+            }
+
             /// Appends the figures as a JSON object.
             pub fn write_json(&self, out: &mut Vec<u8>) {
                 out.push(b'{');

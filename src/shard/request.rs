@@ -66,8 +66,8 @@ impl Shard {
         {
             return Ok(());
         }
-        let Some(addresses) = request.forwarded_for else { return Ok(()) };
-        let mut from_last = addresses.rsplit(',').map_while(forwarded_address);
+        let entries = request.forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
+        let mut from_last = entries.map_while(forwarded_address);
         let Some(client) = from_last.find(|address| !self.settings.trusts(*address)) else { return Ok(()) };
         if self.room.counts_addresses() {
             if !self.room.enter_from(client) {

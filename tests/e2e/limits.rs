@@ -63,15 +63,18 @@ fn when_all_come_back_at_once_nobody_is_refused_for_those_who_have_just_gone() {
 #[test]
 fn a_trusted_proxys_clients_are_counted_one_by_one() {
     let server = Server::start("[server]\nper_address = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
-    let ask = |client: &str| {
+    let ask_with = |fields: &str| {
         let mut http = Http::connect(server.address);
-        let answer = http.request("GET", "/healthz", &format!("X-Forwarded-For: 1.1.1.1, {client}\r\n"));
+        let answer = http.request("GET", "/healthz", fields);
         (answer.status, http)
     };
+    let ask = |client: &str| ask_with(&format!("X-Forwarded-For: 1.1.1.1, {client}\r\n"));
     let (status, first) = ask("10.0.0.1");
     assert_eq!(status, 200);
     assert_eq!(ask("10.0.0.1").0, 429);
     assert_eq!(ask("10.0.0.2").0, 200);
+    // Several lines are one list, and the last one's may be proxies all of them.
+    assert_eq!(ask_with("X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 127.0.0.5, 127.0.0.6\r\n").0, 429);
     drop(first);
     eventually("there is room again", || (ask("10.0.0.1").0 == 200).then_some(()));
 }

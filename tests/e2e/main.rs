@@ -13,6 +13,7 @@ mod order;
 mod polls;
 mod resume;
 mod server;
+mod service;
 mod slow;
 mod soak;
 mod streams;

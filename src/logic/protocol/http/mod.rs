@@ -46,7 +46,7 @@ pub struct Request<'a> {
     pub user_agent: Option<&'a str>,
     /// `Last-Event-ID`.
     pub last_event_id: Option<&'a str>,
-    /// Whether `Accept` names `text/event-stream`.
+    /// Whether `Accept` names `text/event-stream`, and not to say that it is unwelcome (`q=0`).
     pub accepts_event_stream: bool,
     /// Whether `Upgrade` names `websocket` and `Connection` names `upgrade`.
     pub wants_websocket: bool,
@@ -54,12 +54,12 @@ pub struct Request<'a> {
     pub ws_key: Option<&'a str>,
     /// `Sec-WebSocket-Version`.
     pub ws_version: Option<&'a str>,
-    /// `Sec-WebSocket-Protocol`.
-    pub ws_protocols: Option<&'a str>,
+    /// Each `Sec-WebSocket-Protocol`.
+    pub ws_protocols: Vec<&'a str>,
     /// `Authorization`.
     pub authorization: Option<&'a str>,
-    /// The last `X-Forwarded-For`.
-    pub forwarded_for: Option<&'a str>,
+    /// Each `X-Forwarded-For`: together they are one list (RFC 9110 §5.3).
+    pub forwarded_for: Vec<&'a str>,
     /// `Access-Control-Request-Headers`.
     pub request_headers: Option<&'a str>,
 }

@@ -188,9 +188,9 @@ struct Fields<'a> {
     accepts_event_stream: bool,
     ws_key: Option<&'a str>,
     ws_version: Option<&'a str>,
-    ws_protocols: Option<&'a str>,
+    ws_protocols: Vec<&'a str>,
     authorization: Option<&'a str>,
-    forwarded_for: Option<&'a str>,
+    forwarded_for: Vec<&'a str>,
     request_headers: Option<&'a str>,
 }
 
@@ -218,9 +218,7 @@ impl<'a> Fields<'a> {
         } else if is("content-length") {
             self.read_content_length(text()?)?;
         } else if is("accept") {
-            let ranges = text()?.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
-            self.accepts_event_stream |=
-                ranges.into_iter().any(|range| range.eq_ignore_ascii_case("text/event-stream"));
+            self.accepts_event_stream |= text()?.split(',').any(is_event_stream);
         } else if is("origin") {
             set_once(&mut self.origin, text()?)?;
         } else if is("user-agent") {
@@ -232,11 +230,11 @@ impl<'a> Fields<'a> {
         } else if is("sec-websocket-version") {
             self.ws_version = Some(text()?);
         } else if is("sec-websocket-protocol") {
-            self.ws_protocols = Some(text()?);
+            self.ws_protocols.push(text()?);
         } else if is("authorization") {
             set_once(&mut self.authorization, text()?)?;
         } else if is("x-forwarded-for") {
-            self.forwarded_for = Some(text()?);
+            self.forwarded_for.push(text()?);
         } else if is("access-control-request-headers") {
             self.request_headers = Some(text()?);
         }
@@ -285,9 +283,34 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a media range asks for an event stream; a weight of nought says that it does not (RFC 9110 §12.4.2).
+fn is_event_stream(range: &str) -> bool {
+    let mut parts = range.split(';').map(str::trim);
+    let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/event-stream"));
+    let weight = |part: &str| {
+        part.split_once('=')
+            .filter(|(name, _)| name.eq_ignore_ascii_case("q"))
+            .map(|(_, q)| q == "0" || q.starts_with("0.") && q[2..].bytes().all(|b| b == b'0'))
+    };
+    is_it && !parts.any(|part| weight(part) == Some(true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_of_nought_is_a_refusal() {
+        for (range, wanted) in [
+            ("text/event-stream", true),
+            (" Text/Event-Stream ; charset=utf-8; q=0.001", true),
+            ("text/event-stream;q=0", false),
+            ("text/event-stream; Q=0.000", false),
+            ("text/*;q=1", false),
+        ] {
+            assert_eq!(is_event_stream(range), wanted, "{range}");
+        }
+    }
     use proptest::prelude::*;
 
     const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192 };

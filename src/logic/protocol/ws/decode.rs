@@ -102,10 +102,10 @@ impl Decoder {
             Opcode::Text | Opcode::Binary => {
                 let is_text = header.opcode == Opcode::Text;
                 let partial = Partial { is_text, bytes: Vec::new(), checked: 0, done: false };
-                self.partial.insert(Box::new(partial)).add(payload, header.fin)?
+                self.partial.insert(Box::new(partial)).add(payload, header.fin, message_bytes_max)?
             }
             Opcode::Continuation => match &mut self.partial {
-                Some(partial) => partial.add(payload, header.fin)?,
+                Some(partial) => partial.add(payload, header.fin, message_bytes_max)?,
                 None => return violation(CLOSE_PROTOCOL, "a message was continued that had not begun"),
             },
         };
@@ -115,8 +115,14 @@ impl Decoder {
 
 impl Partial {
     /// Adds a fragment and returns the message if that was its last. Text is checked as it comes, so that a
-    /// bad byte is refused at once and every byte is looked at once.
-    fn add(&mut self, payload: &[u8], fin: bool) -> Result<Option<Message<'_>>, Violation> {
+    /// bad byte is refused at once, however many fragments are still to come.
+    fn add(&mut self, payload: &[u8], fin: bool, bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
+        let needed = self.bytes.len() + payload.len();
+        if needed > self.bytes.capacity() {
+            // Doubling, but never beyond what a message may have.
+            let room = (self.bytes.capacity() * 2).min(bytes_max).max(needed);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
         self.bytes.extend_from_slice(payload);
         if self.is_text {
             match std::str::from_utf8(&self.bytes[self.checked..]) {

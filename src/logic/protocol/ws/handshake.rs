@@ -39,7 +39,7 @@ pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Reject> {
     let key = request.ws_key.filter(is_key);
     let key = key.ok_or_else(|| Reject::new(400, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64"))?;
     let offers = |protocols: &str| protocols.split(',').any(|protocol| protocol.trim() == SUBPROTOCOL);
-    let protocol = request.ws_protocols.is_some_and(offers).then_some(SUBPROTOCOL);
+    let protocol = request.ws_protocols.iter().copied().any(offers).then_some(SUBPROTOCOL);
     Ok(Upgrade { accept: accept_key(key), protocol })
 }
 
@@ -69,6 +69,8 @@ mod tests {
         let protocol = "Sec-WebSocket-Protocol: x, ringcast.v1\r\n";
         assert_eq!(check(&format!("{upgrade}{version}{key}")).unwrap().protocol, None);
         assert_eq!(check(&format!("{upgrade}{version}{key}{protocol}")).unwrap().protocol, Some(SUBPROTOCOL));
+        let others = "Sec-WebSocket-Protocol: y\r\n";
+        assert_eq!(check(&format!("{upgrade}{version}{key}{protocol}{others}")).unwrap().protocol, Some(SUBPROTOCOL));
         assert_eq!(check(&format!("{version}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{version}")), Err(400));

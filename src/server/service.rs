@@ -1,0 +1,114 @@
+//! What the service manager is told: that the server is ready, how it is, that it is alive, and that it is going
+//! away (sd_notify(3)). Without one nothing happens here.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tracing::{error, warn};
+
+use super::Stats;
+
+/// How often the status line is renewed.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// The notifications' thread, as the main thread knows it.
+pub(super) struct Service {
+    is_leaving: Arc<AtomicBool>,
+}
+
+/// Says that the server is ready, and from now on how it is.
+///
+/// # Errors
+/// If there can be no thread for it.
+pub(super) fn start(stats: Stats) -> io::Result<Service> {
+    let service = Service { is_leaving: Arc::default() };
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(service);
+    }
+    tell(&[NotifyState::Ready, NotifyState::Status(&status(&stats))]);
+    let is_leaving = service.is_leaving.clone();
+    std::thread::Builder::new().name("service".into()).spawn(move || keep_telling(&stats, &is_leaving))?;
+    Ok(service)
+}
+
+impl Service {
+    /// Says that the server is going away. From here on its own deadline holds, and nobody is watched.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            tell(&[NotifyState::Stopping, NotifyState::Status("letting the clients go")]);
+        }
+    }
+}
+
+fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
+    // Twice within the manager's time, as sd_watchdog_enabled(3) advises.
+    let watched = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    let mut pulse = Pulse::default();
+    let mut told = Instant::now();
+    loop {
+        std::thread::sleep(watched.unwrap_or(STATUS_EVERY).min(STATUS_EVERY));
+        let is_leaving = is_leaving.load(Ordering::Relaxed);
+        if watched.is_some() {
+            match pulse.stalled(&stats.beats()) {
+                Some(thread) if !is_leaving => {
+                    error!(thread, "a thread does not move; the service manager is not told that all is well")
+                }
+                _ => tell(&[NotifyState::Watchdog]),
+            }
+        }
+        if !is_leaving && told.elapsed() >= STATUS_EVERY {
+            told = Instant::now();
+            tell(&[NotifyState::Status(&status(stats))]);
+        }
+    }
+}
+
+fn status(stats: &Stats) -> String {
+    let shards = stats.shards.len();
+    format!(
+        "{} connections on {shards} shards, {} channels",
+        stats.room.connections(),
+        stats.hub.channels.load(Ordering::Relaxed)
+    )
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "the service manager cannot be told");
+    }
+}
+
+/// Whether threads move on: each counts its rounds, also while it has nothing to do.
+#[derive(Debug, Default)]
+struct Pulse {
+    before: Vec<(String, u64)>,
+}
+
+impl Pulse {
+    /// The first thread that has not moved since it was asked last.
+    fn stalled(&mut self, beats: &[(String, u64)]) -> Option<String> {
+        let before = std::mem::replace(&mut self.before, beats.to_vec());
+        let is_still = |now: &&(String, u64)| before.contains(now);
+        beats.iter().find(is_still).map(|(thread, _)| thread.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stands_still_is_named() {
+        let beats = |hub, shard| [("hub".to_owned(), hub), ("shard-0".to_owned(), shard)];
+        let mut pulse = Pulse::default();
+        assert_eq!(pulse.stalled(&beats(1, 1)), None);
+        assert_eq!(pulse.stalled(&beats(2, 9)), None);
+        assert_eq!(pulse.stalled(&beats(3, 9)).as_deref(), Some("shard-0"));
+        assert_eq!(pulse.stalled(&beats(3, 10)).as_deref(), Some("hub"));
+        assert_eq!(pulse.stalled(&beats(4, 11)), None);
+    }
+}
