@@ -26,7 +26,8 @@ fn colour(side: Side) -> RGBColor {
 /// Draws the report.
 pub(super) fn draw(report: &ScenarioReport) -> Result<String, BenchError> {
     let mut groups: Vec<(&str, Vec<&Figure>)> = Vec::new();
-    for figure in &report.figures {
+    // Among steps there is no place for what has none.
+    for figure in report.figures.iter().filter(|figure| report.axis.is_none() || figure.at.is_some()) {
         // What stands behind the comma tells lines of one panel apart.
         let title = figure.name.split(',').next().unwrap_or_default();
         match groups.iter_mut().find(|(other, _)| *other == title) {
@@ -44,7 +45,7 @@ pub(super) fn draw(report: &ScenarioReport) -> Result<String, BenchError> {
         root.fill(&WHITE).map_err(failed)?;
         let root = root.titled(&report.scenario, ("sans-serif", 20)).map_err(failed)?;
         for ((title, figures), panel) in groups.iter().zip(root.split_evenly((rows, columns))) {
-            match report.axis {
+            match &report.axis {
                 Some(axis) => lines(&panel, title, axis, figures)?,
                 None => bars(&panel, title, figures)?,
             }
@@ -80,13 +81,18 @@ impl Scale {
         if self.is_log { value.max(f64::MIN_POSITIVE).log10() } else { value }
     }
 
+    /// How many labels: one for each power of ten, or as many as there is room for.
+    fn labels(&self) -> usize {
+        if self.is_log { (self.range.end - self.range.start) as usize + 1 } else { 10 }
+    }
+
     fn label(&self, place: f64) -> String {
         number(if self.is_log { 10f64.powf(place) } else { place })
     }
 }
 
 fn lines(panel: &Panel<'_>, title: &str, axis: &str, figures: &[&Figure]) -> Result<(), BenchError> {
-    let unit = figures.first().map_or("", |figure| figure.unit);
+    let unit = figures.first().map_or("", |figure| &figure.unit);
     let medians = figures.iter().flat_map(|figure| figure.sides.keys().filter_map(|side| figure.median(*side)));
     let scale = Scale::of(medians);
     let ends = figures
@@ -96,13 +102,15 @@ fn lines(panel: &Panel<'_>, title: &str, axis: &str, figures: &[&Figure]) -> Res
     let mut chart = ChartBuilder::on(panel)
         .caption(heading(title, unit), ("sans-serif", 14))
         .margin(8)
+        .margin_right(24)
         .x_label_area_size(36)
-        .y_label_area_size(58)
+        .y_label_area_size(76)
         .build_cartesian_2d(ends.0..ends.1, scale.range.clone())
         .map_err(failed)?;
     chart
         .configure_mesh()
         .x_desc(axis)
+        .y_labels(scale.labels())
         .x_label_formatter(&|at| number(*at))
         .y_label_formatter(&|place| scale.label(*place))
         .light_line_style(TRANSPARENT)
@@ -111,7 +119,7 @@ fn lines(panel: &Panel<'_>, title: &str, axis: &str, figures: &[&Figure]) -> Res
     let mut names: Vec<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
     names.dedup();
     for (nth, name) in names.iter().enumerate() {
-        for side in [Side::Server, Side::Limit, Side::Nchan, Side::Axum, Side::Other] {
+        for side in Side::ALL {
             let of_name = figures.iter().filter(|figure| figure.name == *name);
             let points: Vec<(f64, f64)> =
                 of_name.filter_map(|figure| Some((figure.at?, scale.place(figure.median(side)?)))).collect();
@@ -129,11 +137,16 @@ fn lines(panel: &Panel<'_>, title: &str, axis: &str, figures: &[&Figure]) -> Res
             chart.draw_series(dots).map_err(failed)?;
         }
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(failed)
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperMiddle)
+        .background_style(WHITE.mix(0.8))
+        .draw()
+        .map_err(failed)
 }
 
 fn bars(panel: &Panel<'_>, title: &str, figures: &[&Figure]) -> Result<(), BenchError> {
-    let unit = figures.first().map_or("", |figure| figure.unit);
+    let unit = figures.first().map_or("", |figure| &figure.unit);
     let bars: Vec<(String, Side, (f64, f64, f64))> = figures
         .iter()
         .flat_map(|figure| {
@@ -151,7 +164,7 @@ fn bars(panel: &Panel<'_>, title: &str, figures: &[&Figure]) -> Result<(), Bench
         .caption(heading(title, unit), ("sans-serif", 14))
         .margin(8)
         .x_label_area_size(24)
-        .y_label_area_size(58)
+        .y_label_area_size(76)
         .build_cartesian_2d(0.0..bars.len() as f64, range.clone())
         .map_err(failed)?;
     chart

@@ -51,6 +51,7 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> BenchError {
 pub fn run(args: BenchArgs) -> ExitCode {
     let outcome = match args.scenario {
         Scenario::LimitServer(args) => limit_server::run(&args).map_err(|error| BenchError::Harness(error.to_string())),
+        Scenario::Show(show) => read(&show.file).and_then(|report| present(&args.common, &report)),
         scenario => measure(&args.common, &scenario),
     };
     match outcome {
@@ -66,6 +67,16 @@ fn measure(common: &args::Common, scenario: &Scenario) -> Result<(), BenchError>
     let host = procfs::Host::look();
     let scenarios = scenarios::run(common, scenario)?;
     let report = Report { host, quick: common.quick, scenarios };
+    if let Some(path) = &common.json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|error| BenchError::Harness(format!("writing the report: {error}")))?;
+        std::fs::write(path, text + "\n").map_err(io_error("writing the report"))?;
+    }
+    present(common, &report)
+}
+
+/// Prints a report, and draws it where that was asked for.
+fn present(common: &args::Common, report: &Report) -> Result<(), BenchError> {
     println!("{report}");
     if let Some(folder) = &common.charts {
         std::fs::create_dir_all(folder).map_err(io_error("making the charts' folder"))?;
@@ -74,10 +85,12 @@ fn measure(common: &args::Common, scenario: &Scenario) -> Result<(), BenchError>
             std::fs::write(path, chart::draw(scenario)?).map_err(io_error("writing a chart"))?;
         }
     }
-    if let Some(path) = &common.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|error| BenchError::Harness(format!("writing the report: {error}")))?;
-        std::fs::write(path, text + "\n").map_err(io_error("writing the report"))?;
-    }
     Ok(())
+}
+
+/// What an earlier run has written.
+fn read(path: &std::path::Path) -> Result<Report, BenchError> {
+    let text = std::fs::read_to_string(path).map_err(io_error("reading the report"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| BenchError::Harness(format!("{} is no report: {error}", path.display())))
 }

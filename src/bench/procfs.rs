@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::BenchError;
 
@@ -65,7 +65,7 @@ pub(crate) fn listeners(port: u16) -> Vec<u32> {
 }
 
 /// What the figures depend on and a reader cannot see.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Host {
     /// The kernel's release.
     pub(crate) kernel: String,
@@ -80,7 +80,7 @@ pub(crate) struct Host {
     /// When this ran, UTC.
     pub(crate) date: String,
     /// This program's version.
-    pub(crate) version: &'static str,
+    pub(crate) version: String,
 }
 
 impl Host {
@@ -100,7 +100,7 @@ impl Host {
             memory_bytes: kib.unwrap_or(0) * 1024,
             descriptors: descriptor_limit(),
             date: utc(seconds),
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }

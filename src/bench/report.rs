@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use hdrhistogram::Histogram;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::procfs::Host;
 
 /// Values of one figure over the rounds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Samples {
     /// One per round, in their order.
@@ -44,6 +44,9 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// All there are, the server first.
+    pub(crate) const ALL: [Side; 5] = [Self::Server, Self::Limit, Self::Nchan, Self::Axum, Self::Other];
+
     /// Its name in tables, charts and JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -68,13 +71,21 @@ impl Serialize for Side {
     }
 }
 
+impl<'de> Deserialize<'de> for Side {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let side = Self::ALL.into_iter().find(|side| side.name() == name);
+        side.ok_or_else(|| de::Error::custom(format!("{name:?} is nobody who is measured")))
+    }
+}
+
 /// One thing measured, of everyone it was measured of.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     /// What it is.
     pub(crate) name: String,
     /// In what.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: String,
     /// Where on the scenario's axis, if it goes through steps.
     pub(crate) at: Option<f64>,
     /// Whose values.
@@ -89,7 +100,7 @@ impl Figure {
 }
 
 /// What a figure is held to.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Bound {
     /// At most so many times the bare loop's.
     TimesLimit(f64),
@@ -100,21 +111,21 @@ pub(crate) enum Bound {
 }
 
 /// A figure, what it is held to, and whether it holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Target {
     figure: String,
     bound: Bound,
 }
 
 /// All figures of one scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ScenarioReport {
     /// The scenario.
     pub(crate) scenario: String,
     /// What it was run with.
-    pub(crate) settings: BTreeMap<&'static str, serde_json::Value>,
+    pub(crate) settings: BTreeMap<String, serde_json::Value>,
     /// What its steps are steps of.
-    pub(crate) axis: Option<&'static str>,
+    pub(crate) axis: Option<String>,
     /// What it measured.
     pub(crate) figures: Vec<Figure>,
     /// What a reader must know to read the figures right.
@@ -130,31 +141,32 @@ impl ScenarioReport {
     }
 
     /// Says what it was run with.
-    pub(crate) fn set(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
-        self.settings.insert(name, value.into());
+    pub(crate) fn set(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.settings.insert(name.to_owned(), value.into());
         self
     }
 
     /// Says what [`ScenarioReport::add_at`] counts its steps in.
-    pub(crate) fn along(mut self, axis: &'static str) -> Self {
-        self.axis = Some(axis);
+    pub(crate) fn along(mut self, axis: &str) -> Self {
+        self.axis = Some(axis.to_owned());
         self
     }
 
     /// Adds one round's value of a figure.
-    pub(crate) fn add(&mut self, side: Side, name: &str, unit: &'static str, value: f64) {
+    pub(crate) fn add(&mut self, side: Side, name: &str, unit: &str, value: f64) {
         self.put(side, name, unit, None, value);
     }
 
     /// Adds one round's value of a figure at a step.
-    pub(crate) fn add_at(&mut self, side: Side, at: f64, name: &str, unit: &'static str, value: f64) {
+    pub(crate) fn add_at(&mut self, side: Side, at: f64, name: &str, unit: &str, value: f64) {
         self.put(side, name, unit, Some(at), value);
     }
 
-    fn put(&mut self, side: Side, name: &str, unit: &'static str, at: Option<f64>, value: f64) {
+    fn put(&mut self, side: Side, name: &str, unit: &str, at: Option<f64>, value: f64) {
         let found = self.figures.iter().position(|figure| figure.name == name && figure.at == at);
         let index = found.unwrap_or_else(|| {
-            self.figures.push(Figure { name: name.to_owned(), unit, at, sides: BTreeMap::new() });
+            let (name, unit) = (name.to_owned(), unit.to_owned());
+            self.figures.push(Figure { name, unit, at, sides: BTreeMap::new() });
             self.figures.len() - 1
         });
         self.figures[index].sides.entry(side).or_default().rounds.push(value);
@@ -204,7 +216,7 @@ impl Target {
     fn judge(&self, report: &ScenarioReport) -> Option<String> {
         let figure = report.figures.iter().find(|figure| figure.name == self.figure)?;
         let value = figure.median(Side::Server)?;
-        let unit = figure.unit;
+        let unit = &figure.unit;
         let (holds, wanted, got) = match self.bound {
             Bound::TimesLimit(times) => {
                 let ratio = value / figure.median(Side::Limit)?;
@@ -219,7 +231,7 @@ impl Target {
 }
 
 /// A whole run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Where it ran.
     pub(crate) host: Host,
@@ -284,7 +296,7 @@ fn rows(scenario: &ScenarioReport) -> Vec<Vec<String>> {
         let has_spread = figure.sides.get(&first).is_some_and(|samples| samples.rounds.len() > 1);
         let with_unit = |value| format!("{} {}", number(value), figure.unit);
         let name = match figure.at {
-            Some(at) => format!("{} {}: {}", number(at), scenario.axis.unwrap_or_default(), figure.name),
+            Some(at) => format!("{} {}: {}", number(at), scenario.axis.as_deref().unwrap_or_default(), figure.name),
             None => figure.name.clone(),
         };
         let mut cells = vec![
@@ -380,6 +392,15 @@ mod tests {
         assert!(whole.contains("at least 100 B: 90.0, MISSED"), "{whole}");
         assert!(!whole.contains("not measured"));
         assert!(!text(scenario, true).contains("target"), "a quick run's figures mean nothing");
+    }
+
+    #[test]
+    fn a_saved_report_is_the_same_when_it_is_read() {
+        let mut whole = scenario();
+        whole.target("memory", Bound::AtMost(90.0));
+        let report = Report { host: Host::look(), quick: false, scenarios: vec![whole] };
+        let read: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(read.to_string(), report.to_string());
     }
 
     #[test]

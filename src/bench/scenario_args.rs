@@ -42,6 +42,8 @@ pub enum Scenario {
     Many(ManyArgs),
     /// How many events a second the feed takes.
     Ingest(IngestArgs),
+    /// Prints, and draws where --charts says so, what an earlier run wrote with --json.
+    Show(ShowArgs),
     /// All of them with short settings, in one table.
     All,
     /// The bare loop itself, as the harness starts it.
@@ -264,6 +266,14 @@ pub struct CompareArgs {
     /// Subscribers where events go out one at a time.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub subscribers: u32,
+}
+
+/// `bench show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    /// What --json wrote.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// A server of the same kind that the harness knows how to start.

@@ -71,7 +71,8 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         Scenario::Many(args) => vec![bench.many(args)?],
         Scenario::Ingest(args) => vec![bench.ingest(args)?],
         Scenario::All => bench.all()?,
-        Scenario::LimitServer(_) => Vec::new(),
+        // These measure nothing.
+        Scenario::Show(_) | Scenario::LimitServer(_) => Vec::new(),
     })
 }
 
