@@ -16,7 +16,7 @@ pub(super) fn nchan(address: SocketAddrV4, folder: &Path) -> Result<Command, Ben
     let nginx = PathBuf::from("/usr/sbin/nginx");
     let modules = MODULE_FOLDERS.iter().find(|folder| Path::new(folder).join("ngx_nchan_module.so").exists());
     let (true, Some(modules)) = (nginx.exists(), modules) else {
-        let text = "nginx with Nchan is not installed: apt install nginx-light libnginx-mod-nchan, or leave nchan out \
+        let text = "nginx with Nchan is not installed: apt install nginx libnginx-mod-nchan, or leave nchan out \
                     of --peers";
         return Err(BenchError::Target(text.to_owned()));
     };

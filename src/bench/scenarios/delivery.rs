@@ -250,9 +250,7 @@ impl Bench<'_> {
                 let kind = super::super::target::Kind { shards, pin: false, ..self.kind(Side::Server, clients) };
                 let world = self.connect_to(&kind, args.subscribers)?;
                 world.load.reset(Reading::Count, Sample::Last)?;
-                publish_aside(&world.target.feed, Plan { events: 1, ..plan.clone() })
-                    .join()
-                    .map_err(|_| BenchError::Harness("the publisher has failed".to_owned()))??;
+                publish_aside(&world.target.feed, Plan { events: 1, ..plan.clone() }).wait()?;
                 await_events(&world.load, u64::from(args.subscribers))?;
                 let measured = world.deliver_more(&plan, args.subscribers, Reading::Count, Sample::Last)?;
                 let name = if shards == 1 { "one shard".to_owned() } else { format!("{shards} shards") };

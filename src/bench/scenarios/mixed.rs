@@ -1,14 +1,30 @@
 //! A giant channel and many small ones.
 
+use std::time::Duration;
+
 use super::super::BenchError;
 use super::super::args::{ClientArgs, Format, Reading, Sample, Transport};
-use super::super::clients::Subscription;
+use super::super::clients::{Load, Subscription};
 use super::super::progress::Progress;
 use super::super::publisher::Plan;
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::MixedArgs;
+use super::super::target::Target;
 use super::Bench;
 use super::world::{CLOSE_MAX, CONNECT_MAX, await_events, publish_aside, subscription};
+
+/// How long the giant is published to before the small ones, and after them.
+const AROUND: Duration = Duration::from_secs(1);
+const CLIENTS: ClientArgs = ClientArgs { transport: Transport::Sse, format: Format::Json, reading: Reading::Verify };
+
+/// Both kinds of clients, connected.
+struct Both {
+    target: Target,
+    giant: Load,
+    small: Load,
+    /// The small channels.
+    channels: Vec<String>,
+}
 
 impl Bench<'_> {
     /// How late small channels are, alone and beside a giant whose readers are walked all the time.
@@ -19,60 +35,12 @@ impl Bench<'_> {
             .set("small", args.small)
             .set("small per second", args.small_rate)
             .set("shards", self.common.shards.unwrap_or(1));
-        let clients = ClientArgs { transport: Transport::Sse, format: Format::Json, reading: Reading::Verify };
         let progress = Progress::begin("mixed", u64::from(self.rounds()) * 2);
         for _ in 0..self.rounds() {
             for (name, giant_rate) in [("alone", 0.0), ("beside the giant", args.giant_rate)] {
-                let kind = self.kind(Side::Server, clients);
-                let (target, giant) = self.start(&kind, args.giant)?;
-                let small = self.load(&kind, args.small, None, true)?;
-                giant.connect(subscription(&target, clients), args.giant as usize, CONNECT_MAX)?;
-                let own = Subscription { own_channels: 1, first_thread: 100, ..subscription(&target, clients) };
-                small.connect(own.clone(), args.small as usize, CONNECT_MAX)?;
-                let channels = small.own_channels(&own, args.small as usize);
-                giant.reset(Reading::Count, Sample::Last)?;
-                small.reset(Reading::Verify, Sample::Every)?;
-                let seconds = f64::from(args.seconds);
-                let plan = |per_second: f64, seconds: f64, channels| Plan {
-                    events: (per_second * seconds) as u32,
-                    per_second,
-                    size: 128,
-                    channels,
-                };
-                let before = target.cpu_ns()?;
-                // The giant begins before and ends after the small ones.
-                let giant_plan = plan(giant_rate, seconds + 2.0, Vec::new());
-                let giant_publisher = (giant_rate > 0.0).then(|| publish_aside(&target.feed, giant_plan));
-                std::thread::sleep(std::time::Duration::from_secs(1));
-                let small_plan = plan(args.small_rate, seconds, channels);
-                let expected = u64::from(small_plan.events);
-                let published = publish_aside(&target.feed, small_plan).join();
-                published.map_err(|_| BenchError::Harness("the publisher has failed".to_owned()))??;
-                let all_came = await_events(&small, expected);
-                if let Some(publisher) = giant_publisher {
-                    publisher.join().map_err(|_| BenchError::Harness("the publisher has failed".to_owned()))??;
-                    let events = (giant_rate * (seconds + 2.0)) as u64;
-                    let giant_came = await_events(&giant, events * u64::from(args.giant));
-                    let delivered = giant.tally()?.events as f64 / (seconds + 2.0);
-                    report.add(Side::Server, "deliveries of the giant per second", "", delivered);
-                    if giant_came.is_err() {
-                        report.note("the giant's subscribers did not get everything");
-                    }
-                }
-                let tally = small.tally()?;
-                if all_came.is_err() {
-                    report.note(format!("{name}: {} of {expected} events to small channels came", tally.events));
-                }
-                let cpu = (target.cpu_ns()? - before) as f64 / 1e7 / (seconds + 2.0);
-                for (figure, quantile) in [("latency p50", 0.5), ("latency p99", 0.99), ("latency max", 1.0)] {
-                    let value = tally.latency.value_at_quantile(quantile) as f64 / 1000.0;
-                    report.add(Side::Server, &format!("{figure}, {name}"), "ms", value);
-                }
-                report.add(Side::Server, &format!("processor, {name}"), "%", cpu);
-                let p99 = tally.latency.value_at_quantile(0.99) as f64 / 1000.0;
+                let both = self.connect_both(args)?;
+                let p99 = both.measure(&MixedArgs { giant_rate, ..*args }, name, &mut report)?;
                 progress.step(&format!("mixed: {name}: p99 {} ms", number(p99)));
-                giant.close(true, CLOSE_MAX)?;
-                small.close(true, CLOSE_MAX)?;
             }
         }
         report.note("latency is that of the small channels, each of one subscriber");
@@ -81,5 +49,55 @@ impl Bench<'_> {
         );
         report.target("latency p99, beside the giant", Bound::AtMost(5.0));
         Ok(report)
+    }
+
+    fn connect_both(&self, args: &MixedArgs) -> Result<Both, BenchError> {
+        let kind = self.kind(Side::Server, CLIENTS);
+        let (target, giant) = self.start(&kind, args.giant)?;
+        let small = self.load(&kind, args.small, None, true)?;
+        giant.connect(subscription(&target, CLIENTS), args.giant as usize, CONNECT_MAX)?;
+        let own = Subscription { own_channels: 1, first_thread: 100, ..subscription(&target, CLIENTS) };
+        small.connect(own.clone(), args.small as usize, CONNECT_MAX)?;
+        let channels = small.own_channels(&own, args.small as usize);
+        giant.reset(Reading::Count, Sample::Last)?;
+        small.reset(Reading::Verify, Sample::Every)?;
+        Ok(Both { target, giant, small, channels })
+    }
+}
+
+impl Both {
+    /// Publishes to both, and returns the small channels' p99 in milliseconds.
+    fn measure(self, args: &MixedArgs, name: &str, report: &mut ScenarioReport) -> Result<f64, BenchError> {
+        let Both { target, giant, small, channels } = self;
+        let whole = f64::from(args.seconds) + 2.0 * AROUND.as_secs_f64();
+        let before = target.cpu_ns()?;
+        let giant_events = (args.giant_rate * whole) as u32;
+        let plan = |events, per_second, channels| Plan { events, per_second, size: 128, channels };
+        let to_giant =
+            (giant_events > 0).then(|| publish_aside(&target.feed, plan(giant_events, args.giant_rate, Vec::new())));
+        std::thread::sleep(AROUND);
+        let expected = (args.small_rate * f64::from(args.seconds)) as u32;
+        publish_aside(&target.feed, plan(expected, args.small_rate, channels)).wait()?;
+        if await_events(&small, expected.into()).is_err() {
+            report.note(format!("{name}: not all of {expected} events to small channels came"));
+        }
+        if let Some(publisher) = to_giant {
+            publisher.wait()?;
+            if await_events(&giant, u64::from(giant_events) * u64::from(args.giant)).is_err() {
+                report.note("the giant's subscribers did not get everything");
+            }
+            let per_second = giant.tally()?.events as f64 / whole;
+            report.add(Side::Server, "deliveries of the giant per second", "", per_second);
+        }
+        let latency = small.tally()?.latency;
+        let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
+        for (figure, quantile) in [("latency p50", 0.5), ("latency p99", 0.99), ("latency max", 1.0)] {
+            report.add(Side::Server, &format!("{figure}, {name}"), "ms", at(quantile));
+        }
+        let cpu = (target.cpu_ns()? - before) as f64 / 1e7 / whole;
+        report.add(Side::Server, &format!("processor, {name}"), "%", cpu);
+        giant.close(true, CLOSE_MAX)?;
+        small.close(true, CLOSE_MAX)?;
+        Ok(at(0.99))
     }
 }

@@ -15,6 +15,9 @@ use super::world::{CLOSE_MAX, settle};
 /// Connections of one shard, where nobody says how many shards there are: its descriptor table holds 20,000.
 const PER_SHARD: u32 = 18_000;
 
+/// Beside an event every ten seconds nobody would need a heartbeat at the ordinary pace.
+const HEARTBEATS: &str = "[heartbeat]\nsse = \"5s\"\nws = \"5s\"\n";
+
 impl Bench<'_> {
     pub(super) fn soak(&self, args: &SoakArgs) -> Result<ScenarioReport, BenchError> {
         let shards = self.common.shards.unwrap_or(args.connections.div_ceil(PER_SHARD));
@@ -26,7 +29,7 @@ impl Bench<'_> {
             .set("shards", shards)
             .set("transport", args.transport.name());
         let clients = ClientArgs { transport: args.transport, format: Format::Json, reading: Reading::Verify };
-        let kind = Kind { shards, pin: shards == 1, ..self.kind(Side::Server, clients) };
+        let kind = Kind { shards, pin: shards == 1, config: HEARTBEATS, ..self.kind(Side::Server, clients) };
         let rounds = (args.minutes * 60.0 / args.every).ceil() as u64;
         let progress = Progress::begin("soak", rounds + 1);
         progress.doing("connecting");

@@ -153,14 +153,24 @@ impl World {
     }
 }
 
-/// Publishes on a thread of its own.
-pub(super) fn publish_aside(feed: &Feed, plan: Plan) -> std::thread::JoinHandle<Result<u64, BenchError>> {
+/// Publishing that goes on on a thread of its own.
+pub(super) struct Publisher(std::thread::JoinHandle<Result<u64, BenchError>>);
+
+impl Publisher {
+    /// Waits until everything is published, and returns when the last event was due.
+    pub(super) fn wait(self) -> Result<u64, BenchError> {
+        self.0.join().map_err(|_| BenchError::Harness("the publisher has failed".to_owned()))?
+    }
+}
+
+/// Publishes on a thread of its own, which runs before others where that is allowed.
+pub(super) fn publish_aside(feed: &Feed, plan: Plan) -> Publisher {
     let feed = feed.clone();
-    std::thread::spawn(move || {
+    Publisher(std::thread::spawn(move || {
         // Without the privilege events may leave late, which counts as latency.
         let _ = crate::sys::load::run_promptly();
         publish(&feed, &plan, || ()).map(|(due, ())| due)
-    })
+    }))
 }
 
 /// Waits for so many deliveries, for as long as any come.
