@@ -101,32 +101,26 @@ impl Shard {
         Ok(outcome)
     }
 
-    /// Takes a place for a connection; returns whether there was one.
-    fn enter(&mut self) -> bool {
-        let has_descriptors = |shard: &Shard| shard.connections.used() < shard.descriptors_max;
-        if has_descriptors(self) && self.room.enter() {
-            return true;
-        }
-        // When everybody comes back at once, those who have just gone still have their places.
-        if let Err(error) = self.see_out_the_gone() {
-            self.failure = Some(error);
-        }
-        has_descriptors(self) && self.room.enter()
-    }
-
-    /// The same for the place that an address has.
-    fn enter_from(&mut self, address: std::net::IpAddr) -> bool {
-        if self.room.enter_from(address) {
+    /// Takes a place for a connection; returns whether there was one. When everybody comes back at once, those who
+    /// have just gone still have theirs, and are seen out first.
+    fn enter(&mut self, take_place: impl Fn(&Shard) -> bool) -> bool {
+        if take_place(self) {
             return true;
         }
         if let Err(error) = self.see_out_the_gone() {
             self.failure = Some(error);
         }
-        self.room.enter_from(address)
+        take_place(self)
     }
 
     /// Works off what the ring has to report, and frees the slots of connections that have ended.
+    ///
+    /// Not when the shard stops listening: that may happen in the middle of a connection's input, and the ring's
+    /// reports may be about that one.
     fn see_out_the_gone(&mut self) -> io::Result<()> {
+        if self.listeners.is_empty() {
+            return Ok(());
+        }
         for _ in 0..REPORTS_MAX {
             let more = self.take_completions()?;
             // Ending a poll brings its last word, after which the slot is free.
@@ -143,12 +137,12 @@ impl Shard {
     fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
         self.counters.accepted += 1;
         let peer = address.map(Peer::new).unwrap_or_default();
-        if !self.enter() {
+        if !self.enter(|shard| shard.connections.used() < shard.descriptors_max && shard.room.enter()) {
             self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
             return;
         }
         let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
-        if counted && !self.enter_from(peer.ip()) {
+        if counted && !self.enter(|shard| shard.room.enter_from(peer.ip())) {
             self.room.leave();
             let message = "there are too many connections from your address";
             self.refuse(fd, peer, Reject::fatal(429, "too_many", message));
@@ -227,12 +221,10 @@ impl Shard {
 
     /// Takes what is left in the queues and stops listening.
     pub(super) fn stop_listening(&mut self) -> io::Result<()> {
-        for index in 0..self.listeners.len() {
-            while let Ok(Some((fd, address))) = socket::accept(self.listeners[index].as_fd()) {
+        for listener in std::mem::take(&mut self.listeners) {
+            while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
                 self.admit(fd, address);
             }
-        }
-        for listener in self.listeners.drain(..) {
             // The accept task holds a copy of the descriptor; this ends its wait.
             socket::stop_listening(listener.as_fd());
         }
