@@ -1,15 +1,9 @@
 //! The hub without sockets and threads, for measuring what it does with a command.
 
-use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::Arc;
-
 use crate::link::{HubMessage, LocalChannel, ToShard};
-use crate::logic::idempotency::IdempotencyKeys;
 use crate::logic::protocol::feed::{FeedError, Request};
 
 use super::HistoryPolicy;
-use super::channels::HubChannels;
 use super::core::Core;
 use super::ids::IdSource;
 
@@ -21,22 +15,7 @@ pub struct BareHub {
 impl BareHub {
     /// A hub that remembers what `history` says and routes to `shards`.
     pub fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
-        let core = Core {
-            channels: HubChannels::new(shards.len(), ids.last(), history),
-            ids,
-            shards,
-            keys: IdempotencyKeys::new(0, 0),
-            channels_max: usize::MAX / 2,
-            figures: Arc::default(),
-            figures_writer: Box::new(|_| ()),
-            kicks: HashMap::new(),
-            kick_answered: Rc::default(),
-            next_kick: 0,
-            drained: 0,
-            cut: 0,
-            is_stopped: false,
-        };
-        BareHub { core }
+        BareHub { core: Core::new(ids, shards, history) }
     }
 
     /// Has a shard follow a channel.

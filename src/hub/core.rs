@@ -17,7 +17,7 @@ use crate::logic::protocol::feed::{
 };
 
 use super::HubFigures;
-use super::channels::HubChannels;
+use super::channels::{HistoryPolicy, HubChannels};
 use super::ids::IdSource;
 use super::notify::Notify;
 
@@ -62,6 +62,25 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// A hub that has heard nothing yet, remembers no keys, and has no bound of channels and nobody to show figures to.
+    pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
+        Core {
+            channels: HubChannels::new(shards.len(), ids.last(), history),
+            ids,
+            shards,
+            keys: IdempotencyKeys::new(0, 0),
+            channels_max: usize::MAX / 2,
+            figures: Arc::default(),
+            figures_writer: Box::new(|_| ()),
+            kicks: HashMap::new(),
+            kick_answered: Rc::default(),
+            next_kick: 0,
+            drained: 0,
+            cut: 0,
+            is_stopped: false,
+        }
+    }
+
     /// Sends every shard what is staged for it.
     pub(super) fn flush(&mut self) {
         for shard in &mut self.shards {

@@ -11,7 +11,6 @@ mod notify;
 mod publishers;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
@@ -26,7 +25,6 @@ use crate::logic::idempotency::IdempotencyKeys;
 use crate::sys::memory;
 use crate::sys::readiness::Readiness;
 
-use channels::HubChannels;
 use core::Core;
 use ids::IdSource;
 use notify::Notify;
@@ -184,23 +182,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub fn run(parts: HubParts) -> io::Result<()> {
     let mut runtime =
         monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
-    let kick_answered = Rc::new(Notify::default());
-    let floor = parts.ids.last();
     let core = Core {
-        ids: parts.ids,
-        channels: HubChannels::new(parts.shards.len(), floor, parts.history),
-        shards: parts.shards,
         keys: IdempotencyKeys::new(parts.idempotency_window.as_millis() as u64, parts.idempotency_keys),
         channels_max: parts.channels_max,
         figures: parts.figures,
         figures_writer: parts.figures_writer,
-        kicks: HashMap::new(),
-        kick_answered: kick_answered.clone(),
-        next_kick: 0,
-        drained: 0,
-        cut: 0,
-        is_stopped: false,
+        ..Core::new(parts.ids, parts.shards, parts.history)
     };
+    let kick_answered = core.kick_answered.clone();
     let hub = Rc::new(Hub {
         core: RefCell::new(core),
         inbox: parts.inbox,

@@ -18,19 +18,10 @@ fn world() -> World {
     let limits = HistoryLimits { events_max: 5, bytes_max: 1 << 20, age_max_ms: 1000 };
     let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
     let core = Core {
-        channels: HubChannels::new(2, ids.last(), Box::new(move |_| limits)),
-        ids,
-        shards,
         keys: IdempotencyKeys::new(100, 10),
         channels_max: 4,
-        figures: Arc::default(),
         figures_writer: Box::new(|out| out.extend_from_slice(b"{}")),
-        kicks: HashMap::new(),
-        kick_answered: Rc::default(),
-        next_kick: 0,
-        drained: 0,
-        cut: 0,
-        is_stopped: false,
+        ..Core::new(ids, shards, Box::new(move |_| limits))
     };
     World { core, queues, _folder: folder }
 }
