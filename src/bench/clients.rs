@@ -37,8 +37,10 @@ pub(crate) struct Subscription {
     pub(crate) format: Format,
     /// What they ask for, instead of what the transport says; `{channel}` is put in.
     pub(crate) path: Option<String>,
-    /// Channels that each has for itself; with none, all share [`CHANNEL`].
+    /// Channels that each has for itself; with none, all share some.
     pub(crate) own_channels: u32,
+    /// Channels that all share, the first of which is [`CHANNEL`].
+    pub(crate) shared_channels: u32,
     /// Tells the threads of this load from those of another: they connect from other addresses.
     pub(crate) first_thread: usize,
     /// Where they resume.
@@ -52,7 +54,7 @@ impl Subscription {
     /// The request of client `index` of thread `thread`.
     pub(crate) fn request(&self, thread: usize, index: usize) -> Vec<u8> {
         let channel = match self.own_channels {
-            0 => CHANNEL.to_owned(),
+            0 => self.shared_channels().join(","),
             count => (0..count).map(|nth| self.own_channel(thread, index, nth)).collect::<Vec<_>>().join(","),
         };
         let Self { target, format, .. } = self;
@@ -77,6 +79,12 @@ impl Subscription {
             Transport::Poll => String::new(),
         };
         format!("GET {path}{} HTTP/1.1\r\nHost: {target}\r\n{kind}{}\r\n", resume.0, resume.1).into_bytes()
+    }
+
+    /// The channels that all share.
+    pub(crate) fn shared_channels(&self) -> Vec<String> {
+        let others = (1..self.shared_channels).map(|nth| format!("{CHANNEL}-{nth}"));
+        std::iter::once(CHANNEL.to_owned()).chain(others).collect()
     }
 
     fn own_channel(&self, thread: usize, index: usize, nth: u32) -> String {
@@ -344,6 +352,7 @@ mod tests {
             format: Format::Raw,
             path: None,
             own_channels: u32::from(last_event_id.is_some()),
+            shared_channels: 1,
             first_thread: 0,
             last_event_id: last_event_id.map(str::to_owned),
             generation: 3,

@@ -178,11 +178,15 @@ pub struct ManyArgs {
 /// `bench mixed`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct MixedArgs {
-    /// Subscribers of the giant channel.
+    /// Subscribers of each giant channel.
     #[arg(long, default_value_t = 8_000, value_name = "N")]
     pub giant: u32,
-    /// The giant channel's events per second: more than can leave one by one.
-    #[arg(long, default_value_t = 200.0, value_name = "N")]
+    /// Giant channels, all with the same subscribers: with 13 of them one shard walks more than 100,000
+    /// subscriptions with the sockets that one descriptor table holds.
+    #[arg(long, default_value_t = 13, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub giants: u32,
+    /// The giant channels' events per second, in turn: more than can leave one by one.
+    #[arg(long, default_value_t = 52.0, value_name = "N")]
     pub giant_rate: f64,
     /// Small channels, of one subscriber each.
     #[arg(long, default_value_t = 10_000, value_name = "N")]

@@ -1,5 +1,4 @@
-//! Delivering: walking the readers of lanes with news, choosing each connection's next bytes, sending them
-//! in batches.
+//! Delivering: choosing each connection's next bytes, and sending them in batches.
 //!
 //! One send per connection and batch, with everything that is pending for it: under load sends grow longer,
 //! not more numerous. A batch is planned, sent and accounted for within one turn, so nothing that a plan
@@ -13,41 +12,20 @@ use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
 
 use super::Shard;
-use super::channels::Reader;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
+use super::walk::Length;
 
 /// Sends in one batch, at most: about two milliseconds of the kernel's time.
 const BATCH_MAX: usize = 256;
+/// Of these, those of short walks while others wait.
+const SHORT_MAX: usize = 96;
 /// Of these, connections that are not part of a walk.
-const READY_MAX: usize = 128;
-/// Readers of one lane that are visited before the next lane has its turn.
-const VISITS_MAX: usize = 64;
-/// Readers visited in one turn, also if there is nothing to send to them.
-const VISITS_PER_TURN: usize = 4096;
+const READY_MAX: usize = 96;
 /// What a kept log holds at most for the sake of cheap resumes, once everyone has read it.
 const RETAINED_PER_LOG: u64 = 64 * 1024;
 /// What keeping a log costs beside its bytes.
 const LOG_OVERHEAD: u64 = 512;
-
-/// A pass over the readers of a lane, from the last one down: so a reader that leaves during the pass makes
-/// none be missed.
-#[derive(Debug, Default)]
-pub(super) struct Walk {
-    lane: u32,
-    /// Readers before this place are still to be visited.
-    position: usize,
-    /// Who has no room and stands before this has fallen too far behind.
-    floor: Position,
-    /// The head when the pass began.
-    head: Position,
-    /// A pass begins with its first visit, so that it takes in everything that came with the event that set it
-    /// off.
-    has_begun: bool,
-    /// Someone stands before the floor only because the shard has not sent to them yet.
-    stragglers: bool,
-    lag_max: u64,
-}
 
 /// What one connection is sent next.
 #[derive(Clone, Copy, Debug)]
@@ -78,11 +56,20 @@ pub(super) struct Batch {
     pub(super) cursors: Vec<Position>,
 }
 
+impl Batch {
+    /// The sends that are planned.
+    pub(super) fn len(&self) -> usize {
+        self.plans.len()
+    }
+}
+
 impl Shard {
     /// Sends one batch; returns whether there is more to send.
     pub(super) fn deliver(&mut self) -> io::Result<bool> {
+        self.walk(Length::Short, SHORT_MAX);
         self.plan_ready();
-        self.walk();
+        self.walk(Length::Long, BATCH_MAX);
+        self.walk(Length::Short, BATCH_MAX);
         self.send_planned()?;
         Ok(!self.ready.is_empty() || !self.walks.is_empty())
     }
@@ -104,116 +91,8 @@ impl Shard {
         }
     }
 
-    /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head.
-    pub(super) fn begin_walk(&mut self, lane: u32) {
-        let cell = &mut self.channels.lanes[lane];
-        if cell.walking || cell.readers.len() == 0 {
-            return;
-        }
-        cell.walking = true;
-        self.walks.push_back(Walk { lane, ..Walk::default() });
-    }
-
-    fn walk(&mut self) {
-        let mut visits = VISITS_PER_TURN;
-        while self.batch.plans.len() < BATCH_MAX && visits > 0 {
-            let Some(mut walk) = self.walks.pop_front() else { break };
-            if !walk.has_begun {
-                self.set_out(&mut walk);
-            }
-            let mut left = VISITS_MAX.min(visits);
-            visits -= left;
-            let mut must_send = false;
-            while left > 0 && !must_send && self.batch.plans.len() < BATCH_MAX {
-                let readers = &self.channels.lanes[walk.lane].readers;
-                walk.position = walk.position.min(readers.len());
-                let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place)) else { break };
-                if self.visit(reader, &mut walk) {
-                    walk.position -= 1;
-                } else {
-                    must_send = true;
-                }
-                left -= 1;
-            }
-            if must_send {
-                self.walks.push_front(walk);
-                break;
-            }
-            if walk.position > 0 && self.channels.lanes[walk.lane].readers.len() > 0 {
-                self.walks.push_back(walk);
-            } else {
-                self.end_walk(&walk);
-            }
-        }
-    }
-
-    /// Begins a pass with what there is now. Whoever comes later stands behind this floor already.
-    fn set_out(&self, walk: &mut Walk) {
-        let lane = &self.channels.lanes[walk.lane];
-        walk.position = lane.readers.len();
-        walk.floor = lane.log.floor(self.max_lag(walk.lane));
-        walk.head = lane.log.head();
-        walk.has_begun = true;
-    }
-
-    /// Plans what a reader gets; returns whether the walk can go on without sending the batch first.
-    fn visit(&mut self, reader: Reader, walk: &mut Walk) -> bool {
-        let connection = &self.connections[reader.slot];
-        let Some(cursor) = connection.subscription(reader.subscription as usize).map(|s| s.cursor) else {
-            debug_assert!(false, "a reader has its subscription");
-            return true;
-        };
-        let lane = &self.channels.lanes[walk.lane];
-        if cursor == lane.log.head() && !self.channels.channels[lane.channel].ended {
-            return true;
-        }
-        walk.lag_max = walk.lag_max.max(walk.head.saturating_sub(cursor));
-        let is_overrun = cursor < walk.floor;
-        let flags = connection.flags;
-        if flags.has(Flags::PLANNED) {
-            return !is_overrun;
-        }
-        if connection.state == State::Poll {
-            self.answer_poll(reader.slot);
-        } else if is_overrun {
-            if flags.has(Flags::BLOCKED | Flags::REPLAYING) {
-                self.overrun(reader, walk.lane, walk.floor);
-                return true;
-            }
-            walk.stragglers = true;
-        }
-        self.plan(reader.slot);
-        true
-    }
-
-    /// Whether a lane has grown so much since the present pass over its readers began that those at its end would
-    /// be further behind than they may be. That some have fallen behind before is no reason to hold up the others.
-    pub(super) fn outgrows_its_walk(&self, lane: u32) -> bool {
-        let (log, max_lag) = (&self.channels.lanes[lane].log, self.max_lag(lane));
-        let is_behind = |walk: &Walk| walk.lane == lane && walk.has_begun && log.head() - walk.head > max_lag;
-        log.kept_bytes() > max_lag && self.walks.iter().any(is_behind)
-    }
-
-    /// A pass is over: what is too old goes, and another one begins if there was news meanwhile.
-    fn end_walk(&mut self, walk: &Walk) {
-        let lane = &mut self.channels.lanes[walk.lane];
-        lane.walking = false;
-        let has_news = lane.log.head() != walk.head;
-        self.counters.walks += 1;
-        self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
-        if self.held_by == Some(walk.lane) {
-            self.held_by = None;
-        }
-        if !walk.stragglers {
-            self.channels.trim(walk.lane, walk.floor);
-        }
-        if has_news || walk.stragglers {
-            self.begin_walk(walk.lane);
-        }
-    }
-
     /// Chooses the connection's next bytes, if it can take any.
-    fn plan(&mut self, slot: u32) {
+    pub(super) fn plan(&mut self, slot: u32) {
         let connection = &self.connections[slot];
         let can_send = !matches!(connection.state, State::Free | State::Dead | State::Lingering);
         if !can_send || connection.flags.has(Flags::BLOCKED | Flags::PLANNED) {

@@ -2,7 +2,7 @@
 //!
 //! Where a client's byte goes: `accept` takes the connection, `intake` reads, `request` decides what it
 //! is, `subscribe` gives it its place in a lane (`channels`), `messages` hears a WebSocket out. Where an
-//! event goes: `inbox` appends its frame to the lanes, `deliver` walks their readers and sends. Everything
+//! event goes: `inbox` appends its frame to the lanes, `walk` visits their readers, `deliver` sends. Everything
 //! happens in turns of `Shard::turn`, which never blocks; between two turns the thread waits for its ring.
 
 mod accept;
@@ -23,6 +23,7 @@ mod room;
 mod settings;
 mod subscribe;
 mod time;
+mod walk;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -45,10 +46,11 @@ use accept::Reserve;
 use channels::Channels;
 use connection::Connection;
 use counters::Counters;
-use deliver::{Batch, Walk};
+use deliver::Batch;
 use drain::Drain;
 use settings::{Policies, Settings, TICK_MS};
 use time::{Hint, LineBudget};
+use walk::Walks;
 
 pub use counters::{Published, Reason};
 pub use room::Room;
@@ -142,7 +144,7 @@ struct Shard {
     /// Connections that may have something to send.
     ready: VecDeque<u32>,
     /// Lanes whose readers are being walked.
-    walks: VecDeque<Walk>,
+    walks: Walks,
     /// Connections whose input is read further.
     unread: VecDeque<u32>,
     /// Connections that the kernel had no memory for.
@@ -206,7 +208,7 @@ impl Shard {
             counters: Counters::default(),
             figures: parts.figures,
             ready: VecDeque::new(),
-            walks: VecDeque::new(),
+            walks: Walks::default(),
             unread: VecDeque::new(),
             starved: Vec::new(),
             graves: Vec::new(),

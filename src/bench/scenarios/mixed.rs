@@ -22,7 +22,8 @@ struct Both {
     target: Target,
     giant: Load,
     small: Load,
-    /// The small channels.
+    /// The giant channels and the small ones.
+    giants: Vec<String>,
     channels: Vec<String>,
 }
 
@@ -31,6 +32,7 @@ impl Bench<'_> {
     pub(super) fn mixed(&self, args: &MixedArgs) -> Result<ScenarioReport, BenchError> {
         let mut report = ScenarioReport::new("mixed")
             .set("giant", args.giant)
+            .set("giants", args.giants)
             .set("giant per second", args.giant_rate)
             .set("small", args.small)
             .set("small per second", args.small_rate)
@@ -55,26 +57,28 @@ impl Bench<'_> {
         let kind = self.kind(Side::Server, CLIENTS);
         let (target, giant) = self.start(&kind, args.giant)?;
         let small = self.load(&kind, args.small, None, true)?;
-        giant.connect(subscription(&target, CLIENTS), args.giant as usize, CONNECT_MAX)?;
+        let shared = Subscription { shared_channels: args.giants, ..subscription(&target, CLIENTS) };
+        let giants = shared.shared_channels();
+        giant.connect(shared, args.giant as usize, CONNECT_MAX)?;
         let own = Subscription { own_channels: 1, first_thread: 100, ..subscription(&target, CLIENTS) };
         small.connect(own.clone(), args.small as usize, CONNECT_MAX)?;
         let channels = small.own_channels(&own, args.small as usize);
         giant.reset(Reading::Count, Sample::Last)?;
         small.reset(Reading::Verify, Sample::Every)?;
-        Ok(Both { target, giant, small, channels })
+        Ok(Both { target, giant, small, giants, channels })
     }
 }
 
 impl Both {
     /// Publishes to both, and returns the small channels' p99 in milliseconds.
     fn measure(self, args: &MixedArgs, name: &str, report: &mut ScenarioReport) -> Result<f64, BenchError> {
-        let Both { target, giant, small, channels } = self;
+        let Both { target, giant, small, giants, channels } = self;
         let whole = f64::from(args.seconds) + 2.0 * AROUND.as_secs_f64();
         let before = target.cpu_ns()?;
         let giant_events = (args.giant_rate * whole) as u32;
         let plan = |events, per_second, channels| Plan { events, per_second, size: 128, channels };
         let to_giant =
-            (giant_events > 0).then(|| publish_aside(&target.feed, plan(giant_events, args.giant_rate, Vec::new())));
+            (giant_events > 0).then(|| publish_aside(&target.feed, plan(giant_events, args.giant_rate, giants)));
         std::thread::sleep(AROUND);
         let expected = (args.small_rate * f64::from(args.seconds)) as u32;
         publish_aside(&target.feed, plan(expected, args.small_rate, channels)).wait()?;

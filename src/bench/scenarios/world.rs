@@ -78,6 +78,7 @@ pub(super) fn subscription(target: &Target, clients: ClientArgs) -> Subscription
         format: clients.format,
         path: target.path.clone(),
         own_channels: 0,
+        shared_channels: 1,
         first_thread: 0,
         last_event_id: None,
         generation: 1,
