@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::logic::event::{Draft, Event};
+use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::sys::wake::Wake;
 
@@ -53,7 +53,7 @@ pub enum Target {
     /// One connection.
     Connection(ConnectionId),
     /// Everyone subscribed to a channel.
-    Channel(Arc<str>),
+    Channel(ChannelName),
 }
 
 /// Events that were missed, or the news that some are lost.
@@ -113,7 +113,7 @@ pub enum HubMessage {
         /// The shard's number for the channel.
         local: LocalChannel,
         /// The channel's name.
-        name: Arc<str>,
+        name: ChannelName,
     },
     /// The shard wants no more events of the channel.
     Unfollow {

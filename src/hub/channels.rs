@@ -1,14 +1,14 @@
 //! The hub's channels: name, history, and which shards want the events.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-
 use crate::link::LocalChannel;
-use crate::logic::cells::{Cell, Cells, NONE};
+use crate::logic::cells::{Cell, Cells, NONE, Pool};
+use crate::logic::event::ChannelName;
 use crate::logic::history::{History, HistoryLimits};
 use crate::logic::id::Id;
+use crate::logic::names::Names;
 
 /// A shard that follows a channel, and its number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,34 +32,17 @@ enum Routes {
 
 /// Lists of routes for the channels that more than one shard follows.
 #[derive(Debug, Default)]
-struct RouteLists {
-    lists: Vec<Vec<Route>>,
-    free: Vec<u32>,
-}
+struct RouteLists(Pool<Vec<Route>>);
 
 impl RouteLists {
-    fn add(&mut self, list: Vec<Route>) -> u32 {
-        if let Some(number) = self.free.pop() {
-            self.lists[number as usize] = list;
-            return number;
-        }
-        self.lists.push(list);
-        self.lists.len() as u32 - 1
-    }
-
-    fn remove(&mut self, number: u32) {
-        self.lists[number as usize] = Vec::new();
-        self.free.push(number);
-    }
-
     /// Adds a route, or gives a shard's the new number.
     fn set(&mut self, routes: &mut Routes, route: Route) {
         match *routes {
             Routes::None => *routes = Routes::One { shard: route.shard, local: route.local },
             Routes::One { shard, .. } if shard == route.shard => *routes = Routes::One { shard, local: route.local },
-            Routes::One { shard, local } => *routes = Routes::Many(self.add(vec![Route { shard, local }, route])),
+            Routes::One { shard, local } => *routes = Routes::Many(self.0.add(vec![Route { shard, local }, route])),
             Routes::Many(number) => {
-                let list = &mut self.lists[number as usize];
+                let list = &mut self.0[number];
                 match list.iter_mut().find(|other| other.shard == route.shard) {
                     Some(other) => *other = route,
                     None => list.push(route),
@@ -72,10 +55,10 @@ impl RouteLists {
         match *routes {
             Routes::One { shard, .. } if shard == leaving => *routes = Routes::None,
             Routes::Many(number) => {
-                let list = &mut self.lists[number as usize];
+                let list = &mut self.0[number];
                 list.retain(|route| route.shard != leaving);
                 if let [Route { shard, local }] = list[..] {
-                    self.remove(number);
+                    self.0.remove(number);
                     *routes = Routes::One { shard, local };
                 }
             }
@@ -87,38 +70,37 @@ impl RouteLists {
         let (one, list) = match routes {
             Routes::None => (None, &[][..]),
             Routes::One { shard, local } => (Some(Route { shard, local }), &[][..]),
-            Routes::Many(number) => (None, &self.lists[number as usize][..]),
+            Routes::Many(number) => (None, &self.0[number][..]),
         };
         one.into_iter().chain(list.iter().copied())
     }
 }
 
 /// A channel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HubChannel {
-    pub(super) name: Option<Arc<str>>,
-    pub(super) history: Option<Box<History>>,
-    routes: Routes,
+    pub(super) name: Option<ChannelName>,
     /// Since which id nothing is lost, while there is no history.
     since: Id,
+    routes: Routes,
+    /// The number of its history, or [`NONE`]; while the cell is free, the next free cell.
+    history: u32,
     policy: u16,
     /// Whether it was ended and nothing was published since.
     pub(super) ended: bool,
-    link: u32,
 }
 
-const _: () = assert!(size_of::<HubChannel>() <= 48, "a million channels must fit");
+const _: () = assert!(size_of::<HubChannel>() <= 32, "a million channels must fit");
 
-impl Cell for HubChannel {
-    fn link(&mut self) -> &mut u32 {
-        &mut self.link
+impl Default for HubChannel {
+    fn default() -> HubChannel {
+        HubChannel { name: None, since: Id::ZERO, routes: Routes::None, history: NONE, policy: 0, ended: false }
     }
 }
 
-impl HubChannel {
-    /// Since which id everything that was published is here.
-    pub(super) fn complete_since(&self) -> Id {
-        self.history.as_ref().map_or(self.since, |history| history.complete_since())
+impl Cell for HubChannel {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.history
     }
 }
 
@@ -129,8 +111,8 @@ pub type HistoryPolicy = Box<dyn Fn(&str) -> HistoryLimits + Send>;
 pub(super) struct HubChannels {
     cells: Cells<HubChannel>,
     lists: RouteLists,
-    names: HashTable<u32>,
-    hasher: RandomState,
+    histories: Pool<History>,
+    names: Names,
     policy: HistoryPolicy,
     policies: Vec<HistoryLimits>,
     /// By shard, which channel a shard's number stands for.
@@ -144,6 +126,10 @@ pub(super) struct HubChannels {
     pub(super) history_bytes: u64,
 }
 
+fn name(cells: &Cells<HubChannel>, index: u32) -> &str {
+    cells[index].name.as_deref().unwrap_or_default()
+}
+
 /// Channels looked at by one sweep.
 const SWEEP: u32 = 10_000;
 
@@ -153,8 +139,8 @@ impl HubChannels {
         HubChannels {
             cells: Cells::new(),
             lists: RouteLists::default(),
-            names: HashTable::new(),
-            hasher: RandomState::new(),
+            histories: Pool::default(),
+            names: Names::new(RandomState::new()),
             policy,
             policies: Vec::new(),
             locals: vec![Vec::new(); shards],
@@ -170,11 +156,22 @@ impl HubChannels {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<u32> {
-        self.names.find(self.hasher.hash_one(name), |index| self.name(*index) == name).copied()
+        self.names.find(name, |index| self.name(index))
     }
 
     fn name(&self, index: u32) -> &str {
-        self.cells[index].name.as_deref().unwrap_or_default()
+        name(&self.cells, index)
+    }
+
+    /// What a channel has kept, if anything.
+    pub(super) fn history(&self, index: u32) -> Option<&History> {
+        let number = self.cells[index].history;
+        (number != NONE).then(|| &self.histories[number])
+    }
+
+    /// Since which id everything that was published is here.
+    pub(super) fn complete_since(&self, index: u32) -> Id {
+        self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
     pub(super) fn get(&self, index: u32) -> &HubChannel {
@@ -191,7 +188,7 @@ impl HubChannels {
     }
 
     /// The channel of that name, made if it is not there.
-    pub(super) fn find_or_add(&mut self, name: &Arc<str>) -> u32 {
+    pub(super) fn find_or_add(&mut self, name: &ChannelName) -> u32 {
         if let Some(index) = self.find(name) {
             return index;
         }
@@ -203,9 +200,8 @@ impl HubChannels {
         let index = self.cells.take();
         let policy = u16::try_from(policy).unwrap_or(u16::MAX);
         self.cells[index] = HubChannel { name: Some(name.clone()), since: self.floor, policy, ..HubChannel::default() };
-        let hash = self.hasher.hash_one(&**name);
-        let HubChannels { cells, names, hasher, .. } = self;
-        names.insert_unique(hash, index, |index| hasher.hash_one(cells[*index].name.as_deref().unwrap_or_default()));
+        let HubChannels { cells, names, .. } = self;
+        names.add(index, |index| self::name(cells, index));
         index
     }
 
@@ -218,8 +214,10 @@ impl HubChannels {
             channel.since = event.id;
             return;
         }
-        let since = channel.since;
-        let history = channel.history.get_or_insert_with(|| Box::new(History::new(since)));
+        if channel.history == NONE {
+            channel.history = self.histories.add(History::new(channel.since));
+        }
+        let history = &mut self.histories[channel.history];
         let before = (history.len() as u64, history.bytes() as u64);
         history.push(event.clone(), &limits, now_ms);
         self.history_events = self.history_events + history.len() as u64 - before.0;
@@ -229,15 +227,18 @@ impl HubChannels {
     /// Drops what is too old.
     pub(super) fn trim(&mut self, index: u32, now_ms: u64) {
         let channel = &mut self.cells[index];
-        let limits = &self.policies[usize::from(channel.policy)];
-        let Some(history) = &mut channel.history else { return };
+        if channel.history == NONE {
+            return;
+        }
+        let history = &mut self.histories[channel.history];
         let before = (history.len() as u64, history.bytes() as u64);
-        history.trim(limits, now_ms);
+        history.trim(&self.policies[usize::from(channel.policy)], now_ms);
         self.history_events = self.history_events + history.len() as u64 - before.0;
         self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
         if history.is_empty() {
             channel.since = history.complete_since();
-            channel.history = None;
+            self.histories.remove(channel.history);
+            channel.history = NONE;
         }
     }
 
@@ -275,17 +276,15 @@ impl HubChannels {
             }
             self.trim(index, now_ms);
             let channel = &self.cells[index];
-            if channel.history.is_none() && matches!(channel.routes, Routes::None) {
+            if channel.history == NONE && matches!(channel.routes, Routes::None) {
                 self.forget(index);
             }
         }
     }
 
     fn forget(&mut self, index: u32) {
-        let hash = self.hasher.hash_one(self.name(index));
-        if let Ok(entry) = self.names.find_entry(hash, |other| *other == index) {
-            entry.remove();
-        }
+        let HubChannels { cells, names, .. } = self;
+        names.remove(index, |index| name(cells, index));
         // What it had is lost after this id at the latest, and nobody will know that it was this channel's.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
@@ -312,16 +311,16 @@ mod tests {
     fn a_forgotten_channel_never_claims_more_than_is_true() {
         let mut channels = channels(10);
         let index = channels.find_or_add(&"c".into());
-        assert_eq!(channels.get(index).complete_since(), Id::new(5, 0));
+        assert_eq!(channels.complete_since(index), Id::new(5, 0));
         channels.remember(index, &event(10), 10);
-        assert_eq!(channels.get(index).complete_since(), Id::new(5, 0));
+        assert_eq!(channels.complete_since(index), Id::new(5, 0));
         channels.sweep(50);
         assert_eq!(channels.find("c"), Some(index));
         channels.sweep(200);
         assert_eq!(channels.find("c"), None);
         assert_eq!((channels.history_events, channels.history_bytes), (0, 0));
         let index = channels.find_or_add(&"c".into());
-        assert_eq!(channels.get(index).complete_since(), Id::new(10, 0));
+        assert_eq!(channels.complete_since(index), Id::new(10, 0));
     }
 
     #[test]
@@ -329,7 +328,7 @@ mod tests {
         let mut channels = channels(0);
         let index = channels.find_or_add(&"c".into());
         channels.remember(index, &event(10), 10);
-        assert_eq!(channels.get(index).complete_since(), Id::new(10, 0));
+        assert_eq!(channels.complete_since(index), Id::new(10, 0));
     }
 
     #[test]
@@ -343,7 +342,7 @@ mod tests {
         assert_eq!(channels.by_local(1, 4), Some(index));
         channels.unfollow(0, 7);
         assert_eq!(channels.routes(index).collect::<Vec<_>>(), [Route { shard: 1, local: 4 }]);
-        assert_eq!(channels.lists.free.len(), 1, "the list's number can be used again");
+        assert_eq!(channels.lists.0.len(), 0, "the list's number can be used again");
         channels.unfollow(1, 4);
         assert_eq!(channels.routes(index).count(), 0);
         channels.sweep(0);

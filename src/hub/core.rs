@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::link::{HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
-use crate::logic::event::Event;
+use crate::logic::event::{ChannelName, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
 use crate::logic::protocol::dialect::write_event_json;
@@ -133,7 +133,7 @@ impl Core {
         }
     }
 
-    fn follow(&mut self, shard: u16, local: LocalChannel, name: &Arc<str>) {
+    fn follow(&mut self, shard: u16, local: LocalChannel, name: &ChannelName) {
         let index = self.channels.find_or_add(name);
         self.channels.follow(index, shard, local);
         self.stage(shard, ShardMessage::Followed(local, self.ids.last()));
@@ -163,12 +163,12 @@ impl Core {
         let indexes: Vec<u32> = locals.iter().filter_map(|local| self.channels.by_local(shard, *local)).collect();
         for index in &indexes {
             self.channels.trim(*index, now_ms);
-            let since = self.channels.get(*index).complete_since();
+            let since = self.channels.complete_since(*index);
             if since > after {
                 replay.gap = replay.gap.max(Some(since));
             }
         }
-        let histories = indexes.iter().filter_map(|index| self.channels.get(*index).history.as_deref());
+        let histories = indexes.iter().filter_map(|index| self.channels.history(*index));
         let mut sources: Vec<_> = histories.map(|history| history.after(after).peekable()).collect();
         let mut weight = 0;
         loop {
@@ -269,7 +269,7 @@ impl Core {
         Ok(ids)
     }
 
-    fn publish_one(&mut self, name: &Arc<str>, item: &Publish, now_ms: u64) -> Id {
+    fn publish_one(&mut self, name: &ChannelName, item: &Publish, now_ms: u64) -> Id {
         let id = self.ids.next(now_ms);
         let index = self.channels.find_or_add(name);
         // The channel's own name, so that equal names are not kept many times.
@@ -327,11 +327,10 @@ impl Core {
         if let Some(index) = index {
             self.channels.trim(index, now_ms);
         }
-        let channel = index.map(|index| self.channels.get(index));
         write_ok_with(out, reference, |out| {
             out.extend_from_slice(b",\"events\":[");
             let start = out.len();
-            let history = channel.and_then(|channel| channel.history.as_deref());
+            let history = index.and_then(|index| self.channels.history(index));
             for event in history.into_iter().flat_map(|history| history.after(after.unwrap_or(Id::ZERO))).take(limit) {
                 write_event_json(event, out);
                 out.push(b',');
@@ -340,7 +339,7 @@ impl Core {
                 out.pop();
             }
             out.extend_from_slice(b"],\"complete_since\":\"");
-            channel.map_or(self.ids.last(), |channel| channel.complete_since()).write(out);
+            index.map_or(self.ids.last(), |index| self.channels.complete_since(index)).write(out);
             out.push(b'"');
         });
     }

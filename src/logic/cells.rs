@@ -6,7 +6,18 @@
 /// No cell.
 pub const NONE: u32 = u32::MAX;
 
-const CHUNK: usize = 256;
+/// What a chunk weighs at most. The allocator serves blocks of more than 10 KiB from pages of 512 KiB, of which next
+/// to nothing is left over; of a page for blocks of 8 KiB an eighth is.
+const CHUNK_BYTES_MAX: usize = 20 * 1024;
+
+/// How many cells of a size make a chunk: a power of two.
+const fn chunk(size: usize) -> usize {
+    let mut cells = 1;
+    while cells * 2 * size <= CHUNK_BYTES_MAX {
+        cells *= 2;
+    }
+    cells
+}
 
 /// What can lie in a table.
 pub trait Cell: Default {
@@ -28,6 +39,10 @@ impl<T: Cell> Default for Cells<T> {
     }
 }
 
+impl<T> Cells<T> {
+    const CHUNK: usize = chunk(size_of::<T>());
+}
+
 impl<T: Cell> Cells<T> {
     /// An empty table.
     pub fn new() -> Cells<T> {
@@ -37,8 +52,8 @@ impl<T: Cell> Cells<T> {
     /// Takes a free cell, which is as its last user left it.
     pub fn take(&mut self) -> u32 {
         if self.free == NONE {
-            let base = (self.chunks.len() * CHUNK) as u32;
-            let mut chunk: Box<[T]> = (0..CHUNK).map(|_| T::default()).collect();
+            let base = (self.chunks.len() * Self::CHUNK) as u32;
+            let mut chunk: Box<[T]> = (0..Self::CHUNK).map(|_| T::default()).collect();
             for (offset, cell) in chunk.iter_mut().enumerate().rev() {
                 *cell.link() = self.free;
                 self.free = base + offset as u32;
@@ -66,12 +81,12 @@ impl<T: Cell> Cells<T> {
 
     /// The cells there are, used or not.
     pub fn capacity(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+        (self.chunks.len() * Self::CHUNK) as u32
     }
 
     /// The cell at `index`, if the table ever had one there.
     pub fn get(&self, index: u32) -> Option<&T> {
-        self.chunks.get(index as usize / CHUNK).map(|chunk| &chunk[index as usize % CHUNK])
+        self.chunks.get(index as usize / Self::CHUNK).map(|chunk| &chunk[index as usize % Self::CHUNK])
     }
 }
 
@@ -79,13 +94,71 @@ impl<T> std::ops::Index<u32> for Cells<T> {
     type Output = T;
 
     fn index(&self, index: u32) -> &T {
-        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        &self.chunks[index as usize / Self::CHUNK][index as usize % Self::CHUNK]
     }
 }
 
 impl<T> std::ops::IndexMut<u32> for Cells<T> {
     fn index_mut(&mut self, index: u32) -> &mut T {
-        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        &mut self.chunks[index as usize / Self::CHUNK][index as usize % Self::CHUNK]
+    }
+}
+
+/// Values by number, for what only some cells of a table need.
+#[derive(Debug, Default)]
+pub struct Pool<T: Default> {
+    cells: Cells<Numbered<T>>,
+}
+
+#[derive(Debug, Default)]
+struct Numbered<T> {
+    value: T,
+    next: u32,
+}
+
+impl<T: Default> Cell for Numbered<T> {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.next
+    }
+}
+
+impl<T: Default> Pool<T> {
+    /// Keeps a value and returns its number.
+    pub fn add(&mut self, value: T) -> u32 {
+        let number = self.cells.take();
+        self.cells[number].value = value;
+        number
+    }
+
+    /// Takes the value back; its number may be given to another.
+    pub fn remove(&mut self, number: u32) -> T {
+        let value = std::mem::take(&mut self.cells[number].value);
+        self.cells.give_back(number);
+        value
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.cells.used()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T: Default> std::ops::Index<u32> for Pool<T> {
+    type Output = T;
+
+    fn index(&self, number: u32) -> &T {
+        &self.cells[number].value
+    }
+}
+
+impl<T: Default> std::ops::IndexMut<u32> for Pool<T> {
+    fn index_mut(&mut self, number: u32) -> &mut T {
+        &mut self.cells[number].value
     }
 }
 
@@ -104,6 +177,16 @@ mod tests {
         fn link(&mut self) -> &mut u32 {
             &mut self.link
         }
+    }
+
+    #[test]
+    fn a_number_is_given_again_once_its_value_is_taken_back() {
+        let mut pool = Pool::<Vec<u8>>::default();
+        let (a, b) = (pool.add(vec![1]), pool.add(vec![2]));
+        assert_eq!((&pool[a], &pool[b], pool.len()), (&vec![1], &vec![2], 2));
+        assert_eq!(pool.remove(a), [1]);
+        assert_eq!(pool.add(vec![3]), a);
+        assert_eq!((&pool[a], &pool[b]), (&vec![3], &vec![2]));
     }
 
     proptest! {

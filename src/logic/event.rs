@@ -1,7 +1,5 @@
 //! Events: what a publisher hands in and every subscriber gets.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::id::Id;
@@ -28,13 +26,16 @@ pub struct Draft {
     pub payload: Bytes,
 }
 
+/// A channel's name as it is kept: one pointer, to text that hub, shards and events share.
+pub type ChannelName = arcstr::ArcStr;
+
 /// A published event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Its place in the node's total order.
     pub id: Id,
     /// The channel it was published to.
-    pub channel: Arc<str>,
+    pub channel: ChannelName,
     /// What it says.
     pub draft: Draft,
 }

@@ -22,7 +22,7 @@ pub struct HistoryLimits {
 /// # Invariants
 /// - Events are in the order of their ids.
 /// - Every event of the channel whose id is greater than `complete_since` is kept.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct History {
     events: VecDeque<Arc<Event>>,
     bytes: usize,

@@ -10,5 +10,6 @@ pub mod id;
 pub mod idempotency;
 pub mod json;
 pub mod log;
+pub mod names;
 pub mod protocol;
 pub mod wheel;

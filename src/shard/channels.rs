@@ -1,17 +1,16 @@
 //! A shard's part of the channels: which it follows, and for each dialect with subscribers a *lane*, which is
 //! the channel's log in that dialect and the list of those who read it.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::hash::RandomState;
 
-use hashbrown::HashTable;
-
+use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
+use crate::logic::names::Names;
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::wheel::Tick;
 
-use crate::logic::cells::{Cell, Cells, NONE};
+use crate::logic::cells::{Cell, Cells, NONE, Pool};
 
 /// How the shard stands to the hub about a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub(super) enum Following {
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     /// `None` in a free cell.
-    pub(super) name: Option<Arc<str>>,
+    pub(super) name: Option<ChannelName>,
     /// The first lane; while the cell is free, the next free cell.
     pub(super) lanes: u32,
     /// Which of the shard's policies applies.
@@ -39,7 +38,7 @@ pub(super) struct Channel {
     pub(super) ended: bool,
 }
 
-const _: () = assert!(size_of::<Channel>() <= 24, "a channel of its own for each connection must cost little");
+const _: () = assert!(size_of::<Channel>() <= 16, "a channel of its own for each connection must cost little");
 
 impl Cell for Channel {
     fn link(&mut self) -> &mut u32 {
@@ -48,93 +47,26 @@ impl Cell for Channel {
 }
 
 /// Who reads a lane: a connection's slot and which of its subscriptions it is.
+///
+/// In a lane a slot of [`NONE`] means that it has no reader or several, who stand in the list of the number
+/// `subscription`: a channel of one subscriber needs no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
     pub(super) slot: u32,
     pub(super) subscription: u32,
 }
 
-/// The readers of a lane. A channel of one subscriber needs no list.
-#[derive(Debug, Default)]
-pub(super) enum Readers {
-    #[default]
-    None,
-    One(Reader),
-    // The second box keeps the lane of a single reader small.
-    #[allow(clippy::box_collection)]
-    Many(Box<Vec<Reader>>),
-}
-
-impl Readers {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Readers::None => 0,
-            Readers::One(_) => 1,
-            Readers::Many(readers) => readers.len(),
-        }
-    }
-
-    pub(super) fn get(&self, place: usize) -> Option<Reader> {
-        match self {
-            Readers::One(reader) if place == 0 => Some(*reader),
-            Readers::Many(readers) => readers.get(place).copied(),
-            _ => None,
-        }
-    }
-
-    /// Adds a reader and returns its place.
-    fn push(&mut self, reader: Reader) -> u32 {
-        match self {
-            Readers::None => *self = Readers::One(reader),
-            Readers::One(first) => *self = Readers::Many(Box::new(vec![*first, reader])),
-            Readers::Many(readers) => readers.push(reader),
-        }
-        self.len() as u32 - 1
-    }
-
-    /// Takes out the reader at `place` and returns the one that moved there.
-    fn swap_remove(&mut self, place: usize) -> Option<Reader> {
-        match self {
-            Readers::Many(readers) => {
-                readers.swap_remove(place);
-                let moved = readers.get(place).copied();
-                if readers.is_empty() {
-                    *self = Readers::None;
-                } else if readers.capacity() > 64 && readers.len() < readers.capacity() / 4 {
-                    readers.shrink_to(readers.len() * 2);
-                }
-                moved
-            }
-            _ => {
-                *self = Readers::None;
-                None
-            }
-        }
-    }
-
-    /// Says that the subscription of the reader at `place` has another index now.
-    fn rename(&mut self, place: usize, subscription: u32) {
-        match self {
-            Readers::One(reader) => reader.subscription = subscription,
-            Readers::Many(readers) => {
-                if let Some(reader) = readers.get_mut(place) {
-                    reader.subscription = subscription;
-                }
-            }
-            Readers::None => {}
-        }
-    }
-}
+const NO_READER: Reader = Reader { slot: NONE, subscription: NONE };
 
 /// One channel in one dialect.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) log: Log,
-    pub(super) readers: Readers,
+    reader: Reader,
     pub(super) channel: u32,
     /// The channel's next lane; while the cell is free, the next free cell.
     next: u32,
-    /// Readers that have everything up to the head. At `readers.len()` nobody needs the log.
+    /// Readers that have everything up to the head. When that is all of them nobody needs the log.
     pub(super) at_head: u32,
     /// Subscriptions, also those that wait for missed events and do not read yet.
     users: u32,
@@ -147,13 +79,13 @@ pub(super) struct Lane {
     pub(super) aging: bool,
 }
 
-const _: () = assert!(size_of::<Lane>() <= 64, "a channel of its own for each connection must cost little");
+const _: () = assert!(size_of::<Lane>() <= 56, "a channel of its own for each connection must cost little");
 
 impl Default for Lane {
     fn default() -> Lane {
         Lane {
             log: Log::new(None),
-            readers: Readers::None,
+            reader: NO_READER,
             channel: NONE,
             next: NONE,
             at_head: 0,
@@ -173,23 +105,23 @@ impl Cell for Lane {
 }
 
 impl Lane {
-    /// Whether every reader has everything.
-    pub(super) fn is_read(&self) -> bool {
-        self.at_head as usize == self.readers.len()
-    }
-
     /// Whether nobody uses it, reading or about to.
     pub(super) fn is_unused(&self) -> bool {
         self.users == 0
     }
 }
 
+fn name(channels: &Cells<Channel>, channel: u32) -> &str {
+    channels[channel].name.as_deref().unwrap_or_default()
+}
+
 /// All channels and lanes of a shard.
 pub(super) struct Channels {
     pub(super) channels: Cells<Channel>,
     pub(super) lanes: Cells<Lane>,
-    names: HashTable<u32>,
-    hasher: RandomState,
+    names: Names,
+    /// Of the lanes with several readers.
+    lists: Pool<Vec<Reader>>,
     /// Framed bytes kept in all logs.
     pub(super) kept_bytes: u64,
 }
@@ -199,39 +131,36 @@ impl Channels {
         Channels {
             channels: Cells::new(),
             lanes: Cells::new(),
-            names: HashTable::new(),
-            hasher: RandomState::new(),
+            names: Names::new(RandomState::new()),
+            lists: Pool::default(),
             kept_bytes: 0,
         }
     }
 
     /// The channel of that name, if the shard has it.
     pub(super) fn find(&self, name: &str) -> Option<u32> {
-        self.names.find(self.hasher.hash_one(name), |index| self.name(*index) == name).copied()
+        self.names.find(name, |index| self.name(index))
     }
 
     /// A channel's name; empty in a free cell.
     pub(super) fn name(&self, channel: u32) -> &str {
-        self.channels[channel].name.as_deref().unwrap_or_default()
+        name(&self.channels, channel)
     }
 
     /// Adds a channel that is not there yet.
-    pub(super) fn add(&mut self, name: Arc<str>, policy: u16) -> u32 {
+    pub(super) fn add(&mut self, name: ChannelName, policy: u16) -> u32 {
         let index = self.channels.take();
-        let hash = self.hasher.hash_one(&*name);
         self.channels[index] = Channel { name: Some(name), lanes: NONE, policy, ..Channel::default() };
-        let Channels { channels, names, hasher, .. } = self;
-        names.insert_unique(hash, index, |index| hasher.hash_one(channels[*index].name.as_deref().unwrap_or_default()));
+        let Channels { channels, names, .. } = self;
+        names.add(index, |index| self::name(channels, index));
         index
     }
 
     /// Forgets a channel without lanes, once the hub has forgotten its number.
     pub(super) fn remove(&mut self, channel: u32) {
         debug_assert_eq!(self.channels[channel].lanes, NONE, "a channel goes after its lanes");
-        let hash = self.hasher.hash_one(self.name(channel));
-        if let Ok(entry) = self.names.find_entry(hash, |index| *index == channel) {
-            entry.remove();
-        }
+        let Channels { channels, names, .. } = self;
+        names.remove(channel, |index| name(channels, index));
         self.channels[channel] = Channel::default();
         self.channels.give_back(channel);
     }
@@ -295,18 +224,60 @@ impl Channels {
         self.lanes[lane].users += 1;
     }
 
+    /// Who reads a lane, by place.
+    pub(super) fn readers(&self, lane: u32) -> &[Reader] {
+        match &self.lanes[lane].reader {
+            Reader { slot: NONE, subscription: NONE } => &[],
+            Reader { slot: NONE, subscription: list } => &self.lists[*list],
+            alone => std::slice::from_ref(alone),
+        }
+    }
+
+    /// Whether every reader of a lane has everything.
+    pub(super) fn is_read(&self, lane: u32) -> bool {
+        self.lanes[lane].at_head as usize == self.readers(lane).len()
+    }
+
     /// Adds a reader that stands at `cursor` and returns its place.
     pub(super) fn add_reader(&mut self, lane: u32, reader: Reader, cursor: Position) -> u32 {
         let lane = &mut self.lanes[lane];
         lane.at_head += u32::from(cursor == lane.log.head());
-        lane.readers.push(reader)
+        match lane.reader {
+            NO_READER => {
+                lane.reader = reader;
+                0
+            }
+            Reader { slot: NONE, subscription: list } => {
+                self.lists[list].push(reader);
+                self.lists[list].len() as u32 - 1
+            }
+            first => {
+                lane.reader.subscription = self.lists.add(vec![first, reader]);
+                lane.reader.slot = NONE;
+                1
+            }
+        }
     }
 
     /// Takes out the reader at `place`, which stands at `cursor`; returns the reader that is there now.
     pub(super) fn remove_reader(&mut self, lane: u32, place: u32, cursor: Position) -> Option<Reader> {
         let lane = &mut self.lanes[lane];
         lane.at_head -= u32::from(cursor == lane.log.head());
-        lane.readers.swap_remove(place as usize)
+        if lane.reader.slot != NONE {
+            lane.reader = NO_READER;
+            return None;
+        }
+        let number = lane.reader.subscription;
+        let list = &mut self.lists[number];
+        list.swap_remove(place as usize);
+        let moved = list.get(place as usize).copied();
+        if list.is_empty() {
+            self.lists.remove(number);
+            lane.reader = NO_READER;
+        } else if list.capacity() > 64 && list.len() < list.capacity() / 4 {
+            list.shrink_to(list.len() * 2);
+        }
+        moved
     }
 
     /// Counts one subscription less; returns whether it was the lane's last.
@@ -321,7 +292,14 @@ impl Channels {
 
     /// Says that the reader at `place` is its connection's subscription number `subscription` now.
     pub(super) fn rename_reader(&mut self, lane: u32, place: u32, subscription: u32) {
-        self.lanes[lane].readers.rename(place as usize, subscription);
+        let reader = match &mut self.lanes[lane].reader {
+            Reader { slot: NONE, subscription: list } => self.lists[*list].get_mut(place as usize),
+            alone => Some(alone),
+        };
+        debug_assert!(reader.is_some(), "a subscription knows its place");
+        if let Some(reader) = reader {
+            reader.subscription = subscription;
+        }
     }
 
     /// Appends an event's frame; everyone who had everything is behind now.
@@ -387,12 +365,12 @@ mod tests {
             channels.enter(lane);
             assert_eq!(channels.add_reader(lane, reader(slot), 0), slot);
         }
-        assert!(channels.lanes[lane].is_read());
+        assert!(channels.is_read(lane));
         channels.append(lane, Id::new(1, 0), 5, |out| out.extend_from_slice(b"frame"));
-        assert!(!channels.lanes[lane].is_read());
+        assert!(!channels.is_read(lane));
         assert_eq!(channels.remove_reader(lane, 0, 0), Some(reader(2)));
         channels.lanes[lane].at_head += 2;
-        assert!(channels.lanes[lane].is_read());
+        assert!(channels.is_read(lane));
         assert_eq!(channels.kept_bytes, 5);
         channels.clear_log(lane);
         assert_eq!(channels.kept_bytes, 0);

@@ -301,7 +301,7 @@ impl Shard {
     /// Once everyone has read a log, keeps of it only what makes resumes cheap and is within the budget.
     pub(super) fn settle(&mut self, lane: u32) {
         let cell = &self.channels.lanes[lane];
-        if cell.log.is_empty() || !cell.is_read() {
+        if cell.log.is_empty() || !self.channels.is_read(lane) {
             return;
         }
         let cost = self.channels.kept_bytes + self.aging_logs.len() as u64 * LOG_OVERHEAD;

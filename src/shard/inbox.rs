@@ -201,8 +201,7 @@ impl Shard {
             Target::Channel(name) => {
                 let lanes = self.channels.find(name).map(|channel| self.channels.lanes_of(channel));
                 for lane in lanes.into_iter().flatten() {
-                    let readers = &self.channels.lanes[lane].readers;
-                    slots.extend((0..readers.len()).filter_map(|place| readers.get(place)).map(|reader| reader.slot));
+                    slots.extend(self.channels.readers(lane).iter().map(|reader| reader.slot));
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! the hub works that queue off before it takes further events in; so whoever publishes after a client has
 //! seen its answer reaches that client.
 
-use std::sync::Arc;
+use crate::logic::event::ChannelName;
 
 use crate::link::{HubMessage, LocalChannel};
 use crate::logic::cells::NONE;
@@ -50,7 +50,7 @@ impl Shard {
             }
         };
         self.channels.channels[channel].following = Following::Asked;
-        let name: Arc<str> = self.channels.channels[channel].name.clone().unwrap_or_default();
+        let name: ChannelName = self.channels.channels[channel].name.clone().unwrap_or_default();
         self.tell_hub(HubMessage::Follow { shard: self.index, local: channel, name });
         channel
     }

@@ -201,10 +201,11 @@ impl Shard {
                 break;
             }
             self.aging_logs.pop_front();
+            let is_read = self.channels.is_read(lane);
             let cell = &mut self.channels.lanes[lane];
             if cell.log.is_empty() {
                 cell.aging = false;
-            } else if cell.is_read() && (cell.is_unused() || cell.touched + ticks(LOG_KEPT) <= self.now) {
+            } else if is_read && (cell.is_unused() || cell.touched + ticks(LOG_KEPT) <= self.now) {
                 cell.aging = false;
                 self.channels.clear_log(lane);
             } else {

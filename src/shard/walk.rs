@@ -74,12 +74,10 @@ impl Walks {
 impl Shard {
     /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head.
     pub(super) fn begin_walk(&mut self, lane: u32) {
-        let cell = &mut self.channels.lanes[lane];
-        if cell.walking || cell.readers.len() == 0 {
-            return;
+        let readers = self.channels.readers(lane).len();
+        if readers > 0 && !std::mem::replace(&mut self.channels.lanes[lane].walking, true) {
+            self.walks.add(Walk { lane, ..Walk::default() }, readers);
         }
-        cell.walking = true;
-        self.walks.add(Walk { lane, ..Walk::default() }, cell.readers.len());
     }
 
     /// Goes on with walks of one kind, in turn, until so many sends are planned.
@@ -94,9 +92,11 @@ impl Shard {
             visits -= left;
             let mut must_send = false;
             while left > 0 && !must_send && self.batch.len() < plans_max {
-                let readers = &self.channels.lanes[walk.lane].readers;
+                let readers = self.channels.readers(walk.lane);
                 walk.position = walk.position.min(readers.len());
-                let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place)) else { break };
+                let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place).copied()) else {
+                    break;
+                };
                 if self.visit(reader, &mut walk) {
                     walk.position -= 1;
                 } else {
@@ -104,7 +104,7 @@ impl Shard {
                 }
                 left -= 1;
             }
-            let readers = self.channels.lanes[walk.lane].readers.len();
+            let readers = self.channels.readers(walk.lane).len();
             if must_send || walk.position > 0 && readers > 0 {
                 self.walks.add(walk, readers);
             } else {
@@ -119,7 +119,7 @@ impl Shard {
     /// Begins a pass with what there is now. Whoever comes later stands behind this floor already.
     fn set_out(&self, walk: &mut Walk) {
         let lane = &self.channels.lanes[walk.lane];
-        walk.position = lane.readers.len();
+        walk.position = self.channels.readers(walk.lane).len();
         walk.floor = lane.log.floor(self.max_lag(walk.lane));
         walk.head = lane.log.head();
         walk.has_begun = true;

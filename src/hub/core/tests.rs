@@ -197,6 +197,6 @@ fn history_is_readable() {
     assert_eq!(answer["events"].as_array().unwrap().len(), 1);
     let answer = world.say(&format!(r#"{{"op":"history","channel":"a","ref":1,"after":"{first}"}}"#), 2000);
     assert_eq!(answer["events"].as_array().unwrap().len(), 1);
-    let event = &world.core.channels.get(world.core.channels.find("a").unwrap());
-    assert!(event.history.as_ref().unwrap().after(Id::ZERO).all(|event| event.draft.kind == Kind::Text));
+    let history = world.core.channels.history(world.core.channels.find("a").unwrap()).unwrap();
+    assert!(history.after(Id::ZERO).all(|event| event.draft.kind == Kind::Text));
 }

@@ -1,14 +1,13 @@
 //! What publishers say.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::logic::event::{Draft, Kind, check_channel_name};
+use crate::logic::event::{ChannelName, Draft, Kind, check_channel_name};
 use crate::logic::id::Id;
 
 /// A line, understood.
@@ -28,7 +27,7 @@ pub enum Command {
     /// Several events, all or nothing.
     Batch(Vec<Publish>),
     /// A channel is finished.
-    End(Arc<str>),
+    End(ChannelName),
     /// Connections are to be ended.
     Kick {
         /// Which.
@@ -48,7 +47,7 @@ pub enum Command {
     /// A channel's history.
     History {
         /// The channel.
-        channel: Arc<str>,
+        channel: ChannelName,
         /// Events after this id.
         after: Option<Id>,
         /// How many at most.
@@ -60,7 +59,7 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Publish {
     /// Where to.
-    pub channels: Vec<Arc<str>>,
+    pub channels: Vec<ChannelName>,
     /// Whether `channels` was written, so that the answer is a list.
     pub is_list: bool,
     /// What.
@@ -75,7 +74,7 @@ pub enum KickTarget {
     /// A connection, by its name.
     Connection(Box<str>),
     /// Everyone on a channel.
-    Channel(Arc<str>),
+    Channel(ChannelName),
 }
 
 /// Why a line is refused.
@@ -268,7 +267,7 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
 }
 
-fn channel(name: Option<&str>) -> Result<Arc<str>, FeedError> {
+fn channel(name: Option<&str>) -> Result<ChannelName, FeedError> {
     let name = name.ok_or_else(|| FeedError::new("bad_field", "the field channel is missing"))?;
     match check_channel_name(name) {
         Ok(()) => Ok(name.into()),

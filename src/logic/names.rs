@@ -1,0 +1,96 @@
+//! An index by name that holds nothing but numbers and grows in small steps.
+//!
+//! A hash table doubles all at once: at a million names that is a long pause, and until it is half full again half
+//! of it is waste. This one is split into parts of unequal size, so that they double one after the other.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+const PARTS: usize = 16;
+/// Up to which 16 bits of the hash a name belongs to which part: shares from 1 to 2, evenly on a scale of ratios,
+/// `65536 * (2^((i + 1) / 16) - 1)`.
+const BOUNDS: [u16; PARTS] =
+    [2902, 5932, 9096, 12400, 15850, 19454, 23216, 27146, 31249, 35534, 40009, 44682, 49562, 54658, 59979, u16::MAX];
+
+/// The index. Names themselves are kept by its user, who tells the name of a number.
+#[derive(Debug)]
+pub struct Names {
+    parts: [HashTable<u32>; PARTS],
+    hasher: RandomState,
+}
+
+fn part(hash: u64) -> usize {
+    // Neither the bits that choose the place within a table nor those that are kept there.
+    let bits = (hash >> 36) as u16;
+    BOUNDS.partition_point(|bound| *bound < bits)
+}
+
+impl Names {
+    /// An empty index; `hasher` carries the seed.
+    pub fn new(hasher: RandomState) -> Names {
+        Names { parts: Default::default(), hasher }
+    }
+
+    /// The number of that name.
+    pub fn find<'n>(&self, name: &str, name_of: impl Fn(u32) -> &'n str) -> Option<u32> {
+        let hash = self.hasher.hash_one(name);
+        self.parts[part(hash)].find(hash, |number| name_of(*number) == name).copied()
+    }
+
+    /// Adds a name that is not there yet, whose name `name_of` knows already.
+    pub fn add<'n>(&mut self, number: u32, name_of: impl Fn(u32) -> &'n str) {
+        let Names { parts, hasher } = self;
+        let hash = hasher.hash_one(name_of(number));
+        parts[part(hash)].insert_unique(hash, number, |number| hasher.hash_one(name_of(*number)));
+    }
+
+    /// Takes a number out, whose name is `name`; shrinks once little is left.
+    pub fn remove<'n>(&mut self, number: u32, name_of: impl Fn(u32) -> &'n str) {
+        let Names { parts, hasher } = self;
+        let hash = hasher.hash_one(name_of(number));
+        let table = &mut parts[part(hash)];
+        if let Ok(entry) = table.find_entry(hash, |other| *other == number) {
+            entry.remove();
+        }
+        if table.capacity() > 64 && table.len() < table.capacity() / 8 {
+            table.shrink_to(table.len() * 2, |number| hasher.hash_one(name_of(*number)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_those_of_the_formula() {
+        for (i, bound) in BOUNDS.iter().enumerate().take(PARTS - 1) {
+            let exact = 65536.0 * (2_f64.powf((i + 1) as f64 / 16.0) - 1.0);
+            assert!((f64::from(*bound) - exact).abs() < 16.0, "{i}: {bound} is not {exact}");
+        }
+        assert_eq!((part(0), part(u64::MAX)), (0, PARTS - 1));
+    }
+
+    #[test]
+    fn names_are_found_until_they_are_removed_and_the_room_comes_back() {
+        let all: Vec<String> = (0..20_000).map(|i| format!("channel:{i}")).collect();
+        let name_of = |number: u32| all[number as usize].as_str();
+        let mut names = Names::new(RandomState::new());
+        for number in 0..all.len() as u32 {
+            names.add(number, name_of);
+        }
+        let room: usize = names.parts.iter().map(HashTable::capacity).sum();
+        assert!(room < all.len() * 2, "the parts are not all half empty at once: {room}");
+        for number in 0..all.len() as u32 {
+            assert_eq!(names.find(name_of(number), name_of), Some(number));
+        }
+        for number in 100..all.len() as u32 {
+            names.remove(number, name_of);
+        }
+        assert_eq!(names.find("channel:7", name_of), Some(7));
+        assert_eq!(names.find("channel:700", name_of), None);
+        let room: usize = names.parts.iter().map(HashTable::capacity).sum();
+        assert!(room < 4_000, "{room}");
+    }
+}
