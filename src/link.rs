@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arcstr::ArcStr;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use crate::logic::auth::Keyring;
 use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::sys::wake::Wake;
@@ -54,6 +56,22 @@ pub enum Target {
     Connection(ConnectionId),
     /// Everyone subscribed to a channel.
     Channel(ChannelName),
+    /// All connections of a user.
+    User(ArcStr),
+    /// All connections that came with a token, which is refused from now on.
+    Token {
+        /// Its id.
+        id: ArcStr,
+        /// Until when it is refused, in seconds since 1970.
+        until_s: u64,
+    },
+    /// A user's subscriptions to a channel; the connections stay.
+    Subscription {
+        /// The user.
+        user: ArcStr,
+        /// The channel.
+        channel: ChannelName,
+    },
 }
 
 /// Events that were missed, or the news that some are lost.
@@ -97,6 +115,8 @@ pub enum ShardMessage {
         /// Said to the client.
         reason: Arc<str>,
     },
+    /// The keys by which tokens are verified from now on.
+    Keys(Arc<Keyring>),
     /// Something for one connection alone.
     Send(ConnectionId, Draft),
     /// Close the listeners and let the clients go at a spread pace.
@@ -149,6 +169,8 @@ pub enum HubMessage {
         /// How many connections were cut at the deadline.
         cut: u64,
     },
+    /// From the server: the keys by which tokens are verified from now on.
+    Keys(Arc<Keyring>),
     /// From the server: stop taking publishers' commands and let everyone go.
     Drain,
     /// From the server: write the last id down and stop.

@@ -186,7 +186,7 @@ pub struct MixedArgs {
     #[arg(long, default_value_t = 13, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub giants: u32,
     /// The giant channels' events per second, in turn: more than can leave one by one.
-    #[arg(long, default_value_t = 52.0, value_name = "N")]
+    #[arg(long, default_value_t = 26.0, value_name = "N")]
     pub giant_rate: f64,
     /// Small channels, of one subscriber each.
     #[arg(long, default_value_t = 10_000, value_name = "N")]

@@ -35,8 +35,9 @@ pub enum ConfigError {
     },
     /// Everyone could subscribe from other hosts, and nobody has said that this is meant.
     #[error(
-        "{0} can be reached from other hosts and anyone there could subscribe to any channel; if that is meant, set \
-         allow_anonymous = true under [auth] (or --allow-anonymous), else listen on 127.0.0.1 or unix:PATH behind a proxy"
+        "{0} can be reached from other hosts and anyone there could subscribe to any channel; set keys or jwks_file under \
+         [auth] so that clients need tokens, or allow_anonymous = true there (or --allow-anonymous) if that is meant, or \
+         listen on 127.0.0.1 or unix:PATH behind a proxy"
     )]
     Open(String),
 }
@@ -86,6 +87,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
     check(&config)?;
     if let Some(open) = config.server.listen.iter().find(|address| !address.is_local())
         && !config.auth.allow_anonymous
+        && !config.auth.has_keys()
     {
         return Err(ConfigError::Open(open.to_string()));
     }
@@ -141,7 +143,7 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let times: [(&'static str, Duration); 7] = [
+    let times: [(&'static str, Duration); 8] = [
         ("[server] handshake_timeout", config.server.handshake_timeout),
         ("[server] drain_timeout", config.server.drain_timeout),
         ("[heartbeat] sse", config.heartbeat.sse),
@@ -149,6 +151,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("[heartbeat] reap", config.heartbeat.reap),
         ("[heartbeat] tcp_user_timeout", config.heartbeat.tcp_user_timeout),
         ("[http] poll_wait_max", config.http.poll_wait_max),
+        ("[auth] token_timeout", config.auth.token_timeout),
     ];
     for (key, time) in times {
         if time < Duration::from_millis(100) {
@@ -202,15 +205,16 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if !echo.is_empty() && !echo.starts_with('/') {
         return Err(value("[diagnostics] echo_path", "must start with /"));
     }
-    if !config.auth.tokens.is_empty() {
-        return Err(value("[auth]", "has keys for tokens, but this version verifies none; remove them"));
-    }
+    check_auth(config)?;
     for namespace in config.namespace.values() {
         if namespace.presence == Some(true) || namespace.client_publish == Some(true) {
             return Err(value("[namespace] presence and client_publish", "must be false: this version has neither"));
         }
-        if namespace.public == Some(false) {
-            return Err(value("[namespace] public", "must be true: this version verifies no tokens"));
+        if namespace.public == Some(false) && !config.auth.has_keys() {
+            return Err(value(
+                "[namespace] public",
+                "must be true as long as [auth] has no keys to verify tokens with",
+            ));
         }
         if namespace.max_lag.is_some_and(|max_lag| max_lag < 4096) {
             return Err(value("[namespace] max_lag", "must be at least 4KiB"));
@@ -218,6 +222,38 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.namespace.len() > 10_000 {
         return Err(value("[namespace]", "may occur at most 10,000 times"));
+    }
+    Ok(())
+}
+
+fn check_auth(config: &Config) -> Result<(), ConfigError> {
+    for key in &config.auth.keys {
+        let forms = [
+            !key.secret.is_empty(),
+            !key.pem.is_empty(),
+            key.secret_file != PathBuf::new(),
+            key.pem_file != PathBuf::new(),
+        ];
+        if forms.iter().filter(|is_set| **is_set).count() != 1 {
+            let problem = "needs exactly one of secret, secret_file, pem and pem_file in each key";
+            return Err(value("[auth] keys", problem));
+        }
+        if key.alg.is_empty() {
+            return Err(value(
+                "[auth] keys",
+                "needs alg in each key, as in { alg = \"ES256\", pem_file = \"key.pem\" }",
+            ));
+        }
+    }
+    if config.auth.leeway > Duration::from_secs(3600) {
+        return Err(value("[auth] leeway", "must be at most 1h"));
+    }
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !config.auth.cookie.bytes().all(is_token) {
+        return Err(value("[auth] cookie", "must be a cookie's name"));
+    }
+    if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
+        return Err(value("[server] proxy_protocol", "needs trusted_proxies: who else may say where a client is from"));
     }
     Ok(())
 }
@@ -254,6 +290,11 @@ mod tests {
         assert!(error.contains("allow_anonymous = true"), "{error}");
         args.allow_anonymous = true;
         assert!(load(&args, &none).is_ok());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, "[auth]\nkeys = [{ alg = \"HS256\", secret = \"s\" }]").unwrap();
+        (args.allow_anonymous, args.config) = (false, Some(path));
+        assert!(load(&args, &none).is_ok(), "tokens are a way to say who is meant");
     }
 
     #[test]
@@ -290,7 +331,12 @@ mod tests {
             "[admin]\nlisten = \"here\"",
             "[namespace.x]\nmax_lag = 1",
             "[diagnostics]\necho_path = \"echo\"",
-            "[auth]\njwks_file = \"x\"",
+            "[auth]\nkeys = [{ alg = \"HS256\" }]",
+            "[auth]\nkeys = [{ secret = \"x\" }]",
+            "[auth]\nkeys = [{ alg = \"ES256\", secret = \"x\", pem_file = \"y\" }]",
+            "[auth]\nleeway = \"2h\"",
+            "[auth]\ncookie = \"a b\"",
+            "[server]\nproxy_protocol = true",
             "[namespace.x]\npresence = true",
             "[namespace.x]\npublic = false",
         ] {

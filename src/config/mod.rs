@@ -4,12 +4,14 @@ mod address;
 mod args;
 mod load;
 mod model;
+mod namespace;
 mod units;
 
 pub use address::{ListenAddress, Network};
 pub use args::ServeArgs;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use model::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Namespace,
-    NamespacePolicy, Server, SlowPolicy, TokenKey, WebSocket,
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Server, TokenKey,
+    WebSocket,
 };
+pub use namespace::{Namespace, NamespacePolicy, SlowPolicy};

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::logic::event::namespace_of;
-use crate::logic::history::HistoryLimits;
 
 use super::address::{ListenAddress, Network};
+use super::namespace::{Namespace, NamespacePolicy};
 use super::units;
 
 /// Everything that can be set.
@@ -67,13 +67,19 @@ pub struct Server {
     pub pin: bool,
     /// Connections, over all shards.
     pub max_connections: usize,
-    /// Connections from one address; 0 for no limit.
+    /// Connections from one address (of IPv6, one /64); 0 for no limit.
     pub per_address: u32,
+    /// Connections of one user; 0 for no limit.
+    pub per_user: u32,
+    /// New connections from one address per second, after a burst of as many; 0 for no limit.
+    pub connect_rate: u32,
     /// How long a client may take for its request.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose word about their clients' addresses is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Whether these proxies begin each connection with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// How long a stopping server takes to let its clients go.
     #[serde(with = "units::duration")]
     pub drain_timeout: Duration,
@@ -91,8 +97,11 @@ impl Default for Server {
             pin: true,
             max_connections: 1_000_000,
             per_address: 0,
+            per_user: 0,
+            connect_rate: 0,
             handshake_timeout: Duration::from_secs(10),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             drain_timeout: Duration::from_secs(30),
             state_dir: PathBuf::new(),
             unix_mode: "0660".into(),
@@ -181,11 +190,16 @@ pub struct WebSocket {
     pub max_message: usize,
     /// Origins whose pages may connect, beside the server's own host.
     pub origins: Vec<String>,
+    /// Messages from one client per second; 0 for no limit.
+    pub message_rate: u32,
+    /// Bytes of messages from one client per second; 0 for no limit.
+    #[serde(with = "units::size")]
+    pub byte_rate: usize,
 }
 
 impl Default for WebSocket {
     fn default() -> WebSocket {
-        WebSocket { max_message: 64 * 1024, origins: Vec::new() }
+        WebSocket { max_message: 64 * 1024, origins: Vec::new(), message_rate: 0, byte_rate: 0 }
     }
 }
 
@@ -219,32 +233,78 @@ impl Default for Heartbeat {
 }
 
 /// `[auth]`: who may subscribe.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Whether everyone may subscribe to every channel, also from other hosts.
+    /// Whether clients without a token may subscribe to every channel, also from other hosts.
     pub allow_anonymous: bool,
-    /// What verifying tokens would need. This version does not, and says so instead of letting everyone in.
-    #[serde(flatten, skip_serializing)]
-    pub tokens: BTreeMap<TokenKey, toml::Value>,
+    /// Keys that tokens are signed with.
+    pub keys: Vec<TokenKey>,
+    /// A JSON Web Key Set with more of them; empty for none.
+    pub jwks_file: PathBuf,
+    /// Who may issue tokens; empty for anyone who has a key.
+    #[serde(with = "units::one_or_many")]
+    pub issuer: Vec<String>,
+    /// Whom tokens must be for, one of these; empty for anyone.
+    #[serde(with = "units::one_or_many")]
+    pub audience: Vec<String>,
+    /// By how much clocks may differ.
+    #[serde(with = "units::duration")]
+    pub leeway: Duration,
+    /// The cookie that may hold the token; empty for none.
+    pub cookie: String,
+    /// How long a WebSocket that came without a token may take to send one.
+    #[serde(with = "units::duration")]
+    pub token_timeout: Duration,
 }
 
-/// Keys of `[auth]` that have no effect yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenKey {
-    /// Keys that tokens are signed with.
-    Keys,
-    /// A file of them.
-    JwksFile,
-    /// Who must have issued a token.
-    Issuer,
-    /// Whom it must be for.
-    Audience,
-    /// By how much clocks may differ.
-    Leeway,
-    /// The cookie that holds it.
-    Cookie,
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth {
+            allow_anonymous: false,
+            keys: Vec::new(),
+            jwks_file: PathBuf::new(),
+            issuer: Vec::new(),
+            audience: Vec::new(),
+            leeway: Duration::ZERO,
+            cookie: String::new(),
+            token_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Auth {
+    /// Whether tokens are verified.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || !self.jwks_file.as_os_str().is_empty()
+    }
+}
+
+/// One of `[auth] keys`: an algorithm, and the key in one of four forms.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenKey {
+    /// `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`, `ES256`, `ES384` or `EdDSA`.
+    pub alg: String,
+    /// Only for tokens with this `kid`; empty for those of any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kid: String,
+    /// A shared secret, as text.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub secret: String,
+    /// A file that holds nothing but a shared secret.
+    #[serde(skip_serializing_if = "is_empty_path")]
+    pub secret_file: PathBuf,
+    /// A public key in PEM.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pem: String,
+    /// A file with a public key in PEM.
+    #[serde(skip_serializing_if = "is_empty_path")]
+    pub pem_file: PathBuf,
+}
+
+fn is_empty_path(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// `[limits]`: the bounds of what is held in memory.
@@ -358,99 +418,4 @@ impl Default for Admin {
 pub struct Diagnostics {
     /// The path of a WebSocket echo for conformance suites; empty for none.
     pub echo_path: String,
-}
-
-/// What happens to a client that is behind by more than its namespace allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SlowPolicy {
-    /// It is disconnected, so that it comes back and resumes from history.
-    #[default]
-    Disconnect,
-    /// It is told that something is lost and goes on from the oldest that is kept.
-    Gap,
-    /// It goes on from the newest event.
-    Latest,
-}
-
-/// `[namespace.NAME]`, as written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Namespace {
-    /// Events a channel's history holds at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub history_events: Option<usize>,
-    /// Bytes a channel's history holds at most.
-    #[serde(with = "units::optional_size", skip_serializing_if = "Option::is_none")]
-    pub history_bytes: Option<usize>,
-    /// How old an event in history gets at most.
-    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
-    pub history_ttl: Option<Duration>,
-    /// By how many bytes a client may be behind.
-    #[serde(with = "units::optional_size", skip_serializing_if = "Option::is_none")]
-    pub max_lag: Option<usize>,
-    /// What happens to a client that is behind further.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow: Option<SlowPolicy>,
-    /// Whether it is known who is on a channel; only `false` in this version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub presence: Option<bool>,
-    /// Whether clients may publish; only `false` in this version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_publish: Option<bool>,
-    /// Whether everyone may subscribe; only `true` in this version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub public: Option<bool>,
-}
-
-/// What holds for a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NamespacePolicy {
-    /// What its history may hold.
-    pub history: HistoryLimits,
-    /// By how many bytes a client may be behind.
-    pub max_lag: usize,
-    /// What happens to a client that is behind further.
-    pub slow: SlowPolicy,
-}
-
-impl NamespacePolicy {
-    fn of(own: Option<&Namespace>, fallback: Option<&Namespace>) -> NamespacePolicy {
-        fn pick<T>(
-            own: Option<&Namespace>,
-            fallback: Option<&Namespace>,
-            key: fn(&Namespace) -> Option<T>,
-            default: T,
-        ) -> T {
-            own.and_then(key).or_else(|| fallback.and_then(key)).unwrap_or(default)
-        }
-        let ttl = pick(own, fallback, |n| n.history_ttl, Duration::from_secs(600));
-        NamespacePolicy {
-            history: HistoryLimits {
-                events_max: pick(own, fallback, |n| n.history_events, 1000),
-                bytes_max: pick(own, fallback, |n| n.history_bytes, 1 << 20),
-                age_max_ms: ttl.as_millis() as u64,
-            },
-            max_lag: pick(own, fallback, |n| n.max_lag, 256 * 1024),
-            slow: pick(own, fallback, |n| n.slow, SlowPolicy::default()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_inherits_what_it_does_not_set() {
-        let config: Config = toml::from_str(
-            "[namespace.\"*\"]\nhistory_events = 5\nslow = \"gap\"\n[namespace.orders]\nmax_lag = \"8KiB\"\nslow = \"latest\"",
-        )
-        .unwrap();
-        let orders = config.namespace("orders:1");
-        assert_eq!((orders.history.events_max, orders.max_lag, orders.slow), (5, 8192, SlowPolicy::Latest));
-        assert_eq!(config.namespace("other").slow, SlowPolicy::Gap);
-        assert_eq!(config.namespace("orders").slow, SlowPolicy::Gap, "a name without colon has no namespace");
-        assert_eq!(Config::default().namespace("x").slow, SlowPolicy::Disconnect);
-    }
 }

@@ -87,6 +87,31 @@ pub(super) mod duration {
     }
 }
 
+/// For lists of texts that may be written as one text.
+pub(super) mod one_or_many {
+    use super::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        Ok(match OneOrMany::deserialize(deserializer)? {
+            OneOrMany::One(text) if text.is_empty() => Vec::new(),
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(list) => list,
+        })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(list: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        list.serialize(serializer)
+    }
+}
+
 /// For durations that may be absent.
 pub(super) mod optional_duration {
     use super::*;

@@ -24,6 +24,9 @@ use super::notify::Notify;
 /// What a page of missed events weighs at most.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a revoked token is refused if nobody says when it expires: 30 days.
+const REVOKED_FOR_S: u64 = 30 * 86400;
+
 /// A kick whose answers are being waited for.
 #[derive(Debug, Default)]
 pub(super) struct PendingKick {
@@ -36,8 +39,13 @@ pub(super) struct PendingKick {
 pub(super) enum Outcome {
     /// Nothing: its answer is written.
     Done,
-    /// The answer follows once all shards have said how many they ended.
-    Kick(u64),
+    /// The answer follows once all shards have said how many it concerned.
+    Kick {
+        /// Its number.
+        request: u64,
+        /// What the count is called in the answer.
+        counted: &'static str,
+    },
 }
 
 /// Writes the members of the figures that the hub does not know itself.
@@ -116,6 +124,7 @@ impl Core {
                 self.drained += 1;
                 self.cut += cut;
             }
+            HubMessage::Keys(keyring) => self.stage_all(|| ShardMessage::Keys(keyring.clone())),
             HubMessage::Drain => self.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,
         }
@@ -214,7 +223,14 @@ impl Core {
                     write_ok(out, reference);
                 }
             }
-            Command::Kick { target, reason } => return self.kick(target, &reason).map(Outcome::Kick),
+            Command::Kick { target, reason } => {
+                let counted = match target {
+                    KickTarget::Subscription { .. } => "unsubscribed",
+                    _ => "kicked",
+                };
+                let request = self.kick(target, &reason, now_ms)?;
+                return Ok(Outcome::Kick { request, counted });
+            }
             Command::Send { connection, draft } => {
                 let id: crate::link::ConnectionId = connection.parse().map_err(|()| no_connection(&connection))?;
                 if usize::from(id.shard) >= self.shards.len() {
@@ -301,10 +317,15 @@ impl Core {
         Ok(())
     }
 
-    fn kick(&mut self, target: KickTarget, reason: &str) -> Result<u64, FeedError> {
+    fn kick(&mut self, target: KickTarget, reason: &str, now_ms: u64) -> Result<u64, FeedError> {
         let target = match target {
             KickTarget::Channel(name) => Target::Channel(name),
             KickTarget::Connection(name) => Target::Connection(name.parse().map_err(|()| no_connection(&name))?),
+            KickTarget::User(user) => Target::User(user),
+            KickTarget::Token { id, until_s } => {
+                Target::Token { id, until_s: until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S) }
+            }
+            KickTarget::Subscription { user, channel } => Target::Subscription { user, channel },
         };
         let request = self.next_kick;
         self.next_kick += 1;

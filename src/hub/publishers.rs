@@ -132,11 +132,11 @@ async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) ->
         };
         match result {
             Ok(Outcome::Done) => {}
-            Ok(Outcome::Kick(kick)) => {
-                let count = wait_for_kick(hub, kick).await;
+            Ok(Outcome::Kick { request, counted }) => {
+                let count = wait_for_kick(hub, request).await;
                 if let Some(reference) = reference {
                     write_ok_with(replies, &reference, |out| {
-                        out.extend_from_slice(format!(",\"kicked\":{count}").as_bytes())
+                        out.extend_from_slice(format!(",\"{counted}\":{count}").as_bytes())
                     });
                 }
             }

@@ -3,6 +3,7 @@
 //! Nothing here knows a socket, a thread, a clock or a source of randomness: time and seeds are
 //! arguments, so every rule can be tested without a server.
 
+pub mod auth;
 pub mod cells;
 pub mod event;
 pub mod history;

@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod demo;
+mod keys;
 mod logging;
 mod service;
 
@@ -62,6 +63,9 @@ pub enum StartError {
     /// A shard or the hub cannot start.
     #[error("{0}")]
     Thread(String),
+    /// The keys for tokens cannot be used.
+    #[error(transparent)]
+    Keys(#[from] keys::LoadError),
     /// A user in `allow_users` does not exist.
     #[error("[feed] allow_users names {0:?}, but there is no such user on this host")]
     NoUser(String),
@@ -116,6 +120,7 @@ impl Server {
                 "each shard can hold about that many connections; raise LimitNOFILE (ulimit -n) for more"
             );
         }
+        let keyring = keys::load(&config.auth)?;
         let ids = open_ids(config)?;
         let allowed_users = user_ids(&config.feed.allow_users)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
@@ -125,7 +130,7 @@ impl Server {
         let admin = admin::listen(config)?;
 
         let (to_hub, inbox) = link::to_hub()?;
-        let room = Arc::new(Room::new(config.server.max_connections, config.server.per_address));
+        let room = Arc::new(Room::new(&config.server));
         let figures: Vec<Arc<Published>> = (0..shards).map(|_| Arc::default()).collect();
         let hub_figures = Arc::new(HubFigures::default());
         let stats = Stats { room: room.clone(), hub: hub_figures.clone(), shards: figures.clone() };
@@ -145,6 +150,7 @@ impl Server {
                 to_hub: to_hub.clone(),
                 room: room.clone(),
                 figures: figures[index].clone(),
+                keyring: keyring.clone(),
                 page: config.demo.then_some(demo::PAGE),
                 started: started_sender.clone(),
             });
@@ -162,6 +168,7 @@ impl Server {
         if let Some(listener) = admin {
             admin::start(listener, stats.clone(), config.admin.token.clone())?;
         }
+        keys::watch(config.auth.clone(), to_hub.clone())?;
         room.set_ready();
         let service = service::start(stats)?;
         info!(shards, feed = %config.feed.path.display(), "ready");
@@ -178,7 +185,10 @@ impl Server {
         for signal in signals {
             match signal {
                 Signal::Stop => break,
-                Signal::Reload => info!("the configuration is read at the start only; restart to change it"),
+                Signal::Reload => {
+                    keys::reload(&config.auth, &self.to_hub);
+                    info!("keys are read again; the rest of the configuration is read at the start only");
+                }
             }
         }
         info!(connections = self.room.connections(), "going away; a second signal ends at once");

@@ -14,6 +14,7 @@ use crate::sys::socket;
 
 use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
+use super::rates::Refused;
 use super::{Listener, Shard};
 
 /// Connections taken at once, before other things have their turn.
@@ -101,11 +102,12 @@ impl Shard {
         Ok(outcome)
     }
 
-    /// Takes a place for a connection; returns whether there was one. When everybody comes back at once, those who
-    /// have just gone still have theirs, and are seen out first.
-    fn enter(&mut self, take_place: impl Fn(&Shard) -> bool) -> bool {
-        if take_place(self) {
-            return true;
+    /// Takes a place for a connection, if there is one. When everybody comes back at once, those who have just gone
+    /// still have theirs, and are seen out first.
+    fn enter(&mut self, take_place: impl Fn(&Shard) -> Result<(), Refused>) -> Result<(), Refused> {
+        let first = take_place(self);
+        if first != Err(Refused::TooMany) {
+            return first;
         }
         if let Err(error) = self.see_out_the_gone() {
             self.failure = Some(error);
@@ -137,18 +139,23 @@ impl Shard {
     fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
         self.counters.accepted += 1;
         let peer = address.map(Peer::new).unwrap_or_default();
-        if !self.enter(|shard| shard.connections.used() < shard.descriptors_max && shard.room.enter()) {
+        let take_place = |shard: &Shard| {
+            let has_taken = shard.connections.used() < shard.descriptors_max && shard.room.enter();
+            if has_taken { Ok(()) } else { Err(Refused::TooMany) }
+        };
+        if self.enter(take_place).is_err() {
             self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
             return;
         }
         let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
-        if counted && !self.enter(|shard| shard.room.enter_from(peer.ip())) {
+        if counted && let Err(refused) = self.enter(|shard| shard.room.enter_from(peer.ip())) {
             self.room.leave();
-            let message = "there are too many connections from your address";
-            self.refuse(fd, peer, Reject::fatal(429, "too_many", message));
+            self.refuse(fd, peer, refused.reject());
             return;
         }
-        let slot = self.occupy(fd, peer, State::Http);
+        let is_proxied =
+            self.settings.config.server.proxy_protocol && (address.is_none() || self.settings.trusts(peer.ip()));
+        let slot = self.occupy(fd, peer, if is_proxied { State::Proxied } else { State::Http });
         let deadline = self.now + self.settings.handshake;
         let connection = &mut self.connections[slot];
         if counted {

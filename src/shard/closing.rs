@@ -19,7 +19,7 @@ use super::{Shard, connection_id};
 impl Shard {
     fn gauge(&mut self, state: State) -> Option<&mut u64> {
         match state {
-            State::Http => Some(&mut self.counters.http),
+            State::Proxied | State::Http => Some(&mut self.counters.http),
             State::Stream => Some(&mut self.counters.sse),
             State::WebSocket => Some(&mut self.counters.websocket),
             State::Poll => Some(&mut self.counters.poll),
@@ -56,10 +56,11 @@ impl Shard {
         if let Some(extra) = &mut connection.extra {
             extra.resumes.clear();
             extra.gap = None;
+            extra.awaited = None;
             extra.input = Vec::new();
         }
         let dialect = connection.dialect;
-        let says_bye = matches!(reason, Reason::Drained | Reason::Kicked);
+        let says_bye = matches!(reason, Reason::Drained | Reason::Kicked | Reason::Expired);
         match state {
             State::Stream => {
                 if says_bye {
@@ -141,6 +142,7 @@ impl Shard {
         if flags.has(Flags::COUNTED) {
             self.room.leave_from(self.connections[slot].peer.ip());
         }
+        self.forget(slot);
         self.enter_state(slot, State::Dead);
         self.connections[slot].extra = None;
         if flags.has(Flags::ARMED) {

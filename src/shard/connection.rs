@@ -20,6 +20,8 @@ use crate::logic::cells::{Cell, NONE};
 pub(super) enum State {
     /// Nothing: the slot is free.
     Free,
+    /// Waiting for what its proxy says about it.
+    Proxied,
     /// Waiting for a request, or for the rest of one.
     Http,
     /// An event stream is open.
@@ -219,6 +221,13 @@ pub(super) struct Gap {
     pub(super) resumed: Id,
 }
 
+/// What a WebSocket that came without a token has asked for.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) channels: Vec<String>,
+    pub(super) after: Option<Id>,
+}
+
 /// What a connection needs only at times.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
@@ -238,6 +247,8 @@ pub(super) struct Extra {
     pub(super) gap: Option<Gap>,
     /// The page that a held poll's answer may be read by, if it is of another origin.
     pub(super) origin: Option<Box<str>>,
+    /// What is asked for once a token has come.
+    pub(super) awaited: Option<Box<Awaited>>,
     /// What is being resumed, in the order it was asked for; the first is under way.
     pub(super) resumes: VecDeque<Resume>,
 }
@@ -251,6 +262,7 @@ impl Extra {
             && self.resumes.is_empty()
             && self.gap.is_none()
             && self.origin.is_none()
+            && self.awaited.is_none()
             && self.decoder.is_idle()
     }
 }
@@ -259,6 +271,11 @@ impl Connection {
     /// What it needs at times, made if it is not there.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Whether nothing is open to it before it has sent a token.
+    pub(super) fn awaits_token(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.awaited.is_some())
     }
 
     /// Drops what it does not need at the moment.

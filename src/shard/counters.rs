@@ -35,10 +35,16 @@ pub enum Reason {
     Refused,
     /// The client did not close a finished connection in time.
     Lingered,
+    /// Its token expired.
+    Expired,
+    /// It sent no token in time.
+    Unauthorized,
+    /// It sent more than it may.
+    Flooding,
 }
 
 /// How many reasons there are.
-const REASONS: usize = 14;
+const REASONS: usize = 17;
 
 impl Reason {
     const ALL: [Reason; REASONS] = [
@@ -56,6 +62,9 @@ impl Reason {
         Reason::Drained,
         Reason::Refused,
         Reason::Lingered,
+        Reason::Expired,
+        Reason::Unauthorized,
+        Reason::Flooding,
     ];
 
     /// The name in log lines and figures.
@@ -75,6 +84,9 @@ impl Reason {
             Reason::Drained => "drained",
             Reason::Refused => "refused",
             Reason::Lingered => "lingered",
+            Reason::Expired => "expired",
+            Reason::Unauthorized => "unauthorized",
+            Reason::Flooding => "flooding",
         }
     }
 }
@@ -163,6 +175,10 @@ counters! {
     handshakes,
     /// Requests answered with an error.
     errors,
+    /// Tokens that did not verify, were over or revoked.
+    tokens_refused,
+    /// Connections now that came with a token.
+    identified,
     /// Positions resumed from the shard's own logs.
     resumed_here,
     /// Positions resumed from the hub's history.

@@ -76,6 +76,7 @@ impl Shard {
                 let count = self.kick(&target, &reason);
                 self.tell_hub(HubMessage::Kicked { request, count });
             }
+            ShardMessage::Keys(keyring) => self.keyring = Some(keyring),
             ShardMessage::Send(connection, draft) => self.send_direct(connection, &draft),
             ShardMessage::Drain => self.begin_drain(),
         }
@@ -198,6 +199,12 @@ impl Shard {
         let mut slots = Vec::new();
         match target {
             Target::Connection(id) => slots.extend(self.find(*id)),
+            Target::User(user) => slots = self.identities.of_user(user),
+            Target::Token { id, until_s } => {
+                self.identities.revoke(id.clone(), *until_s);
+                slots = self.identities.of_token(id);
+            }
+            Target::Subscription { user, channel } => return self.unsubscribe_user(user, channel, reason),
             Target::Channel(name) => {
                 let lanes = self.channels.find(name).map(|channel| self.channels.lanes_of(channel));
                 for lane in lanes.into_iter().flatten() {

@@ -144,6 +144,7 @@ impl Shard {
         let connection = &mut self.connections[slot];
         connection.received = now;
         match connection.state {
+            State::Proxied => self.proxy_input(slot, bytes),
             State::Http => self.http_input(slot, bytes),
             State::Poll => self.hold_input(slot, bytes),
             State::WebSocket => {
@@ -188,7 +189,7 @@ impl Shard {
     }
 
     /// Reads requests, one after the other, until one is held, opens a stream, or is not all there.
-    fn http_input(&mut self, slot: u32, bytes: &[u8]) {
+    pub(super) fn http_input(&mut self, slot: u32, bytes: &[u8]) {
         let mut held = std::mem::take(&mut self.connections[slot].extra().input);
         let mut rest = bytes;
         if !held.is_empty() {

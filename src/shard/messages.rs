@@ -10,6 +10,7 @@ use crate::logic::protocol::dialect::{Dialect, write_ws};
 use crate::logic::protocol::ws::{self, Message, Opcode};
 
 use super::Shard;
+use super::access::Denied;
 use super::connection::{Flags, State};
 use super::counters::Reason;
 
@@ -31,18 +32,22 @@ struct Said<'a> {
     send: Option<&'a RawValue>,
     #[serde(borrow, default)]
     publish: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    refresh: Option<&'a RawValue>,
+    #[serde(default)]
+    refresh: Option<String>,
+    #[serde(default)]
+    token: Option<String>,
 }
 
 /// Why a request in a message is not carried out.
 struct Refusal {
     code: &'static str,
     message: String,
+    /// The channels it is about.
+    channels: Vec<String>,
 }
 
 fn refusal(code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into() }
+    Refusal { code, message: message.into(), channels: Vec::new() }
 }
 
 impl Shard {
@@ -92,6 +97,15 @@ impl Shard {
     }
 
     fn hear(&mut self, slot: u32, message: Message<'_>) {
+        let bytes = match &message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) | Message::Ping(bytes) => bytes.len(),
+            Message::Pong | Message::Close(_) => 0,
+        };
+        if !self.talk.allows(slot, bytes, &self.settings.talk, self.now) {
+            self.close(slot, Reason::Flooding, ws::CLOSE_POLICY, "too many messages in a second");
+            return;
+        }
         let is_echo = self.connections[slot].flags.has(Flags::ECHO);
         match message {
             Message::Pong => {}
@@ -141,14 +155,21 @@ impl Shard {
             });
             return;
         }
+        if self.connections[slot].awaits_token() && said.refresh.is_none() && said.token.is_none() {
+            let refused = refusal("unauthorized", "the first message must be {\"token\":\"…\"}");
+            self.reply(slot, reference, Err(refused));
+            return;
+        }
         let result = match &said {
+            Said { refresh: Some(token), .. } | Said { token: Some(token), .. } => {
+                self.take_token(slot, token, reference)
+            }
             Said { subscribe: Some(names), .. } => self.subscribe_more(slot, names, said.after.as_deref(), reference),
             Said { unsubscribe: Some(names), .. } => {
                 self.unsubscribe_some(slot, names).map(|()| self.reply(slot, reference, Ok(())))
             }
             Said { send: Some(_), .. } => Err(refusal("unavailable", "this version passes no messages to the backend")),
             Said { publish: Some(_), .. } => Err(refusal("forbidden", "clients may not publish on this server")),
-            Said { refresh: Some(_), .. } => Err(refusal("unavailable", "this version knows no tokens")),
             _ => Err(refusal("bad_message", "the message asks for nothing; there are subscribe, unsubscribe and ping")),
         };
         if let Err(refused) = result {
@@ -178,12 +199,43 @@ impl Shard {
             return Err(refusal("too_many", message));
         }
         self.has_room_for_channels(names).map_err(|reject| refusal("channels", reject.message))?;
+        let mut refused = None;
         for name in names {
-            self.subscribe(slot, name);
+            match self.may_subscribe(slot, name) {
+                Ok(()) => {
+                    self.subscribe(slot, name);
+                }
+                Err(denied) => {
+                    let refusal = refused.get_or_insert_with(|| refusal(denied.code(), denied.message(name)));
+                    refusal.channels.push(name.clone());
+                }
+            }
         }
-        self.reply(slot, reference, Ok(()));
+        // The allowed ones stand.
+        self.reply(slot, reference, refused.map_or(Ok(()), Err));
         self.start(slot, first, after, 0);
         Ok(())
+    }
+
+    /// A token within the connection: the one it waits for, or the present one's successor.
+    fn take_token(&mut self, slot: u32, token: &str, reference: Option<&str>) -> Result<(), Refusal> {
+        let awaited = self.hear_token(slot, token).map_err(|(code, message)| refusal(code, message))?;
+        self.reply(slot, reference, Ok(()));
+        if let Some(awaited) = awaited {
+            self.begin_subscriptions(slot, &awaited.channels, awaited.after);
+        }
+        for name in self.no_longer_granted(slot) {
+            let _ = self.unsubscribe_some(slot, &[name.to_string()]);
+            let connection = &mut self.connections[slot];
+            connection.dialect.write_unsubscribed(&name, "the new token does not allow it", connection.out());
+        }
+        Ok(())
+    }
+
+    /// Says that a channel which was asked for with the connection is refused.
+    pub(super) fn refuse_channel(&mut self, slot: u32, denied: Denied, channel: &str) {
+        let refused = Refusal { channels: vec![channel.to_owned()], ..refusal(denied.code(), denied.message(channel)) };
+        self.reply(slot, None, Err(refused));
     }
 
     fn unsubscribe_some(&mut self, slot: u32, names: &[String]) -> Result<(), Refusal> {
@@ -217,12 +269,16 @@ impl Shard {
             }
             match result {
                 Ok(()) => out.extend_from_slice(b"\"ok\":true"),
-                Err(Refusal { code, message }) => {
+                Err(Refusal { code, message, channels }) => {
                     out.extend_from_slice(b"\"error\":{\"code\":");
                     json::write_string(code, out);
                     out.extend_from_slice(b",\"message\":");
                     json::write_string(&message, out);
-                    out.push(b'}');
+                    for (index, name) in channels.iter().enumerate() {
+                        out.extend_from_slice(if index == 0 { b",\"channels\":[" } else { b"," });
+                        json::write_string(name, out);
+                    }
+                    out.extend_from_slice(if channels.is_empty() { b"}" } else { b"]}" });
                 }
             }
             out.push(b'}');

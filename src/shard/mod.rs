@@ -6,18 +6,22 @@
 //! happens in turns of `Shard::turn`, which never blocks; between two turns the thread waits for its ring.
 
 mod accept;
+mod access;
 mod channels;
 mod closing;
 mod connection;
 mod counters;
 mod deliver;
 mod drain;
+mod identities;
 mod inbox;
 mod intake;
 mod lagging;
 mod merge;
 mod messages;
 mod poll;
+mod proxied;
+mod rates;
 mod request;
 mod room;
 mod settings;
@@ -35,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::link::{ConnectionId, FromHub, ToHub};
+use crate::logic::auth::Keyring;
 use crate::logic::cells::Cells;
 use crate::logic::id::Id;
 use crate::logic::wheel::{Tick, Wheel};
@@ -48,6 +53,8 @@ use connection::Connection;
 use counters::Counters;
 use deliver::Batch;
 use drain::Drain;
+use identities::Identities;
+use rates::Talk;
 use settings::{Policies, Settings, TICK_MS};
 use time::{Hint, LineBudget};
 use walk::Walks;
@@ -82,6 +89,8 @@ pub struct ShardParts {
     pub room: Arc<Room>,
     /// Where it publishes its figures.
     pub figures: Arc<Published>,
+    /// The keys by which tokens are verified; without any, none are asked for.
+    pub keyring: Option<Arc<Keyring>>,
     /// What is shown at `/`, if anything is.
     pub page: Option<&'static str>,
     /// Told once the shard serves, or why it cannot.
@@ -138,6 +147,9 @@ struct Shard {
     /// A lane whose readers must be walked before more events are taken in.
     held_by: Option<u32>,
     room: Arc<Room>,
+    keyring: Option<Arc<Keyring>>,
+    identities: Identities,
+    talk: Talk,
     page: Option<&'static str>,
     counters: Counters,
     figures: Arc<Published>,
@@ -204,6 +216,9 @@ impl Shard {
             inbox_waits: true,
             held_by: None,
             room: parts.room,
+            keyring: parts.keyring,
+            identities: Identities::default(),
+            talk: Talk::default(),
             page: parts.page,
             counters: Counters::default(),
             figures: parts.figures,
@@ -278,6 +293,7 @@ impl Shard {
 
     fn publish(&mut self) {
         self.counters.connections = self.connections.used() as u64;
+        self.counters.identified = self.identities.len() as u64;
         self.counters.channels = self.channels.channels.used() as u64;
         self.counters.log_bytes = self.channels.kept_bytes;
         let ring = self.ring.counters();

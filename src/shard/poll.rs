@@ -148,7 +148,7 @@ impl Shard {
             Some(origin) => Cors::Origin(origin),
             // Harmless where no page has asked, and a held poll need not remember who did.
             None if self.settings.config.http.cors_origins.iter().any(|origin| origin == "*") => Cors::Any,
-            None => Cors::None,
+            None => decide_cors(&self.settings.config.http.cors_origins, None),
         };
         let headers = ResponseHeaders {
             keep_alive: connection.flags.has(Flags::KEEP_ALIVE) && self.drain.is_none(),
@@ -163,6 +163,7 @@ impl Shard {
             extra.resumes.clear();
         }
         write_json(connection.out(), &body, &headers);
+        self.forget(slot);
         self.enter_state(slot, State::Http);
         self.after_answer(slot);
         if self.connections[slot].extra.as_ref().is_some_and(|extra| !extra.input.is_empty()) {

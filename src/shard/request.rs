@@ -1,13 +1,14 @@
 //! What a request is for, and the answers that need no channel.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use tracing::info;
 
+use crate::logic::id::Id;
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{
-    Method, Reject, Request, ResponseHeaders, decide_cors, origin_allowed, write_error, write_html, write_json,
-    write_preflight, write_sse_head, write_text, write_ws_head,
+    Method, Reject, Request, ResponseHeaders, decide_cors, last_untrusted, origin_allowed, write_error, write_html,
+    write_json, write_preflight, write_sse_head, write_text, write_ws_head,
 };
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
@@ -58,26 +59,28 @@ impl Shard {
         }
     }
 
-    /// Behind a trusted proxy the client is who the proxy says: the last address that is no proxy itself. What
-    /// stands before an entry that is no address was written by nobody who is trusted.
+    /// Behind a trusted proxy the client is who the proxy says.
     fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Result<(), Reject> {
         let connection = &self.connections[slot];
         if !self.settings.trusted || connection.flags.has(Flags::COUNTED) || !self.settings.trusts(connection.peer.ip())
         {
             return Ok(());
         }
-        let entries = request.forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
-        let mut from_last = entries.map_while(forwarded_address);
-        let Some(client) = from_last.find(|address| !self.settings.trusts(*address)) else { return Ok(()) };
+        let Some(client) = last_untrusted(request, |address| self.settings.trusts(address)) else { return Ok(()) };
+        self.count_address(slot, client)?;
+        self.connections[slot].peer = Peer::new((client, 0).into());
+        Ok(())
+    }
+
+    /// Takes one of an address's places for a connection that a proxy has brought; the peer is to be set to it.
+    pub(super) fn count_address(&mut self, slot: u32, client: IpAddr) -> Result<(), Reject> {
         if self.room.counts_addresses() {
-            if !self.room.enter_from(client) {
+            if let Err(refused) = self.room.enter_from(client) {
                 self.counters.refused += 1;
-                let message = "there are too many connections from your address";
-                return Err(Reject::fatal(429, "too_many", message).retry_after(self.rng.u32(1..=5)));
+                return Err(refused.reject().retry_after(self.rng.u32(1..=5)));
             }
             self.connections[slot].flags.set(Flags::COUNTED);
         }
-        self.connections[slot].peer = Peer::new((client, 0).into());
         Ok(())
     }
 
@@ -139,6 +142,9 @@ impl Shard {
             return Err(reject.retry_after(self.rng.u32(1..=5)));
         }
         let mut query = query::parse(request.query, self.settings.config.limits.subscriptions)?;
+        if route != Route::Echo {
+            self.identify(slot, request, &query)?;
+        }
         if route == Route::WebSocket || route == Route::Echo {
             return self.open_websocket(slot, route, request, &query);
         }
@@ -146,6 +152,7 @@ impl Shard {
             let message = "name at least one channel, as in ?channel=news";
             return Err(Reject::new(400, "no_channel", message));
         }
+        self.check_channels(slot, &query)?;
         if request.method == Method::Head {
             let headers = self.headers(slot, request);
             match route {
@@ -196,6 +203,10 @@ impl Shard {
             return Err(Reject::new(403, "origin", "pages of this origin may not connect; see [websocket] origins"));
         }
         self.has_room_for_channels(&query.channels)?;
+        if query.raw && route == Route::WebSocket {
+            // This format has no place for refusals, nor for a token.
+            self.check_channels(slot, query)?;
+        }
         let connection = &mut self.connections[slot];
         connection.dialect = if query.raw { Dialect::WsRaw } else { Dialect::WsJson };
         if route == Route::Echo {
@@ -212,14 +223,27 @@ impl Shard {
         self.enter_state(slot, state);
         self.connections[slot].deadline = 0;
         self.log_connected(slot, request, query);
-        if !self.connections[slot].flags.has(Flags::ECHO) {
-            for name in &query.channels {
-                self.subscribe(slot, name);
-            }
-            self.start(slot, 0, query.after, 0);
+        let is_echo = self.connections[slot].flags.has(Flags::ECHO);
+        if !is_echo && state == State::WebSocket && self.must_send_token(slot, query) {
+            self.await_token(slot, query);
+        } else if !is_echo {
+            self.begin_subscriptions(slot, &query.channels, query.after);
         }
         self.schedule(slot);
         self.queue(slot);
+    }
+
+    /// Subscribes to the channels that a connection came for; those it may not have are refused by name.
+    pub(super) fn begin_subscriptions(&mut self, slot: u32, channels: &[String], after: Option<Id>) {
+        for name in channels {
+            match self.may_subscribe(slot, name) {
+                Ok(()) => {
+                    self.subscribe(slot, name);
+                }
+                Err(denied) => self.refuse_channel(slot, denied, name),
+            }
+        }
+        self.start(slot, 0, after, 0);
     }
 
     fn log_connected(&mut self, slot: u32, request: &Request<'_>, query: &SubscribeQuery) {
@@ -227,6 +251,8 @@ impl Shard {
             self.counters.lines_suppressed += 1;
             return;
         }
+        let user = self.user(slot).cloned().unwrap_or_default();
+        let user = user.as_str();
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::LOGGED);
         let transport = if connection.state == State::Stream { "sse" } else { "ws" };
@@ -235,6 +261,7 @@ impl Shard {
             conn = %connection_id(self.index, slot, connection.generation),
             address = %connection.peer,
             transport,
+            user,
             channels = query.channels.len(),
             channel = query.channels.first().map(String::as_str).unwrap_or_default(),
             user_agent = request.user_agent.unwrap_or_default(),
@@ -279,27 +306,5 @@ impl Shard {
         let headers = ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() };
         write_error(self.connections[slot].out(), reject, &headers);
         self.finish(slot, reason);
-    }
-}
-
-/// An entry of `X-Forwarded-For`: an address, which some proxies write with its port.
-fn forwarded_address(entry: &str) -> Option<IpAddr> {
-    let entry = entry.trim();
-    let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
-    bare.parse().or_else(|_| entry.parse::<SocketAddr>().map(|address| address.ip())).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forwarded_addresses_may_have_a_port() {
-        let addresses =
-            |text: &str| text.rsplit(',').map_while(forwarded_address).map(|ip| ip.to_string()).collect::<Vec<_>>();
-        assert_eq!(addresses("9.9.9.9, 8.8.8.8:1234"), ["8.8.8.8", "9.9.9.9"]);
-        assert_eq!(addresses("[2001:db8::1]:443,::1, [::2]"), ["::2", "::1", "2001:db8::1"]);
-        assert_eq!(addresses("9.9.9.9, unknown, 8.8.8.8"), ["8.8.8.8"]);
-        assert!(addresses("9.9.9.9, unknown").is_empty());
     }
 }

@@ -1,35 +1,68 @@
-//! How many connections there may be, over all shards: in total and from one address.
+//! How many connections there may be, over all shards: in total, from one address, and of one user.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-/// The parts of the table of addresses; a shard rarely waits for another one.
+use arcstr::ArcStr;
+
+use crate::config;
+
+use super::rates::{Address, AddressLimits, Refused, group};
+
+/// The parts of each table; a shard rarely waits for another one.
 const STRIPES: usize = 64;
+/// Addresses in one part beyond which it is looked for those that need not be remembered.
+const ADDRESSES_TIDIED: usize = 1024;
+
+/// A table in parts, each with its own lock.
+#[derive(Debug)]
+struct Striped<K, V>(Vec<Mutex<HashMap<K, V>>>);
+
+impl<K: Hash, V> Striped<K, V> {
+    fn new(is_needed: bool) -> Striped<K, V> {
+        Striped((0..if is_needed { STRIPES } else { 0 }).map(|_| Mutex::default()).collect())
+    }
+
+    /// The part that a key belongs to; none if nothing is counted.
+    fn of(&self, key: &K) -> Option<MutexGuard<'_, HashMap<K, V>>> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let stripe = self.0.get(hasher.finish() as usize % STRIPES)?;
+        Some(stripe.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// What all shards share. Touched when a connection comes or goes, never for a delivery.
 #[derive(Debug)]
 pub struct Room {
     connections: AtomicUsize,
     connections_max: usize,
-    /// Empty if there is no limit per address.
-    addresses: Vec<Mutex<HashMap<IpAddr, u32>>>,
-    per_address_max: u32,
+    addresses: Striped<IpAddr, Address>,
+    address_limits: AddressLimits,
+    users: Striped<ArcStr, u32>,
+    per_user_max: u32,
+    started: Instant,
     ready: AtomicBool,
     draining: AtomicBool,
 }
 
 impl Room {
-    /// Room for `connections_max` connections and `per_address_max` from each address; 0 for no such limit.
-    pub fn new(connections_max: usize, per_address_max: u32) -> Room {
-        let stripes = if per_address_max == 0 { 0 } else { STRIPES };
+    /// Room for as many as the configuration says.
+    pub fn new(config: &config::Server) -> Room {
+        let limits = AddressLimits { connections_max: config.per_address, per_second: config.connect_rate };
         Room {
             connections: AtomicUsize::new(0),
-            connections_max,
-            addresses: (0..stripes).map(|_| Mutex::default()).collect(),
-            per_address_max,
+            connections_max: config.max_connections,
+            addresses: Striped::new(limits.connections_max > 0 || limits.per_second > 0),
+            address_limits: limits,
+            users: Striped::new(config.per_user > 0),
+            per_user_max: config.per_user,
+            started: Instant::now(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
@@ -52,34 +85,47 @@ impl Room {
 
     /// Whether connections are counted per address.
     pub(super) fn counts_addresses(&self) -> bool {
-        !self.addresses.is_empty()
+        !self.addresses.0.is_empty()
     }
 
-    fn stripe(&self, address: IpAddr) -> Option<&Mutex<HashMap<IpAddr, u32>>> {
-        let low = match address {
-            IpAddr::V4(address) => u32::from(address) as usize,
-            IpAddr::V6(address) => u128::from(address) as usize ^ (u128::from(address) >> 64) as usize,
-        };
-        self.addresses.get(low % STRIPES)
+    /// Takes one of the address's places, if there is one and it is not too soon.
+    pub(super) fn enter_from(&self, address: IpAddr) -> Result<(), Refused> {
+        let address = group(address);
+        let Some(mut addresses) = self.addresses.of(&address) else { return Ok(()) };
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        if addresses.len() >= ADDRESSES_TIDIED && addresses.len() == addresses.capacity() {
+            addresses.retain(|_, address| !address.is_forgettable(now_ms));
+        }
+        addresses.entry(address).or_insert_with(Address::new).enter(&self.address_limits, now_ms)
     }
 
-    /// Takes one of the address's places; returns whether there was one.
-    pub(super) fn enter_from(&self, address: IpAddr) -> bool {
-        let Some(stripe) = self.stripe(address) else { return true };
-        let mut counts = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
-        if *count >= self.per_address_max {
+    /// Gives one of the address's places back.
+    pub(super) fn leave_from(&self, address: IpAddr) {
+        let address = group(address);
+        let Some(mut addresses) = self.addresses.of(&address) else { return };
+        if let Entry::Occupied(mut entry) = addresses.entry(address) {
+            entry.get_mut().leave();
+            if entry.get().is_forgettable(self.started.elapsed().as_millis() as u64) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Takes one of the user's places; returns whether there was one.
+    pub(super) fn enter_as(&self, user: &ArcStr) -> bool {
+        let Some(mut users) = self.users.of(user) else { return true };
+        let count = users.entry(user.clone()).or_insert(0);
+        if *count >= self.per_user_max {
             return false;
         }
         *count += 1;
         true
     }
 
-    /// Gives one of the address's places back.
-    pub(super) fn leave_from(&self, address: IpAddr) {
-        let Some(stripe) = self.stripe(address) else { return };
-        let mut counts = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(address) {
+    /// Gives one of the user's places back.
+    pub(super) fn leave_as(&self, user: &ArcStr) {
+        let Some(mut users) = self.users.of(user) else { return };
+        if let Entry::Occupied(mut count) = users.entry(user.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -112,25 +158,34 @@ impl Room {
 mod tests {
     use super::*;
 
+    fn room(max_connections: usize, per_address: u32, per_user: u32) -> Room {
+        Room::new(&config::Server { max_connections, per_address, per_user, ..config::Server::default() })
+    }
+
     #[test]
     fn places_are_bounded_and_come_back() {
-        let room = Room::new(2, 1);
+        let room = room(2, 1, 1);
         assert!(room.enter() && room.enter());
         assert!(!room.enter());
         room.leave();
         assert!(room.enter());
         let address = IpAddr::from([127, 0, 0, 1]);
-        assert!(room.enter_from(address));
-        assert!(!room.enter_from(address));
-        assert!(room.enter_from(IpAddr::from([127, 0, 0, 2])));
+        assert_eq!(room.enter_from(address), Ok(()));
+        assert_eq!(room.enter_from(address), Err(Refused::TooMany));
+        assert_eq!(room.enter_from(IpAddr::from([127, 0, 0, 2])), Ok(()));
         room.leave_from(address);
-        assert!(room.enter_from(address));
+        assert_eq!(room.enter_from(address), Ok(()));
+        let user = ArcStr::from("u");
+        assert!(room.enter_as(&user) && !room.enter_as(&user));
+        room.leave_as(&user);
+        assert!(room.enter_as(&user));
     }
 
     #[test]
-    fn no_limit_per_address_costs_no_table() {
-        let room = Room::new(1, 0);
+    fn no_limit_costs_no_table() {
+        let room = room(1, 0, 0);
         assert!(!room.counts_addresses());
-        assert!((0..100).all(|_| room.enter_from(IpAddr::from([127, 0, 0, 1]))));
+        assert!((0..100).all(|_| room.enter_from(IpAddr::from([127, 0, 0, 1])).is_ok()));
+        assert!((0..100).all(|_| room.enter_as(&"u".into())));
     }
 }

@@ -8,6 +8,8 @@ use crate::config::{Config, SlowPolicy};
 use crate::logic::protocol::http::HeadLimits;
 use crate::logic::wheel::Tick;
 
+use super::rates::TalkLimits;
+
 /// The shard's coarse time, in milliseconds per tick.
 pub(super) const TICK_MS: u64 = 100;
 
@@ -38,6 +40,8 @@ pub(super) struct Settings {
     pub(super) heartbeat_ws: Tick,
     pub(super) reap: Tick,
     pub(super) drain: Tick,
+    pub(super) token_timeout: Tick,
+    pub(super) talk: TalkLimits,
     pub(super) retry_ms: u64,
     pub(super) trusted: bool,
 }
@@ -53,6 +57,11 @@ impl Settings {
             heartbeat_ws: ticks(config.heartbeat.ws).max(1),
             reap: ticks(config.heartbeat.reap).max(1),
             drain: ticks(config.server.drain_timeout).max(1),
+            token_timeout: ticks(config.auth.token_timeout).max(1),
+            talk: TalkLimits {
+                messages_max: config.websocket.message_rate,
+                bytes_max: config.websocket.byte_rate as u64,
+            },
             retry_ms: config.http.retry.as_millis() as u64,
             trusted: !config.server.trusted_proxies.is_empty(),
             config,

@@ -2,6 +2,7 @@
 
 use crate::link::HubMessage;
 use crate::logic::cells::NONE;
+use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
 use crate::sys::memory;
 
@@ -56,8 +57,15 @@ fn spread(interval: Tick, slot: u32) -> Tick {
 }
 
 /// When the connection is to be looked at next; `None` if time changes nothing about it.
-fn next_due(connection: &Connection, slot: u32, settings: &Settings, now: Tick) -> Option<Tick> {
+fn next_due(
+    connection: &Connection,
+    slot: u32,
+    settings: &Settings,
+    now: Tick,
+    token_ends: Option<Tick>,
+) -> Option<Tick> {
     let deadline = (connection.deadline != 0).then_some(connection.deadline);
+    let deadline = deadline.into_iter().chain(token_ends).min();
     let beat = match connection.state {
         State::Stream => {
             let interval = spread(settings.heartbeat_sse, slot);
@@ -92,7 +100,8 @@ impl Shard {
     /// Sees to it that the wheel has an entry that is early enough.
     pub(super) fn schedule(&mut self, slot: u32) {
         let connection = &self.connections[slot];
-        let Some(due) = next_due(connection, slot, &self.settings, self.now) else { return };
+        let token_ends = self.token_ends(slot);
+        let Some(due) = next_due(connection, slot, &self.settings, self.now, token_ends) else { return };
         if connection.timer == 0 || due < connection.timer {
             let hint = Hint { slot, generation: connection.generation };
             self.connections[slot].timer = self.wheel.insert(hint, due);
@@ -119,6 +128,7 @@ impl Shard {
         self.go_on_draining();
         if self.now.is_multiple_of(TIDY_EVERY) {
             memory::give_back();
+            self.tidy_access();
         }
     }
 
@@ -135,6 +145,9 @@ impl Shard {
             connection.deadline = 0;
             self.on_deadline(slot);
         }
+        if self.end_expired(slot) {
+            return;
+        }
         let connection = &mut self.connections[slot];
         match connection.state {
             State::Stream => {
@@ -146,6 +159,7 @@ impl Shard {
             }
             State::WebSocket
                 if !connection.flags.has(Flags::PINGED)
+                    && !connection.awaits_token()
                     && now.saturating_sub(connection.received) >= spread(self.settings.heartbeat_ws, slot) =>
             {
                 connection.flags.set(Flags::PINGED | Flags::HEARTBEAT);
@@ -161,8 +175,12 @@ impl Shard {
 
     fn on_deadline(&mut self, slot: u32) {
         match self.connections[slot].state {
+            State::Proxied => self.drop_connection(slot, Reason::HandshakeTimeout),
             State::Http => self.on_request_timeout(slot),
             State::Poll => self.answer_empty(slot),
+            State::WebSocket if self.connections[slot].awaits_token() => {
+                self.close(slot, Reason::Unauthorized, ws::CLOSE_POLICY, "no token came in time");
+            }
             State::WebSocket => self.drop_connection(slot, Reason::Unresponsive),
             State::Closing | State::Lingering => self.drop_connection(slot, Reason::Lingered),
             State::Stream | State::Dead | State::Free => {}

@@ -17,4 +17,5 @@ mod service;
 mod slow;
 mod soak;
 mod streams;
+mod tokens;
 mod websockets;

@@ -178,7 +178,7 @@ fn an_ended_channel_stays_ended_until_something_is_published() {
 fn kicks_add_up_what_the_shards_answer() {
     let mut world = world();
     let request = parse(br#"{"op":"kick","channel":"a","ref":1}"#).unwrap();
-    let Ok(Outcome::Kick(kick)) = world.core.execute(request, 0, &mut Vec::new()) else { panic!() };
+    let Ok(Outcome::Kick { request: kick, .. }) = world.core.execute(request, 0, &mut Vec::new()) else { panic!() };
     for (shard, count) in [(0, 2), (1, 3)] {
         assert!(matches!(world.received(shard)[..], [ShardMessage::Kick { request, .. }] if request == kick));
         world.core.hear(HubMessage::Kicked { request: kick, count }, 0);

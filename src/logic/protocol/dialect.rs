@@ -142,6 +142,25 @@ impl Dialect {
         }
     }
 
+    /// Appends the notice that the backend has taken the connection off `channel`, and why.
+    pub fn write_unsubscribed(self, channel: &str, reason: &str, out: &mut Vec<u8>) {
+        let body = |out: &mut Vec<u8>| {
+            out.extend_from_slice(b"{\"channel\":");
+            json::write_string(channel, out);
+            out.extend_from_slice(b",\"reason\":");
+            json::write_string(reason, out);
+            out.push(b'}');
+        };
+        match self {
+            Dialect::WsRaw | Dialect::Poll => {}
+            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"unsubscribed\":", b"}", out, body)),
+            _ => self.write_sse(out, |out| {
+                out.extend_from_slice(b"event: ringcast.unsubscribed\n");
+                wrap(b"data: ", b"\n", out, body);
+            }),
+        }
+    }
+
     /// Appends the last words to a client that should come back after `retry_ms`, and why.
     pub fn write_bye(self, reason: &str, retry_ms: u64, out: &mut Vec<u8>) {
         let body = |out: &mut Vec<u8>| {

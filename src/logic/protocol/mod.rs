@@ -3,5 +3,6 @@
 pub mod dialect;
 pub mod feed;
 pub mod http;
+pub mod proxy;
 pub mod query;
 pub mod ws;

@@ -18,9 +18,11 @@ pub struct SubscribeQuery {
     pub raw: bool,
     /// `envelope=0` or `1`.
     pub envelope: Option<bool>,
+    /// `token`.
+    pub token: Option<String>,
 }
 
-const KNOWN: [&str; 6] = ["channel", "last_event_id", "after", "wait", "format", "envelope"];
+const KNOWN: [&str; 7] = ["channel", "last_event_id", "after", "wait", "format", "envelope", "token"];
 
 /// Reads a query. Parameters it does not know are nobody's business here.
 pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject> {
@@ -37,6 +39,7 @@ pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject>
             "last_event_id" | "after" => {
                 found.after = Some(value.parse().map_err(|error| bad(format!("{name} is no position: {error}")))?);
             }
+            "token" => found.token = Some(value.into_owned()).filter(|token| !token.is_empty()),
             "wait" => {
                 let seconds = value.parse().map_err(|_| bad("wait is a number of seconds, as in wait=25".into()))?;
                 found.wait_secs = Some(seconds);

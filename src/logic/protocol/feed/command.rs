@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use arcstr::ArcStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -75,6 +76,22 @@ pub enum KickTarget {
     Connection(Box<str>),
     /// Everyone on a channel.
     Channel(ChannelName),
+    /// All connections of a user.
+    User(ArcStr),
+    /// All connections that came with a token, which is refused from now on.
+    Token {
+        /// Its id (`jti`).
+        id: ArcStr,
+        /// When it would expire, in seconds since 1970, if that was said.
+        until_s: Option<u64>,
+    },
+    /// A user's subscriptions to a channel; the connections stay.
+    Subscription {
+        /// The user.
+        user: ArcStr,
+        /// The channel.
+        channel: ChannelName,
+    },
 }
 
 /// Why a line is refused.
@@ -131,11 +148,14 @@ struct RawLine<'a> {
     #[serde(borrow)]
     items: Option<Vec<RawItem<'a>>>,
     #[serde(borrow)]
-    user: Option<&'a RawValue>,
+    user: Option<Cow<'a, str>>,
     #[serde(borrow)]
     conn: Option<Cow<'a, str>>,
     #[serde(borrow)]
     reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    jti: Option<Cow<'a, str>>,
+    expires: Option<u64>,
     #[serde(borrow)]
     after: Option<Cow<'a, str>>,
     limit: Option<usize>,
@@ -223,6 +243,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
         }
         "end" => channel(raw.channel.as_deref()).map(Command::End),
         "kick" => kick(&raw),
+        "unsubscribe" => unsubscribe(&raw),
         "send" => {
             let Some(connection) = raw.conn.as_deref().map(Into::into) else {
                 return Err(FeedError::new("bad_field", "a send needs the field conn, a connection's name"));
@@ -244,7 +265,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
             Err(FeedError::new("unavailable", format!("this version of ringcast does not have the op {op}")))
         }
         _ => {
-            let known = "publish, batch, end, kick, send, stats, history";
+            let known = "publish, batch, end, kick, unsubscribe, send, stats, history";
             Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
         }
     }
@@ -256,15 +277,23 @@ fn short(text: &str) -> &str {
 }
 
 fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
-    if raw.user.is_some() {
-        return Err(FeedError::new("unavailable", "this version of ringcast knows no users; kick by conn or channel"));
-    }
-    let target = match (&raw.conn, &raw.channel) {
-        (Some(name), None) => KickTarget::Connection((**name).into()),
-        (None, Some(name)) => KickTarget::Channel(channel(Some(name))?),
-        _ => return Err(FeedError::new("bad_field", "a kick needs either conn or channel")),
+    let target = match (&raw.conn, &raw.channel, &raw.user, &raw.jti) {
+        (Some(name), None, None, None) => KickTarget::Connection((**name).into()),
+        (None, Some(name), None, None) => KickTarget::Channel(channel(Some(name))?),
+        (None, None, Some(user), None) => KickTarget::User((**user).into()),
+        (None, None, None, Some(id)) => KickTarget::Token { id: (**id).into(), until_s: raw.expires },
+        _ => return Err(FeedError::new("bad_field", "a kick needs one of conn, channel, user and jti")),
     };
+    if raw.expires.is_some() && raw.jti.is_none() {
+        return Err(FeedError::new("bad_field", "the field expires goes with jti"));
+    }
     Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+}
+
+fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {
+    let user = raw.user.as_deref().ok_or_else(|| FeedError::new("bad_field", "the field user is missing"))?;
+    let target = KickTarget::Subscription { user: user.into(), channel: channel(raw.channel.as_deref())? };
+    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("unsubscribed").into() })
 }
 
 fn channel(name: Option<&str>) -> Result<ChannelName, FeedError> {
@@ -396,7 +425,18 @@ mod tests {
         assert_eq!(kick(r#"{"op":"kick","conn":"0.1.2"}"#), KickTarget::Connection("0.1.2".into()));
         assert_eq!(kick(r#"{"op":"kick","channel":"c"}"#), KickTarget::Channel("c".into()));
         assert_eq!(error(r#"{"op":"kick"}"#).code, "bad_field");
-        assert_eq!(error(r#"{"op":"kick","user":"u"}"#).code, "unavailable");
+        assert_eq!(kick(r#"{"op":"kick","user":"u"}"#), KickTarget::User("u".into()));
+        assert_eq!(
+            kick(r#"{"op":"kick","jti":"t","expires":7}"#),
+            KickTarget::Token { id: "t".into(), until_s: Some(7) }
+        );
+        assert_eq!(
+            kick(r#"{"op":"unsubscribe","user":"u","channel":"c"}"#),
+            KickTarget::Subscription { user: "u".into(), channel: "c".into() }
+        );
+        assert_eq!(error(r#"{"op":"kick","user":"u","channel":"c"}"#).code, "bad_field");
+        assert_eq!(error(r#"{"op":"kick","user":"u","expires":7}"#).code, "bad_field");
+        assert_eq!(error(r#"{"op":"unsubscribe","channel":"c"}"#).code, "bad_field");
     }
 
     proptest! {

@@ -6,6 +6,8 @@ pub enum Cors<'a> {
     /// Nothing: only pages of the same origin may read it.
     #[default]
     None,
+    /// As [`Cors::None`], but pages of other origins would be told something else, which caches must know.
+    Varies,
     /// Every page may read it, without credentials.
     Any,
     /// Pages of this origin may read it, with credentials.
@@ -19,6 +21,7 @@ pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> 
             Cors::Origin(origin)
         }
         Some(_) if allowed.iter().any(|pattern| pattern == "*") => Cors::Any,
+        _ if allowed.iter().any(|pattern| pattern != "*") => Cors::Varies,
         _ => Cors::None,
     }
 }
@@ -53,11 +56,13 @@ mod tests {
         assert_eq!(decide_cors(&some, Some("https://x.b.example")), Cors::Origin("https://x.b.example"));
         assert_eq!(decide_cors(&some, Some("HTTPS://X.B.example")), Cors::Origin("HTTPS://X.B.example"));
         for other in ["https://u@x.b.example", "https://evil?.b.example", "https://evil/.b.example"] {
-            assert_eq!(decide_cors(&some, Some(other)), Cors::None, "{other}");
+            assert_eq!(decide_cors(&some, Some(other)), Cors::Varies, "{other}");
         }
         for other in ["https://b.example", "https://evilb.example", "http://a.example", "null"] {
-            assert_eq!(decide_cors(&some, Some(other)), Cors::None, "{other}");
+            assert_eq!(decide_cors(&some, Some(other)), Cors::Varies, "{other}");
         }
+        assert_eq!(decide_cors(&some, None), Cors::Varies);
+        assert_eq!(decide_cors(&[], Some("https://z")), Cors::None);
         assert_eq!(decide_cors(&list(&["*"]), Some("https://z")), Cors::Any);
         assert_eq!(decide_cors(&list(&["*"]), None), Cors::None);
         assert!(origin_allowed(&[], None, Some("h")));

@@ -1,12 +1,14 @@
 //! HTTP/1.1 for requests without a body: reading heads strictly, writing answers (RFC 9110, RFC 9112).
 
 mod cors;
+mod forwarded;
 mod parse;
 mod write;
 
 use std::borrow::Cow;
 
 pub use cors::{Cors, decide_cors, origin_allowed};
+pub use forwarded::last_untrusted;
 pub use parse::{HeadLimits, Parsed, parse};
 pub use write::{
     ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
@@ -58,10 +60,29 @@ pub struct Request<'a> {
     pub ws_protocols: Vec<&'a str>,
     /// `Authorization`.
     pub authorization: Option<&'a str>,
+    /// Each `Cookie` (RFC 6265 §5.4 allows one; HTTP/2 gateways write several).
+    pub cookies: Vec<&'a str>,
+    /// Each `Forwarded` (RFC 7239).
+    pub forwarded: Vec<&'a str>,
     /// Each `X-Forwarded-For`: together they are one list (RFC 9110 §5.3).
     pub forwarded_for: Vec<&'a str>,
     /// `Access-Control-Request-Headers`.
     pub request_headers: Option<&'a str>,
+}
+
+impl<'a> Request<'a> {
+    /// The token in `Authorization: Bearer` (RFC 6750 §2.1), if there is one.
+    pub fn bearer(&self) -> Option<&'a str> {
+        let (scheme, token) = self.authorization?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+    }
+
+    /// A cookie's value (RFC 6265 §4.2.1); the first one, if there are several of that name.
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.cookies.iter().flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let value = pairs.into_iter().find(|(other, _)| *other == name)?.1;
+        Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    }
 }
 
 /// A request that is answered with an error.
@@ -119,6 +140,15 @@ pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_found_where_they_may_be() {
+        let head = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: bearer  a.b.c\r\n\
+                     Cookie: x=1; token=\"q\"\r\nCookie: token=second; y=a=b\r\n\r\n";
+        let Parsed::Complete { request, .. } = parse(head, &HeadLimits { head_bytes_max: 8192 }) else { panic!() };
+        assert_eq!(request.bearer(), Some("a.b.c"));
+        assert_eq!((request.cookie("token"), request.cookie("y"), request.cookie("z")), (Some("q"), Some("a=b"), None));
+    }
 
     #[test]
     fn percent_decoding() {

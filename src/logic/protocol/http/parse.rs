@@ -14,6 +14,8 @@ pub struct HeadLimits {
 const FIELDS_MAX: usize = 64;
 
 /// What the bytes so far are.
+// It lives on the stack for as long as the request is answered.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Parsed<'a> {
     /// The beginning of a head.
@@ -190,6 +192,8 @@ struct Fields<'a> {
     ws_version: Option<&'a str>,
     ws_protocols: Vec<&'a str>,
     authorization: Option<&'a str>,
+    cookies: Vec<&'a str>,
+    forwarded: Vec<&'a str>,
     forwarded_for: Vec<&'a str>,
     request_headers: Option<&'a str>,
 }
@@ -233,6 +237,10 @@ impl<'a> Fields<'a> {
             self.ws_protocols.push(text()?);
         } else if is("authorization") {
             set_once(&mut self.authorization, text()?)?;
+        } else if is("cookie") {
+            self.cookies.push(text()?);
+        } else if is("forwarded") {
+            self.forwarded.push(text()?);
         } else if is("x-forwarded-for") {
             self.forwarded_for.push(text()?);
         } else if is("access-control-request-headers") {
@@ -277,6 +285,8 @@ impl<'a> Fields<'a> {
             ws_version: self.ws_version,
             ws_protocols: self.ws_protocols,
             authorization: self.authorization,
+            cookies: self.cookies,
+            forwarded: self.forwarded,
             forwarded_for: self.forwarded_for,
             request_headers: self.request_headers,
         })

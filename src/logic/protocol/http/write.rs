@@ -48,6 +48,7 @@ fn write_start(out: &mut Vec<u8>, status: u16, headers: &ResponseHeaders<'_>) {
     out.extend_from_slice(b"\r\n");
     match headers.cors {
         Cors::None => {}
+        Cors::Varies => out.extend_from_slice(b"Vary: Origin\r\n"),
         Cors::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
         Cors::Origin(origin) => {
             write_field(out, "Access-Control-Allow-Origin", origin);
@@ -92,7 +93,9 @@ pub fn write_error(out: &mut Vec<u8>, reject: &Reject, headers: &ResponseHeaders
         out.extend_from_slice(b"\r\n");
     }
     match reject.status {
-        401 => write_field(out, "WWW-Authenticate", "Bearer"),
+        401 if reject.code == "unauthorized" => write_field(out, "WWW-Authenticate", "Bearer"),
+        // RFC 6750 §3.1
+        401 => write_field(out, "WWW-Authenticate", "Bearer error=\"invalid_token\""),
         405 => write_field(out, "Allow", "GET, HEAD, OPTIONS"),
         426 => {
             // `Upgrade` is a hop's own field and must be named as such (RFC 9110 §7.8).

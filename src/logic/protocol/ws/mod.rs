@@ -19,9 +19,13 @@ pub const CLOSE_GOING_AWAY: u16 = 1001;
 pub const CLOSE_PROTOCOL: u16 = 1002;
 /// Text that is no UTF-8.
 pub const CLOSE_INVALID_DATA: u16 = 1007;
+/// The client did what is not allowed here.
+pub const CLOSE_POLICY: u16 = 1008;
 /// A message over the limit.
 pub const CLOSE_TOO_BIG: u16 = 1009;
 /// The client reads too slowly ("try again later" in IANA's registry).
 pub const CLOSE_TOO_SLOW: u16 = 1013;
+/// The client's token has expired.
+pub const CLOSE_EXPIRED: u16 = 4001;
 /// The backend ended the connection.
 pub const CLOSE_KICKED: u16 = 4003;

@@ -1,0 +1,347 @@
+//! The keys tokens are signed with, and verifying tokens: signature first, then the claims.
+//!
+//! A key has one algorithm, which is never taken from the token (RFC 8725 §3.1). Time is an argument.
+
+use arcstr::ArcStr;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::{DecodingKey, Validation};
+use serde::Deserialize;
+
+use super::Grants;
+
+pub use jsonwebtoken::Algorithm;
+
+/// The longest token that is looked at.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// The longest user name or token id.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Why a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The algorithm's name is not known.
+    #[error(
+        "{0:?} is no algorithm; there are HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA"
+    )]
+    Algorithm(String),
+    /// The key itself is malformed, or of another kind than its algorithm needs.
+    #[error("the key for {algorithm} cannot be read: {problem}")]
+    Malformed {
+        /// The algorithm's name.
+        algorithm: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A JWKS file is no such thing.
+    #[error("this is no JSON Web Key Set: {0}")]
+    Set(String),
+}
+
+/// A key as it is configured.
+#[derive(Debug)]
+pub enum KeyMaterial {
+    /// A shared secret, for HMAC.
+    Secret(Vec<u8>),
+    /// A public key in PEM.
+    Pem(Vec<u8>),
+}
+
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+/// What a token's claims must say beside being signed.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Who may have issued it; empty for anyone.
+    pub issuers: Vec<String>,
+    /// For whom it must be, one of these; empty for anyone.
+    pub audiences: Vec<String>,
+    /// By how much clocks may differ, in seconds.
+    pub leeway_s: u64,
+}
+
+/// All keys, and the rules.
+#[derive(Default)]
+pub struct Keyring {
+    keys: Vec<Key>,
+    rules: Rules,
+}
+
+// Keys have no place in a log.
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyring of {}", self.keys.len())
+    }
+}
+
+/// What a verified token says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The user (`sub`).
+    pub user: Option<ArcStr>,
+    /// The token's id (`jti`).
+    pub token: Option<ArcStr>,
+    /// When it is over, in seconds since 1970, leeway included.
+    pub expires_s: u64,
+    /// What it grants.
+    pub grants: Grants,
+}
+
+/// Why a token is refused. None of these repeats what was in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It is no JSON Web Token.
+    #[error("this is no JSON Web Token")]
+    Malformed,
+    /// It needs something that is not understood (`crit`, RFC 7515 §4.1.11).
+    #[error("the token demands an extension that this server does not know")]
+    Critical,
+    /// No key has its `kid`, or its algorithm.
+    #[error("no key of this server goes with the token")]
+    NoKey,
+    /// The signature is not that of a key.
+    #[error("the token's signature is not valid")]
+    Signature,
+    /// A claim has the wrong type.
+    #[error(
+        "the token's claims cannot be read; sub, iss and jti are text, exp and nbf numbers, aud, channels and publish texts or lists of them"
+    )]
+    Claims,
+    /// `exp` is missing.
+    #[error("the token has no exp; tokens must expire")]
+    NoExpiry,
+    /// It is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// It is somebody else's.
+    #[error("the token is of an issuer that is not accepted here")]
+    Issuer,
+    /// It is for somebody else.
+    #[error("the token is not for this audience")]
+    Audience,
+    /// `sub` or `jti` are too long.
+    #[error("the token's sub or jti is longer than 255 bytes")]
+    TooLong,
+    /// It was revoked.
+    #[error("the token has been revoked")]
+    Revoked,
+}
+
+/// A claim that may be one text or a list.
+#[derive(Default, Deserialize)]
+#[serde(from = "OneOrMany")]
+struct List(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for List {
+    fn from(value: OneOrMany) -> List {
+        match value {
+            OneOrMany::One(text) => List(vec![text]),
+            OneOrMany::Many(list) => List(list),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    iss: Option<String>,
+    #[serde(default)]
+    aud: List,
+    jti: Option<String>,
+    #[serde(default)]
+    channels: List,
+    #[serde(default)]
+    publish: List,
+}
+
+impl Keyring {
+    /// A keyring without keys, by which every token is refused.
+    pub fn new(rules: Rules) -> Keyring {
+        Keyring { keys: Vec::new(), rules }
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Adds a key. With an id it is for tokens with that `kid` only.
+    ///
+    /// # Errors
+    /// If the algorithm does not exist, or the key is not for it.
+    pub fn add(&mut self, id: Option<String>, algorithm: &str, material: &KeyMaterial) -> Result<(), KeyError> {
+        let named: Algorithm = algorithm.parse().map_err(|_| KeyError::Algorithm(algorithm.to_owned()))?;
+        let malformed = |problem: String| KeyError::Malformed { algorithm: algorithm.to_owned(), problem };
+        let is_hmac = matches!(named, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
+        let key = match (material, named) {
+            (KeyMaterial::Secret(secret), _) if is_hmac => {
+                if secret.is_empty() {
+                    return Err(malformed("the secret is empty".into()));
+                }
+                DecodingKey::from_secret(secret)
+            }
+            (KeyMaterial::Pem(pem), Algorithm::ES256 | Algorithm::ES384) => {
+                DecodingKey::from_ec_pem(pem).map_err(|error| malformed(error.to_string()))?
+            }
+            (KeyMaterial::Pem(pem), Algorithm::EdDSA) => {
+                DecodingKey::from_ed_pem(pem).map_err(|error| malformed(error.to_string()))?
+            }
+            (KeyMaterial::Pem(pem), _) if !is_hmac => {
+                DecodingKey::from_rsa_pem(pem).map_err(|error| malformed(error.to_string()))?
+            }
+            (KeyMaterial::Secret(_), _) => return Err(malformed("it needs a public key, not a secret".into())),
+            (KeyMaterial::Pem(_), _) => return Err(malformed("it needs a secret, not a public key".into())),
+        };
+        self.keys.push(Key { id, algorithm: named, key });
+        Ok(())
+    }
+
+    /// Adds the keys of a JSON Web Key Set (RFC 7517) that are for signatures.
+    ///
+    /// # Errors
+    /// If it is none, or a key of it cannot be used.
+    pub fn add_set(&mut self, json: &[u8]) -> Result<(), KeyError> {
+        let set: JwkSet = serde_json::from_slice(json).map_err(|error| KeyError::Set(error.to_string()))?;
+        for jwk in &set.keys {
+            let is_for_encryption = jwk
+                .common
+                .public_key_use
+                .as_ref()
+                .is_some_and(|for_what| *for_what == jsonwebtoken::jwk::PublicKeyUse::Encryption);
+            if is_for_encryption {
+                continue;
+            }
+            let algorithm = algorithm_of(jwk)?;
+            let malformed = |problem: String| KeyError::Malformed { algorithm: format!("{algorithm:?}"), problem };
+            let key = DecodingKey::from_jwk(jwk).map_err(|error| malformed(error.to_string()))?;
+            self.keys.push(Key { id: jwk.common.key_id.clone(), algorithm, key });
+        }
+        Ok(())
+    }
+
+    /// Verifies a token at `now_s`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify(&self, token: &str, now_s: u64) -> Result<Identity, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let header = token.split('.').next().unwrap_or_default();
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
+        let header: Header = serde_json::from_slice(&header).map_err(|_| TokenError::Malformed)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenError::NoKey)?;
+        let claims = self.claims(token, algorithm, header.kid.as_deref())?;
+        self.judge(claims, now_s)
+    }
+
+    /// The claims, if one of the keys that go with the token has signed it.
+    fn claims(&self, token: &str, algorithm: Algorithm, id: Option<&str>) -> Result<Claims, TokenError> {
+        // A token that names a key is held to it; one that names none may be of any key of its algorithm.
+        let goes_with =
+            |key: &&Key| key.algorithm == algorithm && (key.id.is_none() || id.is_none() || key.id.as_deref() == id);
+        let mut error = TokenError::NoKey;
+        for key in self.keys.iter().filter(goes_with) {
+            let mut validation = Validation::new(key.algorithm);
+            // Claims are judged here, by the caller's clock.
+            validation.required_spec_claims.clear();
+            validation.validate_exp = false;
+            validation.validate_nbf = false;
+            validation.validate_aud = false;
+            match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
+                Ok(token) => return Ok(token.claims),
+                Err(failed) => {
+                    error = match failed.kind() {
+                        jsonwebtoken::errors::ErrorKind::Json(_) => return Err(TokenError::Claims),
+                        jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
+                        _ => TokenError::Malformed,
+                    }
+                }
+            }
+        }
+        Err(error)
+    }
+
+    fn judge(&self, claims: Claims, now_s: u64) -> Result<Identity, TokenError> {
+        let Rules { issuers, audiences, leeway_s } = &self.rules;
+        let expires_s = seconds(claims.exp.ok_or(TokenError::NoExpiry)?)?.saturating_add(*leeway_s);
+        if expires_s <= now_s {
+            return Err(TokenError::Expired);
+        }
+        if let Some(nbf) = claims.nbf
+            && seconds(nbf)? > now_s.saturating_add(*leeway_s)
+        {
+            return Err(TokenError::NotYet);
+        }
+        if !issuers.is_empty() && !claims.iss.is_some_and(|issuer| issuers.contains(&issuer)) {
+            return Err(TokenError::Issuer);
+        }
+        if !audiences.is_empty() && !claims.aud.0.iter().any(|audience| audiences.contains(audience)) {
+            return Err(TokenError::Audience);
+        }
+        let user = claims.sub.filter(|user| !user.is_empty());
+        let is_long = |name: &Option<String>| name.as_ref().is_some_and(|name| name.len() > NAME_BYTES_MAX);
+        if is_long(&user) || is_long(&claims.jti) {
+            return Err(TokenError::TooLong);
+        }
+        let grants = Grants::new(&claims.channels.0, &claims.publish.0, user.as_deref());
+        Ok(Identity { user: user.map(Into::into), token: claims.jti.map(Into::into), expires_s, grants })
+    }
+}
+
+/// A NumericDate (RFC 7519 §2), which may have a fraction.
+fn seconds(date: f64) -> Result<u64, TokenError> {
+    if date.is_finite() && (0.0..=1e15).contains(&date) { Ok(date as u64) } else { Err(TokenError::Claims) }
+}
+
+/// A JWK's own algorithm, else the usual one of its kind: it is the key that says, never the token.
+fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, KeyError> {
+    if let Some(algorithm) = jwk.common.key_algorithm {
+        let name = algorithm.to_string();
+        return name.parse().map_err(|_| KeyError::Algorithm(name));
+    }
+    let usual = match &jwk.algorithm {
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => KeyAlgorithm::ES384,
+        AlgorithmParameters::EllipticCurve(_) => KeyAlgorithm::ES256,
+        AlgorithmParameters::RSA(_) => KeyAlgorithm::RS256,
+        AlgorithmParameters::OctetKey(_) => KeyAlgorithm::HS256,
+        _ => KeyAlgorithm::EdDSA,
+    };
+    let name = usual.to_string();
+    name.parse().map_err(|_| KeyError::Algorithm(name))
+}
+
+#[cfg(test)]
+mod tests;

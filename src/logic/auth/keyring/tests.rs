@@ -1,0 +1,209 @@
+use jsonwebtoken::{EncodingKey, Header as JwtHeader};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: u64 = 1_000_000;
+
+macro_rules! key {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/", $name))
+    };
+}
+
+fn signing_key(algorithm: Algorithm) -> EncodingKey {
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => EncodingKey::from_secret(b"secret"),
+        Algorithm::ES256 => EncodingKey::from_ec_pem(key!("es256.pem")).unwrap(),
+        Algorithm::ES384 => EncodingKey::from_ec_pem(key!("es384.pem")).unwrap(),
+        Algorithm::EdDSA => EncodingKey::from_ed_pem(key!("ed25519.pem")).unwrap(),
+        _ => EncodingKey::from_rsa_pem(key!("rsa.pem")).unwrap(),
+    }
+}
+
+fn material(algorithm: Algorithm) -> KeyMaterial {
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => KeyMaterial::Secret(b"secret".to_vec()),
+        Algorithm::ES256 => KeyMaterial::Pem(key!("es256.pub.pem").to_vec()),
+        Algorithm::ES384 => KeyMaterial::Pem(key!("es384.pub.pem").to_vec()),
+        Algorithm::EdDSA => KeyMaterial::Pem(key!("ed25519.pub.pem").to_vec()),
+        _ => KeyMaterial::Pem(key!("rsa.pub.pem").to_vec()),
+    }
+}
+
+fn sign(algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+    let header = JwtHeader { kid: kid.map(str::to_owned), ..JwtHeader::new(algorithm) };
+    jsonwebtoken::encode(&header, claims, &signing_key(algorithm)).unwrap()
+}
+
+const ALL: [Algorithm; 12] = [
+    Algorithm::HS256,
+    Algorithm::HS384,
+    Algorithm::HS512,
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+fn keyring_of(algorithm: Algorithm, rules: Rules) -> Keyring {
+    let mut keyring = Keyring::new(rules);
+    keyring.add(None, &format!("{algorithm:?}"), &material(algorithm)).unwrap();
+    keyring
+}
+
+fn verify(claims: &Value, rules: Rules) -> Result<Identity, TokenError> {
+    keyring_of(Algorithm::HS256, rules).verify(&sign(Algorithm::HS256, None, claims), NOW)
+}
+
+#[test]
+fn each_algorithm_verifies_its_own_tokens_and_no_others() {
+    let claims = json!({ "exp": NOW + 1 });
+    for signed in ALL {
+        let token = sign(signed, None, &claims);
+        for known in ALL {
+            let result = keyring_of(known, Rules::default()).verify(&token, NOW);
+            assert_eq!(result.is_ok(), signed == known, "{signed:?} by a key for {known:?}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn the_token_never_chooses_how_it_is_verified() {
+    let claims = json!({ "exp": NOW + 1 });
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let keyring = keyring_of(Algorithm::RS256, Rules::default());
+    for alg in ["none", "None", "", "HS256", "RS999"] {
+        for signature in ["", "AAAA"] {
+            let token = format!("{}.{}.{signature}", encode(&json!({ "alg": alg, "typ": "JWT" })), encode(&claims));
+            assert_eq!(keyring.verify(&token, NOW), Err(TokenError::NoKey), "{alg}");
+        }
+    }
+    // The public key as an HMAC secret: the classic confusion.
+    let key = EncodingKey::from_secret(key!("rsa.pub.pem"));
+    let forged = jsonwebtoken::encode(&JwtHeader::new(Algorithm::HS256), &claims, &key).unwrap();
+    assert_eq!(keyring.verify(&forged, NOW), Err(TokenError::NoKey));
+    let critical = format!("{}.{}.AAAA", encode(&json!({ "alg": "RS256", "crit": ["b64"] })), encode(&claims));
+    assert_eq!(keyring.verify(&critical, NOW), Err(TokenError::Critical));
+}
+
+#[test]
+fn a_changed_token_is_refused() {
+    let token = sign(Algorithm::ES256, None, &json!({ "exp": NOW + 1, "sub": "u" }));
+    let keyring = keyring_of(Algorithm::ES256, Rules::default());
+    assert!(keyring.verify(&token, NOW).is_ok());
+    let (head, rest) = token.split_once('.').unwrap();
+    let (_, signature) = rest.split_once('.').unwrap();
+    let other = URL_SAFE_NO_PAD.encode(json!({ "exp": NOW + 9, "sub": "root" }).to_string());
+    assert_eq!(keyring.verify(&format!("{head}.{other}.{signature}"), NOW), Err(TokenError::Signature));
+    for bad in ["", ".", "..", "a.b", "a.b.c", &token[..token.len() - 1], &format!("{token}.x"), &"a".repeat(20_000)] {
+        assert!(keyring.verify(bad, NOW).is_err(), "{bad:.20}");
+    }
+}
+
+#[test]
+fn claims_are_judged_by_the_rules() {
+    let none = Rules::default;
+    let leeway = || Rules { leeway_s: 10, ..Rules::default() };
+    let strict = || Rules {
+        issuers: vec!["a".into(), "b".into()],
+        audiences: vec!["here".into(), "there".into()],
+        ..Rules::default()
+    };
+    let exp = NOW + 5;
+    for (claims, rules, expected) in [
+        (json!({}), none(), Some(TokenError::NoExpiry)),
+        (json!({ "exp": NOW }), none(), Some(TokenError::Expired)),
+        (json!({ "exp": NOW + 1 }), none(), None),
+        (json!({ "exp": NOW - 9 }), leeway(), None),
+        (json!({ "exp": NOW - 10 }), leeway(), Some(TokenError::Expired)),
+        (json!({ "exp": exp, "nbf": NOW }), none(), None),
+        (json!({ "exp": exp, "nbf": NOW + 1 }), none(), Some(TokenError::NotYet)),
+        (json!({ "exp": exp, "nbf": NOW + 10 }), leeway(), None),
+        (json!({ "exp": (exp as f64) + 0.5 }), none(), None),
+        (json!({ "exp": exp.to_string() }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": -5 }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": exp, "sub": 5 }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": exp, "channels": { "a": 1 } }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": exp, "sub": "x".repeat(256) }), none(), Some(TokenError::TooLong)),
+        (json!({ "exp": exp, "iss": "b", "aud": "there" }), strict(), None),
+        (json!({ "exp": exp, "iss": "b", "aud": ["x", "here"] }), strict(), None),
+        (json!({ "exp": exp, "iss": "c", "aud": "here" }), strict(), Some(TokenError::Issuer)),
+        (json!({ "exp": exp, "aud": "here" }), strict(), Some(TokenError::Issuer)),
+        (json!({ "exp": exp, "iss": "a" }), strict(), Some(TokenError::Audience)),
+        (json!({ "exp": exp, "iss": "a", "aud": ["x"] }), strict(), Some(TokenError::Audience)),
+    ] {
+        assert_eq!(verify(&claims, rules).err(), expected, "{claims}");
+    }
+    let claims = json!({ "exp": exp, "sub": "u", "jti": "t", "channels": ["user:{sub}"], "publish": "chat" });
+    let identity = verify(&claims, none()).unwrap();
+    assert_eq!((identity.user.as_deref(), identity.token.as_deref(), identity.expires_s), (Some("u"), Some("t"), exp));
+    assert!(identity.grants.may_subscribe("user:u") && identity.grants.may_publish("chat"));
+}
+
+#[test]
+fn keys_are_chosen_by_their_id() {
+    let mut keyring = Keyring::new(Rules::default());
+    keyring.add(Some("one".into()), "HS256", &KeyMaterial::Secret(b"other".to_vec())).unwrap();
+    keyring.add(Some("two".into()), "HS256", &KeyMaterial::Secret(b"secret".to_vec())).unwrap();
+    let claims = json!({ "exp": NOW + 1 });
+    let result = |kid| keyring.verify(&sign(Algorithm::HS256, kid, &claims), NOW).err();
+    assert_eq!(result(Some("two")), None);
+    assert_eq!(result(Some("one")), Some(TokenError::Signature));
+    assert_eq!(result(Some("three")), Some(TokenError::NoKey));
+    assert_eq!(result(None), None, "a token that names none may be of any");
+}
+
+#[test]
+fn sets_of_keys_are_read() {
+    let secret = URL_SAFE_NO_PAD.encode("secret");
+    let set = json!({ "keys": [
+        { "kty": "oct", "kid": "h", "alg": "HS512", "k": secret },
+        { "kty": "oct", "kid": "d", "k": secret },
+        { "kty": "oct", "kid": "e", "use": "enc", "alg": "HS256", "k": secret },
+    ]});
+    let mut keyring = Keyring::new(Rules::default());
+    keyring.add_set(set.to_string().as_bytes()).unwrap();
+    assert_eq!(keyring.len(), 2);
+    let claims = json!({ "exp": NOW + 1 });
+    let verify = |algorithm, kid| keyring.verify(&sign(algorithm, Some(kid), &claims), NOW).err();
+    assert_eq!(verify(Algorithm::HS512, "h"), None);
+    assert_eq!(verify(Algorithm::HS256, "h"), Some(TokenError::NoKey), "the key says which algorithm");
+    assert_eq!(verify(Algorithm::HS256, "d"), None);
+    assert_eq!(verify(Algorithm::HS256, "e"), Some(TokenError::NoKey));
+    for bad in ["", "{}", "[]", r#"{"keys":[{"kty":"EC"}]}"#, r#"{"keys":[{"kty":"oct","alg":"RSA-OAEP","k":"AA"}]}"#] {
+        assert!(Keyring::default().add_set(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn keys_must_fit_their_algorithm() {
+    let mut keyring = Keyring::default();
+    for (algorithm, material) in [
+        ("none", KeyMaterial::Secret(b"x".to_vec())),
+        ("HS256", KeyMaterial::Secret(Vec::new())),
+        ("HS256", KeyMaterial::Pem(key!("rsa.pub.pem").to_vec())),
+        ("RS256", KeyMaterial::Secret(b"x".to_vec())),
+        ("RS256", KeyMaterial::Pem(b"x".to_vec())),
+        ("ES256", KeyMaterial::Pem(key!("rsa.pub.pem").to_vec())),
+    ] {
+        assert!(keyring.add(None, algorithm, &material).is_err(), "{algorithm}");
+    }
+    assert!(keyring.is_empty());
+    assert_eq!(format!("{:?}", keyring_of(Algorithm::HS256, Rules::default())), "Keyring of 1");
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(token in "[A-Za-z0-9_.-]{0,80}", bytes in ".{0,40}") {
+        let keyring = keyring_of(Algorithm::HS256, Rules::default());
+        prop_assert!(keyring.verify(&token, NOW).is_err());
+        prop_assert!(keyring.verify(&bytes, NOW).is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! Who a client is and what it may do: JSON Web Tokens (RFC 7519) and their claims.
+
+mod grants;
+mod keyring;
+
+pub use grants::{Grants, Pattern};
+pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, Rules, TokenError};

@@ -1,0 +1,31 @@
+//! Connections that begin with what their proxy says about them.
+
+use crate::logic::protocol::proxy::{self, ProxyHeader};
+
+use super::Shard;
+use super::connection::{Peer, State};
+use super::counters::Reason;
+
+impl Shard {
+    /// Reads the PROXY protocol's header; what follows it is the client's request.
+    pub(super) fn proxy_input(&mut self, slot: u32, bytes: &[u8]) {
+        let mut input = std::mem::take(&mut self.connections[slot].extra().input);
+        input.extend_from_slice(bytes);
+        match proxy::parse(&input) {
+            ProxyHeader::Partial => self.connections[slot].extra().input = input,
+            // Who does not speak it is no client, and would not understand an answer either.
+            ProxyHeader::Malformed => self.drop_connection(slot, Reason::BadRequest),
+            ProxyHeader::Whole { client, consumed } => {
+                self.enter_state(slot, State::Http);
+                if let Some(client) = client {
+                    if let Err(refused) = self.count_address(slot, client.ip()) {
+                        self.reject(slot, &refused);
+                        return;
+                    }
+                    self.connections[slot].peer = Peer::new(client);
+                }
+                self.http_input(slot, &input[consumed..]);
+            }
+        }
+    }
+}
