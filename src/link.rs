@@ -49,6 +49,30 @@ impl std::str::FromStr for ConnectionId {
     }
 }
 
+/// A client, as the backend knows it.
+#[derive(Clone, Debug)]
+pub struct Speaker {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The user, if it came with a token that names one.
+    pub user: Option<ArcStr>,
+}
+
+/// What anyone on the feed listens to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// What clients say.
+    pub messages: bool,
+    /// Who comes and goes.
+    pub connections: bool,
+}
+
+/// What something that a client has said or published counts for on its shard's account: its bytes, and what comes
+/// with them.
+pub fn upstream_weight(bytes: usize) -> usize {
+    bytes + 128
+}
+
 /// Whom a kick is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -119,6 +143,21 @@ pub enum ShardMessage {
     Keys(Arc<Keyring>),
     /// Something for one connection alone.
     Send(ConnectionId, Draft),
+    /// Something for all connections of a user.
+    SendUser(ArcStr, Draft),
+    /// What anyone listens to from here on.
+    Listening(Listening),
+    /// So many bytes of what clients have said or published are off the shard's account.
+    Heard(usize),
+    /// What became of something a client has published.
+    Published {
+        /// Who.
+        connection: ConnectionId,
+        /// The client's own.
+        reference: Option<Box<str>>,
+        /// Its id, or a word and a sentence why not.
+        result: Result<Id, (&'static str, String)>,
+    },
     /// Close the listeners and let the clients go at a spread pace.
     Drain,
 }
@@ -154,6 +193,58 @@ pub enum HubMessage {
         channels: Vec<LocalChannel>,
         /// The position after which to begin; `None` asks only for the present position.
         after: Option<Id>,
+    },
+    /// A client has said something to the backend; on the shard's account until it is [`ShardMessage::Heard`].
+    Said {
+        /// Who.
+        from: Speaker,
+        /// JSON on one line.
+        data: Box<str>,
+    },
+    /// A stream or WebSocket is open.
+    Came {
+        /// Who.
+        who: Speaker,
+        /// Where from.
+        address: Box<str>,
+        /// `sse` or `ws`.
+        transport: &'static str,
+    },
+    /// It has ended.
+    Gone {
+        /// Who.
+        who: Speaker,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A client publishes; on the shard's account as [`HubMessage::Said`] is.
+    Publish {
+        /// Who.
+        from: Speaker,
+        /// Where to.
+        channel: ChannelName,
+        /// What.
+        draft: Draft,
+        /// The client's own, if it wants an answer.
+        reference: Option<Box<str>>,
+    },
+    /// A connection is on a channel whose coming and going counts.
+    Join {
+        /// Who says it.
+        shard: u16,
+        /// The channel.
+        local: LocalChannel,
+        /// Whose connection it is.
+        user: Option<ArcStr>,
+    },
+    /// It is on it no more.
+    Leave {
+        /// Who says it.
+        shard: u16,
+        /// The channel.
+        local: LocalChannel,
+        /// Whose connection it was.
+        user: Option<ArcStr>,
     },
     /// The answer to [`ShardMessage::Kick`].
     Kicked {
@@ -212,7 +303,7 @@ pub struct FromHub {
 fn weight(message: &ShardMessage) -> usize {
     64 + match message {
         ShardMessage::Event(_, event) => event.weight(),
-        ShardMessage::Send(_, draft) => draft.payload.len(),
+        ShardMessage::Send(_, draft) | ShardMessage::SendUser(_, draft) => draft.payload.len(),
         // A replay's events are in the history anyway.
         _ => 0,
     }
@@ -330,7 +421,7 @@ pub struct HubInbox {
 }
 
 /// Makes the queue that leads to the hub. It has no bound of its own: shards put at most a few messages per
-/// connection and channel into it, and both of those are bounded.
+/// connection and channel into it, and what clients say is bounded by what a shard may have on its account.
 pub fn to_hub() -> std::io::Result<(ToHub, HubInbox)> {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let wake = Wake::new()?;

@@ -161,12 +161,13 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             return Err(value(key, "must be at most 7d"));
         }
     }
-    let sizes: [(&'static str, usize, usize); 9] = [
+    let sizes: [(&'static str, usize, usize); 10] = [
         ("[feed] max_line", config.feed.max_line, 1024),
         ("[http] max_header", config.http.max_header, 256),
         ("[websocket] max_message", config.websocket.max_message, 128),
         ("[limits] queue", config.limits.queue, 65536),
         ("[limits] inbound", config.limits.inbound, 1024),
+        ("[limits] upstream", config.limits.upstream, 1024),
         ("[limits] replies", config.limits.replies, 1024),
         ("[limits] not_sent", config.limits.not_sent, 4096),
         ("[limits] subscriptions", config.limits.subscriptions, 1),
@@ -207,8 +208,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     check_auth(config)?;
     for namespace in config.namespace.values() {
-        if namespace.presence == Some(true) || namespace.client_publish == Some(true) {
-            return Err(value("[namespace] presence and client_publish", "must be false: this version has neither"));
+        if namespace.client_publish == Some(true) && !config.auth.has_keys() {
+            let problem = "must be false as long as [auth] has no keys: a token says where its bearer may publish";
+            return Err(value("[namespace] client_publish", problem));
         }
         if namespace.public == Some(false) && !config.auth.has_keys() {
             return Err(value(
@@ -337,7 +339,7 @@ mod tests {
             "[auth]\nleeway = \"2h\"",
             "[auth]\ncookie = \"a b\"",
             "[server]\nproxy_protocol = true",
-            "[namespace.x]\npresence = true",
+            "[namespace.x]\nclient_publish = true",
             "[namespace.x]\npublic = false",
         ] {
             assert!(check(&parse(text).unwrap()).is_err(), "{text}");

@@ -124,6 +124,8 @@ pub struct Feed {
     pub max_line: usize,
     /// Users (names or numbers) who may connect; empty for all whom the mode lets in.
     pub allow_users: Vec<String>,
+    /// Users who may connect and only look.
+    pub readers: Vec<String>,
     /// How long a `key` is remembered.
     #[serde(with = "units::duration")]
     pub idempotency_window: Duration,
@@ -139,6 +141,7 @@ impl Default for Feed {
             group: String::new(),
             max_line: 1 << 20,
             allow_users: Vec::new(),
+            readers: Vec::new(),
             idempotency_window: Duration::from_secs(120),
             idempotency_keys: 100_000,
         }
@@ -318,6 +321,9 @@ pub struct Limits {
     /// Bytes of further requests that a connection may have sent ahead.
     #[serde(with = "units::size")]
     pub inbound: usize,
+    /// Bytes that clients of a shard may have said or published until the backend or the hub has taken them.
+    #[serde(with = "units::size")]
+    pub upstream: usize,
     /// Bytes of replies that may wait for a connection before nothing more is read from it.
     #[serde(with = "units::size")]
     pub replies: usize,
@@ -340,6 +346,7 @@ impl Default for Limits {
             subscriptions: 100,
             channels: 1_000_000,
             inbound: 64 * 1024,
+            upstream: 1 << 20,
             replies: 64 * 1024,
             queue: 64 << 20,
             retained: 16 << 20,

@@ -40,10 +40,10 @@ pub struct Namespace {
     /// What happens to a client that is behind further.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowPolicy>,
-    /// Whether it is known who is on a channel; only `false` in this version.
+    /// Whether it is known who is on a channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence: Option<bool>,
-    /// Whether clients may publish; only `false` in this version.
+    /// Whether clients may publish where their tokens say so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_publish: Option<bool>,
     /// Whether its channels need no token.
@@ -62,6 +62,10 @@ pub struct NamespacePolicy {
     pub slow: SlowPolicy,
     /// Whether it needs no token.
     pub public: bool,
+    /// Whether it is known who is on a channel.
+    pub presence: bool,
+    /// Whether clients may publish where their tokens say so.
+    pub client_publish: bool,
 }
 
 impl NamespacePolicy {
@@ -84,6 +88,8 @@ impl NamespacePolicy {
             max_lag: pick(own, fallback, |n| n.max_lag, 256 * 1024),
             slow: pick(own, fallback, |n| n.slow, SlowPolicy::default()),
             public: pick(own, fallback, |n| n.public, false),
+            presence: pick(own, fallback, |n| n.presence, false),
+            client_publish: pick(own, fallback, |n| n.client_publish, false),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::link::{HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::link::{HubMessage, Listening, LocalChannel, Replay, ShardMessage, Target, ToShard};
 use crate::logic::event::{ChannelName, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
@@ -19,7 +19,9 @@ use crate::logic::protocol::feed::{
 use super::HubFigures;
 use super::channels::{HistoryPolicy, HubChannels};
 use super::ids::IdSource;
+use super::listeners::{Listeners, Owed};
 use super::notify::Notify;
+use super::presence::Presence;
 
 /// What a page of missed events weighs at most.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -39,6 +41,8 @@ pub(super) struct PendingKick {
 pub(super) enum Outcome {
     /// Nothing: its answer is written.
     Done,
+    /// The connection is to be a listener; the answer follows then.
+    Listen(Listening),
     /// The answer follows once all shards have said how many it concerned.
     Kick {
         /// Its number.
@@ -63,6 +67,10 @@ pub(super) struct Core {
     pub(super) kicks: HashMap<u64, PendingKick>,
     pub(super) kick_answered: Rc<Notify>,
     pub(super) next_kick: u64,
+    pub(super) listeners: Listeners,
+    /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
+    pub(super) held: Vec<Rc<Owed>>,
+    pub(super) presence: Presence,
     /// Shards that have let all their clients go, and how many they cut.
     pub(super) drained: usize,
     pub(super) cut: u64,
@@ -83,6 +91,9 @@ impl Core {
             kicks: HashMap::new(),
             kick_answered: Rc::default(),
             next_kick: 0,
+            listeners: Listeners::default(),
+            held: Vec::new(),
+            presence: Presence::default(),
             drained: 0,
             cut: 0,
             is_stopped: false,
@@ -91,6 +102,7 @@ impl Core {
 
     /// Sends every shard what is staged for it.
     pub(super) fn flush(&mut self) {
+        self.repay();
         for shard in &mut self.shards {
             shard.flush();
         }
@@ -120,6 +132,14 @@ impl Core {
                     self.kick_answered.notify();
                 }
             }
+            HubMessage::Said { from, data } => self.said(&from, &data),
+            HubMessage::Came { who, address, transport } => self.listeners.came(&who, &address, transport),
+            HubMessage::Gone { who, reason } => self.listeners.gone(&who, reason),
+            HubMessage::Publish { from, channel, draft, reference } => {
+                self.client_publishes(&from, channel, draft, reference, now_ms);
+            }
+            HubMessage::Join { shard, local, user } => self.join(shard, local, user, now_ms),
+            HubMessage::Leave { shard, local, user } => self.leave(shard, local, user, now_ms),
             HubMessage::Drained { cut, .. } => {
                 self.drained += 1;
                 self.cut += cut;
@@ -130,13 +150,13 @@ impl Core {
         }
     }
 
-    fn stage(&mut self, shard: u16, message: ShardMessage) {
+    pub(super) fn stage(&mut self, shard: u16, message: ShardMessage) {
         if let Some(shard) = self.shards.get_mut(usize::from(shard)) {
             shard.stage(message);
         }
     }
 
-    fn stage_all(&mut self, message: impl Fn() -> ShardMessage) {
+    pub(super) fn stage_all(&mut self, message: impl Fn() -> ShardMessage) {
         for shard in &mut self.shards {
             shard.stage(message());
         }
@@ -231,16 +251,16 @@ impl Core {
                 let request = self.kick(target, &reason, now_ms)?;
                 return Ok(Outcome::Kick { request, counted });
             }
-            Command::Send { connection, draft } => {
-                let id: crate::link::ConnectionId = connection.parse().map_err(|()| no_connection(&connection))?;
-                if usize::from(id.shard) >= self.shards.len() {
-                    return Err(no_connection(&connection));
-                }
-                self.stage(id.shard, ShardMessage::Send(id, draft));
+            Command::Send { target, draft } => {
+                self.send_to(target, draft)?;
                 if let Some(reference) = reference {
                     write_ok(out, reference);
                 }
             }
+            Command::Listen { messages, connections } => {
+                return Ok(Outcome::Listen(Listening { messages, connections }));
+            }
+            Command::Presence(channel) => self.write_presence(&channel, reference.unwrap_or("null"), out),
             Command::Stats => {
                 self.publish_figures();
                 write_ok_with(out, reference.unwrap_or("null"), |out| {
@@ -256,7 +276,7 @@ impl Core {
     }
 
     /// Publishes all of `items` or, if that cannot be, none.
-    fn publish(&mut self, items: &[Publish], now_ms: u64) -> Result<Vec<Id>, FeedError> {
+    pub(super) fn publish(&mut self, items: &[Publish], now_ms: u64) -> Result<Vec<Id>, FeedError> {
         let names = items.iter().flat_map(|item| &item.channels);
         if self.channels.used() + names.clone().count() > self.channels_max {
             let new = names.filter(|name| self.channels.find(name).is_none()).count();
@@ -375,7 +395,7 @@ impl Core {
     }
 }
 
-fn no_connection(name: &str) -> FeedError {
+pub(super) fn no_connection(name: &str) -> FeedError {
     FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
 }
 

@@ -3,11 +3,14 @@
 //! An event comes in through `publishers`, gets its id and its place in history in `core`, and leaves
 //! through the queues to the shards that follow its channel (`channels`).
 
+mod backend;
 mod bare;
 mod channels;
 mod core;
 pub mod ids;
+mod listeners;
 mod notify;
+mod presence;
 mod publishers;
 
 use std::cell::RefCell;
@@ -39,6 +42,8 @@ pub struct HubParts {
     pub listener: UnixListener,
     /// Who may connect to it, by user id; empty for all whom the socket's mode lets in.
     pub allowed_users: Vec<u32>,
+    /// Who may connect to it and only look, by user id.
+    pub readers: Vec<u32>,
     /// The longest command, in bytes.
     pub max_line: usize,
     /// Channels that publishers may bring into being.
@@ -105,6 +110,8 @@ figures! {
     congested_ms,
     /// The shard that was waited for last.
     congested_shard,
+    /// Messages of clients that nobody listened to any more when they came.
+    messages_unheard,
     /// Rounds of the hub's clock: it is alive while they go up.
     rounds,
 }
@@ -137,6 +144,7 @@ struct Hub {
     heard: Notify,
     kick_answered: Rc<Notify>,
     allowed_users: Vec<u32>,
+    readers: Vec<u32>,
     max_line: usize,
     drained: crossbeam_channel::Sender<u64>,
 }
@@ -196,6 +204,7 @@ pub fn run(parts: HubParts) -> io::Result<()> {
         heard: Notify::default(),
         kick_answered,
         allowed_users: parts.allowed_users,
+        readers: parts.readers,
         max_line: parts.max_line,
         drained: parts.drained,
     });

@@ -6,14 +6,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
+use monoio::io::{AsyncReadRent, AsyncWriteRentExt, Splitable};
+use monoio::net::unix::{UnixOwnedReadHalf, UnixOwnedWriteHalf};
 use tracing::{debug, info, warn};
 
+use crate::link::Listening;
 use crate::logic::protocol::feed::{FeedError, Line, LineSplitter, parse, write_error, write_ok_with};
 use crate::sys::readiness::Readiness;
 use crate::sys::socket;
 
 use super::core::Outcome;
+use super::listeners::Outbox;
 use super::{Hub, HubFigures, now_ms};
 
 /// Bytes of one read: also what a publisher may publish before another one has its turn.
@@ -57,22 +60,113 @@ async fn serve(hub: Rc<Hub>, stream: UnixStream) {
     HubFigures::subtract(&figures.publishers, 1);
 }
 
-async fn converse(hub: &Hub, stream: UnixStream) -> io::Result<()> {
+/// One feed connection.
+struct Conversation {
+    /// Whether it may only look.
+    is_reader: bool,
+    /// Where answers go, until it listens.
+    writer: Option<UnixOwnedWriteHalf>,
+    /// Where they go once it listens.
+    outbox: Option<Rc<Outbox>>,
+}
+
+impl Conversation {
+    /// Lets out what was published, and only then says so.
+    async fn answer(&mut self, hub: &Hub, replies: Vec<u8>) -> io::Result<Vec<u8>> {
+        hub.core.borrow_mut().flush();
+        if replies.is_empty() {
+            return Ok(replies);
+        }
+        let mut replies = match (&mut self.writer, &self.outbox) {
+            (Some(writer), _) => {
+                let (written, replies) = writer.write_all(replies).await;
+                written?;
+                replies
+            }
+            (None, outbox) => {
+                let Some(outbox) = outbox else { return Ok(replies) };
+                while outbox.len() > REPLIES_MAX && !outbox.is_closed() {
+                    outbox.written.wait().await;
+                }
+                outbox.push(&replies);
+                replies
+            }
+        };
+        replies.clear();
+        replies.shrink_to(REPLIES_MAX);
+        Ok(replies)
+    }
+
+    /// Makes the connection a listener, or changes what it listens to.
+    fn listen(&mut self, hub: &Rc<Hub>, what: Listening) {
+        let outbox = self.outbox.get_or_insert_with(Rc::default).clone();
+        if let Some(writer) = self.writer.take() {
+            monoio::spawn(write_out(hub.clone(), outbox.clone(), writer));
+        }
+        let mut core = hub.core.borrow_mut();
+        if core.listeners.set(&outbox, what) {
+            core.tell_what_is_heard();
+        }
+    }
+
+    /// The connection has ended.
+    fn end(&mut self, hub: &Hub) {
+        let Some(outbox) = self.outbox.take() else { return };
+        let mut core = hub.core.borrow_mut();
+        if core.listeners.remove(&outbox) {
+            core.tell_what_is_heard();
+        }
+        outbox.close();
+        core.flush();
+    }
+}
+
+/// Writes a listener's lines for as long as it is there.
+async fn write_out(hub: Rc<Hub>, outbox: Rc<Outbox>, mut writer: UnixOwnedWriteHalf) {
+    while !outbox.is_closed() {
+        if outbox.len() == 0 {
+            outbox.added.wait().await;
+            continue;
+        }
+        let mut waiting = outbox.take();
+        let (written, _) = writer.write_all(std::mem::take(&mut waiting.bytes)).await;
+        // Only now is what clients have said off their shards' accounts.
+        drop(waiting);
+        if written.is_err() {
+            outbox.close();
+        }
+        hub.core.borrow_mut().flush();
+        outbox.written.notify();
+    }
+}
+
+async fn converse(hub: &Rc<Hub>, stream: UnixStream) -> io::Result<()> {
     // The ring waits for the socket; it must not say that it would block.
     stream.set_nonblocking(false)?;
     let mut stream = monoio::net::UnixStream::from_std(stream)?;
     let peer = stream.peer_cred()?;
     info!(pid = peer.pid(), uid = peer.uid(), gid = peer.gid(), "publisher connected");
-    let mut replies = Vec::new();
-    if !hub.allowed_users.is_empty() && !hub.allowed_users.contains(&peer.uid()) {
+    let is_reader = hub.readers.contains(&peer.uid());
+    let may_connect = is_reader || hub.allowed_users.is_empty() || hub.allowed_users.contains(&peer.uid());
+    if !may_connect {
+        let mut replies = Vec::new();
         let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid());
         write_error(&mut replies, None, &FeedError::new("forbidden", message));
         return stream.write_all(replies).await.0.map(|_| ());
     }
+    let (mut reader, writer) = stream.into_split();
+    let mut conversation = Conversation { is_reader, writer: Some(writer), outbox: None };
+    let result = hear(hub, &mut reader, &mut conversation).await;
+    conversation.end(hub);
+    result
+}
+
+async fn hear(hub: &Rc<Hub>, reader: &mut UnixOwnedReadHalf, conversation: &mut Conversation) -> io::Result<()> {
+    let mut replies = Vec::new();
     let mut lines = LineSplitter::new(hub.max_line);
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let (read, returned) = stream.read(buffer).await;
+        let (read, returned) = reader.read(buffer).await;
         buffer = returned;
         let length = read?;
         // What shards have said comes before what is published now: that is what makes a client that has been
@@ -82,35 +176,27 @@ async fn converse(hub: &Hub, stream: UnixStream) -> io::Result<()> {
             break;
         }
         lines.push(&buffer[..length]);
-        while !work_off(hub, &mut lines, &mut replies).await {
-            replies = answer(hub, &mut stream, replies).await?;
+        while !work_off(hub, &mut lines, &mut replies, conversation).await {
+            replies = conversation.answer(hub, replies).await?;
         }
-        replies = answer(hub, &mut stream, replies).await?;
+        replies = conversation.answer(hub, replies).await?;
     }
     if lines.has_rest() {
         HubFigures::add(&hub.core.borrow().figures.errors, 1);
         let error = FeedError::new("cut", "the connection ended within a line, which was not carried out");
         write_error(&mut replies, None, &error);
-        stream.write_all(replies).await.0?;
+        conversation.answer(hub, replies).await?;
     }
     Ok(())
 }
 
-/// Lets out what was published, and only then says so.
-async fn answer(hub: &Hub, stream: &mut monoio::net::UnixStream, replies: Vec<u8>) -> io::Result<Vec<u8>> {
-    hub.core.borrow_mut().flush();
-    if replies.is_empty() {
-        return Ok(replies);
-    }
-    let (written, mut replies) = stream.write_all(replies).await;
-    written?;
-    replies.clear();
-    replies.shrink_to(REPLIES_MAX);
-    Ok(replies)
-}
-
 /// Carries out the lines that are whole, until their answers are too many; returns whether all are done.
-async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) -> bool {
+async fn work_off(
+    hub: &Rc<Hub>,
+    lines: &mut LineSplitter,
+    replies: &mut Vec<u8>,
+    conversation: &mut Conversation,
+) -> bool {
     while replies.len() < REPLIES_MAX {
         let Some(line) = lines.next_line() else { return true };
         if hub.core.borrow().is_congested() {
@@ -123,6 +209,10 @@ async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) ->
             }
             Line::Whole(line) => match parse(line) {
                 Err(refused) => (refused.reference, Err(refused.error)),
+                Ok(request) if conversation.is_reader && !request.command.is_read_only() => {
+                    let message = "this user may only look: stats, history, presence, and listening to connections";
+                    (request.reference, Err(FeedError::new("forbidden", message)))
+                }
                 Ok(request) => {
                     let reference = request.reference.clone();
                     let result = hub.core.borrow_mut().execute(request, now_ms(), replies);
@@ -132,6 +222,12 @@ async fn work_off(hub: &Hub, lines: &mut LineSplitter, replies: &mut Vec<u8>) ->
         };
         match result {
             Ok(Outcome::Done) => {}
+            Ok(Outcome::Listen(what)) => {
+                conversation.listen(hub, what);
+                if let Some(reference) = reference {
+                    write_ok_with(replies, &reference, |_| ());
+                }
+            }
             Ok(Outcome::Kick { request, counted }) => {
                 let count = wait_for_kick(hub, request).await;
                 if let Some(reference) = reference {

@@ -48,6 +48,22 @@ pub fn write_base64_string(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// JSON without the white space between its tokens: so it is one line, as event streams need it.
+pub fn compact(json: &str) -> Vec<u8> {
+    let mut in_string = false;
+    let mut escaped = false;
+    let keep = |byte: &u8| {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            return true;
+        }
+        in_string = *byte == b'"';
+        !byte.is_ascii_whitespace()
+    };
+    json.bytes().filter(keep).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +83,13 @@ mod tests {
             write_base64_string(&bytes, &mut out);
             let text: String = serde_json::from_slice(&out[1..]).unwrap();
             prop_assert_eq!(STANDARD.decode(text).unwrap(), bytes);
+        }
+
+        #[test]
+        fn compacting_keeps_the_value(text in "\\PC{0,20}", number: i32) {
+            let value = serde_json::json!({ "a": [text, number, null], "b": {} });
+            let compacted = compact(&serde_json::to_string_pretty(&value).unwrap());
+            prop_assert_eq!(serde_json::to_vec(&value).unwrap(), compacted);
         }
     }
 }

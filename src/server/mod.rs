@@ -66,9 +66,9 @@ pub enum StartError {
     /// The keys for tokens cannot be used.
     #[error(transparent)]
     Keys(#[from] keys::LoadError),
-    /// A user in `allow_users` does not exist.
-    #[error("[feed] allow_users names {0:?}, but there is no such user on this host")]
-    NoUser(String),
+    /// A user in `allow_users` or `readers` does not exist.
+    #[error("[feed] {0} names {1:?}, but there is no such user on this host")]
+    NoUser(&'static str, String),
     /// The level of the log makes no sense.
     #[error("[log] level {0:?} is no level; write error, warn, info, debug, or directives: {1}")]
     LogLevel(String, String),
@@ -122,7 +122,8 @@ impl Server {
         }
         let keyring = keys::load(&config.auth)?;
         let ids = open_ids(config)?;
-        let allowed_users = user_ids(&config.feed.allow_users)?;
+        let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
+        let readers = user_ids("readers", &config.feed.readers)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
         let feed = socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?;
         let mut sockets = vec![config.feed.path.clone()];
@@ -158,8 +159,17 @@ impl Server {
         // Otherwise a shard that dies without a word would be waited for.
         drop(started_sender);
         let (drained_sender, drained) = crossbeam_channel::bounded(1);
-        let hub_parts =
-            hub_parts(config, feed, allowed_users, ids, inbox, to_shards, hub_figures, &stats, drained_sender);
+        let hub_parts = hub_parts(
+            config,
+            feed,
+            (allowed_users, readers),
+            ids,
+            inbox,
+            to_shards,
+            hub_figures,
+            &stats,
+            drained_sender,
+        );
         let hub = spawn("hub", move || hub::run(hub_parts))?;
         for part in parts {
             spawn(&format!("shard-{}", part.index), move || shard::run(part))?;
@@ -233,7 +243,7 @@ impl Server {
 fn hub_parts(
     config: &Arc<Config>,
     listener: std::os::unix::net::UnixListener,
-    allowed_users: Vec<u32>,
+    (allowed_users, readers): (Vec<u32>, Vec<u32>),
     ids: IdSource,
     inbox: HubInbox,
     shards: Vec<ToShard>,
@@ -246,6 +256,7 @@ fn hub_parts(
     HubParts {
         listener,
         allowed_users,
+        readers,
         max_line: config.feed.max_line,
         channels_max: config.limits.channels,
         idempotency_window: config.feed.idempotency_window,
@@ -371,7 +382,7 @@ fn octal(mode: &str) -> u32 {
 }
 
 /// The ids of users by name or number, from /etc/passwd.
-fn user_ids(users: &[String]) -> Result<Vec<u32>, StartError> {
+fn user_ids(key: &'static str, users: &[String]) -> Result<Vec<u32>, StartError> {
     if users.is_empty() {
         return Ok(Vec::new());
     }
@@ -383,7 +394,7 @@ fn user_ids(users: &[String]) -> Result<Vec<u32>, StartError> {
                 (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok()).flatten()
             })
         };
-        user.parse().ok().or_else(by_name).ok_or_else(|| StartError::NoUser(user.clone()))
+        user.parse().ok().or_else(by_name).ok_or_else(|| StartError::NoUser(key, user.clone()))
     };
     users.iter().map(find).collect()
 }
@@ -406,7 +417,7 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        assert_eq!(user_ids(&["root".into(), "7".into()]).unwrap(), [0, 7]);
-        assert!(matches!(user_ids(&["no such user".into()]), Err(StartError::NoUser(_))));
+        assert_eq!(user_ids("readers", &["root".into(), "7".into()]).unwrap(), [0, 7]);
+        assert!(matches!(user_ids("readers", &["no such user".into()]), Err(StartError::NoUser("readers", _))));
     }
 }

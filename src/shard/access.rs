@@ -172,7 +172,13 @@ impl Shard {
         {
             return Err(("forbidden", "the token is of another user; connect again with it".into()));
         }
-        self.remember(slot, identity).map_err(|reject| (reject.code, reject.message.into_owned()))?;
+        let has_user = self.user(slot).is_some();
+        let remembered = match has_user || identity.user.is_none() {
+            true => self.remember(slot, identity),
+            // Who was nobody is somebody now.
+            false => self.change_user(slot, |shard| shard.remember(slot, identity)),
+        };
+        remembered.map_err(|reject| (reject.code, reject.message.into_owned()))?;
         let connection = &mut self.connections[slot];
         let awaited = connection.extra.as_mut().and_then(|extra| extra.awaited.take());
         if awaited.is_some() {

@@ -57,6 +57,7 @@ impl Shard {
             extra.resumes.clear();
             extra.gap = None;
             extra.awaited = None;
+            extra.unsaid = None;
             extra.input = Vec::new();
         }
         let dialect = connection.dialect;
@@ -108,6 +109,9 @@ impl Shard {
     }
 
     fn record_end(&mut self, slot: u32, reason: Reason) {
+        if !self.connections[slot].flags.has(Flags::ECHO) {
+            self.tell_gone(slot, reason);
+        }
         self.counters.closed[reason as usize] += 1;
         let connection = &self.connections[slot];
         if connection.flags.has(Flags::LOGGED) {

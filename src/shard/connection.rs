@@ -247,6 +247,8 @@ pub(super) struct Extra {
     pub(super) gap: Option<Gap>,
     /// The page that a held poll's answer may be read by, if it is of another origin.
     pub(super) origin: Option<Box<str>>,
+    /// A message that waits for room on its way to the backend.
+    pub(super) unsaid: Option<Box<str>>,
     /// What is asked for once a token has come.
     pub(super) awaited: Option<Box<Awaited>>,
     /// What is being resumed, in the order it was asked for; the first is under way.
@@ -263,6 +265,7 @@ impl Extra {
             && self.gap.is_none()
             && self.origin.is_none()
             && self.awaited.is_none()
+            && self.unsaid.is_none()
             && self.decoder.is_idle()
     }
 }
@@ -271,6 +274,11 @@ impl Connection {
     /// What it needs at times, made if it is not there.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Whether it has something to say that waits for room, and is not read meanwhile.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.unsaid.is_some())
     }
 
     /// Whether nothing is open to it before it has sent a token.

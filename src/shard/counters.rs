@@ -201,6 +201,8 @@ counters! {
     bytes_in,
     /// Messages from WebSocket clients.
     messages_in,
+    /// Times a message had to wait for the backend or the hub to take earlier ones.
+    messages_held,
     /// Heartbeats sent.
     heartbeats,
     /// Slow clients that were disconnected.

@@ -76,6 +76,12 @@ impl Shard {
                 let count = self.kick(&target, &reason);
                 self.tell_hub(HubMessage::Kicked { request, count });
             }
+            ShardMessage::SendUser(user, draft) => self.send_to_user(&user, &draft),
+            ShardMessage::Listening(listening) => self.upstream.listening = listening,
+            ShardMessage::Heard(bytes) => self.on_heard(bytes),
+            ShardMessage::Published { connection, reference, result } => {
+                self.on_published(connection, reference.as_deref(), result);
+            }
             ShardMessage::Keys(keyring) => self.keyring = Some(keyring),
             ShardMessage::Send(connection, draft) => self.send_direct(connection, &draft),
             ShardMessage::Drain => self.begin_drain(),
@@ -221,13 +227,15 @@ impl Shard {
         count
     }
 
-    fn find(&self, id: ConnectionId) -> Option<u32> {
+    /// The slot of a connection, if it is still there.
+    pub(super) fn find(&self, id: ConnectionId) -> Option<u32> {
         let connection = self.connections.get(id.slot)?;
         (id.shard == self.index && connection.generation == id.generation && connection.state != State::Free)
             .then_some(id.slot)
     }
 
-    fn send_direct(&mut self, id: ConnectionId, draft: &Draft) {
+    /// Sends something to one connection alone.
+    pub(super) fn send_direct(&mut self, id: ConnectionId, draft: &Draft) {
         let Some(slot) = self.find(id) else { return };
         let connection = &mut self.connections[slot];
         if !matches!(connection.state, State::Stream | State::WebSocket) {

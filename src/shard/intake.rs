@@ -79,6 +79,10 @@ impl Shard {
                 continue;
             }
             connection.flags.clear(Flags::UNREAD);
+            // Reading goes on once what it has to say has found room.
+            if connection.is_held_back() {
+                continue;
+            }
             self.take_held_input(slot);
             self.read(slot, true);
         }

@@ -39,14 +39,15 @@ struct Said<'a> {
 }
 
 /// Why a request in a message is not carried out.
-struct Refusal {
-    code: &'static str,
-    message: String,
+pub(super) struct Refusal {
+    pub(super) code: &'static str,
+    pub(super) message: String,
     /// The channels it is about.
-    channels: Vec<String>,
+    pub(super) channels: Vec<String>,
 }
 
-fn refusal(code: &'static str, message: impl Into<String>) -> Refusal {
+/// A refusal that is about no channel.
+pub(super) fn refusal(code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal { code, message: message.into(), channels: Vec::new() }
 }
 
@@ -62,7 +63,7 @@ impl Shard {
             rest = &mut held;
         }
         let max_message = self.settings.config.websocket.max_message;
-        while self.connections[slot].state == State::WebSocket {
+        while self.connections[slot].state == State::WebSocket && !self.connections[slot].flags.has(Flags::PAUSED) {
             if self.connections[slot].out_waiting() > self.settings.config.limits.replies {
                 self.connections[slot].flags.set(Flags::PAUSED);
                 break;
@@ -137,7 +138,8 @@ impl Shard {
         }
     }
 
-    fn hear_json(&mut self, slot: u32, text: &str) {
+    /// Does what a message in the JSON format asks for.
+    pub(super) fn hear_json(&mut self, slot: u32, text: &str) {
         let said: Said<'_> = match serde_json::from_str(text) {
             Ok(said) => said,
             Err(error) => {
@@ -160,6 +162,9 @@ impl Shard {
             self.reply(slot, reference, Err(refused));
             return;
         }
+        if (said.send.is_some() || said.publish.is_some()) && !self.has_room_upstream(slot, text) {
+            return;
+        }
         let result = match &said {
             Said { refresh: Some(token), .. } | Said { token: Some(token), .. } => {
                 self.take_token(slot, token, reference)
@@ -168,9 +173,12 @@ impl Shard {
             Said { unsubscribe: Some(names), .. } => {
                 self.unsubscribe_some(slot, names).map(|()| self.reply(slot, reference, Ok(())))
             }
-            Said { send: Some(_), .. } => Err(refusal("unavailable", "this version passes no messages to the backend")),
-            Said { publish: Some(_), .. } => Err(refusal("forbidden", "clients may not publish on this server")),
-            _ => Err(refusal("bad_message", "the message asks for nothing; there are subscribe, unsubscribe and ping")),
+            Said { send: Some(data), .. } => self.say(slot, data).map(|()| self.reply(slot, reference, Ok(()))),
+            Said { publish: Some(wanted), .. } => self.publish_for(slot, wanted, reference),
+            _ => Err(refusal(
+                "bad_message",
+                "the message asks for nothing; there are subscribe, unsubscribe, send, publish, refresh and ping",
+            )),
         };
         if let Err(refused) = result {
             self.reply(slot, reference, Err(refused));
@@ -253,7 +261,8 @@ impl Shard {
         Ok(())
     }
 
-    fn reply(&mut self, slot: u32, reference: Option<&str>, result: Result<(), Refusal>) {
+    /// Answers a request with what became of it, if that is asked for or it was refused.
+    pub(super) fn reply(&mut self, slot: u32, reference: Option<&str>, result: Result<(), Refusal>) {
         if reference.is_none() && result.is_ok() {
             return;
         }
@@ -282,6 +291,17 @@ impl Shard {
                 }
             }
             out.push(b'}');
+        });
+    }
+    /// Answers a client's publish with the event's id, if that is asked for.
+    pub(super) fn reply_with_id(&mut self, slot: u32, reference: Option<&str>, id: Id) {
+        let Some(reference) = reference else { return };
+        write_ws(Opcode::Text, self.connections[slot].out(), |out| {
+            out.extend_from_slice(b"{\"ref\":");
+            out.extend_from_slice(reference.as_bytes());
+            out.extend_from_slice(b",\"ok\":true,\"id\":\"");
+            id.write(out);
+            out.extend_from_slice(b"\"}");
         });
     }
 }

@@ -27,6 +27,7 @@ mod room;
 mod settings;
 mod subscribe;
 mod time;
+mod upstream;
 mod walk;
 
 use std::cell::RefCell;
@@ -57,6 +58,7 @@ use identities::Identities;
 use rates::Talk;
 use settings::{Policies, Settings, TICK_MS};
 use time::{Hint, LineBudget};
+use upstream::Upstream;
 use walk::Walks;
 
 pub use counters::{Published, Reason};
@@ -150,6 +152,7 @@ struct Shard {
     keyring: Option<Arc<Keyring>>,
     identities: Identities,
     talk: Talk,
+    upstream: Upstream,
     page: Option<&'static str>,
     counters: Counters,
     figures: Arc<Published>,
@@ -219,6 +222,7 @@ impl Shard {
             keyring: parts.keyring,
             identities: Identities::default(),
             talk: Talk::default(),
+            upstream: Upstream::default(),
             page: parts.page,
             counters: Counters::default(),
             figures: parts.figures,

@@ -223,6 +223,9 @@ impl Shard {
         self.enter_state(slot, state);
         self.connections[slot].deadline = 0;
         self.log_connected(slot, request, query);
+        if !self.connections[slot].flags.has(Flags::ECHO) {
+            self.tell_came(slot);
+        }
         let is_echo = self.connections[slot].flags.has(Flags::ECHO);
         if !is_echo && state == State::WebSocket && self.must_send_token(slot, query) {
             self.await_token(slot, query);

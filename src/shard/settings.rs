@@ -25,6 +25,8 @@ pub(super) struct Policy {
     pub(super) max_lag: u64,
     /// What happens to one that is behind further.
     pub(super) slow: SlowPolicy,
+    /// Whether it is known who is on its channels.
+    pub(super) presence: bool,
 }
 
 /// Everything a shard goes by.
@@ -76,7 +78,7 @@ impl Settings {
     /// The policy of a channel.
     pub(super) fn policy(&self, channel: &str) -> Policy {
         let policy = self.config.namespace(channel);
-        Policy { max_lag: policy.max_lag as u64, slow: policy.slow }
+        Policy { max_lag: policy.max_lag as u64, slow: policy.slow, presence: policy.presence }
     }
 }
 
@@ -115,8 +117,8 @@ mod tests {
     #[test]
     fn equal_policies_share_a_number() {
         let mut policies = Policies::default();
-        let gap = Policy { max_lag: 1, slow: SlowPolicy::Gap };
-        let latest = Policy { max_lag: 1, slow: SlowPolicy::Latest };
+        let gap = Policy { max_lag: 1, slow: SlowPolicy::Gap, presence: false };
+        let latest = Policy { max_lag: 1, slow: SlowPolicy::Latest, presence: false };
         assert_eq!(policies.number(gap), 0);
         assert_eq!(policies.number(latest), 1);
         assert_eq!(policies.number(gap), 0);

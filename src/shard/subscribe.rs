@@ -66,6 +66,7 @@ impl Shard {
         }
         self.channels.enter(lane);
         self.connections[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
+        self.tell_presence(slot, lane, true);
         true
     }
 
@@ -152,6 +153,7 @@ impl Shard {
             self.finish_frame(slot, index);
         }
         let Some(&Subscription { lane, place, cursor }) = self.connections[slot].subscription(index) else { return };
+        self.tell_presence(slot, lane, false);
         if place != NONE {
             if let Some(moved) = self.channels.remove_reader(lane, place, cursor)
                 && let Some(subscription) = self.connections[moved.slot].subscription_mut(moved.subscription as usize)

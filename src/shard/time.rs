@@ -160,6 +160,7 @@ impl Shard {
             State::WebSocket
                 if !connection.flags.has(Flags::PINGED)
                     && !connection.awaits_token()
+                    && !connection.is_held_back()
                     && now.saturating_sub(connection.received) >= spread(self.settings.heartbeat_ws, slot) =>
             {
                 connection.flags.set(Flags::PINGED | Flags::HEARTBEAT);

@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod attacks;
+mod backend;
 mod clients;
 mod command_line;
 mod drain;

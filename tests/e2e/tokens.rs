@@ -11,10 +11,10 @@ use tungstenite::Message;
 use super::clients::{Http, Socket, Stream, get};
 use super::server::{Server, eventually};
 
-const KEYS: &str =
+pub const KEYS: &str =
     "[auth]\ncookie = \"session\"\nkeys = [{ alg = \"HS256\", secret = \"a secret of at least 32 bytes, yes\" }]\n";
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -24,7 +24,7 @@ fn sign(key: &str, kid: Option<&str>, claims: &Value) -> String {
 }
 
 /// A token for the server's key that lasts a minute unless its claims say otherwise.
-fn token(mut claims: Value) -> String {
+pub fn token(mut claims: Value) -> String {
     let exp = claims.get("exp").cloned().unwrap_or_else(|| (now() + 60).into());
     claims["exp"] = exp;
     sign("a secret of at least 32 bytes, yes", None, &claims)

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::logic::event::{ChannelName, Draft, Kind, check_channel_name};
 use crate::logic::id::Id;
+use crate::logic::json;
 
 /// A line, understood.
 #[derive(Clone, Debug)]
@@ -36,13 +37,22 @@ pub enum Command {
         /// Said to the clients.
         reason: Box<str>,
     },
-    /// Something for one connection.
+    /// Something for one connection, or for all of a user.
     Send {
-        /// The connection's name.
-        connection: Box<str>,
+        /// For whom.
+        target: SendTarget,
         /// What; its name is not used.
         draft: Draft,
     },
+    /// This connection hears what clients say and who comes and goes.
+    Listen {
+        /// Messages of clients.
+        messages: bool,
+        /// Connections that open and end.
+        connections: bool,
+    },
+    /// Who is on a channel.
+    Presence(ChannelName),
     /// The server's figures.
     Stats,
     /// A channel's history.
@@ -67,6 +77,26 @@ pub struct Publish {
     pub draft: Draft,
     /// The same key within the window is answered with the first one's ids.
     pub key: Option<Box<str>>,
+}
+
+impl Command {
+    /// Whether it changes nothing and nobody hears of it.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Command::Stats | Command::History { .. } | Command::Presence(_) => true,
+            Command::Listen { messages, .. } => !messages,
+            _ => false,
+        }
+    }
+}
+
+/// Whom a message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendTarget {
+    /// A connection, by its name.
+    Connection(Box<str>),
+    /// All connections of a user.
+    User(ArcStr),
 }
 
 /// Whom a kick is for.
@@ -155,12 +185,12 @@ struct RawLine<'a> {
     reason: Option<Cow<'a, str>>,
     #[serde(borrow)]
     jti: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    what: Option<Vec<Cow<'a, str>>>,
     expires: Option<u64>,
     #[serde(borrow)]
     after: Option<Cow<'a, str>>,
     limit: Option<usize>,
-    #[serde(borrow, rename = "what")]
-    _what: Option<&'a RawValue>,
 }
 
 /// Makes `null` a value: it is one, and may be published.
@@ -245,11 +275,15 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
         "kick" => kick(&raw),
         "unsubscribe" => unsubscribe(&raw),
         "send" => {
-            let Some(connection) = raw.conn.as_deref().map(Into::into) else {
-                return Err(FeedError::new("bad_field", "a send needs the field conn, a connection's name"));
+            let target = match (raw.conn.as_deref(), raw.user.as_deref()) {
+                (Some(name), None) => SendTarget::Connection(name.into()),
+                (None, Some(user)) => SendTarget::User(user.into()),
+                _ => return Err(FeedError::new("bad_field", "a send needs either conn, a connection's name, or user")),
             };
-            Ok(Command::Send { connection, draft: draft(raw.data, raw.data_b64.as_deref(), None)? })
+            Ok(Command::Send { target, draft: draft(raw.data, raw.data_b64.as_deref(), None)? })
         }
+        "listen" => listen(&raw),
+        "presence" => channel(raw.channel.as_deref()).map(Command::Presence),
         "stats" => Ok(Command::Stats),
         "history" => Ok(Command::History {
             channel: channel(raw.channel.as_deref())?,
@@ -261,11 +295,8 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
                 .map_err(|error| FeedError::new("bad_field", format!("the field after: {error}")))?,
             limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
         }),
-        "listen" | "presence" => {
-            Err(FeedError::new("unavailable", format!("this version of ringcast does not have the op {op}")))
-        }
         _ => {
-            let known = "publish, batch, end, kick, unsubscribe, send, stats, history";
+            let known = "publish, batch, end, kick, unsubscribe, send, listen, presence, stats, history";
             Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
         }
     }
@@ -288,6 +319,16 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
         return Err(FeedError::new("bad_field", "the field expires goes with jti"));
     }
     Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+}
+
+fn listen(raw: &RawLine<'_>) -> Result<Command, FeedError> {
+    let what = raw.what.as_deref().unwrap_or_default();
+    if let Some(other) = what.iter().find(|word| !matches!(&***word, "messages" | "connections")) {
+        let message = format!("the field what knows messages and connections, not {:?}", short(other));
+        return Err(FeedError::new("bad_field", message));
+    }
+    let has = |word: &str| what.iter().any(|other| other == word);
+    Ok(Command::Listen { messages: has("messages"), connections: has("connections") })
 }
 
 fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {
@@ -322,6 +363,14 @@ fn publish(item: RawItem<'_>) -> Result<Publish, FeedError> {
     Ok(Publish { channels, is_list, draft, key: item.key.as_deref().map(Into::into) })
 }
 
+/// An event that a client publishes: JSON, and a name if it has one.
+///
+/// # Errors
+/// If the name is none.
+pub fn draft_of(data: &RawValue, name: Option<&str>) -> Result<Draft, FeedError> {
+    draft(Some(data), None, name)
+}
+
 fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> Result<Draft, FeedError> {
     let name = match name {
         Some(name) if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.contains(['\n', '\r', '\0']) => {
@@ -339,7 +388,7 @@ fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> R
                 .map_err(|error| FeedError::new("bad_field", format!("the field data: {error}")))?;
             (Kind::Text, text.into_bytes())
         }
-        (Some(json), None) => (Kind::Json, compact(json)),
+        (Some(json), None) => (Kind::Json, json::compact(json)),
         (None, Some(text)) => {
             let bytes = STANDARD.decode(text);
             let bytes = bytes.map_err(|error| FeedError::new("bad_field", format!("the field data_b64: {error}")))?;
@@ -348,22 +397,6 @@ fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> R
         _ => return Err(FeedError::new("bad_field", "an event needs either data or data_b64")),
     };
     Ok(Draft { name, kind, payload: payload.into() })
-}
-
-/// JSON without the white space between its tokens: so it is one line, as event streams need it.
-fn compact(json: &str) -> Vec<u8> {
-    let mut in_string = false;
-    let mut escaped = false;
-    let keep = |byte: &u8| {
-        if in_string {
-            in_string = escaped || *byte != b'"';
-            escaped = !escaped && *byte == b'\\';
-            return true;
-        }
-        in_string = *byte == b'"';
-        !byte.is_ascii_whitespace()
-    };
-    json.bytes().filter(keep).collect()
 }
 
 #[cfg(test)]
@@ -410,10 +443,34 @@ mod tests {
         assert!(error(r#"{"op":"publish","channel":"a","data":1,"event":"a\nb"}"#).message.contains("one line"));
         let batch = error(r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"$a","data":1}]}"#);
         assert!(batch.message.starts_with("items[1]: "), "{}", batch.message);
-        assert_eq!(error(r#"{"op":"presence","channel":"c"}"#).code, "unavailable");
+        assert_eq!(error(r#"{"op":"presence"}"#).code, "bad_field");
+        assert!(error(r#"{"op":"listen","what":["all"]}"#).message.contains("all"));
+        assert_eq!(error(r#"{"op":"send","data":1}"#).code, "bad_field");
+        assert_eq!(error(r#"{"op":"send","conn":"0.0.1","user":"u","data":1}"#).code, "bad_field");
         assert_eq!(parse(b"\"\xff").unwrap_err().error.code, "bad_json");
         assert_eq!(parse(br#"{"ref":7,"op":"x"}"#).unwrap_err().reference.as_deref(), Some("7"));
         assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn readers_change_nothing() {
+        for line in [
+            r#"{"op":"stats"}"#,
+            r#"{"op":"presence","channel":"c"}"#,
+            r#"{"op":"history","channel":"c"}"#,
+            r#"{"op":"listen","what":["connections"]}"#,
+        ] {
+            assert!(ok(line).command.is_read_only(), "{line}");
+        }
+        for line in [
+            r#"{"op":"publish","channel":"c","data":1}"#,
+            r#"{"op":"kick","user":"u"}"#,
+            r#"{"op":"send","user":"u","data":1}"#,
+            r#"{"op":"end","channel":"c"}"#,
+            r#"{"op":"listen","what":["connections","messages"]}"#,
+        ] {
+            assert!(!ok(line).command.is_read_only(), "{line}");
+        }
     }
 
     #[test]
@@ -444,13 +501,6 @@ mod tests {
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80), text in "[{}\":,a-z0-9\\[\\]]{0,60}") {
             let _ = parse(&bytes);
             let _ = parse(text.as_bytes());
-        }
-
-        #[test]
-        fn compacting_keeps_the_value(text in "\\PC{0,20}", number: i32) {
-            let value = serde_json::json!({ "a": [text, number, null], "b": {} });
-            let compacted = compact(&serde_json::to_string_pretty(&value).unwrap());
-            prop_assert_eq!(serde_json::to_vec(&value).unwrap(), compacted);
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod command;
 mod lines;
+mod listen;
 mod reply;
 
-pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, parse};
+pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, draft_of, parse};
 pub use lines::{Line, LineSplitter};
+pub use listen::{write_came, write_gone, write_lost, write_said};
 pub use reply::{write_error, write_ids, write_ok, write_ok_with};

@@ -1,0 +1,70 @@
+//! What listeners are told. Each is one line, with what it is in `op`.
+
+use crate::logic::id::write_decimal;
+use crate::logic::json;
+
+fn write_start(out: &mut Vec<u8>, op: &str, connection: &str, user: Option<&str>) {
+    out.extend_from_slice(b"{\"op\":\"");
+    out.extend_from_slice(op.as_bytes());
+    out.push(b'"');
+    write_member(out, "conn", connection);
+    if let Some(user) = user {
+        write_member(out, "user", user);
+    }
+}
+
+fn write_member(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    json::write_string(value, out);
+}
+
+/// Appends `{"op":"message","conn","user"?,"data"}`; `data` is JSON on one line.
+pub fn write_said(out: &mut Vec<u8>, connection: &str, user: Option<&str>, data: &str) {
+    write_start(out, "message", connection, user);
+    out.extend_from_slice(b",\"data\":");
+    out.extend_from_slice(data.as_bytes());
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends `{"op":"connect","conn","user"?,"address","transport"}`.
+pub fn write_came(out: &mut Vec<u8>, connection: &str, user: Option<&str>, address: &str, transport: &str) {
+    write_start(out, "connect", connection, user);
+    write_member(out, "address", address);
+    write_member(out, "transport", transport);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends `{"op":"disconnect","conn","user"?,"reason"}`.
+pub fn write_gone(out: &mut Vec<u8>, connection: &str, user: Option<&str>, reason: &str) {
+    write_start(out, "disconnect", connection, user);
+    write_member(out, "reason", reason);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Appends `{"op":"lost","count":N}`: so many connects and disconnects were left out here.
+pub fn write_lost(out: &mut Vec<u8>, count: u64) {
+    out.extend_from_slice(b"{\"op\":\"lost\",\"count\":");
+    write_decimal(count, out);
+    out.extend_from_slice(b"}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_json() {
+        let mut out = Vec::new();
+        write_said(&mut out, "0.1.2", Some("a \"b\"\n"), "{\"x\":1}");
+        write_came(&mut out, "0.1.2", None, "127.0.0.1:5", "ws");
+        write_gone(&mut out, "0.1.2", Some("u"), "client");
+        write_lost(&mut out, 5);
+        let lines: Vec<serde_json::Value> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["user"], "a \"b\"\n");
+        assert_eq!((&lines[0]["data"]["x"], &lines[1]["transport"]), (&1.into(), &"ws".into()));
+        assert_eq!((&lines[2]["reason"], &lines[3]["count"]), (&"client".into(), &5.into()));
+    }
+}

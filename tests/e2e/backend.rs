@@ -1,0 +1,241 @@
+//! What passes between clients and the backend beside events.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::clients::{Socket, Stream, get};
+use super::server::{PATIENCE, Server, eventually};
+use super::tokens::{KEYS, token};
+
+/// A backend that listens on the feed.
+struct Listener {
+    reader: BufReader<UnixStream>,
+}
+
+impl Listener {
+    fn open(server: &Server, what: &[&str]) -> Listener {
+        let stream = UnixStream::connect(&server.feed_path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut listener = Listener { reader: BufReader::new(stream) };
+        listener.say(json!({ "op": "listen", "what": what, "ref": 1 }));
+        assert_eq!(listener.next(), json!({ "ref": 1, "ok": true }));
+        listener
+    }
+
+    fn say(&mut self, line: Value) {
+        writeln!(self.reader.get_mut(), "{line}").unwrap();
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+}
+
+#[test]
+fn clients_speak_with_the_backend() {
+    let server = Server::start_with(KEYS, &["--shards", "2"]);
+    let open = |sub: &str| {
+        let token = token(json!({ "sub": sub, "channels": ["*"] }));
+        Socket::open(server.address, &format!("/ws?channel=a&token={token}"))
+    };
+    let mut early = open("early");
+    early.say(r#"{"send":1,"ref":1}"#);
+    assert_eq!(early.json()["error"]["code"], "no_backend");
+    let mut backend = Listener::open(&server, &["messages"]);
+    let mut sockets: HashMap<String, Socket> =
+        ["u", "v"].into_iter().map(|user| (user.to_owned(), open(user))).collect();
+    for n in 0..50 {
+        for (user, socket) in &mut sockets {
+            socket.say(&format!(r#"{{"send":{{"from": "{user}",  "n":{n}}}}}"#));
+        }
+    }
+    let mut next: HashMap<String, u64> = HashMap::new();
+    let mut connections: HashMap<String, String> = HashMap::new();
+    for _ in 0..100 {
+        let line = backend.next();
+        assert_eq!(line["op"], "message");
+        assert_eq!(line["data"]["from"], line["user"]);
+        let user = line["user"].as_str().unwrap().to_owned();
+        let expected = next.entry(user.clone()).or_default();
+        assert_eq!(line["data"]["n"], *expected, "a client's messages stay in order");
+        *expected += 1;
+        connections.insert(user, line["conn"].as_str().unwrap().to_owned());
+    }
+    // Answers to one connection, and to one user.
+    backend.say(json!({ "op": "send", "conn": connections["u"], "data": "for the connection", "ref": 2 }));
+    backend.say(json!({ "op": "send", "user": "v", "data": { "for": "the user" } }));
+    assert_eq!(backend.next()["ref"], 2);
+    assert_eq!(sockets.get_mut("u").unwrap().json(), json!({ "data": "for the connection" }));
+    assert_eq!(sockets.get_mut("v").unwrap().json(), json!({ "data": { "for": "the user" } }));
+    // A listener may publish as well, and once it has gone nobody listens.
+    backend.say(json!({ "op": "publish", "channel": "a", "data": "x" }));
+    assert_eq!(early.json()["data"], "x");
+    drop(backend);
+    eventually("nobody listens", || {
+        early.say(r#"{"send":2,"ref":9}"#);
+        (early.json()["error"]["code"] == "no_backend").then_some(())
+    });
+}
+
+#[test]
+fn a_slow_backend_slows_its_clients_and_costs_no_memory() {
+    let server = Server::start("[limits]\nupstream = \"64KiB\"\n[heartbeat]\nws = \"200ms\"\nreap = \"300ms\"");
+    let mut backend = Listener::open(&server, &["messages"]);
+    let text = "x".repeat(8000);
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            let mut socket = Socket::open(server.address, "/ws?channel=a");
+            let text = text.clone();
+            std::thread::spawn(move || {
+                for n in 0..500 {
+                    socket.say(&json!({ "send": { "client": client, "n": n, "text": text } }).to_string());
+                }
+                socket
+            })
+        })
+        .collect();
+    eventually("the clients are held up", || (server.figure("messages_held") > 0).then_some(()));
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(server.resident_bytes() < 200 << 20, "{}", server.resident_bytes());
+    // Nobody else notices.
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    server.publish("a", "y");
+    assert_eq!(stream.next().unwrap().data, "y");
+    let mut next = [0; 4];
+    for _ in 0..2000 {
+        let line = backend.next();
+        let client = line["data"]["client"].as_u64().unwrap() as usize;
+        assert_eq!(line["data"]["n"], next[client], "nothing lost, nothing twice, in order");
+        next[client] += 1;
+    }
+    for client in clients {
+        let mut socket = client.join().unwrap();
+        assert_eq!(socket.json()["data"], "y", "who was held back is still there");
+    }
+}
+
+#[test]
+fn the_backend_hears_who_comes_and_goes() {
+    let server = Server::start(KEYS);
+    let mut backend = Listener::open(&server, &["connections"]);
+    let token = token(json!({ "sub": "u", "channels": ["*"] }));
+    let stream = Stream::open(server.address, &format!("/sse?channel=a&token={token}"));
+    let came = backend.next();
+    assert_eq!(
+        (came["op"].as_str(), came["user"].as_str(), came["transport"].as_str()),
+        (Some("connect"), Some("u"), Some("sse"))
+    );
+    assert!(came["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    get(server.address, &format!("/poll?channel=a&wait=0&token={token}"));
+    drop(stream);
+    let gone = backend.next();
+    assert_eq!((gone["op"].as_str(), &gone["conn"]), (Some("disconnect"), &came["conn"]), "polls are not told of");
+    assert_eq!(gone["reason"], "client");
+    let mut socket = Socket::open(server.address, &format!("/ws?channel=a&token={token}"));
+    let came = backend.next();
+    backend.say(json!({ "op": "kick", "conn": came["conn"], "reason": "no", "ref": 5 }));
+    let said = [backend.next(), backend.next()];
+    assert!(
+        said.iter().any(|line| line["kicked"] == 1) && said.iter().any(|line| line["reason"] == "kicked"),
+        "{said:?}"
+    );
+    assert_eq!(socket.json()["bye"]["reason"], "no");
+}
+
+#[test]
+fn clients_publish_where_their_tokens_say_so() {
+    let server = Server::start(&format!("{KEYS}[namespace.chat]\nclient_publish = true"));
+    let token = token(json!({ "sub": "u", "channels": ["*"], "publish": ["chat:*", "other:*"] }));
+    let mut reader = Stream::open(server.address, &format!("/sse?channel=chat:1&token={token}"));
+    let mut socket = Socket::open(server.address, &format!("/ws?channel=chat:1&token={token}"));
+    socket.say(r#"{"publish":{"channel":"chat:1","data":{"text":"hello"},"event":"said"},"ref":1}"#);
+    let answers = [socket.json(), socket.json()];
+    let answer = answers.iter().find(|line| line["ref"] == 1).unwrap();
+    let event = answers.iter().find(|line| line["channel"] == "chat:1").unwrap();
+    assert_eq!((&answer["ok"], &answer["id"]), (&json!(true), &event["id"]));
+    let read = reader.next().unwrap();
+    assert_eq!(
+        (read.name.as_str(), read.data.as_str(), &json!(read.id)),
+        ("said", r#"{"text":"hello"}"#, &event["id"])
+    );
+    for (publish, code) in [
+        (r#"{"channel":"other:1","data":1}"#, "forbidden"),
+        (r#"{"channel":"chat","data":1}"#, "forbidden"),
+        (r#"{"channel":"$x","data":1}"#, "bad_channel"),
+        (r#"{"channel":"chat:1"}"#, "bad_message"),
+        (r#"{"channel":"chat:1","data":1,"event":"ringcast.bye"}"#, "bad_field"),
+    ] {
+        socket.say(&format!(r#"{{"publish":{publish},"ref":2}}"#));
+        assert_eq!(socket.json()["error"]["code"], code, "{publish}");
+    }
+    let other = super::tokens::token(json!({ "sub": "v", "channels": ["*"] }));
+    let mut other = Socket::open(server.address, &format!("/ws?token={other}&channel=x"));
+    other.say(r#"{"publish":{"channel":"chat:1","data":1}}"#);
+    assert_eq!(other.json()["error"]["code"], "forbidden");
+}
+
+#[test]
+fn presence_is_exact_over_all_shards() {
+    let server = Server::start_with(&format!("{KEYS}[namespace.room]\npresence = true"), &["--shards", "3"]);
+    let of = |sub: &str| token(json!({ "sub": sub, "channels": ["*"] }));
+    let present = || {
+        let mut answer = server.feed().call(json!({ "op": "presence", "channel": "room:1" })).unwrap();
+        let users = answer["users"].as_array_mut().unwrap();
+        users.sort_by_key(|user| user["user"].as_str().unwrap().to_owned());
+        let users: Vec<(String, u64)> = users
+            .iter()
+            .map(|u| (u["user"].as_str().unwrap().to_owned(), u["connections"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(answer["connections"], users.iter().map(|(_, count)| count).sum::<u64>());
+        users
+    };
+    let expect = |users: &[(&str, u64)]| {
+        let users: Vec<_> = users.iter().map(|(user, count)| ((*user).to_owned(), *count)).collect();
+        eventually(&format!("{users:?} are there, not {:?}", present()), || (present() == users).then_some(()));
+    };
+    let mut watcher = Socket::open(server.address, &format!("/ws?channel=room:1&token={}", of("watcher")));
+    let joined = watcher.json();
+    assert_eq!((joined["event"].as_str(), &joined["data"]["user"]), (Some("ringcast.join"), &json!("watcher")));
+    let open = |user: &str| Socket::open(server.address, &format!("/ws?channel=room:1,b&token={}", of(user)));
+    let mut sockets: Vec<Socket> = (0..9).map(|n| open(["u", "v", "w"][n % 3])).collect();
+    expect(&[("u", 3), ("v", 3), ("w", 3), ("watcher", 1)]);
+    let mut joins: Vec<Value> = (0..3).map(|_| watcher.json()["data"]["user"].clone()).collect();
+    joins.sort_by_key(Value::to_string);
+    assert_eq!(joins, ["u", "v", "w"], "once for each user");
+    get(server.address, &format!("/poll?channel=room:1&wait=0&token={}", of("poller")));
+    sockets[0].say(r#"{"unsubscribe":["room:1"]}"#);
+    drop(sockets.remove(4));
+    expect(&[("u", 2), ("v", 2), ("w", 3), ("watcher", 1)]);
+    server.feed().call(json!({ "op": "kick", "user": "w" })).unwrap();
+    expect(&[("u", 2), ("v", 2), ("watcher", 1)]);
+    let left = watcher.json();
+    assert_eq!((left["event"].as_str(), &left["data"]["user"]), (Some("ringcast.leave"), &json!("w")));
+    drop(sockets);
+    expect(&[("watcher", 1)]);
+    drop(watcher);
+    expect(&[]);
+}
+
+#[test]
+fn readers_only_look() {
+    // SAFETY: takes no pointers and always succeeds.
+    let own = unsafe { libc::getuid() };
+    let server = Server::start(&format!("[feed]\nreaders = [\"{own}\"]"));
+    let mut feed = server.feed();
+    assert!(feed.call(json!({ "op": "stats" })).is_ok());
+    assert_eq!(feed.call(json!({ "op": "presence", "channel": "a" })).unwrap()["count"], 0);
+    for line in [
+        json!({ "op": "publish", "channel": "a", "data": 1 }),
+        json!({ "op": "kick", "channel": "a" }),
+        json!({ "op": "listen", "what": ["messages"] }),
+    ] {
+        let error = feed.call(line.clone()).unwrap_err().to_string();
+        assert!(error.contains("forbidden"), "{line}: {error}");
+    }
+}
