@@ -58,6 +58,32 @@ pub struct Speaker {
     pub user: Option<ArcStr>,
 }
 
+/// A question to the backend: may this client, which has no token, subscribe to these channels?
+#[derive(Debug)]
+pub struct Question {
+    /// The shard's number for it.
+    pub number: u32,
+    /// The channels.
+    pub channels: Vec<String>,
+    /// Where the client is.
+    pub address: Box<str>,
+    /// The request's `Authorization`.
+    pub authorization: Option<Box<str>>,
+    /// Its `Cookie`.
+    pub cookie: Option<Box<str>>,
+    /// Its `Origin`.
+    pub origin: Option<Box<str>>,
+}
+
+/// The backend's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What of it; `None` for everything that was asked for.
+    pub allowed: Option<Vec<String>>,
+    /// Who the client is.
+    pub user: Option<ArcStr>,
+}
+
 /// What anyone on the feed listens to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
@@ -65,6 +91,8 @@ pub struct Listening {
     pub messages: bool,
     /// Who comes and goes.
     pub connections: bool,
+    /// Whether it answers questions about clients.
+    pub authorize: bool,
 }
 
 /// What something that a client has said or published counts for on its shard's account: its bytes, and what comes
@@ -149,6 +177,15 @@ pub enum ShardMessage {
     Listening(Listening),
     /// So many bytes of what clients have said or published are off the shard's account.
     Heard(usize),
+    /// The backend has answered a question.
+    Answered {
+        /// About whom.
+        connection: ConnectionId,
+        /// Which question.
+        number: u32,
+        /// What.
+        answer: Answer,
+    },
     /// What became of something a client has published.
     Published {
         /// Who.
@@ -200,6 +237,13 @@ pub enum HubMessage {
         from: Speaker,
         /// JSON on one line.
         data: Box<str>,
+    },
+    /// A client without a token waits for the backend's word.
+    Ask {
+        /// Who.
+        who: Speaker,
+        /// What it wants.
+        question: Box<Question>,
     },
     /// A stream or WebSocket is open.
     Came {

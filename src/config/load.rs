@@ -88,6 +88,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
     if let Some(open) = config.server.listen.iter().find(|address| !address.is_local())
         && !config.auth.allow_anonymous
         && !config.auth.has_keys()
+        && !config.auth.ask_backend
     {
         return Err(ConfigError::Open(open.to_string()));
     }
@@ -143,7 +144,7 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let times: [(&'static str, Duration); 8] = [
+    let times: [(&'static str, Duration); 9] = [
         ("[server] handshake_timeout", config.server.handshake_timeout),
         ("[server] drain_timeout", config.server.drain_timeout),
         ("[heartbeat] sse", config.heartbeat.sse),
@@ -152,6 +153,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("[heartbeat] tcp_user_timeout", config.heartbeat.tcp_user_timeout),
         ("[http] poll_wait_max", config.http.poll_wait_max),
         ("[auth] token_timeout", config.auth.token_timeout),
+        ("[auth] ask_timeout", config.auth.ask_timeout),
     ];
     for (key, time) in times {
         if time < Duration::from_millis(100) {
@@ -212,11 +214,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             let problem = "must be false as long as [auth] has no keys: a token says where its bearer may publish";
             return Err(value("[namespace] client_publish", problem));
         }
-        if namespace.public == Some(false) && !config.auth.has_keys() {
-            return Err(value(
-                "[namespace] public",
-                "must be true as long as [auth] has no keys to verify tokens with",
-            ));
+        if namespace.public == Some(false) && !config.auth.has_keys() && !config.auth.ask_backend {
+            let problem = "must be true as long as [auth] has neither keys to verify tokens with nor ask_backend";
+            return Err(value("[namespace] public", problem));
         }
         if namespace.max_lag.is_some_and(|max_lag| max_lag < 4096) {
             return Err(value("[namespace] max_lag", "must be at least 4KiB"));
@@ -246,6 +246,9 @@ fn check_auth(config: &Config) -> Result<(), ConfigError> {
                 "needs alg in each key, as in { alg = \"ES256\", pem_file = \"key.pem\" }",
             ));
         }
+    }
+    if !matches!(config.auth.ask_default.as_str(), "deny" | "allow") {
+        return Err(value("[auth] ask_default", "must be \"deny\" or \"allow\""));
     }
     if config.auth.leeway > Duration::from_secs(3600) {
         return Err(value("[auth] leeway", "must be at most 1h"));
@@ -336,6 +339,7 @@ mod tests {
             "[auth]\nkeys = [{ alg = \"HS256\" }]",
             "[auth]\nkeys = [{ secret = \"x\" }]",
             "[auth]\nkeys = [{ alg = \"ES256\", secret = \"x\", pem_file = \"y\" }]",
+            "[auth]\nask_default = \"maybe\"",
             "[auth]\nleeway = \"2h\"",
             "[auth]\ncookie = \"a b\"",
             "[server]\nproxy_protocol = true",

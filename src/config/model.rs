@@ -259,6 +259,13 @@ pub struct Auth {
     /// How long a WebSocket that came without a token may take to send one.
     #[serde(with = "units::duration")]
     pub token_timeout: Duration,
+    /// Whether the backend that listens on the feed is asked about clients without a token.
+    pub ask_backend: bool,
+    /// How long it may take to answer.
+    #[serde(with = "units::duration")]
+    pub ask_timeout: Duration,
+    /// What holds if it does not, or nobody listens: `deny` or `allow`.
+    pub ask_default: String,
 }
 
 impl Default for Auth {
@@ -272,11 +279,19 @@ impl Default for Auth {
             leeway: Duration::ZERO,
             cookie: String::new(),
             token_timeout: Duration::from_secs(10),
+            ask_backend: false,
+            ask_timeout: Duration::from_secs(2),
+            ask_default: "deny".into(),
         }
     }
 }
 
 impl Auth {
+    /// Whether clients are let in when the backend does not answer.
+    pub fn ask_default_allows(&self) -> bool {
+        self.ask_default == "allow"
+    }
+
     /// Whether tokens are verified.
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || !self.jwks_file.as_os_str().is_empty()

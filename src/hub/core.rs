@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::link::{HubMessage, Listening, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::link::{Answer, ConnectionId, HubMessage, Listening, LocalChannel, Replay, ShardMessage, Target, ToShard};
 use crate::logic::event::{ChannelName, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
@@ -133,6 +133,7 @@ impl Core {
                 }
             }
             HubMessage::Said { from, data } => self.said(&from, &data),
+            HubMessage::Ask { who, question } => self.listeners.ask(&who, &question),
             HubMessage::Came { who, address, transport } => self.listeners.came(&who, &address, transport),
             HubMessage::Gone { who, reason } => self.listeners.gone(&who, reason),
             HubMessage::Publish { from, channel, draft, reference } => {
@@ -257,8 +258,16 @@ impl Core {
                     write_ok(out, reference);
                 }
             }
-            Command::Listen { messages, connections } => {
-                return Ok(Outcome::Listen(Listening { messages, connections }));
+            Command::Listen { messages, connections, authorize } => {
+                return Ok(Outcome::Listen(Listening { messages, connections, authorize }));
+            }
+            Command::Authorized { connection, number, allowed, user } => {
+                let id: ConnectionId = connection.parse().map_err(|()| no_connection(&connection))?;
+                let answer = Answer { allowed, user };
+                self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
+                if let Some(reference) = reference {
+                    write_ok(out, reference);
+                }
             }
             Command::Presence(channel) => self.write_presence(&channel, reference.unwrap_or("null"), out),
             Command::Stats => {

@@ -7,8 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::link::{Listening, Speaker, upstream_weight};
-use crate::logic::protocol::feed::{write_came, write_gone, write_lost, write_said};
+use crate::link::{Listening, Question, Speaker, upstream_weight};
+use crate::logic::protocol::feed::{write_came, write_gone, write_lost, write_question, write_said};
 
 use super::notify::Notify;
 
@@ -136,6 +136,7 @@ impl Listeners {
         self.list.iter().fold(Listening::default(), |any, (what, _)| Listening {
             messages: any.messages || what.messages,
             connections: any.connections || what.connections,
+            authorize: any.authorize || what.authorize,
         })
     }
 
@@ -152,6 +153,21 @@ impl Listeners {
             }
         }
         is_heard
+    }
+
+    /// A client waits for the backend's word. One listener is asked, the one that said last that it answers.
+    pub(super) fn ask(&mut self, who: &Speaker, question: &Question) {
+        let Some((_, outbox)) = self.list.iter().rev().find(|(what, _)| what.authorize) else { return };
+        self.line.clear();
+        let Question { number, channels, address, authorization, cookie, origin } = question;
+        let fields = [
+            ("address", Some(&**address)),
+            ("authorization", authorization.as_deref()),
+            ("cookie", cookie.as_deref()),
+            ("origin", origin.as_deref()),
+        ];
+        write_question(&mut self.line, &who.connection.to_string(), *number, channels, &fields);
+        outbox.push(&self.line);
     }
 
     /// A client has come.
@@ -187,7 +203,7 @@ mod tests {
     }
 
     fn listening(messages: bool, connections: bool) -> Listening {
-        Listening { messages, connections }
+        Listening { messages, connections, authorize: false }
     }
 
     #[test]

@@ -61,7 +61,10 @@ fn refuse_token(error: TokenError) -> Reject {
 impl Shard {
     /// Verifies the token that a request carries, if it carries one, and remembers whom the connection belongs to.
     pub(super) fn identify(&mut self, slot: u32, request: &Request<'_>, query: &SubscribeQuery) -> Result<(), Reject> {
-        self.forget(slot);
+        let is_asked = self.connections[slot].extra.as_ref().is_some_and(|extra| extra.asking.is_some());
+        if !is_asked {
+            self.forget(slot);
+        }
         if self.keyring.is_none() {
             return Ok(());
         }
@@ -85,24 +88,32 @@ impl Shard {
     }
 
     fn remember(&mut self, slot: u32, identity: Identity) -> Result<(), Reject> {
-        let before = self.identities.get(slot).and_then(|known| known.identity.user.clone());
-        if before != identity.user
-            && let Some(user) = &identity.user
-            && !self.room.enter_as(user)
-        {
-            self.counters.refused += 1;
+        if !self.enter_user(slot, identity.user.as_ref()) {
             let reject = Reject::new(429, "too_many", "there are too many connections of this user");
             return Err(reject.retry_after(self.rng.u32(1..=5)));
         }
-        if before != identity.user
-            && let Some(before) = before
-        {
-            self.room.leave_as(&before);
-        }
         let left_ms = (identity.expires_s * 1000).saturating_sub(now_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
-        self.identities.insert(slot, Known { identity, expires: self.now + left.max(1) });
+        self.identities.insert(slot, Known { identity, expires: self.now + left.max(1), is_asked: false });
         Ok(())
+    }
+
+    /// Takes one of a user's places for a connection, in place of that of whom it belongs to now.
+    pub(super) fn enter_user(&mut self, slot: u32, user: Option<&ArcStr>) -> bool {
+        let before = self.user(slot).cloned();
+        if before.as_ref() == user {
+            return true;
+        }
+        if let Some(user) = user
+            && !self.room.enter_as(user)
+        {
+            self.counters.refused += 1;
+            return false;
+        }
+        if let Some(before) = before {
+            self.room.leave_as(&before);
+        }
+        true
     }
 
     /// Forgets whom a connection belonged to.
@@ -120,7 +131,8 @@ impl Shard {
 
     /// Whether a connection may subscribe to a channel.
     pub(super) fn may_subscribe(&self, slot: u32, channel: &str) -> Result<(), Denied> {
-        if self.keyring.is_none() || self.settings.config.namespace(channel).public {
+        let is_open = self.keyring.is_none() && !self.asks_backend();
+        if is_open || self.settings.config.namespace(channel).public {
             return Ok(());
         }
         match self.identities.get(slot) {
@@ -142,6 +154,7 @@ impl Shard {
         self.keyring.is_some()
             && self.identities.get(slot).is_none()
             && !self.settings.config.auth.allow_anonymous
+            && !self.asks_backend()
             && (query.channels.is_empty() || self.check_channels(slot, query).is_err())
     }
 
@@ -201,7 +214,7 @@ impl Shard {
         if self.identities.len() == 0 {
             return None;
         }
-        self.identities.get(slot).map(|known| known.expires)
+        self.identities.get(slot).map(|known| known.expires).filter(|end| *end != Tick::MAX)
     }
 
     /// Ends a connection whose token has ended; returns whether it has.

@@ -58,6 +58,7 @@ impl Shard {
             extra.gap = None;
             extra.awaited = None;
             extra.unsaid = None;
+            extra.asking = None;
             extra.input = Vec::new();
         }
         let dialect = connection.dialect;

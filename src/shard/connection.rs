@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use crate::link::LocalChannel;
+use crate::link::{Answer, LocalChannel};
 use crate::logic::id::Id;
 use crate::logic::log::Position;
 use crate::logic::protocol::dialect::Dialect;
@@ -221,6 +221,15 @@ pub(super) struct Gap {
     pub(super) resumed: Id,
 }
 
+/// A question to the backend that a connection waits for.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// Tells its answer from those to earlier questions.
+    pub(super) number: u32,
+    /// The answer, until the request is looked at again.
+    pub(super) answer: Option<Answer>,
+}
+
 /// What a WebSocket that came without a token has asked for.
 #[derive(Debug)]
 pub(super) struct Awaited {
@@ -249,6 +258,8 @@ pub(super) struct Extra {
     pub(super) origin: Option<Box<str>>,
     /// A message that waits for room on its way to the backend.
     pub(super) unsaid: Option<Box<str>>,
+    /// What the backend is being asked about it.
+    pub(super) asking: Option<Box<Asking>>,
     /// What is asked for once a token has come.
     pub(super) awaited: Option<Box<Awaited>>,
     /// What is being resumed, in the order it was asked for; the first is under way.
@@ -266,6 +277,7 @@ impl Extra {
             && self.origin.is_none()
             && self.awaited.is_none()
             && self.unsaid.is_none()
+            && self.asking.is_none()
             && self.decoder.is_idle()
     }
 }
@@ -276,9 +288,10 @@ impl Connection {
         self.extra.get_or_insert_default()
     }
 
-    /// Whether it has something to say that waits for room, and is not read meanwhile.
+    /// Whether it waits for room for what it says, or for the backend's word, and is not read meanwhile.
     pub(super) fn is_held_back(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.unsaid.is_some())
+        let Some(extra) = &self.extra else { return false };
+        extra.unsaid.is_some() || extra.asking.as_ref().is_some_and(|asking| asking.answer.is_none())
     }
 
     /// Whether nothing is open to it before it has sent a token.

@@ -177,6 +177,10 @@ counters! {
     errors,
     /// Tokens that did not verify, were over or revoked.
     tokens_refused,
+    /// Questions to the backend about clients without a token.
+    questions,
+    /// Of these, questions that it did not answer in time.
+    questions_unanswered,
     /// Connections now that came with a token.
     identified,
     /// Positions resumed from the shard's own logs.

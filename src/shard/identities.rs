@@ -15,6 +15,8 @@ const REVOKED_MAX: usize = 1_000_000;
 pub(super) struct Known {
     pub(super) identity: Identity,
     pub(super) expires: Tick,
+    /// Whether it is by the backend's word, not by a token.
+    pub(super) is_asked: bool,
 }
 
 /// All of a shard.
@@ -108,7 +110,7 @@ mod tests {
     fn known(user: &str, token: &str) -> Known {
         let identity =
             Identity { user: Some(user.into()), token: Some(token.into()), expires_s: 9, grants: Default::default() };
-        Known { identity, expires: 5 }
+        Known { identity, expires: 5, is_asked: false }
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Shard {
             ShardMessage::SendUser(user, draft) => self.send_to_user(&user, &draft),
             ShardMessage::Listening(listening) => self.upstream.listening = listening,
             ShardMessage::Heard(bytes) => self.on_heard(bytes),
+            ShardMessage::Answered { connection, number, answer } => self.on_answer(connection, number, answer),
             ShardMessage::Published { connection, reference, result } => {
                 self.on_published(connection, reference.as_deref(), result);
             }

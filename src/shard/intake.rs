@@ -212,6 +212,10 @@ impl Shard {
                 }
                 Parsed::Complete { request, consumed } => {
                     self.request(slot, &request);
+                    if self.connections[slot].is_held_back() {
+                        // It is looked at again once the backend has answered.
+                        break;
+                    }
                     rest = &rest[consumed..];
                 }
                 Parsed::Rejected(reject) => {

@@ -11,6 +11,7 @@ use crate::logic::protocol::ws::{self, Message, Opcode};
 
 use super::Shard;
 use super::access::Denied;
+use super::asking::Evidence;
 use super::connection::{Flags, State};
 use super::counters::Reason;
 
@@ -163,6 +164,12 @@ impl Shard {
             return;
         }
         if (said.send.is_some() || said.publish.is_some()) && !self.has_room_upstream(slot, text) {
+            return;
+        }
+        if let Some(names) = &said.subscribe
+            && self.must_wait_for_backend(slot, names, Evidence::default())
+        {
+            self.connections[slot].extra().unsaid = Some(text.into());
             return;
         }
         let result = match &said {

@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+mod asking;
 mod channels;
 mod closing;
 mod connection;

@@ -13,6 +13,7 @@ use crate::logic::protocol::http::{
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
 
+use super::asking::Evidence;
 use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
 use super::{Shard, connection_id};
@@ -152,6 +153,9 @@ impl Shard {
             let message = "name at least one channel, as in ?channel=news";
             return Err(Reject::new(400, "no_channel", message));
         }
+        if self.must_wait_for_backend(slot, &query.channels, Evidence::of(request)) {
+            return Ok(());
+        }
         self.check_channels(slot, &query)?;
         if request.method == Method::Head {
             let headers = self.headers(slot, request);
@@ -203,6 +207,9 @@ impl Shard {
             return Err(Reject::new(403, "origin", "pages of this origin may not connect; see [websocket] origins"));
         }
         self.has_room_for_channels(&query.channels)?;
+        if route == Route::WebSocket && self.must_wait_for_backend(slot, &query.channels, Evidence::of(request)) {
+            return Ok(());
+        }
         if query.raw && route == Route::WebSocket {
             // This format has no place for refusals, nor for a token.
             self.check_channels(slot, query)?;

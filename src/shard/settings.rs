@@ -43,6 +43,7 @@ pub(super) struct Settings {
     pub(super) reap: Tick,
     pub(super) drain: Tick,
     pub(super) token_timeout: Tick,
+    pub(super) ask_timeout: Tick,
     pub(super) talk: TalkLimits,
     pub(super) retry_ms: u64,
     pub(super) trusted: bool,
@@ -59,6 +60,7 @@ impl Settings {
             heartbeat_ws: ticks(config.heartbeat.ws).max(1),
             reap: ticks(config.heartbeat.reap).max(1),
             drain: ticks(config.server.drain_timeout).max(1),
+            ask_timeout: ticks(config.auth.ask_timeout).max(1),
             token_timeout: ticks(config.auth.token_timeout).max(1),
             talk: TalkLimits {
                 messages_max: config.websocket.message_rate,

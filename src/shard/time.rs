@@ -175,6 +175,9 @@ impl Shard {
     }
 
     fn on_deadline(&mut self, slot: u32) {
+        if self.answer_by_default(slot) {
+            return;
+        }
         match self.connections[slot].state {
             State::Proxied => self.drop_connection(slot, Reason::HandshakeTimeout),
             State::Http => self.on_request_timeout(slot),

@@ -52,7 +52,8 @@ impl Shard {
         false
     }
 
-    fn speaker(&self, slot: u32) -> Speaker {
+    /// A client as the backend knows it.
+    pub(super) fn speaker(&self, slot: u32) -> Speaker {
         let connection = connection_id(self.index, slot, self.connections[slot].generation);
         Speaker { connection, user: self.user(slot).cloned() }
     }
@@ -102,15 +103,21 @@ impl Shard {
             if connection.generation != generation || connection.state != State::WebSocket {
                 continue;
             }
-            let Some(message) = connection.extra.as_mut().and_then(|extra| extra.unsaid.take()) else { continue };
-            connection.flags.clear(Flags::PAUSED);
-            self.hear_json(slot, &message);
-            let connection = &self.connections[slot];
-            if connection.state == State::WebSocket && !connection.flags.has(Flags::PAUSED) {
-                self.read_later(slot);
-            }
-            self.queue(slot);
+            self.say_again(slot);
         }
+    }
+
+    /// Has a client say once more what had to wait, and reads on.
+    pub(super) fn say_again(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot];
+        let Some(message) = connection.extra.as_mut().and_then(|extra| extra.unsaid.take()) else { return };
+        connection.flags.clear(Flags::PAUSED);
+        self.hear_json(slot, &message);
+        let connection = &self.connections[slot];
+        if connection.state == State::WebSocket && !connection.flags.has(Flags::PAUSED) {
+            self.read_later(slot);
+        }
+        self.queue(slot);
     }
 
     /// What became of something a client has published.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::clients::{Socket, Stream, get};
+use super::clients::{Http, Socket, Stream, get};
 use super::server::{PATIENCE, Server, eventually};
 use super::tokens::{KEYS, token};
 
@@ -238,4 +238,61 @@ fn readers_only_look() {
         let error = feed.call(line.clone()).unwrap_err().to_string();
         assert!(error.contains("forbidden"), "{line}: {error}");
     }
+}
+
+/// A backend that lets whoever has the cookie `who=NAME` have `user:NAME`, and answers nobody else.
+fn decide(server: &Server) -> std::thread::JoinHandle<u32> {
+    let mut backend = Listener::open(server, &["authorize"]);
+    std::thread::spawn(move || {
+        let mut questions = 0;
+        loop {
+            let mut line = String::new();
+            if backend.reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return questions;
+            }
+            let question: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(question["op"], "authorize");
+            questions += 1;
+            let channels = question["channels"].as_array().unwrap();
+            let answer = |allow: Value, user: &str| json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": allow, "user": user });
+            if channels.contains(&json!("silence")) {
+                continue;
+            }
+            let cookie = question["cookie"].as_str().unwrap_or_default();
+            let answer = match cookie.strip_prefix("who=") {
+                Some(who) => answer(json!([format!("user:{who}")]), who),
+                None => answer(json!(channels.contains(&json!("open"))), ""),
+            };
+            backend.say(answer);
+        }
+    })
+}
+
+#[test]
+fn the_backend_decides_about_clients_without_a_token() {
+    let server = Server::start("[auth]\nask_backend = true\nask_timeout = \"300ms\"\n[namespace.news]\npublic = true");
+    assert_eq!(get(server.address, "/poll?channel=open&wait=0").status, 403, "nobody is there to say yes");
+    let backend = decide(&server);
+    let fields = "Cookie: who=u1\r\n";
+    let mut stream = Stream::open_with(server.address, "/sse?channel=user:u1", fields);
+    server.publish("user:u1", "x");
+    assert_eq!(stream.next().unwrap().data, "x");
+    let mut http = Http::connect(server.address);
+    // Several requests in one go are still answered in order.
+    http.send(&format!("GET /poll?channel=user:u2&wait=0 HTTP/1.1\r\nHost: x\r\n{fields}\r\nGET /poll?channel=open&wait=0 HTTP/1.1\r\nHost: x\r\n\r\nGET /poll?channel=news:a&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!([http.answer(false).status, http.answer(false).status, http.answer(false).status], [403, 200, 200]);
+    assert_eq!(get(server.address, "/poll?channel=silence&wait=0").status, 403, "silence means no");
+    assert_eq!(server.figure("questions_unanswered"), 1);
+    // A WebSocket asks again for what it did not come with.
+    let mut socket = Socket::open(server.address, "/ws?channel=open");
+    socket.say(r#"{"subscribe":["closed"],"ref":1}"#);
+    socket.say(r#"{"subscribe":["open"],"ref":2}"#);
+    let refused = socket.json();
+    assert_eq!((&refused["ref"], &refused["error"]["channels"]), (&json!(1), &json!(["closed"])));
+    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true }));
+    server.publish("open", "y");
+    assert_eq!(socket.json()["data"], "y");
+    assert_eq!(server.feed().call(json!({ "op": "kick", "user": "u1" })).unwrap()["kicked"], 1);
+    drop(server);
+    assert_eq!(backend.join().unwrap(), 6);
 }

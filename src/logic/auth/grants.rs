@@ -48,6 +48,12 @@ impl Grants {
         Grants { subscribe: read(subscribe), publish: read(publish) }
     }
 
+    /// Grants subscribing to channels of exactly these names.
+    pub fn allow(&mut self, channels: &[String]) {
+        let exactly = |name: &String| Pattern { parts: vec![name.clone()] };
+        self.subscribe.extend(channels.iter().map(exactly));
+    }
+
     /// Whether its bearer may subscribe to a channel.
     pub fn may_subscribe(&self, channel: &str) -> bool {
         self.subscribe.iter().any(|pattern| pattern.matches(channel))
@@ -106,6 +112,13 @@ mod tests {
         let grants = Grants::new(&["a".into()], &["b:*".into(), "{sub}".into()], None);
         assert!(grants.may_subscribe("a") && !grants.may_subscribe("b:1"));
         assert!(grants.may_publish("b:1") && !grants.may_publish("a") && !grants.may_publish(""));
+    }
+
+    #[test]
+    fn a_name_is_granted_exactly() {
+        let mut grants = Grants::default();
+        grants.allow(&["a*".into()]);
+        assert!(grants.may_subscribe("a*") && !grants.may_subscribe("ab"));
     }
 
     proptest! {

@@ -50,6 +50,19 @@ pub enum Command {
         messages: bool,
         /// Connections that open and end.
         connections: bool,
+        /// Questions about clients without a token.
+        authorize: bool,
+    },
+    /// The answer to such a question.
+    Authorized {
+        /// About which connection.
+        connection: Box<str>,
+        /// Which question.
+        number: u32,
+        /// What it may subscribe to; `None` for everything that was asked for.
+        allowed: Option<Vec<String>>,
+        /// Who it is.
+        user: Option<ArcStr>,
     },
     /// Who is on a channel.
     Presence(ChannelName),
@@ -84,7 +97,7 @@ impl Command {
     pub fn is_read_only(&self) -> bool {
         match self {
             Command::Stats | Command::History { .. } | Command::Presence(_) => true,
-            Command::Listen { messages, .. } => !messages,
+            Command::Listen { messages, authorize, .. } => !messages && !authorize,
             _ => false,
         }
     }
@@ -188,6 +201,9 @@ struct RawLine<'a> {
     #[serde(borrow)]
     what: Option<Vec<Cow<'a, str>>>,
     expires: Option<u64>,
+    ask: Option<u32>,
+    #[serde(borrow)]
+    allow: Option<&'a RawValue>,
     #[serde(borrow)]
     after: Option<Cow<'a, str>>,
     limit: Option<usize>,
@@ -283,6 +299,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
             Ok(Command::Send { target, draft: draft(raw.data, raw.data_b64.as_deref(), None)? })
         }
         "listen" => listen(&raw),
+        "authorized" => authorized(&raw),
         "presence" => channel(raw.channel.as_deref()).map(Command::Presence),
         "stats" => Ok(Command::Stats),
         "history" => Ok(Command::History {
@@ -296,7 +313,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
             limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
         }),
         _ => {
-            let known = "publish, batch, end, kick, unsubscribe, send, listen, presence, stats, history";
+            let known = "publish, batch, end, kick, unsubscribe, send, listen, authorized, presence, stats, history";
             Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
         }
     }
@@ -323,12 +340,37 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
 
 fn listen(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     let what = raw.what.as_deref().unwrap_or_default();
-    if let Some(other) = what.iter().find(|word| !matches!(&***word, "messages" | "connections")) {
-        let message = format!("the field what knows messages and connections, not {:?}", short(other));
+    if let Some(other) = what.iter().find(|word| !matches!(&***word, "messages" | "connections" | "authorize")) {
+        let message = format!("the field what knows messages, connections and authorize, not {:?}", short(other));
         return Err(FeedError::new("bad_field", message));
     }
     let has = |word: &str| what.iter().any(|other| other == word);
-    Ok(Command::Listen { messages: has("messages"), connections: has("connections") })
+    Ok(Command::Listen { messages: has("messages"), connections: has("connections"), authorize: has("authorize") })
+}
+
+/// What a backend lets a client do: everything it asked for, nothing, or some of it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Allow {
+    All(bool),
+    Some(Vec<String>),
+}
+
+fn authorized(raw: &RawLine<'_>) -> Result<Command, FeedError> {
+    let (Some(connection), Some(number)) = (raw.conn.as_deref(), raw.ask) else {
+        return Err(FeedError::new("bad_field", "an answer needs the fields conn and ask of its question"));
+    };
+    let allow = raw.allow.map(|allow| serde_json::from_str(allow.get()));
+    let Some(Ok(allow)) = allow else {
+        return Err(FeedError::new("bad_field", "the field allow must be true, false or a list of channels"));
+    };
+    let allowed = match allow {
+        Allow::All(true) => None,
+        Allow::All(false) => Some(Vec::new()),
+        Allow::Some(channels) => Some(channels),
+    };
+    let user = raw.user.as_deref().filter(|user| !user.is_empty()).map(Into::into);
+    Ok(Command::Authorized { connection: connection.into(), number, allowed, user })
 }
 
 fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {

@@ -28,6 +28,33 @@ pub fn write_said(out: &mut Vec<u8>, connection: &str, user: Option<&str>, data:
     out.extend_from_slice(b"}\n");
 }
 
+/// Appends `{"op":"authorize","conn","ask","channels":[…]}` and those of `fields` that there are.
+pub fn write_question(
+    out: &mut Vec<u8>,
+    connection: &str,
+    number: u32,
+    channels: &[String],
+    fields: &[(&str, Option<&str>)],
+) {
+    write_start(out, "authorize", connection, None);
+    out.extend_from_slice(b",\"ask\":");
+    write_decimal(number.into(), out);
+    out.extend_from_slice(b",\"channels\":[");
+    for (place, channel) in channels.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        json::write_string(channel, out);
+    }
+    out.push(b']');
+    for (name, value) in fields {
+        if let Some(value) = value {
+            write_member(out, name, value);
+        }
+    }
+    out.extend_from_slice(b"}\n");
+}
+
 /// Appends `{"op":"connect","conn","user"?,"address","transport"}`.
 pub fn write_came(out: &mut Vec<u8>, connection: &str, user: Option<&str>, address: &str, transport: &str) {
     write_start(out, "connect", connection, user);

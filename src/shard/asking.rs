@@ -1,0 +1,127 @@
+//! Asking the backend about clients without a token: the request or message waits, and is looked at again with the
+//! answer.
+
+use crate::link::{Answer, ConnectionId, HubMessage, Question};
+use crate::logic::auth::{Grants, Identity};
+use crate::logic::protocol::http::Request;
+use crate::logic::wheel::Tick;
+
+use super::Shard;
+use super::connection::{Asking, Flags, State};
+use super::identities::Known;
+
+/// What a request says about its client, for the backend to decide by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    authorization: Option<Box<str>>,
+    cookie: Option<Box<str>>,
+    origin: Option<Box<str>>,
+}
+
+impl Evidence {
+    pub(super) fn of(request: &Request<'_>) -> Evidence {
+        let cookie = (!request.cookies.is_empty()).then(|| request.cookies.join("; ").into());
+        Evidence {
+            authorization: request.authorization.map(Into::into),
+            cookie,
+            origin: request.origin.map(Into::into),
+        }
+    }
+}
+
+impl Shard {
+    /// Whether who has no token may be allowed by the backend.
+    pub(super) fn asks_backend(&self) -> bool {
+        self.settings.config.auth.ask_backend
+    }
+
+    /// Whether a connection must wait for the backend's word on channels: it has no token, and they are neither public
+    /// nor allowed already. With the answer there it goes on, whatever that was.
+    pub(super) fn must_wait_for_backend(&mut self, slot: u32, channels: &[String], evidence: Evidence) -> bool {
+        if !self.asks_backend() || self.settings.config.auth.allow_anonymous || self.came_with_token(slot) {
+            return false;
+        }
+        let unknown: Vec<String> =
+            channels.iter().filter(|name| self.may_subscribe(slot, name).is_err()).cloned().collect();
+        let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.take());
+        if let Some(Answer { allowed, user }) = asking.and_then(|asking| asking.answer) {
+            self.allow(slot, allowed.unwrap_or(unknown), user);
+            return false;
+        }
+        if unknown.is_empty() {
+            return false;
+        }
+        if !self.upstream.listening.authorize {
+            let allowed = if self.settings.config.auth.ask_default_allows() { unknown } else { Vec::new() };
+            self.allow(slot, allowed, None);
+            return false;
+        }
+        self.ask(slot, unknown, evidence);
+        true
+    }
+
+    fn came_with_token(&self, slot: u32) -> bool {
+        self.identities.get(slot).is_some_and(|known| !known.is_asked)
+    }
+
+    fn ask(&mut self, slot: u32, channels: Vec<String>, evidence: Evidence) {
+        self.counters.questions += 1;
+        let number = self.counters.questions as u32;
+        let connection = &mut self.connections[slot];
+        connection.flags.set(Flags::PAUSED);
+        connection.extra().asking = Some(Box::new(Asking { number, answer: None }));
+        let Evidence { authorization, cookie, origin } = evidence;
+        let address = connection.peer.to_string().into();
+        let question = Question { number, channels, address, authorization, cookie, origin };
+        let who = self.speaker(slot);
+        self.tell_hub(HubMessage::Ask { who, question: Box::new(question) });
+        let deadline = self.now + self.settings.ask_timeout;
+        self.set_deadline(slot, deadline);
+    }
+
+    /// The backend, or its silence, has decided.
+    pub(super) fn on_answer(&mut self, id: ConnectionId, number: u32, answer: Answer) {
+        let Some(slot) = self.find(id) else { return };
+        let Some(asking) = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut()) else {
+            return;
+        };
+        if asking.number != number || asking.answer.is_some() {
+            return;
+        }
+        asking.answer = Some(answer);
+        let connection = &mut self.connections[slot];
+        connection.flags.clear(Flags::PAUSED);
+        connection.deadline = 0;
+        if connection.state == State::WebSocket {
+            self.say_again(slot);
+        } else {
+            self.read_later(slot);
+        }
+    }
+
+    /// The time for an answer is over; returns whether one was waited for.
+    pub(super) fn answer_by_default(&mut self, slot: u32) -> bool {
+        let connection = &self.connections[slot];
+        let asking = connection.extra.as_ref().and_then(|extra| extra.asking.as_ref());
+        let Some(number) = asking.filter(|asking| asking.answer.is_none()).map(|asking| asking.number) else {
+            return false;
+        };
+        let allowed = if self.settings.config.auth.ask_default_allows() { None } else { Some(Vec::new()) };
+        let id = super::connection_id(self.index, slot, connection.generation);
+        self.counters.questions_unanswered += 1;
+        self.on_answer(id, number, Answer { allowed, user: None });
+        true
+    }
+
+    /// Remembers what the backend has allowed a connection, beside what it did before.
+    fn allow(&mut self, slot: u32, channels: Vec<String>, user: Option<arcstr::ArcStr>) {
+        let before = self.identities.get(slot).map(|known| known.identity.clone());
+        let mut identity =
+            before.unwrap_or(Identity { user, token: None, expires_s: u64::MAX, grants: Grants::default() });
+        identity.grants.allow(&channels);
+        let has_room = self.enter_user(slot, identity.user.as_ref());
+        if has_room {
+            self.identities.insert(slot, Known { identity, expires: Tick::MAX, is_asked: true });
+        }
+    }
+}
