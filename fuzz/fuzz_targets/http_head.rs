@@ -1,0 +1,23 @@
+//! Request heads: what is accepted is accepted whatever follows it, and no beginning of it is taken for a whole one.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringcast::logic::protocol::http::{HeadLimits, Parsed, last_untrusted, parse};
+use ringcast::logic::protocol::query;
+
+const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 1024 };
+
+fuzz_target!(|bytes: &[u8]| {
+    let Parsed::Complete { request, consumed } = parse(bytes, &LIMITS) else { return };
+    assert!(consumed <= bytes.len() && bytes[..consumed].ends_with(b"\r\n\r\n"));
+    for cut in [consumed / 2, consumed - 1] {
+        assert!(!matches!(parse(&bytes[..cut], &LIMITS), Parsed::Complete { .. }), "half a head is none");
+    }
+    let Parsed::Complete { request: again, consumed: same } = parse(&bytes[..consumed], &LIMITS) else {
+        panic!("a head does not depend on what follows it");
+    };
+    assert_eq!((consumed, request.path, request.host), (same, again.path, again.host));
+    let _ = query::parse(request.query, 10);
+    let _ = (request.bearer(), request.cookie("session"));
+    let _ = last_untrusted(&request, |address| address.is_loopback());
+});
