@@ -19,4 +19,5 @@ mod slow;
 mod soak;
 mod streams;
 mod tokens;
+mod websocket_cases;
 mod websockets;
