@@ -9,6 +9,7 @@ mod clients;
 mod command_line;
 mod drain;
 mod feed;
+mod http_cases;
 mod limits;
 mod order;
 mod polls;

@@ -99,6 +99,7 @@ fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
                 format!("there are more than {FIELDS_MAX} header fields"),
             ));
         }
+        Err(httparse::Error::Version) if !has_version(head) => return Err(bad("the request line is malformed")),
         Err(httparse::Error::Version) => {
             return Err(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
         }
@@ -121,6 +122,15 @@ fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
     reader.finish(method, target, is_http_1_1)
 }
 
+/// Whether the request line is one with a version (RFC 9112 §2.3), be it one that is not spoken here.
+fn has_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.nth(2).and_then(|version| version.strip_prefix(b"HTTP/"));
+    let is_version = matches!(version, Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit());
+    is_version && words.next().is_none()
+}
+
 struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
@@ -140,7 +150,7 @@ fn read_target(target: &str, method: Method) -> Result<Target<'_>, Reject> {
         }
         _ => return Err(bad("the request's target must be a path or an absolute http URL")),
     };
-    if authority.is_some_and(|host| !is_host(host)) || target.contains('#') {
+    if authority.is_some_and(|host| !is_host(host)) || target.contains('#') || !target.is_ascii() {
         return Err(bad("the request's target is malformed"));
     }
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
