@@ -23,6 +23,12 @@ impl BareHub {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
     }
 
+    /// Hears what a shard says, and lets the shards have what comes of it.
+    pub fn hear(&mut self, message: HubMessage, now_ms: u64) {
+        self.core.hear(message, now_ms);
+        self.core.flush();
+    }
+
     /// Carries out a command and lets the shards have what came of it; the answer is appended to `out`.
     ///
     /// # Errors

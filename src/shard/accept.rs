@@ -136,7 +136,7 @@ impl Shard {
     }
 
     /// Gives the connection a slot, or turns it away.
-    fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
+    pub(super) fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
         self.counters.accepted += 1;
         let peer = address.map(Peer::new).unwrap_or_default();
         let take_place = |shard: &Shard| {

@@ -48,9 +48,11 @@ impl Shard {
         self.counters.slow_gaps += 1;
         if let (Some(after), Some(resumed)) = (after, resumed) {
             let gap = &mut self.connections[slot].extra().gap;
-            // Several gaps before the client reads anything are one to it.
-            let after = gap.as_ref().map_or(after, |gap| gap.after);
-            *gap = Some(Gap { after, resumed });
+            // Several gaps before the client reads anything are one to it, also if they are of several channels.
+            *gap = Some(match *gap {
+                Some(gap) => Gap { after: gap.after.min(after), resumed: gap.resumed.max(resumed) },
+                None => Gap { after, resumed },
+            });
         }
     }
 

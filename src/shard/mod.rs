@@ -388,3 +388,6 @@ async fn clock(shard: Rc<RefCell<Shard>>) -> io::Result<()> {
         shard.borrow_mut().tick()?;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,422 @@
+//! A model of delivery: the real hub and a real shard, driven by hand in one thread, with socket pairs whose far ends
+//! read only when the model says so. Everything that happens is drawn from a seed.
+//!
+//! `RINGCAST_MODEL_SEEDS=10000 cargo test --release --lib model` tries more; `RINGCAST_MODEL_SEED=N` repeats one.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::hub::BareHub;
+use crate::hub::ids::IdSource;
+use crate::link::{HubInbox, to_hub, to_shard};
+use crate::logic::history::HistoryLimits;
+use crate::logic::protocol::feed::parse;
+
+const CHANNELS: [&str; 6] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2"];
+const MAX_LAG: usize = 8192;
+const HISTORY_EVENTS: usize = 40;
+
+/// A published event, as the model remembers it.
+struct Published {
+    id: Id,
+    channel: usize,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    is_websocket: bool,
+    is_resumed: bool,
+    channels: Vec<usize>,
+    bytes: Vec<u8>,
+    text: String,
+    has_head: bool,
+    /// Everything after this must come, or its loss be told.
+    since: Id,
+    /// The newest event that came.
+    last: Id,
+    /// Between which ids something is lost, as the client was told.
+    gaps: Vec<(Id, Id)>,
+    received: Vec<Id>,
+    is_over: bool,
+}
+
+struct Model {
+    rng: fastrand::Rng,
+    shard: Shard,
+    hub: BareHub,
+    inbox: HubInbox,
+    now_ms: u64,
+    log: Vec<Published>,
+    clients: Vec<Client>,
+    /// Positions of clients that have gone, to resume from.
+    left: Vec<(Id, Vec<usize>)>,
+    figures: HashMap<&'static str, u64>,
+    _folder: tempfile::TempDir,
+}
+
+fn is_lossy(channel: usize) -> bool {
+    CHANNELS[channel].starts_with('l')
+}
+
+impl Model {
+    fn new(seed: u64) -> Model {
+        let mut config: Config = toml::from_str(
+            "[namespace.d]\nslow = \"disconnect\"\n[namespace.g]\nslow = \"gap\"\n[namespace.l]\nslow = \"latest\"",
+        )
+        .unwrap();
+        for namespace in config.namespace.values_mut() {
+            namespace.max_lag = Some(MAX_LAG);
+        }
+        config.limits.retained = 32 * 1024;
+        let folder = tempfile::tempdir().unwrap();
+        let now_ms = 1_000_000;
+        let (to_hub, inbox) = to_hub().unwrap();
+        let (to_shard, from_hub) = to_shard(1 << 20, inbox.wake.clone()).unwrap();
+        let limits = HistoryLimits { events_max: HISTORY_EVENTS, bytes_max: 1 << 20, age_max_ms: 1 << 40 };
+        let ids = IdSource::open(&folder.path().join("x.ids"), now_ms).unwrap();
+        let hub = BareHub::new(ids, vec![to_shard], Box::new(move |_| limits));
+        let (started, _) = crossbeam_channel::bounded(1);
+        let parts = ShardParts {
+            index: 0,
+            core: None,
+            room: Arc::new(Room::new(&config.server)),
+            config: Arc::new(config),
+            listeners: Vec::new(),
+            from_hub,
+            to_hub,
+            figures: Arc::default(),
+            keyring: None,
+            page: None,
+            started,
+        };
+        let shard = Shard::new(parts, 10_000).unwrap();
+        let rng = fastrand::Rng::with_seed(seed);
+        Model {
+            rng,
+            shard,
+            hub,
+            inbox,
+            now_ms,
+            log: Vec::new(),
+            clients: Vec::new(),
+            left: Vec::new(),
+            figures: HashMap::new(),
+            _folder: folder,
+        }
+    }
+
+    fn say(&mut self, line: &str) -> serde_json::Value {
+        self.hear_shard();
+        self.now_ms += self.rng.u64(0..3);
+        let mut out = Vec::new();
+        self.hub.execute(parse(line.as_bytes()).unwrap(), self.now_ms, &mut out).unwrap();
+        serde_json::from_slice(&out).unwrap_or_default()
+    }
+
+    fn hear_shard(&mut self) {
+        while let Some(message) = self.inbox.next() {
+            self.hub.hear(message, self.now_ms);
+        }
+    }
+
+    /// One turn of the hub and the shard.
+    fn turn(&mut self) -> Next {
+        self.hear_shard();
+        let next = self.shard.turn().unwrap();
+        // However slow its clients are, a log holds some times what one may be behind.
+        let lanes = CHANNELS.len() as u64 * 3;
+        assert!(self.shard.channels.kept_bytes <= lanes * 4 * MAX_LAG as u64 + (32 << 10), "memory is bounded");
+        next
+    }
+
+    fn publish(&mut self) {
+        let channel = self.rng.usize(..CHANNELS.len());
+        for _ in 0..self.rng.usize(1..6) {
+            let size = if self.rng.u8(..8) == 0 { self.rng.usize(..5000) } else { self.rng.usize(..200) };
+            let line = format!(
+                r#"{{"op":"publish","channel":"{}","data":"{}","ref":1}}"#,
+                CHANNELS[channel],
+                "x".repeat(size)
+            );
+            let id = self.say(&line)["id"].as_str().unwrap().parse().unwrap();
+            assert!(self.log.last().is_none_or(|last| last.id < id));
+            self.log.push(Published { id, channel });
+        }
+    }
+
+    fn newest(&self) -> Id {
+        self.log.last().map_or(Id::ZERO, |event| event.id)
+    }
+
+    fn connect(&mut self) {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+        self.shard.admit(OwnedFd::from(near), None);
+        let resumed = (!self.left.is_empty() && self.rng.bool()).then(|| {
+            let index = self.rng.usize(..self.left.len());
+            self.left.swap_remove(index)
+        });
+        let mut channels: Vec<usize> = (0..CHANNELS.len()).filter(|_| self.rng.u8(..3) == 0).collect();
+        if channels.is_empty() {
+            channels.push(self.rng.usize(..CHANNELS.len()));
+        }
+        let is_resumed = resumed.is_some();
+        let mut since = self.newest();
+        let mut after = String::new();
+        if let Some((id, others)) = resumed {
+            (since, channels) = (id, others);
+            after = format!("&last_event_id={since}");
+        }
+        let is_websocket = self.rng.bool();
+        let names: Vec<&str> = channels.iter().map(|channel| CHANNELS[*channel]).collect();
+        let (path, fields) = match is_websocket {
+            true => (
+                "/ws",
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+            ),
+            false => ("/sse", ""),
+        };
+        let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
+        (&far).write_all(head.as_bytes()).unwrap();
+        self.clients.push(Client {
+            stream: far,
+            is_websocket,
+            is_resumed,
+            channels,
+            bytes: Vec::new(),
+            text: String::new(),
+            has_head: false,
+            since,
+            last: since,
+            gaps: Vec::new(),
+            received: Vec::new(),
+            is_over: false,
+        });
+        // Whoever has seen the answer's head gets everything from there on.
+        let index = self.clients.len() - 1;
+        for _ in 0..50 {
+            self.turn();
+            self.read(index, 4096);
+            if self.clients[index].has_head {
+                break;
+            }
+        }
+        assert!(self.clients[index].has_head, "an answer comes");
+    }
+
+    fn read(&mut self, index: usize, bytes_max: usize) {
+        let client = &mut self.clients[index];
+        let mut buffer = vec![0; bytes_max];
+        match (&client.stream).read(&mut buffer) {
+            Ok(0) => client.is_over = true,
+            Ok(length) => client.bytes.extend_from_slice(&buffer[..length]),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        client.understand();
+    }
+
+    fn leave(&mut self, index: usize) {
+        let client = self.clients.swap_remove(index);
+        self.check(&client, client.last);
+        if client.channels.iter().all(|channel| !is_lossy(*channel)) {
+            self.left.push((client.last, client.channels));
+        }
+    }
+
+    /// What came is in order, and complete up to an id but for what the client was told is lost.
+    fn check(&mut self, client: &Client, until: Id) {
+        assert!(client.received.windows(2).all(|two| two[0] < two[1]), "in order, and nothing twice");
+        for event in &self.log {
+            let is_due = event.id > client.since && event.id <= until && client.channels.contains(&event.channel);
+            let is_told = client.gaps.iter().any(|(after, resumed)| event.id > *after && event.id <= *resumed);
+            if is_due && !is_told && !is_lossy(event.channel) {
+                let (id, channel) = (event.id, CHANNELS[event.channel]);
+                let has_come = client.received.binary_search(&id).is_ok();
+                assert!(has_come, "{id} on {channel} is lost before {until}, and nobody was told: {client:?}");
+            }
+            if client.received.binary_search(&event.id).is_ok() {
+                assert!(
+                    client.channels.contains(&event.channel) && (event.id > client.since || !client.is_resumed),
+                    "{} is not wanted",
+                    event.id
+                );
+            }
+        }
+        *self.figures.entry("events received").or_default() += client.received.len() as u64;
+        *self.figures.entry("gaps told").or_default() += client.gaps.len() as u64;
+    }
+
+    fn step(&mut self) {
+        match self.rng.u8(..20) {
+            0..6 => self.publish(),
+            6 | 7 if self.clients.len() < 12 => self.connect(),
+            8 if !self.clients.is_empty() => {
+                let index = self.rng.usize(..self.clients.len());
+                self.leave(index);
+            }
+            9 if self.rng.u8(..4) == 0 => {
+                let channel = CHANNELS[self.rng.usize(..CHANNELS.len())];
+                self.say(&format!(r#"{{"op":"kick","channel":"{channel}"}}"#));
+            }
+            10..16 if !self.clients.is_empty() => {
+                let index = self.rng.usize(..self.clients.len());
+                let bytes_max = self.rng.usize(1..9000);
+                self.read(index, bytes_max);
+            }
+            _ => {
+                for _ in 0..self.rng.usize(1..4) {
+                    self.turn();
+                }
+            }
+        }
+        // Those whom the server has let go may come back.
+        while let Some(index) = self.clients.iter().position(|client| client.is_over) {
+            self.leave(index);
+        }
+    }
+
+    /// Everybody reads until nothing comes any more: then everything that was due has come.
+    fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..100_000 {
+            let next = self.turn();
+            let before: usize = self.clients.iter().map(|client| client.received.len() + client.bytes.len()).sum();
+            for index in 0..self.clients.len() {
+                self.read(index, 64 * 1024);
+            }
+            let after: usize = self.clients.iter().map(|client| client.received.len() + client.bytes.len()).sum();
+            quiet = if next == Next::Wait && before == after { quiet + 1 } else { 0 };
+            if quiet > 50 {
+                let newest = self.newest();
+                while let Some(client) = self.clients.pop() {
+                    let until = if client.is_over { client.last } else { newest };
+                    self.check(&client, until);
+                }
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+}
+
+impl Client {
+    fn understand(&mut self) {
+        if !self.has_head {
+            let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+            assert!(self.bytes.starts_with(if self.is_websocket { b"HTTP/1.1 101" } else { b"HTTP/1.1 200" }));
+            self.bytes.drain(..end + 4);
+            self.has_head = true;
+        }
+        if self.is_websocket {
+            self.understand_frames();
+        } else {
+            self.understand_chunks();
+        }
+    }
+
+    fn understand_frames(&mut self) {
+        while self.bytes.len() >= 2 {
+            let (length, start) = match self.bytes[1] {
+                126 if self.bytes.len() >= 4 => (usize::from(u16::from_be_bytes([self.bytes[2], self.bytes[3]])), 4),
+                126 => return,
+                127 => panic!("no event is that long"),
+                length => (usize::from(length), 2),
+            };
+            if self.bytes.len() < start + length {
+                return;
+            }
+            let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
+            if frame[0] == 0x81 {
+                let value: serde_json::Value = serde_json::from_slice(&frame[start..]).unwrap();
+                if let Some(id) = value["id"].as_str() {
+                    self.on_event(id.parse().unwrap());
+                } else if value["gap"].is_object() {
+                    self.on_gap(&value["gap"]);
+                }
+            }
+        }
+    }
+
+    fn understand_chunks(&mut self) {
+        while let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&self.bytes[..end]).unwrap(), 16).unwrap();
+            let whole = end + 2 + size + 2;
+            if self.bytes.len() < whole {
+                return;
+            }
+            let chunk: Vec<u8> = self.bytes.drain(..whole).collect();
+            self.text.push_str(std::str::from_utf8(&chunk[end + 2..end + 2 + size]).unwrap());
+            while let Some(end) = self.text.find("\n\n") {
+                let event: String = self.text.drain(..end + 2).collect();
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                if field("event: ").as_deref() == Some("ringcast.gap") {
+                    self.on_gap(&serde_json::from_str(&field("data: ").unwrap()).unwrap());
+                } else if let Some(id) = field("id: ") {
+                    self.on_event(id.parse().unwrap());
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, id: Id) {
+        assert!(self.received.last().is_none_or(|last| id > *last), "{id} comes too late: {self:?}");
+        // What was on its way to the shard when the client came may still come to it.
+        self.last = self.last.max(id);
+        self.received.push(id);
+    }
+
+    fn on_gap(&mut self, gap: &serde_json::Value) {
+        let id = |name: &str| gap[name].as_str().unwrap().parse::<Id>().unwrap();
+        self.gaps.push((id("after"), id("resumed")));
+    }
+}
+
+fn run(seed: u64) -> Model {
+    let mut model = Model::new(seed);
+    for _ in 0..400 {
+        model.step();
+    }
+    model.settle();
+    model
+}
+
+#[test]
+fn the_model_of_delivery_holds() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("RINGCAST_MODEL_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RINGCAST_MODEL_SEEDS").unwrap_or(150),
+    };
+    let mut figures: HashMap<&str, u64> = HashMap::new();
+    for seed in seeds.clone() {
+        let result = std::panic::catch_unwind(|| run(seed));
+        let Ok(model) = result else { panic!("RINGCAST_MODEL_SEED={seed} breaks it") };
+        for (name, figure) in model.figures {
+            *figures.entry(name).or_default() += figure;
+        }
+        let counters = &model.shard.counters;
+        for (name, figure) in [
+            ("slow clients cut off", counters.slow_disconnected),
+            ("slow clients told of a gap", counters.slow_gaps),
+            ("slow clients moved on", counters.slow_skips),
+            ("resumed in the shard", counters.resumed_here),
+            ("resumed from the hub", counters.resumed_hub),
+            ("kicked", counters.closed[Reason::Kicked as usize]),
+        ] {
+            *figures.entry(name).or_default() += figure;
+        }
+    }
+    println!("{seeds:?}: {figures:?}");
+    if seeds.end - seeds.start >= 100 {
+        assert!(
+            figures.len() == 8 && figures.values().all(|figure| *figure > 0),
+            "everything has happened: {figures:?}"
+        );
+    }
+}
