@@ -43,7 +43,7 @@ impl Shard {
     /// `code` and `words` are for WebSocket clients and, where they should come back, for event streams.
     pub(super) fn close(&mut self, slot: u32, reason: Reason, code: u16, words: &str) {
         let state = self.connections[slot].state;
-        if !matches!(state, State::Http | State::Stream | State::WebSocket | State::Poll) {
+        if !matches!(state, State::Proxied | State::Http | State::Stream | State::WebSocket | State::Poll) {
             return;
         }
         if state == State::Poll {

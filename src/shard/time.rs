@@ -128,6 +128,8 @@ impl Shard {
         self.go_on_draining();
         if self.now.is_multiple_of(TIDY_EVERY) {
             memory::give_back();
+        }
+        if self.now.is_multiple_of(60 * TIDY_EVERY) {
             self.tidy_access();
         }
     }

@@ -8,6 +8,7 @@ mod backend;
 mod clients;
 mod command_line;
 mod drain;
+mod faults;
 mod feed;
 mod http_cases;
 mod limits;

@@ -1,0 +1,170 @@
+//! Things that go wrong: afterwards every figure is back where it was, and no descriptor is left.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::clients::{Http, Socket, Stream};
+use super::server::{PATIENCE, Server, eventually};
+
+/// What must be the same after a fault as before: what each thread has open, and what there is of everything.
+fn standing(server: &Server) -> Value {
+    let mut descriptors: Vec<(String, usize)> = std::fs::read_dir(format!("/proc/{}/task", server.id()))
+        .unwrap()
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = std::fs::read_to_string(path.join("comm")).ok()?;
+            Some((name, std::fs::read_dir(path.join("fd")).ok()?.count()))
+        })
+        .filter(|(name, _)| name.starts_with("shard") || name.starts_with("hub"))
+        .collect();
+    descriptors.sort();
+    let stats = server.stats();
+    let shard = &stats["shards"][0];
+    let of_shard = ["connections", "http", "sse", "websocket", "poll", "identified"].map(|name| shard[name].clone());
+    json!({ "descriptors": descriptors, "shard": of_shard, "connections": stats["node"]["connections"] })
+}
+
+/// Does something that goes wrong, and waits until everything stands as it did. One who subscribed before gets what is
+/// published afterwards, and so does one who comes after it.
+fn survives(server: &Server, fault: impl FnOnce()) {
+    let mut witness = Stream::open(server.address, "/sse?channel=witness");
+    let mut before = Value::Null;
+    eventually("it is quiet", || {
+        let now = standing(server);
+        let is_quiet = now == before;
+        before = now;
+        is_quiet.then_some(())
+    });
+    fault();
+    eventually(&format!("it stands as before: {before}, not {}", standing(server)), || {
+        (standing(server) == before).then_some(())
+    });
+    let mut other = Stream::open(server.address, "/sse?channel=witness");
+    server.publish("witness", "still here");
+    assert_eq!(witness.next().unwrap().data, "still here");
+    assert_eq!(other.next().unwrap().data, "still here");
+}
+
+#[test]
+fn a_publisher_that_dies_within_a_line() {
+    let server = Server::start("");
+    let mut reader = Stream::open(server.address, "/sse?channel=a");
+    survives(&server, || {
+        for cut in [1, 20, 45] {
+            let mut stream = UnixStream::connect(&server.feed_path).unwrap();
+            let line = r#"{"op":"publish","channel":"a","data":"never"}"#;
+            stream.write_all(format!("{line}\n").replace("never", "whole").as_bytes()).unwrap();
+            stream.write_all(&line.as_bytes()[..cut]).unwrap();
+        }
+    });
+    let data = || reader.next().unwrap().data;
+    assert_eq!(std::iter::repeat_with(data).take(3).collect::<Vec<_>>(), ["whole"; 3], "what was whole was published");
+}
+
+#[test]
+fn a_feed_full_of_garbage() {
+    let server = Server::start("[feed]\nmax_line = \"4KiB\"");
+    let mut rng = fastrand::Rng::with_seed(7);
+    let before = server.resident_bytes();
+    survives(&server, || {
+        let stream = UnixStream::connect(&server.feed_path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let mut garbage = Vec::new();
+        let mut lines = 0;
+        while garbage.len() < 8 << 20 {
+            // No empty lines, which are answered with nothing, and some that are too long.
+            let length = if rng.u8(..50) == 0 { 6000 } else { rng.usize(1..300) };
+            garbage.extend(std::iter::repeat_with(|| rng.u8(..)).filter(|byte| !b"\n\r".contains(byte)).take(length));
+            garbage.push(b'\n');
+            lines += 1;
+        }
+        let thread = std::thread::spawn(move || {
+            writer.write_all(&garbage).unwrap();
+            writer.write_all(b"{\"op\":\"publish\",\"channel\":\"b\",\"data\":1,\"ref\":\"end\"}\n").unwrap();
+        });
+        let mut answers = 0;
+        for answer in BufReader::new(stream).lines() {
+            let answer: Value = serde_json::from_str(&answer.unwrap()).unwrap();
+            if answer["ref"] == "end" {
+                assert_eq!(answer["ok"], true, "the connection stays usable");
+                break;
+            }
+            assert!(answer["error"]["message"].is_string());
+            answers += 1;
+        }
+        thread.join().unwrap();
+        assert_eq!(answers, lines, "each line is answered once");
+    });
+    eventually("the memory is given back", || (server.resident_bytes() < before + (8 << 20)).then_some(()));
+}
+
+#[test]
+fn five_thousand_clients_that_never_read() {
+    let server = Server::start("[namespace.\"*\"]\nmax_lag = \"16KiB\"\nhistory_events = 10");
+    survives(&server, || {
+        let deaf: Vec<Http> = (0..5000)
+            .map(|number| {
+                let mut http = Http::connect(server.address);
+                let path = if number % 2 == 0 { "/sse?channel=loud" } else { "/poll?channel=quiet&wait=60" };
+                http.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+                http
+            })
+            .collect();
+        eventually("all are there", || (server.figure("sse") + server.figure("poll") == 5001).then_some(()));
+        let mut feed = server.feed();
+        let data = "x".repeat(32 << 10);
+        // The kernel takes some megabytes for each of them before they are behind.
+        eventually("those who do not read are cut off", || {
+            for _ in 0..20 {
+                feed.call(json!({ "op": "publish", "channel": "loud", "data": data })).unwrap();
+            }
+            (server.figure("closed.slow") == 2500).then_some(())
+        });
+        assert!(server.figure("log_bytes") < 1 << 20);
+        drop(deaf);
+    });
+}
+
+#[test]
+fn clients_that_reset_within_a_frame() {
+    let server = Server::start("");
+    survives(&server, || {
+        for number in 0..300 {
+            let mut socket = Socket::open(server.address, "/ws?channel=a");
+            let stream = socket.socket.get_mut();
+            // A frame of 1,000 bytes, of which some come.
+            let mut frame = vec![0x81, 0xfe, 0x03, 0xe8, 0, 0, 0, 0];
+            frame.extend(std::iter::repeat_n(b'x', number));
+            stream.write_all(&frame).unwrap();
+            if number % 3 == 0 {
+                server.publish("a", "meanwhile");
+            }
+            socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_process_that_stands_still() {
+    let server = Server::start("[heartbeat]\nws = \"500ms\"\nreap = \"500ms\"");
+    survives(&server, || {
+        let mut socket = Socket::open(server.address, "/ws?channel=a");
+        server.publish("a", "before");
+        assert_eq!(socket.json()["data"], "before");
+        server.signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(300));
+        // What is asked for meanwhile waits in the kernel.
+        let mut late = Http::connect(server.address);
+        late.send("GET /poll?channel=a&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n");
+        socket.say(r#"{"ping":1}"#);
+        server.signal(libc::SIGCONT);
+        assert_eq!(late.answer(false).status, 200);
+        assert_eq!(socket.json(), json!({ "pong": 1 }));
+        server.publish("a", "after");
+        assert_eq!(socket.json()["data"], "after");
+    });
+}
