@@ -13,15 +13,29 @@ use crate::feed::client::FeedClient;
 pub(super) struct KickArgs {
     #[command(flatten)]
     feed: FeedPath,
+    #[command(flatten)]
+    whom: Whom,
+    /// Said to the clients.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// Exactly one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Whom {
     /// Everyone on this channel.
-    #[arg(long, required_unless_present = "conn", conflicts_with = "conn")]
+    #[arg(long)]
     channel: Option<String>,
     /// One connection, by its name in the log.
     #[arg(long)]
     conn: Option<String>,
-    /// Said to the clients.
+    /// All connections of this user.
     #[arg(long)]
-    reason: Option<String>,
+    user: Option<String>,
+    /// All that came with the token of this id, which is refused from now on.
+    #[arg(long, value_name = "ID")]
+    jti: Option<String>,
 }
 
 /// How to show the figures.
@@ -36,7 +50,9 @@ pub(super) struct StatsArgs {
 
 pub(super) fn kick(args: &KickArgs) -> Result {
     let mut command = json!({ "op": "kick" });
-    for (name, value) in [("channel", &args.channel), ("conn", &args.conn), ("reason", &args.reason)] {
+    let Whom { channel, conn, user, jti } = &args.whom;
+    let members = [("channel", channel), ("conn", conn), ("user", user), ("jti", jti), ("reason", &args.reason)];
+    for (name, value) in members {
         if let Some(value) = value {
             command[name] = value.as_str().into();
         }

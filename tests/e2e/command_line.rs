@@ -67,6 +67,28 @@ fn subscribe_reconnects_and_misses_nothing() {
 }
 
 #[test]
+fn subscribe_brings_a_token_and_kick_knows_users() {
+    let server = Server::start(&format!("{}token_timeout = \"300ms\"", super::tokens::KEYS));
+    let url = format!("http://{}", server.address);
+    let token = super::tokens::token(serde_json::json!({ "sub": "u", "channels": ["a"] }));
+    for transport in ["sse", "ws", "poll"] {
+        let args = ["subscribe", &url, "--channel", "a", "--transport", transport, "--no-reconnect"];
+        let refused = command().args(args).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{transport} without a token");
+        let mut child = command().args(args).env("RINGCAST_TOKEN", &token).stdout(Stdio::null()).spawn().unwrap();
+        server.await_figure("identified", 1);
+        if transport == "poll" {
+            child.kill().unwrap();
+        } else {
+            let feed = server.feed_path.to_str().unwrap();
+            assert_eq!(text(&run(&["kick", "--feed", feed, "--user", "u"]).stdout), "1\n");
+        }
+        child.wait().unwrap();
+        server.await_figure("identified", 0);
+    }
+}
+
+#[test]
 fn mistakes_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.toml");

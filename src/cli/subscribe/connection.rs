@@ -50,6 +50,8 @@ impl Url {
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     waiting: Vec<u8>,
+    /// What each request says who it is from.
+    authorization: String,
 }
 
 trait Stream: Read + Write {
@@ -79,12 +81,14 @@ pub(super) struct Head {
 }
 
 impl Connection {
-    pub(super) fn open(url: &Url) -> io::Result<Connection> {
+    /// Connects; a token goes with each request.
+    pub(super) fn open(url: &Url, token: Option<&str>) -> io::Result<Connection> {
         let stream: Box<dyn Stream> = match url {
             Url::Tcp { authority, .. } => Box::new(TcpStream::connect(authority.as_str())?),
             Url::Unix(path) => Box::new(UnixStream::connect(path)?),
         };
-        Ok(Connection { stream, waiting: Vec::new() })
+        let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        Ok(Connection { stream, waiting: Vec::new(), authorization })
     }
 
     /// How long a read may take; `None` for ever.
@@ -114,8 +118,9 @@ impl Connection {
     pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str) -> io::Result<Head> {
         let version = env!("CARGO_PKG_VERSION");
         let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ringcast/{version}\r\n{fields}\r\n",
-            url.authority()
+            "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ringcast/{version}\r\n{}{fields}\r\n",
+            url.authority(),
+            self.authorization
         );
         self.write(request.as_bytes())?;
         let mut bytes = Vec::new();

@@ -24,6 +24,9 @@ pub(super) struct SubscribeArgs {
     /// How.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     transport: Transport,
+    /// A token, where the server asks for one.
+    #[arg(long, value_name = "TOKEN", env = "RINGCAST_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Everything after this id, then what comes.
     #[arg(long, value_name = "ID")]
     since: Option<String>,

@@ -22,7 +22,7 @@ fn again(error: io::Error) -> Ended {
 }
 
 fn connect(url: &Url, subscriber: &Subscriber<'_>) -> Result<Connection, Ended> {
-    let connection = Connection::open(url).map_err(again)?;
+    let connection = Connection::open(url, subscriber.args.token.as_deref()).map_err(again)?;
     connection.set_timeout(subscriber.deadline.map(|_| LOOK_EVERY)).map_err(again)?;
     Ok(connection)
 }
