@@ -88,6 +88,9 @@ impl Conversation {
                 while outbox.len() > REPLIES_MAX && !outbox.is_closed() {
                     outbox.written.wait().await;
                 }
+                if outbox.is_closed() {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
                 outbox.push(&replies);
                 replies
             }
@@ -111,14 +114,20 @@ impl Conversation {
 
     /// The connection has ended.
     fn end(&mut self, hub: &Hub) {
-        let Some(outbox) = self.outbox.take() else { return };
-        let mut core = hub.core.borrow_mut();
-        if core.listeners.remove(&outbox) {
-            core.tell_what_is_heard();
+        if let Some(outbox) = self.outbox.take() {
+            end_listening(hub, &outbox);
         }
-        outbox.close();
-        core.flush();
     }
+}
+
+/// A listener has gone: what waits for it is owed to nobody.
+fn end_listening(hub: &Hub, outbox: &Rc<Outbox>) {
+    let mut core = hub.core.borrow_mut();
+    if core.listeners.remove(outbox) {
+        core.tell_what_is_heard();
+    }
+    outbox.close();
+    core.flush();
 }
 
 /// Writes a listener's lines for as long as it is there.
@@ -133,7 +142,7 @@ async fn write_out(hub: Rc<Hub>, outbox: Rc<Outbox>, mut writer: UnixOwnedWriteH
         // Only now is what clients have said off their shards' accounts.
         drop(waiting);
         if written.is_err() {
-            outbox.close();
+            end_listening(&hub, &outbox);
         }
         hub.core.borrow_mut().flush();
         outbox.written.notify();

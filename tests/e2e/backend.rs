@@ -296,3 +296,16 @@ fn the_backend_decides_about_clients_without_a_token() {
     drop(server);
     assert_eq!(backend.join().unwrap(), 6);
 }
+
+#[test]
+fn a_listener_that_will_not_hear_any_more_holds_nobody_up() {
+    let server = Server::start("[limits]\nupstream = \"1KiB\"");
+    let backend = Listener::open(&server, &["messages"]);
+    backend.reader.get_ref().shutdown(std::net::Shutdown::Read).unwrap();
+    let mut socket = Socket::open(server.address, "/ws");
+    eventually("nobody listens", || {
+        socket.say(&json!({ "send": "x".repeat(500), "ref": 1 }).to_string());
+        (socket.json()["error"]["code"] == "no_backend").then_some(())
+    });
+    drop(backend);
+}
