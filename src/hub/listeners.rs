@@ -12,7 +12,7 @@ use crate::logic::protocol::feed::{write_came, write_gone, write_lost, write_que
 
 use super::notify::Notify;
 
-/// Bytes that wait for a listener beyond which comings and goings are counted instead of told.
+/// Bytes that wait for a listener beyond which comings and goings are counted instead of told, and nothing is asked.
 const OUTBOX_BYTES_MAX: usize = 16 << 20;
 
 /// What is owed to shards no more.
@@ -158,6 +158,10 @@ impl Listeners {
     /// A client waits for the backend's word. One listener is asked, the one that said last that it answers.
     pub(super) fn ask(&mut self, who: &Speaker, question: &Question) {
         let Some((_, outbox)) = self.list.iter().rev().find(|(what, _)| what.authorize) else { return };
+        if outbox.len() > OUTBOX_BYTES_MAX {
+            // A backend that is so far behind answers too late anyway: what holds then is configured.
+            return;
+        }
         self.line.clear();
         let Question { number, channels, address, authorization, cookie, origin } = question;
         let fields = [
