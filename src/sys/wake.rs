@@ -11,19 +11,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// file in all of them only then.
 #[derive(Clone, Debug)]
 pub struct Wake {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<AtomicBool>>,
+}
+
+/// What both sides agree by; behind a trait so that a test can take the scheduler's place between any two steps.
+trait Flag: Default {
+    fn exchange(&self, value: bool) -> bool;
+    fn is_set(&self) -> bool;
+}
+
+impl Flag for AtomicBool {
+    fn exchange(&self, value: bool) -> bool {
+        self.swap(value, Ordering::SeqCst)
+    }
+
+    fn is_set(&self) -> bool {
+        self.load(Ordering::SeqCst)
+    }
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<F> {
     eventfd: OwnedFd,
     /// Set by who rings, cleared by who drains: while it is set another write would tell nothing new.
-    pending: AtomicBool,
+    pending: F,
 }
 
-impl Wake {
-    /// Makes one.
-    pub fn new() -> io::Result<Wake> {
+impl<F: Flag> Shared<F> {
+    fn new() -> io::Result<Shared<F>> {
         // SAFETY: eventfd takes no pointers; the result is checked before it is owned.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -31,23 +46,42 @@ impl Wake {
         }
         // SAFETY: `fd` was just opened by this call and nobody else owns it.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Wake { shared: Arc::new(Shared { eventfd, pending: AtomicBool::new(false) }) })
+        Ok(Shared { eventfd, pending: F::default() })
     }
 
-    /// Wakes the receiver, unless a wake-up is already on its way to it.
-    pub fn ring(&self) {
-        if self.shared.pending.swap(true, Ordering::SeqCst) {
+    fn ring(&self) {
+        if self.pending.exchange(true) {
             return;
         }
         let one = 1u64.to_ne_bytes();
         // SAFETY: eight bytes that live on this stack frame, as eventfd(2) asks for.
-        let written = unsafe { libc::write(self.shared.eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let written = unsafe { libc::write(self.eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
         debug_assert_eq!(written, 8, "an eventfd that is drained now and then takes every write");
+    }
+
+    fn clear(&self) {
+        let mut count = [0u8; 8];
+        // SAFETY: eight writable bytes on this stack frame. That there is nothing to read is no error here.
+        unsafe { libc::read(self.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        // An exchange and no mere store: it reads what the one who rang wrote, and so sees what he queued before.
+        self.pending.exchange(false);
+    }
+}
+
+impl Wake {
+    /// Makes one.
+    pub fn new() -> io::Result<Wake> {
+        Ok(Wake { shared: Arc::new(Shared::new()?) })
+    }
+
+    /// Wakes the receiver, unless a wake-up is already on its way to it.
+    pub fn ring(&self) {
+        self.shared.ring();
     }
 
     /// Whether somebody has rung since the last [`Wake::clear`]: costs no system call.
     pub fn is_rung(&self) -> bool {
-        self.shared.pending.load(Ordering::SeqCst)
+        self.shared.pending.is_set()
     }
 
     /// To be called by the receiver before it drains its queue: whoever adds after this rings again.
@@ -55,11 +89,7 @@ impl Wake {
     /// It reads the descriptor in any case: a wake-up can be written after an earlier `clear` has seen to it, and
     /// one who waits for the level and not for the edge would be woken by it for ever.
     pub fn clear(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: eight writable bytes on this stack frame. That there is nothing to read is no error here.
-        unsafe { libc::read(self.shared.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        // An exchange and no mere store: it reads what the one who rang wrote, and so sees what he queued before.
-        self.shared.pending.swap(false, Ordering::SeqCst);
+        self.shared.clear();
     }
 
     /// A second descriptor for the same wake-up, to wait on; it belongs to the calling thread's table.
@@ -110,5 +140,63 @@ mod tests {
         // SAFETY: eight writable bytes on this stack frame.
         let read = unsafe { libc::read(wake.as_fd().as_raw_fd(), count.as_mut_ptr().cast(), 8) };
         assert_eq!(read, -1, "nothing is left that would wake a waiter again");
+    }
+    impl Flag for shuttle::sync::atomic::AtomicBool {
+        fn exchange(&self, value: bool) -> bool {
+            self.swap(value, Ordering::SeqCst)
+        }
+
+        fn is_set(&self) -> bool {
+            self.load(Ordering::SeqCst)
+        }
+    }
+
+    /// Whether a waiter would be woken.
+    fn is_readable(fd: &OwnedFd) -> bool {
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, which lives through the call.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    /// Two threads queue and ring, a third waits, clears and drains, in any order the scheduler can think of.
+    fn hand_over(clears_after_draining: bool) {
+        const EACH: usize = 3;
+        let shared: Arc<Shared<shuttle::sync::atomic::AtomicBool>> = Arc::new(Shared::new().unwrap());
+        let queue = Arc::new(shuttle::sync::Mutex::new(0));
+        for _ in 0..2 {
+            let (shared, queue) = (shared.clone(), queue.clone());
+            shuttle::thread::spawn(move || {
+                for _ in 0..EACH {
+                    *queue.lock().unwrap() += 1;
+                    shared.ring();
+                }
+            });
+        }
+        let mut taken = 0;
+        while taken < 2 * EACH {
+            if !is_readable(&shared.eventfd) {
+                shuttle::thread::yield_now();
+                continue;
+            }
+            if !clears_after_draining {
+                shared.clear();
+            }
+            taken += std::mem::take(&mut *queue.lock().unwrap());
+            if clears_after_draining {
+                shared.clear();
+            }
+        }
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_in_any_order() {
+        shuttle::check_random(|| hand_over(false), 5_000);
+        shuttle::check_pct(|| hand_over(false), 5_000, 4);
+    }
+
+    #[test]
+    #[should_panic]
+    fn clearing_after_draining_would_lose_one() {
+        shuttle::check_random(|| hand_over(true), 5_000);
     }
 }
