@@ -261,8 +261,7 @@ impl Shard {
             self.counters.lines_suppressed += 1;
             return;
         }
-        let user = self.user(slot).cloned().unwrap_or_default();
-        let user = user.as_str();
+        let user = self.user(slot).cloned();
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::LOGGED);
         let transport = if connection.state == State::Stream { "sse" } else { "ws" };
@@ -271,7 +270,7 @@ impl Shard {
             conn = %connection_id(self.index, slot, connection.generation),
             address = %connection.peer,
             transport,
-            user,
+            user = user.as_deref(),
             channels = query.channels.len(),
             channel = query.channels.first().map(String::as_str).unwrap_or_default(),
             user_agent = request.user_agent.unwrap_or_default(),
