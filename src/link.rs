@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::logic::auth::Keyring;
 use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
+pub use crate::logic::protocol::feed::{Answer, Listening};
 use crate::sys::wake::Wake;
 
 /// A channel's number within one shard. It is used again only after the hub has confirmed that it routes
@@ -73,26 +74,6 @@ pub struct Question {
     pub cookie: Option<Box<str>>,
     /// Its `Origin`.
     pub origin: Option<Box<str>>,
-}
-
-/// The backend's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What of it; `None` for everything that was asked for.
-    pub allowed: Option<Vec<String>>,
-    /// Who the client is.
-    pub user: Option<ArcStr>,
-}
-
-/// What anyone on the feed listens to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Listening {
-    /// What clients say.
-    pub messages: bool,
-    /// Who comes and goes.
-    pub connections: bool,
-    /// Whether it answers questions about clients.
-    pub authorize: bool,
 }
 
 /// What something that a client has said or published counts for on its shard's account: its bytes, and what comes

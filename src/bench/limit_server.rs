@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::logic::event::Event;
 use crate::logic::id::Id;
@@ -13,6 +13,7 @@ use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::feed::{Command, Line, LineSplitter, parse};
 use crate::logic::protocol::http::{ResponseHeaders, write_sse_head, write_ws_head};
 use crate::logic::protocol::ws::accept_key;
+use crate::sys::clock::unix_ms;
 use crate::sys::epoll::{Epoll, Events, Interest};
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::socket::{self, TcpOptions};
@@ -144,7 +145,7 @@ impl Loop {
             Err(error) => return Err(error),
         };
         self.lines.push(&buffer[..length]);
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let now_ms = unix_ms();
         while let Some(line) = self.lines.next_line() {
             let Line::Whole(line) = line else { continue };
             let Ok(request) = parse(line) else { continue };

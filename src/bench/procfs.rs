@@ -1,11 +1,11 @@
 //! What the kernel says about a server's process, and about the host.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
+use crate::sys::clock::unix_ms;
 
 /// The processor time that all threads of `pid` have used, in nanoseconds.
 ///
@@ -92,7 +92,7 @@ impl Host {
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");
         let kib = field(&meminfo, "MemTotal:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = unix_ms() / 1000;
         Self {
             kernel,
             cpu: field(&cpuinfo, "model name").map_or_else(unknown, |name| name.trim_start_matches([':', ' ']).into()),

@@ -3,12 +3,12 @@
 
 use arcstr::ArcStr;
 
-use crate::link::{ConnectionId, LocalChannel, ShardMessage, Speaker, upstream_weight};
+use crate::link::{LocalChannel, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{ChannelName, Draft, Kind};
 use crate::logic::json;
 use crate::logic::protocol::feed::{FeedError, Publish, SendTarget, write_ok_with};
 
-use super::core::Core;
+use super::core::{Core, connection_id, no_connection};
 use super::listeners::Owed;
 
 /// Users that one answer about presence names at most.
@@ -102,10 +102,9 @@ impl Core {
     pub(super) fn send_to(&mut self, target: SendTarget, draft: Draft) -> Result<(), FeedError> {
         match target {
             SendTarget::Connection(name) => {
-                let no_connection = || super::core::no_connection(&name);
-                let id: ConnectionId = name.parse().map_err(|()| no_connection())?;
+                let id = connection_id(&name)?;
                 if usize::from(id.shard) >= self.shards.len() {
-                    return Err(no_connection());
+                    return Err(no_connection(&name));
                 }
                 self.stage(id.shard, ShardMessage::Send(id, draft));
             }

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::link::{Answer, ConnectionId, HubMessage, Listening, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
 use crate::logic::event::{ChannelName, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
 use crate::logic::protocol::dialect::write_event_json;
 use crate::logic::protocol::feed::{
-    Command, FeedError, KickTarget, Publish, Request, write_ids, write_ok, write_ok_with,
+    Command, FeedError, KickTarget, Listening, Publish, Request, write_ids, write_ok, write_ok_with,
 };
 
 use super::HubFigures;
@@ -258,12 +258,9 @@ impl Core {
                     write_ok(out, reference);
                 }
             }
-            Command::Listen { messages, connections, authorize } => {
-                return Ok(Outcome::Listen(Listening { messages, connections, authorize }));
-            }
-            Command::Authorized { connection, number, allowed, user } => {
-                let id: ConnectionId = connection.parse().map_err(|()| no_connection(&connection))?;
-                let answer = Answer { allowed, user };
+            Command::Listen(what) => return Ok(Outcome::Listen(what)),
+            Command::Authorized { connection, number, answer } => {
+                let id = connection_id(&connection)?;
                 self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
                 if let Some(reference) = reference {
                     write_ok(out, reference);
@@ -349,7 +346,7 @@ impl Core {
     fn kick(&mut self, target: KickTarget, reason: &str, now_ms: u64) -> Result<u64, FeedError> {
         let target = match target {
             KickTarget::Channel(name) => Target::Channel(name),
-            KickTarget::Connection(name) => Target::Connection(name.parse().map_err(|()| no_connection(&name))?),
+            KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
                 Target::Token { id, until_s: until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S) }
@@ -406,6 +403,11 @@ impl Core {
 
 pub(super) fn no_connection(name: &str) -> FeedError {
     FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
+}
+
+/// Reads a connection's name.
+pub(super) fn connection_id(name: &str) -> Result<ConnectionId, FeedError> {
+    name.parse().map_err(|()| no_connection(name))
 }
 
 #[cfg(test)]

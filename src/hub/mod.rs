@@ -19,12 +19,13 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
 use crate::link::{HubInbox, ToShard};
 use crate::logic::idempotency::IdempotencyKeys;
+use crate::sys::clock::unix_ms;
 use crate::sys::memory;
 use crate::sys::readiness::Readiness;
 
@@ -131,11 +132,6 @@ impl HubFigures {
     }
 }
 
-/// The clock that ids are made from, in milliseconds since 1970.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 /// What the hub's tasks share.
 struct Hub {
     core: RefCell<Core>,
@@ -153,7 +149,7 @@ impl Hub {
     /// Works off everything the shards have said, and lets their answers out.
     fn hear_shards(&self) {
         let mut core = self.core.borrow_mut();
-        let now = now_ms();
+        let now = unix_ms();
         let drained_before = core.drained;
         while let Some(message) = self.inbox.next() {
             core.hear(message, now);
@@ -241,7 +237,7 @@ async fn sweep(hub: Rc<Hub>) {
     loop {
         ticks.tick().await;
         let mut core = hub.core.borrow_mut();
-        core.channels.sweep(now_ms());
+        core.channels.sweep(unix_ms());
         core.publish_figures();
         HubFigures::add(&core.figures.rounds, 1);
         memory::give_back();

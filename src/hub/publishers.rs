@@ -12,12 +12,13 @@ use tracing::{debug, info, warn};
 
 use crate::link::Listening;
 use crate::logic::protocol::feed::{FeedError, Line, LineSplitter, parse, write_error, write_ok_with};
+use crate::sys::clock::unix_ms;
 use crate::sys::readiness::Readiness;
 use crate::sys::socket;
 
 use super::core::Outcome;
 use super::listeners::Outbox;
-use super::{Hub, HubFigures, now_ms};
+use super::{Hub, HubFigures};
 
 /// Bytes of one read: also what a publisher may publish before another one has its turn.
 const READ_BYTES: usize = 64 * 1024;
@@ -224,7 +225,7 @@ async fn work_off(
                 }
                 Ok(request) => {
                     let reference = request.reference.clone();
-                    let result = hub.core.borrow_mut().execute(request, now_ms(), replies);
+                    let result = hub.core.borrow_mut().execute(request, unix_ms(), replies);
                     (reference, result)
                 }
             },

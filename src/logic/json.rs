@@ -48,6 +48,18 @@ pub fn write_base64_string(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// Appends a list of texts.
+pub fn write_strings<'t>(texts: impl Iterator<Item = &'t str>, out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (place, text) in texts.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        write_string(text, out);
+    }
+    out.push(b']');
+}
+
 /// JSON without the white space between its tokens: so it is one line, as event streams need it.
 pub fn compact(json: &str) -> Vec<u8> {
     let mut in_string = false;

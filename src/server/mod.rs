@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use crate::hub::{self, HubFigures, HubParts};
 use crate::link::{self, HubInbox, HubMessage, ToHub, ToShard};
 use crate::shard::{self, Listener, Published, Room, ShardParts};
 use crate::sys::affinity;
+use crate::sys::clock::unix_ms;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::ring::{Ring, explain_setup_error};
@@ -372,8 +373,7 @@ fn open_ids(config: &Config) -> Result<IdSource, StartError> {
     std::fs::create_dir_all(folder).map_err(failed)?;
     // By the feed's name, so that several servers may share a directory.
     let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    Ok(IdSource::open(&folder.join(format!("{name}.ids")), now_ms)?)
+    Ok(IdSource::open(&folder.join(format!("{name}.ids")), unix_ms())?)
 }
 
 /// Modes are checked when the configuration is read.

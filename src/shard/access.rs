@@ -1,7 +1,5 @@
 //! Who may do what: tokens when a connection comes, what they grant, and when they end.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use arcstr::ArcStr;
 
 use crate::logic::auth::{Identity, TokenError};
@@ -10,6 +8,7 @@ use crate::logic::protocol::http::{Reject, Request};
 use crate::logic::protocol::query::SubscribeQuery;
 use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
+use crate::sys::clock::unix_ms;
 
 use super::Shard;
 use super::connection::{Awaited, State};
@@ -49,10 +48,6 @@ impl Denied {
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 fn refuse_token(error: TokenError) -> Reject {
     let code = if error == TokenError::Expired { "token_expired" } else { "invalid_token" };
     Reject::new(401, code, error.to_string())
@@ -79,7 +74,7 @@ impl Shard {
     }
 
     fn verify(&self, token: &str) -> Result<Identity, TokenError> {
-        let now_s = now_ms() / 1000;
+        let now_s = unix_ms() / 1000;
         let identity = self.keyring.as_ref().ok_or(TokenError::NoKey)?.verify(token, now_s)?;
         match &identity.token {
             Some(id) if self.identities.is_revoked(id, now_s) => Err(TokenError::Revoked),
@@ -92,7 +87,7 @@ impl Shard {
             let reject = Reject::new(429, "too_many", "there are too many connections of this user");
             return Err(reject.retry_after(self.rng.u32(1..=5)));
         }
-        let left_ms = (identity.expires_s * 1000).saturating_sub(now_ms());
+        let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
         self.identities.insert(slot, Known { identity, expires: self.now + left.max(1), is_asked: false });
         Ok(())
@@ -204,7 +199,7 @@ impl Shard {
     /// The channels a connection is subscribed to and may not be any more.
     pub(super) fn no_longer_granted(&self, slot: u32) -> Vec<ArcStr> {
         let connection = &self.connections[slot];
-        let lanes = (0..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        let lanes = connection.subscriptions_from(0);
         let names = lanes.filter_map(|s| self.channels.channels[self.channels.lanes[s.lane].channel].name.clone());
         names.filter(|name| self.may_subscribe(slot, name).is_err()).collect()
     }
@@ -233,7 +228,7 @@ impl Shard {
 
     /// Lets go of what has no effect any more.
     pub(super) fn tidy_access(&mut self) {
-        self.identities.tidy(now_ms() / 1000);
+        self.identities.tidy(unix_ms() / 1000);
     }
 
     /// Takes a user's connections off a channel; returns how many subscriptions that were.

@@ -10,25 +10,6 @@ use super::Shard;
 use super::connection::{Asking, Flags, State};
 use super::identities::Known;
 
-/// What a request says about its client, for the backend to decide by.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Evidence {
-    authorization: Option<Box<str>>,
-    cookie: Option<Box<str>>,
-    origin: Option<Box<str>>,
-}
-
-impl Evidence {
-    pub(super) fn of(request: &Request<'_>) -> Evidence {
-        let cookie = (!request.cookies.is_empty()).then(|| request.cookies.join("; ").into());
-        Evidence {
-            authorization: request.authorization.map(Into::into),
-            cookie,
-            origin: request.origin.map(Into::into),
-        }
-    }
-}
-
 impl Shard {
     /// Whether who has no token may be allowed by the backend.
     pub(super) fn asks_backend(&self) -> bool {
@@ -36,8 +17,14 @@ impl Shard {
     }
 
     /// Whether a connection must wait for the backend's word on channels: it has no token, and they are neither public
-    /// nor allowed already. With the answer there it goes on, whatever that was.
-    pub(super) fn must_wait_for_backend(&mut self, slot: u32, channels: &[String], evidence: Evidence) -> bool {
+    /// nor allowed already. With the answer there it goes on, whatever that was. `request` is what the backend may decide
+    /// by, if there is one.
+    pub(super) fn must_wait_for_backend(
+        &mut self,
+        slot: u32,
+        channels: &[String],
+        request: Option<&Request<'_>>,
+    ) -> bool {
         if !self.asks_backend() || self.settings.config.auth.allow_anonymous || self.came_with_token(slot) {
             return false;
         }
@@ -56,7 +43,7 @@ impl Shard {
             self.allow(slot, allowed, None);
             return false;
         }
-        self.ask(slot, unknown, evidence);
+        self.ask(slot, unknown, request);
         true
     }
 
@@ -64,15 +51,21 @@ impl Shard {
         self.identities.get(slot).is_some_and(|known| !known.is_asked)
     }
 
-    fn ask(&mut self, slot: u32, channels: Vec<String>, evidence: Evidence) {
+    fn ask(&mut self, slot: u32, channels: Vec<String>, request: Option<&Request<'_>>) {
         self.counters.questions += 1;
         let number = self.counters.questions as u32;
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::PAUSED);
         connection.extra().asking = Some(Box::new(Asking { number, answer: None }));
-        let Evidence { authorization, cookie, origin } = evidence;
-        let address = connection.peer.to_string().into();
-        let question = Question { number, channels, address, authorization, cookie, origin };
+        let cookies = request.map(|request| request.cookies.join("; ")).filter(|cookies| !cookies.is_empty());
+        let question = Question {
+            number,
+            channels,
+            address: connection.peer.to_string().into(),
+            authorization: request.and_then(|request| request.authorization).map(Into::into),
+            cookie: cookies.map(Into::into),
+            origin: request.and_then(|request| request.origin).map(Into::into),
+        };
         let who = self.speaker(slot);
         self.tell_hub(HubMessage::Ask { who, question: Box::new(question) });
         let deadline = self.now + self.settings.ask_timeout;

@@ -332,6 +332,11 @@ impl Connection {
         }
     }
 
+    /// The subscriptions from number `first` on.
+    pub(super) fn subscriptions_from(&self, first: usize) -> impl Iterator<Item = &Subscription> {
+        (first..self.subscriptions()).filter_map(|index| self.subscription(index))
+    }
+
     /// As [`Connection::subscription`], to change it.
     pub(super) fn subscription_mut(&mut self, index: usize) -> Option<&mut Subscription> {
         match index {
@@ -396,9 +401,8 @@ mod tests {
         for lane in 10..14 {
             connection.add_subscription(on(lane));
         }
-        let lanes = |connection: &Connection| -> Vec<u32> {
-            (0..connection.subscriptions()).filter_map(|i| connection.subscription(i)).map(|s| s.lane).collect()
-        };
+        let lanes =
+            |connection: &Connection| -> Vec<u32> { connection.subscriptions_from(0).map(|s| s.lane).collect() };
         connection.remove_subscription(1);
         assert_eq!(lanes(&connection), [10, 13, 12]);
         connection.remove_subscription(0);

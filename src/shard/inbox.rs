@@ -181,7 +181,7 @@ impl Shard {
     fn is_subscribed(&self, slot: u32, name: &str) -> bool {
         let connection = &self.connections[slot];
         let Some(channel) = self.channels.find(name) else { return false };
-        let mut all = (0..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        let mut all = connection.subscriptions_from(0);
         all.any(|s| self.channels.lanes[s.lane].channel == channel)
     }
 

@@ -95,7 +95,7 @@ impl Shard {
     fn copy_cursors(&self, slot: u32, cursors: &mut Vec<Position>) {
         let connection = &self.connections[slot];
         cursors.clear();
-        cursors.extend((0..connection.subscriptions()).filter_map(|i| connection.subscription(i)).map(|s| s.cursor));
+        cursors.extend(connection.subscriptions_from(0).map(|s| s.cursor));
     }
 
     /// Which subscription has the smallest next id, and up to where it may go before another one's turn comes.

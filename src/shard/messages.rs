@@ -11,7 +11,6 @@ use crate::logic::protocol::ws::{self, Message, Opcode};
 
 use super::Shard;
 use super::access::Denied;
-use super::asking::Evidence;
 use super::connection::{Flags, State};
 use super::counters::Reason;
 
@@ -167,7 +166,7 @@ impl Shard {
             return;
         }
         if let Some(names) = &said.subscribe
-            && self.must_wait_for_backend(slot, names, Evidence::default())
+            && self.must_wait_for_backend(slot, names, None)
         {
             self.connections[slot].extra().unsaid = Some(text.into());
             return;
@@ -276,6 +275,35 @@ impl Shard {
         if result.is_err() {
             self.counters.errors += 1;
         }
+        self.write_reply(slot, reference, |out| match result {
+            Ok(()) => out.extend_from_slice(b"\"ok\":true"),
+            Err(Refusal { code, message, channels }) => {
+                out.extend_from_slice(b"\"error\":{\"code\":");
+                json::write_string(code, out);
+                out.extend_from_slice(b",\"message\":");
+                json::write_string(&message, out);
+                if !channels.is_empty() {
+                    out.extend_from_slice(b",\"channels\":");
+                    json::write_strings(channels.iter().map(String::as_str), out);
+                }
+                out.push(b'}');
+            }
+        });
+    }
+
+    /// Answers a client's publish with the event's id, if that is asked for.
+    pub(super) fn reply_with_id(&mut self, slot: u32, reference: Option<&str>, id: Id) {
+        if reference.is_none() {
+            return;
+        }
+        self.write_reply(slot, reference, |out| {
+            out.extend_from_slice(b"\"ok\":true,\"id\":\"");
+            id.write(out);
+            out.push(b'"');
+        });
+    }
+
+    fn write_reply(&mut self, slot: u32, reference: Option<&str>, members: impl FnOnce(&mut Vec<u8>)) {
         write_ws(Opcode::Text, self.connections[slot].out(), |out| {
             out.push(b'{');
             if let Some(reference) = reference {
@@ -283,32 +311,8 @@ impl Shard {
                 out.extend_from_slice(reference.as_bytes());
                 out.push(b',');
             }
-            match result {
-                Ok(()) => out.extend_from_slice(b"\"ok\":true"),
-                Err(Refusal { code, message, channels }) => {
-                    out.extend_from_slice(b"\"error\":{\"code\":");
-                    json::write_string(code, out);
-                    out.extend_from_slice(b",\"message\":");
-                    json::write_string(&message, out);
-                    for (index, name) in channels.iter().enumerate() {
-                        out.extend_from_slice(if index == 0 { b",\"channels\":[" } else { b"," });
-                        json::write_string(name, out);
-                    }
-                    out.extend_from_slice(if channels.is_empty() { b"}" } else { b"]}" });
-                }
-            }
+            members(out);
             out.push(b'}');
-        });
-    }
-    /// Answers a client's publish with the event's id, if that is asked for.
-    pub(super) fn reply_with_id(&mut self, slot: u32, reference: Option<&str>, id: Id) {
-        let Some(reference) = reference else { return };
-        write_ws(Opcode::Text, self.connections[slot].out(), |out| {
-            out.extend_from_slice(b"{\"ref\":");
-            out.extend_from_slice(reference.as_bytes());
-            out.extend_from_slice(b",\"ok\":true,\"id\":\"");
-            id.write(out);
-            out.extend_from_slice(b"\"}");
         });
     }
 }

@@ -69,7 +69,7 @@ impl Shard {
 
     fn follows_all(&self, slot: u32) -> bool {
         let connection = &self.connections[slot];
-        (0..connection.subscriptions()).filter_map(|index| connection.subscription(index)).all(|s| {
+        connection.subscriptions_from(0).all(|s| {
             let channel = self.channels.lanes[s.lane].channel;
             self.channels.channels[channel].following == Following::Yes
         })
@@ -77,14 +77,14 @@ impl Shard {
 
     fn has_unread(&self, slot: u32) -> bool {
         let connection = &self.connections[slot];
-        let mut all = (0..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        let mut all = connection.subscriptions_from(0);
         all.any(|s| s.place != NONE && s.cursor < self.channels.lanes[s.lane].log.head())
     }
 
     /// Whether there is anything to answer with: events, or that a channel has ended.
     fn has_news(&self, slot: u32) -> bool {
         let connection = &self.connections[slot];
-        let mut all = (0..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        let mut all = connection.subscriptions_from(0);
         self.has_unread(slot) || all.any(|s| self.channels.channels[self.channels.lanes[s.lane].channel].ended)
     }
 
@@ -174,20 +174,14 @@ impl Shard {
     /// Names the channels that have ended, so that the client need not ask for them again.
     fn write_ended(&self, slot: u32, body: &mut Vec<u8>) {
         let connection = &self.connections[slot];
-        let channels = (0..connection.subscriptions())
-            .filter_map(|index| connection.subscription(index))
-            .map(|s| &self.channels.channels[self.channels.lanes[s.lane].channel]);
+        let channels =
+            connection.subscriptions_from(0).map(|s| &self.channels.channels[self.channels.lanes[s.lane].channel]);
         let mut names =
             channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.as_deref()).peekable();
         if names.peek().is_none() {
             return;
         }
-        body.extend_from_slice(b",\"ended\":[");
-        for name in names {
-            crate::logic::json::write_string(name, body);
-            body.push(b',');
-        }
-        body.pop();
-        body.push(b']');
+        body.extend_from_slice(b",\"ended\":");
+        crate::logic::json::write_strings(names, body);
     }
 }

@@ -97,7 +97,7 @@ impl Shard {
     pub(super) fn can_resume_here(&self, slot: u32, first: usize, after: Id) -> bool {
         let connection = &self.connections[slot];
         after <= self.seen
-            && (first..connection.subscriptions()).filter_map(|index| connection.subscription(index)).all(|s| {
+            && connection.subscriptions_from(first).all(|s| {
                 let lane = &self.channels.lanes[s.lane];
                 let floor = lane.log.floor(self.max_lag(s.lane));
                 self.channels.channels[lane.channel].following == Following::Yes
@@ -109,7 +109,7 @@ impl Shard {
     pub(super) fn ask_hub(&mut self, slot: u32, first: usize, after: Option<Id>, wait: Tick) {
         self.counters.resumed_hub += 1;
         let connection = &mut self.connections[slot];
-        let lanes = (first..connection.subscriptions()).filter_map(|index| connection.subscription(index));
+        let lanes = connection.subscriptions_from(first);
         let channels: Vec<LocalChannel> = lanes.map(|s| self.channels.lanes[s.lane].channel).collect();
         connection.flags.set(Flags::REPLAYING);
         let resumes = &mut connection.extra().resumes;

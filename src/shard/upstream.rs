@@ -183,8 +183,7 @@ impl Shard {
     /// Has all presence of a connection told anew under another identity, by doing `change` in between.
     pub(super) fn change_user<T>(&mut self, slot: u32, change: impl FnOnce(&mut Shard) -> T) -> T {
         let connection = &self.connections[slot];
-        let lanes: Vec<u32> =
-            (0..connection.subscriptions()).filter_map(|i| connection.subscription(i)).map(|s| s.lane).collect();
+        let lanes: Vec<u32> = connection.subscriptions_from(0).map(|s| s.lane).collect();
         for lane in &lanes {
             self.tell_presence(slot, *lane, false);
         }

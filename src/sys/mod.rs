@@ -4,6 +4,7 @@
 //! owned (`OwnedFd`) or borrowed (`BorrowedFd`) so that none is closed twice or used after its close.
 
 pub mod affinity;
+pub mod clock;
 pub mod epoll;
 pub mod fdtable;
 pub mod load;

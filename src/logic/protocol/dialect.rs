@@ -110,19 +110,7 @@ impl Dialect {
             resumed.write(out);
             out.extend_from_slice(b"\"}");
         };
-        match self {
-            Dialect::WsRaw | Dialect::Poll => {}
-            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"gap\":", b"}", out, body)),
-            _ => self.write_sse(out, |out| {
-                if let Some(position) = position {
-                    out.extend_from_slice(b"id: ");
-                    position.write(out);
-                    out.push(b'\n');
-                }
-                out.extend_from_slice(b"event: ringcast.gap\n");
-                wrap(b"data: ", b"\n", out, body);
-            }),
-        }
+        self.write_notice("gap", position, None, out, body);
     }
 
     /// Appends the notice that `channel` has ended.
@@ -132,14 +120,7 @@ impl Dialect {
             json::write_string(channel, out);
             out.push(b'}');
         };
-        match self {
-            Dialect::WsRaw | Dialect::Poll => {}
-            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"end\":", b"}", out, body)),
-            _ => self.write_sse(out, |out| {
-                out.extend_from_slice(b"event: ringcast.end\n");
-                wrap(b"data: ", b"\n", out, body);
-            }),
-        }
+        self.write_notice("end", None, None, out, body);
     }
 
     /// Appends the notice that the backend has taken the connection off `channel`, and why.
@@ -151,14 +132,7 @@ impl Dialect {
             json::write_string(reason, out);
             out.push(b'}');
         };
-        match self {
-            Dialect::WsRaw | Dialect::Poll => {}
-            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"unsubscribed\":", b"}", out, body)),
-            _ => self.write_sse(out, |out| {
-                out.extend_from_slice(b"event: ringcast.unsubscribed\n");
-                wrap(b"data: ", b"\n", out, body);
-            }),
-        }
+        self.write_notice("unsubscribed", None, None, out, body);
     }
 
     /// Appends the last words to a client that should come back after `retry_ms`, and why.
@@ -170,14 +144,39 @@ impl Dialect {
             crate::logic::id::write_decimal(retry_ms, out);
             out.push(b'}');
         };
+        self.write_notice("bye", None, Some(retry_ms), out, body);
+    }
+
+    /// Appends a notice of the server's own: `{"NAME":body}`, or the event `ringcast.NAME` with `body` as its data. Says
+    /// nothing in the dialects that have no place for it.
+    fn write_notice(
+        self,
+        name: &str,
+        position: Option<Id>,
+        retry_ms: Option<u64>,
+        out: &mut Vec<u8>,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
         match self {
             Dialect::WsRaw | Dialect::Poll => {}
-            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| wrap(b"{\"bye\":", b"}", out, body)),
+            Dialect::WsJson => write_ws(ws::Opcode::Text, out, |out| {
+                out.extend_from_slice(b"{\"");
+                out.extend_from_slice(name.as_bytes());
+                wrap(b"\":", b"}", out, body);
+            }),
             _ => self.write_sse(out, |out| {
-                out.extend_from_slice(b"event: ringcast.bye\nretry: ");
-                crate::logic::id::write_decimal(retry_ms, out);
-                out.push(b'\n');
-                wrap(b"data: ", b"\n", out, body);
+                if let Some(position) = position {
+                    out.extend_from_slice(b"id: ");
+                    position.write(out);
+                    out.push(b'\n');
+                }
+                out.extend_from_slice(b"event: ringcast.");
+                out.extend_from_slice(name.as_bytes());
+                if let Some(retry_ms) = retry_ms {
+                    out.extend_from_slice(b"\nretry: ");
+                    crate::logic::id::write_decimal(retry_ms, out);
+                }
+                wrap(b"\ndata: ", b"\n", out, body);
             }),
         }
     }

@@ -4,11 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::feed::client::FeedClient;
+use crate::sys::clock::unix_ms;
 
 /// The page at `/`.
 pub const PAGE: &str = include_str!("page.html");
@@ -36,7 +37,7 @@ impl Demo {
         let is_over = Arc::new(AtomicBool::new(false));
         let flag = is_over.clone();
         std::thread::Builder::new().name("demo".into()).spawn(move || {
-            let mut publisher = Publisher::new(fastrand::u64(..), now_ms());
+            let mut publisher = Publisher::new(fastrand::u64(..), unix_ms());
             while !flag.load(Ordering::Relaxed) {
                 let Ok(mut feed) = FeedClient::connect(&path) else {
                     std::thread::sleep(STEP);
@@ -56,10 +57,6 @@ impl Demo {
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 /// Decides what the demo publishes when.
 struct Publisher {
     rng: fastrand::Rng,
@@ -74,7 +71,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, feed: &mut FeedClient) -> Result<(), crate::feed::client::FeedError> {
-        for (channel, event, data) in self.due(now_ms()) {
+        for (channel, event, data) in self.due(unix_ms()) {
             let mut line = json!({ "op": "publish", "channel": channel, "data": data });
             if let Some(event) = event {
                 line["event"] = event.into();

@@ -12,6 +12,8 @@ use crate::logic::event::{ChannelName, Draft, Kind, check_channel_name};
 use crate::logic::id::Id;
 use crate::logic::json;
 
+use super::listen::{Answer, Listening};
+
 /// A line, understood.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -45,24 +47,15 @@ pub enum Command {
         draft: Draft,
     },
     /// This connection hears what clients say and who comes and goes.
-    Listen {
-        /// Messages of clients.
-        messages: bool,
-        /// Connections that open and end.
-        connections: bool,
-        /// Questions about clients without a token.
-        authorize: bool,
-    },
+    Listen(Listening),
     /// The answer to such a question.
     Authorized {
         /// About which connection.
         connection: Box<str>,
         /// Which question.
         number: u32,
-        /// What it may subscribe to; `None` for everything that was asked for.
-        allowed: Option<Vec<String>>,
-        /// Who it is.
-        user: Option<ArcStr>,
+        /// The answer.
+        answer: Answer,
     },
     /// Who is on a channel.
     Presence(ChannelName),
@@ -97,7 +90,7 @@ impl Command {
     pub fn is_read_only(&self) -> bool {
         match self {
             Command::Stats | Command::History { .. } | Command::Presence(_) => true,
-            Command::Listen { messages, authorize, .. } => !messages && !authorize,
+            Command::Listen(what) => !what.messages && !what.authorize,
             _ => false,
         }
     }
@@ -345,7 +338,11 @@ fn listen(raw: &RawLine<'_>) -> Result<Command, FeedError> {
         return Err(FeedError::new("bad_field", message));
     }
     let has = |word: &str| what.iter().any(|other| other == word);
-    Ok(Command::Listen { messages: has("messages"), connections: has("connections"), authorize: has("authorize") })
+    Ok(Command::Listen(Listening {
+        messages: has("messages"),
+        connections: has("connections"),
+        authorize: has("authorize"),
+    }))
 }
 
 /// What a backend lets a client do: everything it asked for, nothing, or some of it.
@@ -370,7 +367,7 @@ fn authorized(raw: &RawLine<'_>) -> Result<Command, FeedError> {
         Allow::Some(channels) => Some(channels),
     };
     let user = raw.user.as_deref().filter(|user| !user.is_empty()).map(Into::into);
-    Ok(Command::Authorized { connection: connection.into(), number, allowed, user })
+    Ok(Command::Authorized { connection: connection.into(), number, answer: Answer { allowed, user } })
 }
 
 fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {

@@ -1,7 +1,29 @@
-//! What listeners are told. Each is one line, with what it is in `op`.
+//! What there is to listen to, and what listeners are told. Each is one line, with what it is in `op`.
+
+use arcstr::ArcStr;
 
 use crate::logic::id::write_decimal;
 use crate::logic::json;
+
+/// What a connection of the feed listens to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// What clients say.
+    pub messages: bool,
+    /// Who comes and goes.
+    pub connections: bool,
+    /// Whether it answers questions about clients.
+    pub authorize: bool,
+}
+
+/// A backend's answer to a question about a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What of it; `None` for everything that was asked for.
+    pub allowed: Option<Vec<String>>,
+    /// Who the client is.
+    pub user: Option<ArcStr>,
+}
 
 fn write_start(out: &mut Vec<u8>, op: &str, connection: &str, user: Option<&str>) {
     out.extend_from_slice(b"{\"op\":\"");
@@ -39,14 +61,8 @@ pub fn write_question(
     write_start(out, "authorize", connection, None);
     out.extend_from_slice(b",\"ask\":");
     write_decimal(number.into(), out);
-    out.extend_from_slice(b",\"channels\":[");
-    for (place, channel) in channels.iter().enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        json::write_string(channel, out);
-    }
-    out.push(b']');
+    out.extend_from_slice(b",\"channels\":");
+    json::write_strings(channels.iter().map(String::as_str), out);
     for (name, value) in fields {
         if let Some(value) = value {
             write_member(out, name, value);

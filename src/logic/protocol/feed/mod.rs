@@ -7,5 +7,5 @@ mod reply;
 
 pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, draft_of, parse};
 pub use lines::{Line, LineSplitter};
-pub use listen::{write_came, write_gone, write_lost, write_question, write_said};
+pub use listen::{Answer, Listening, write_came, write_gone, write_lost, write_question, write_said};
 pub use reply::{write_error, write_ids, write_ok, write_ok_with};
