@@ -5,6 +5,7 @@
 //!
 //! - [`cli`] and [`mod@bench`] are what a person runs.
 //! - [`server`] starts, drains and stops the threads.
+//! - [`control`] is the admin listener: health, metrics, API, dashboard (one thread).
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
 //! - [`feed`] is the publishers' Unix socket: its client side, and its listener for the hub.
 //! - [`link`] is the queues between the two.
@@ -19,6 +20,7 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod feed;
 pub mod hub;
 pub mod link;

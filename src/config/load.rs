@@ -200,10 +200,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.backplane.kind != "local" {
         return Err(value("[backplane] kind", "must be \"local\": this version has no other"));
     }
-    let admin = &config.admin.listen;
-    if admin != "off" && admin.parse::<std::net::SocketAddr>().is_err() {
-        return Err(value("[admin] listen", "must be ADDR:PORT, as in \"127.0.0.1:8081\", or \"off\""));
-    }
+    check_admin(config)?;
     let echo = &config.diagnostics.echo_path;
     if !echo.is_empty() && !echo.starts_with('/') {
         return Err(value("[diagnostics] echo_path", "must start with /"));
@@ -224,6 +221,21 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.namespace.len() > 10_000 {
         return Err(value("[namespace]", "may occur at most 10,000 times"));
+    }
+    Ok(())
+}
+
+fn check_admin(config: &Config) -> Result<(), ConfigError> {
+    let address = match config.admin.listen.as_str() {
+        "off" => return Ok(()),
+        text => text.parse::<std::net::SocketAddr>(),
+    };
+    let Ok(address) = address else {
+        return Err(value("[admin] listen", "must be ADDR:PORT, as in \"127.0.0.1:8081\", or \"off\""));
+    };
+    if !address.ip().is_loopback() && config.admin.token.is_empty() {
+        let problem = "must be an address of this host alone, such as 127.0.0.1, as long as [admin] token is empty";
+        return Err(value("[admin] listen", problem));
     }
     Ok(())
 }
@@ -334,6 +346,7 @@ mod tests {
             "[feed]\nmode = \"rw\"",
             "[backplane]\nkind = \"redis\"",
             "[admin]\nlisten = \"here\"",
+            "[admin]\nlisten = \"0.0.0.0:8081\"",
             "[namespace.x]\nmax_lag = 1",
             "[diagnostics]\necho_path = \"echo\"",
             "[auth]\nkeys = [{ alg = \"HS256\" }]",

@@ -174,6 +174,16 @@ impl HubChannels {
         self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
+    /// Numbers up to which there may be channels.
+    pub(super) fn capacity(&self) -> u32 {
+        self.cells.capacity()
+    }
+
+    /// Whether there is a channel of that number.
+    pub(super) fn has(&self, index: u32) -> bool {
+        index < self.cells.capacity() && self.cells[index].name.is_some()
+    }
+
     pub(super) fn get(&self, index: u32) -> &HubChannel {
         &self.cells[index]
     }

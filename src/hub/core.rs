@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::link::{ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
 use crate::logic::event::{ChannelName, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
@@ -17,9 +17,11 @@ use crate::logic::protocol::feed::{
 };
 
 use super::HubFigures;
+use super::busiest::Busiest;
 use super::channels::{HistoryPolicy, HubChannels};
 use super::ids::IdSource;
-use super::listeners::{Listeners, Owed};
+use super::listeners::{Listeners, Outbox, Owed};
+use super::looks::PendingLook;
 use super::notify::Notify;
 use super::presence::Presence;
 
@@ -43,6 +45,10 @@ pub(super) enum Outcome {
     Done,
     /// The connection is to be a listener; the answer follows then.
     Listen(Listening),
+    /// The connection gets a copy of a channel's events; the answer follows then.
+    Trace(ChannelName),
+    /// The answer follows once all shards have said what they see.
+    Look(u64),
     /// The answer follows once all shards have said how many it concerned.
     Kick {
         /// Its number.
@@ -65,8 +71,12 @@ pub(super) struct Core {
     pub(super) figures: Arc<HubFigures>,
     pub(super) figures_writer: FiguresWriter,
     pub(super) kicks: HashMap<u64, PendingKick>,
-    pub(super) kick_answered: Rc<Notify>,
-    pub(super) next_kick: u64,
+    pub(super) answered: Rc<Notify>,
+    pub(super) next_request: u64,
+    pub(super) looks: HashMap<u64, PendingLook>,
+    pub(super) busiest: Busiest,
+    /// Who gets a copy of which channel's events.
+    pub(super) traces: Vec<(ChannelName, Rc<Outbox>)>,
     pub(super) listeners: Listeners,
     /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
     pub(super) held: Vec<Rc<Owed>>,
@@ -89,8 +99,11 @@ impl Core {
             figures: Arc::default(),
             figures_writer: Box::new(|_| ()),
             kicks: HashMap::new(),
-            kick_answered: Rc::default(),
-            next_kick: 0,
+            answered: Rc::default(),
+            next_request: 0,
+            looks: HashMap::new(),
+            busiest: Busiest::default(),
+            traces: Vec::new(),
             listeners: Listeners::default(),
             held: Vec::new(),
             presence: Presence::default(),
@@ -129,7 +142,7 @@ impl Core {
                 if let Some(kick) = self.kicks.get_mut(&request) {
                     kick.missing -= 1;
                     kick.count += count;
-                    self.kick_answered.notify();
+                    self.answered.notify();
                 }
             }
             HubMessage::Said { from, data } => self.said(&from, &data),
@@ -145,6 +158,15 @@ impl Core {
                 self.drained += 1;
                 self.cut += cut;
             }
+            HubMessage::Seen { request, seen } => self.seen(request, seen),
+            HubMessage::Figures(draft) => {
+                let channels = vec![FIGURES_CHANNEL.into()];
+                let publish = Publish { channels, is_list: false, draft, key: None };
+                if let Err(error) = self.publish(&[publish], now_ms) {
+                    tracing::debug!(error = error.message, "the figures could not be published");
+                }
+            }
+            HubMessage::Pause(on) => self.stage_all(|| ShardMessage::Pause(on)),
             HubMessage::Keys(keyring) => self.stage_all(|| ShardMessage::Keys(keyring.clone())),
             HubMessage::Drain => self.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,
@@ -259,6 +281,10 @@ impl Core {
                 }
             }
             Command::Listen(what) => return Ok(Outcome::Listen(what)),
+            Command::Trace(channel) => return Ok(Outcome::Trace(channel)),
+            Command::Channels(filter) => return Ok(Outcome::Look(self.look_at_channels(&filter, now_ms))),
+            Command::Connections(filter) => return Ok(Outcome::Look(self.look_for_connections(filter))),
+            Command::Connection(name) => return self.look_at_connection(&name).map(Outcome::Look),
             Command::Authorized { connection, number, answer } => {
                 let id = connection_id(&connection)?;
                 self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
@@ -316,7 +342,11 @@ impl Core {
         let index = self.channels.find_or_add(name);
         // The channel's own name, so that equal names are not kept many times.
         let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
+        self.busiest.count(index);
         let event = Arc::new(Event { id, channel, draft: item.draft.clone() });
+        if !self.traces.is_empty() {
+            self.trace(&event);
+        }
         self.channels.remember(index, &event, now_ms);
         for route in self.channels.routes(index) {
             if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
@@ -325,6 +355,16 @@ impl Core {
         }
         HubFigures::add(&self.figures.events, 1);
         id
+    }
+
+    /// Gives those who trace the event's channel a copy.
+    fn trace(&self, event: &Event) {
+        let mut line = b"{\"op\":\"event\",\"event\":".to_vec();
+        write_event_json(event, &mut line);
+        line.extend_from_slice(b"}\n");
+        for (_, outbox) in self.traces.iter().filter(|(channel, _)| *channel == event.channel) {
+            outbox.push_or_count(&line);
+        }
     }
 
     fn end(&mut self, name: &str) -> Result<(), FeedError> {
@@ -353,8 +393,8 @@ impl Core {
             }
             KickTarget::Subscription { user, channel } => Target::Subscription { user, channel },
         };
-        let request = self.next_kick;
-        self.next_kick += 1;
+        let request = self.next_request;
+        self.next_request += 1;
         let reason: Arc<str> = reason.into();
         self.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
         self.kicks.insert(request, PendingKick { missing: self.shards.len(), count: 0 });

@@ -69,7 +69,7 @@ impl Outbox {
     }
 
     /// Adds a line about a connection, or counts it if too much waits already.
-    fn push_or_count(&self, bytes: &[u8]) {
+    pub(super) fn push_or_count(&self, bytes: &[u8]) {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.bytes.len() + bytes.len() > OUTBOX_BYTES_MAX {
             waiting.lost += 1;

@@ -5,17 +5,19 @@
 
 mod backend;
 mod bare;
+mod busiest;
 mod channels;
 mod core;
 pub mod ids;
 mod listeners;
+mod looks;
 mod notify;
 mod presence;
 mod publishers;
 
 use std::cell::RefCell;
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use crate::link::{HubInbox, ToShard};
+use crate::link::{HubInbox, Kind, ToShard};
 use crate::logic::idempotency::IdempotencyKeys;
 use crate::sys::clock::unix_ms;
 use crate::sys::memory;
@@ -41,6 +43,8 @@ pub use core::FiguresWriter;
 pub struct HubParts {
     /// The publishers' socket.
     pub listener: UnixListener,
+    /// Feed connections of the server's own.
+    pub own: Vec<UnixStream>,
     /// Who may connect to it, by user id; empty for all whom the socket's mode lets in.
     pub allowed_users: Vec<u32>,
     /// Who may connect to it and only look, by user id.
@@ -70,14 +74,19 @@ pub struct HubParts {
 }
 
 macro_rules! figures {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
         /// The hub's figures, for other threads to read: totals since the start unless they say otherwise.
         #[derive(Debug, Default)]
         pub struct HubFigures {
-            $($(#[$doc])* pub $name: AtomicU64,)*
+            $($(#[doc = $doc])* pub $name: AtomicU64,)*
         }
 
         impl HubFigures {
+            /// Every figure: its name, what it is, whether it counts what is now, and its value.
+            pub fn each(&self, mut see: impl FnMut(&'static str, &'static str, Kind, u64)) {
+                $(see(stringify!($name), concat!($($doc),*), Kind::$kind, self.$name.load(Ordering::Relaxed));)*
+            }
+
             /// Appends the figures as members of a JSON object, each followed by a comma.
             pub fn write_members(&self, out: &mut Vec<u8>) {
                 $(
@@ -92,29 +101,29 @@ macro_rules! figures {
 
 figures! {
     /// Events published.
-    events,
+    Total events,
     /// Feed lines that were refused.
-    errors,
+    Total errors,
     /// Feed connections now.
-    publishers,
+    Now publishers,
     /// Channels known now.
-    channels,
+    Now channels,
     /// Events in histories now.
-    history_events,
+    Now history_events,
     /// Bytes in histories now.
-    history_bytes,
+    Now history_bytes,
     /// Bytes that wait in the queues to shards now.
-    queued_bytes,
+    Now queued_bytes,
     /// Times a publisher had to wait because a shard's queue was full.
-    congestions,
+    Total congestions,
     /// Milliseconds that publishers have waited for that.
-    congested_ms,
+    Total congested_ms,
     /// The shard that was waited for last.
-    congested_shard,
+    Now congested_shard,
     /// Messages of clients that nobody listened to any more when they came.
-    messages_unheard,
+    Total messages_unheard,
     /// Rounds of the hub's clock: it is alive while they go up.
-    rounds,
+    Total rounds,
 }
 
 impl HubFigures {
@@ -138,7 +147,7 @@ struct Hub {
     inbox: HubInbox,
     /// Something was heard: a full queue may have room again.
     heard: Notify,
-    kick_answered: Rc<Notify>,
+    answered: Rc<Notify>,
     allowed_users: Vec<u32>,
     readers: Vec<u32>,
     max_line: usize,
@@ -193,12 +202,12 @@ pub fn run(parts: HubParts) -> io::Result<()> {
         figures_writer: parts.figures_writer,
         ..Core::new(parts.ids, parts.shards, parts.history)
     };
-    let kick_answered = core.kick_answered.clone();
+    let answered = core.answered.clone();
     let hub = Rc::new(Hub {
         core: RefCell::new(core),
         inbox: parts.inbox,
         heard: Notify::default(),
-        kick_answered,
+        answered,
         allowed_users: parts.allowed_users,
         readers: parts.readers,
         max_line: parts.max_line,
@@ -206,6 +215,9 @@ pub fn run(parts: HubParts) -> io::Result<()> {
     });
     runtime.block_on(async move {
         monoio::spawn(guard(publishers::accept_loop(hub.clone(), parts.listener)));
+        for stream in parts.own {
+            monoio::spawn(publishers::serve_own(hub.clone(), stream));
+        }
         monoio::spawn(sweep(hub.clone()));
         let readiness = Readiness::new(hub.inbox.wake.waitable()?)?;
         loop {
@@ -238,6 +250,7 @@ async fn sweep(hub: Rc<Hub>) {
         ticks.tick().await;
         let mut core = hub.core.borrow_mut();
         core.channels.sweep(unix_ms());
+        core.busiest.pass_time(unix_ms());
         core.publish_figures();
         HubFigures::add(&core.figures.rounds, 1);
         memory::give_back();

@@ -11,12 +11,13 @@ use monoio::net::unix::{UnixOwnedReadHalf, UnixOwnedWriteHalf};
 use tracing::{debug, info, warn};
 
 use crate::link::Listening;
+use crate::logic::event::ChannelName;
 use crate::logic::protocol::feed::{FeedError, Line, LineSplitter, parse, write_error, write_ok_with};
 use crate::sys::clock::unix_ms;
 use crate::sys::readiness::Readiness;
 use crate::sys::socket;
 
-use super::core::Outcome;
+use super::core::{Core, Outcome};
 use super::listeners::Outbox;
 use super::{Hub, HubFigures};
 
@@ -24,8 +25,8 @@ use super::{Hub, HubFigures};
 const READ_BYTES: usize = 64 * 1024;
 /// Bytes of answers that wait at most before they are written: a publisher that does not read them waits.
 const REPLIES_MAX: usize = 256 * 1024;
-/// How long shards may take to say how many connections they have ended.
-const KICK_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long shards may take to say what they have ended, or what they see.
+const SHARDS_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long to leave the queue alone when the kernel cannot give a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,10 +53,17 @@ pub(super) async fn accept_loop(hub: Rc<Hub>, listener: UnixListener) -> io::Res
     }
 }
 
+/// Serves a connection of the server's own.
+pub(super) async fn serve_own(hub: Rc<Hub>, stream: UnixStream) {
+    if let Err(error) = converse(&hub, stream, true).await {
+        debug!(%error, "a connection of the server's own broke");
+    }
+}
+
 async fn serve(hub: Rc<Hub>, stream: UnixStream) {
     let figures = hub.core.borrow().figures.clone();
     HubFigures::add(&figures.publishers, 1);
-    if let Err(error) = converse(&hub, stream).await {
+    if let Err(error) = converse(&hub, stream, false).await {
         debug!(%error, "a publisher's connection broke");
     }
     HubFigures::subtract(&figures.publishers, 1);
@@ -101,12 +109,24 @@ impl Conversation {
         Ok(replies)
     }
 
-    /// Makes the connection a listener, or changes what it listens to.
-    fn listen(&mut self, hub: &Rc<Hub>, what: Listening) {
+    /// Where lines go that answer no command.
+    fn outbox(&mut self, hub: &Rc<Hub>) -> Rc<Outbox> {
         let outbox = self.outbox.get_or_insert_with(Rc::default).clone();
         if let Some(writer) = self.writer.take() {
             monoio::spawn(write_out(hub.clone(), outbox.clone(), writer));
         }
+        outbox
+    }
+
+    /// Gives the connection a copy of a channel's events.
+    fn trace(&mut self, hub: &Rc<Hub>, channel: ChannelName) {
+        let outbox = self.outbox(hub);
+        hub.core.borrow_mut().traces.push((channel, outbox));
+    }
+
+    /// Makes the connection a listener, or changes what it listens to.
+    fn listen(&mut self, hub: &Rc<Hub>, what: Listening) {
+        let outbox = self.outbox(hub);
         let mut core = hub.core.borrow_mut();
         if core.listeners.set(&outbox, what) {
             core.tell_what_is_heard();
@@ -127,6 +147,7 @@ fn end_listening(hub: &Hub, outbox: &Rc<Outbox>) {
     if core.listeners.remove(outbox) {
         core.tell_what_is_heard();
     }
+    core.traces.retain(|(_, other)| !Rc::ptr_eq(other, outbox));
     outbox.close();
     core.flush();
 }
@@ -150,14 +171,17 @@ async fn write_out(hub: Rc<Hub>, outbox: Rc<Outbox>, mut writer: UnixOwnedWriteH
     }
 }
 
-async fn converse(hub: &Rc<Hub>, stream: UnixStream) -> io::Result<()> {
+async fn converse(hub: &Rc<Hub>, stream: UnixStream, is_own: bool) -> io::Result<()> {
     // The ring waits for the socket; it must not say that it would block.
     stream.set_nonblocking(false)?;
     let mut stream = monoio::net::UnixStream::from_std(stream)?;
     let peer = stream.peer_cred()?;
-    info!(pid = peer.pid(), uid = peer.uid(), gid = peer.gid(), "publisher connected");
-    let is_reader = hub.readers.contains(&peer.uid());
-    let may_connect = is_reader || hub.allowed_users.is_empty() || hub.allowed_users.contains(&peer.uid());
+    if !is_own {
+        info!(pid = peer.pid(), uid = peer.uid(), gid = peer.gid(), "publisher connected");
+    }
+    let is_reader = !is_own && hub.readers.contains(&peer.uid());
+    let is_allowed = is_own || hub.allowed_users.is_empty() || hub.allowed_users.contains(&peer.uid());
+    let may_connect = is_reader || is_allowed;
     if !may_connect {
         let mut replies = Vec::new();
         let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid());
@@ -220,7 +244,7 @@ async fn work_off(
             Line::Whole(line) => match parse(line) {
                 Err(refused) => (refused.reference, Err(refused.error)),
                 Ok(request) if conversation.is_reader && !request.command.is_read_only() => {
-                    let message = "this user may only look: stats, history, presence, and listening to connections";
+                    let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
                     (request.reference, Err(FeedError::new("forbidden", message)))
                 }
                 Ok(request) => {
@@ -237,6 +261,17 @@ async fn work_off(
                 if let Some(reference) = reference {
                     write_ok_with(replies, &reference, |_| ());
                 }
+            }
+            Ok(Outcome::Trace(channel)) => {
+                conversation.trace(hub, channel);
+                if let Some(reference) = reference {
+                    write_ok_with(replies, &reference, |_| ());
+                }
+            }
+            Ok(Outcome::Look(request)) => {
+                let is_answered = |core: &Core| core.looks.get(&request).is_none_or(|look| look.missing == 0);
+                wait_for_shards(hub, is_answered).await;
+                hub.core.borrow_mut().write_look(request, reference.as_deref().unwrap_or("null"), replies);
             }
             Ok(Outcome::Kick { request, counted }) => {
                 let count = wait_for_kick(hub, request).await;
@@ -257,14 +292,16 @@ async fn work_off(
 
 /// Waits until all shards have answered, and returns how many connections they have ended.
 async fn wait_for_kick(hub: &Hub, kick: u64) -> u64 {
+    wait_for_shards(hub, |core| core.kicks.get(&kick).is_none_or(|kick| kick.missing == 0)).await;
+    hub.core.borrow_mut().kicks.remove(&kick).map_or(0, |kick| kick.count)
+}
+
+/// Waits until all shards have answered, or for as long as they may take.
+async fn wait_for_shards(hub: &Hub, is_answered: impl Fn(&Core) -> bool) {
     hub.core.borrow_mut().flush();
     let begun = Instant::now();
-    loop {
-        let is_answered = hub.core.borrow().kicks.get(&kick).is_none_or(|kick| kick.missing == 0);
-        if is_answered || begun.elapsed() >= KICK_ANSWER_MAX {
-            return hub.core.borrow_mut().kicks.remove(&kick).map_or(0, |kick| kick.count);
-        }
-        let answered = hub.kick_answered.clone();
-        let _ = monoio::time::timeout(KICK_ANSWER_MAX.saturating_sub(begun.elapsed()), answered.wait()).await;
+    while !is_answered(&hub.core.borrow()) && begun.elapsed() < SHARDS_ANSWER_MAX {
+        let answered = hub.answered.clone();
+        let _ = monoio::time::timeout(SHARDS_ANSWER_MAX.saturating_sub(begun.elapsed()), answered.wait()).await;
     }
 }

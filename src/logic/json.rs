@@ -31,6 +31,12 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// Appends a value as compact JSON, where an allocation or two do no harm.
+pub fn write(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+    let written = serde_json::to_writer(&mut *out, value);
+    debug_assert!(written.is_ok(), "what is shown has text for keys, and memory takes all that is written");
+}
+
 /// Appends `bytes` as base64 text (RFC 4648 §4, padded).
 pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();

@@ -1,27 +1,49 @@
 //! Log lines on standard error.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::control::LogFilter;
 
 use super::StartError;
 
-/// Starts writing log lines. Does nothing if something in this process has done so already.
-pub(super) fn start(log: &Log) -> Result<(), StartError> {
+/// The filter of the lines that are written.
+struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter for Filter {
+    fn get(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    fn set(&self, directives: &str) -> Result<(), String> {
+        let filter = EnvFilter::try_new(directives).map_err(|error| {
+            format!("{directives:?} is no level; write error, warn, info, debug, or directives: {error}")
+        })?;
+        self.0.reload(filter).map_err(|error| error.to_string())
+    }
+}
+
+/// Starts writing log lines, unless something in this process has done so already.
+pub(super) fn start(log: &Log) -> Result<Arc<dyn LogFilter>, StartError> {
     let filter =
         EnvFilter::try_new(&log.level).map_err(|error| StartError::LogLevel(log.level.clone(), error.to_string()))?;
     let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
     let for_people = match log.format {
         LogFormat::Auto => is_terminal,
         LogFormat::Json => false,
         LogFormat::Human => true,
     };
+    let registry = tracing_subscriber::registry().with(filter);
     let _ = match for_people {
-        true => builder.with_ansi(is_terminal).with_target(false).try_init(),
-        false => builder.json().flatten_event(true).try_init(),
+        true => registry.with(lines.with_ansi(is_terminal).with_target(false)).try_init(),
+        false => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    Ok(())
+    Ok(Arc::new(Filter(handle)))
 }

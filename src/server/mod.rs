@@ -1,13 +1,13 @@
 //! Putting the threads together: start, serve, drain.
 
-mod admin;
 pub mod demo;
 mod keys;
 mod logging;
 mod service;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,12 @@ use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, ListenAddress};
+use crate::control::stats::Stats;
+use crate::control::{self, ControlParts, LogFilter};
 use crate::hub::ids::{IdSource, MarkError};
 use crate::hub::{self, HubFigures, HubParts};
-use crate::link::{self, HubInbox, HubMessage, ToHub, ToShard};
+use crate::link::{self, FIGURES_CHANNEL, HubInbox, HubMessage, ToHub, ToShard};
+use crate::logic::history::HistoryLimits;
 use crate::shard::{self, Listener, Published, Room, ShardParts};
 use crate::sys::affinity;
 use crate::sys::clock::unix_ms;
@@ -83,13 +86,13 @@ pub enum StartError {
 /// # Errors
 /// If the server cannot start.
 pub fn run(config: Config) -> Result<(), StartError> {
-    logging::start(&config.log)?;
+    let log_filter = logging::start(&config.log)?;
     signal::block()?;
     if let Err(error) = memory::refuse_huge_pages() {
         warn!(%error, "the kernel does not let go of huge pages; memory per connection will be higher");
     }
     let config = Arc::new(config);
-    let server = Server::start(&config)?;
+    let server = Server::start(&config, log_filter)?;
     let signals = listen_for_signals();
     server.serve(&config, &signals);
     Ok(())
@@ -107,7 +110,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(config: &Arc<Config>) -> Result<Server, StartError> {
+    fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Result<Server, StartError> {
         let shards = match config.server.shards {
             0 => affinity::usable_cores().len(),
             shards => shards,
@@ -128,8 +131,13 @@ impl Server {
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
         let feed = socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?;
         let mut sockets = vec![config.feed.path.clone()];
-        let listeners = Listeners::open(config, shards, &mut sockets)?;
-        let admin = admin::listen(config)?;
+        let mut listeners = Listeners::open(config, shards, &mut sockets)?;
+        let own_listener = socket::listen_privately()?;
+        let own_address = own_listener.local_addr()?;
+        if let Some(first) = listeners.by_shard.first_mut() {
+            first.push(Listener::Own(own_listener));
+        }
+        let admin = listen_for_admins(config)?;
 
         let (to_hub, inbox) = link::to_hub()?;
         let room = Arc::new(Room::new(&config.server));
@@ -160,9 +168,12 @@ impl Server {
         // Otherwise a shard that dies without a word would be waited for.
         drop(started_sender);
         let (drained_sender, drained) = crossbeam_channel::bounded(1);
+        let (ask, asked) = UnixStream::pair()?;
+        let (publish, published) = UnixStream::pair()?;
         let hub_parts = hub_parts(
             config,
             feed,
+            vec![asked, published],
             (allowed_users, readers),
             ids,
             inbox,
@@ -177,7 +188,16 @@ impl Server {
         }
         wait_for_shards(&started, shards)?;
         if let Some(listener) = admin {
-            admin::start(listener, stats.clone(), config.admin.token.clone())?;
+            control::start(ControlParts {
+                listener,
+                token: config.admin.token.clone(),
+                stats: stats.clone(),
+                feeds: [ask, publish],
+                own_listener: own_address,
+                to_hub: to_hub.clone(),
+                log_filter,
+                max_line: config.feed.max_line,
+            })?;
         }
         keys::watch(config.auth.clone(), to_hub.clone())?;
         room.set_ready();
@@ -243,7 +263,8 @@ impl Server {
 #[allow(clippy::too_many_arguments)]
 fn hub_parts(
     config: &Arc<Config>,
-    listener: std::os::unix::net::UnixListener,
+    listener: UnixListener,
+    own: Vec<UnixStream>,
     (allowed_users, readers): (Vec<u32>, Vec<u32>),
     ids: IdSource,
     inbox: HubInbox,
@@ -256,51 +277,24 @@ fn hub_parts(
     let stats = stats.clone();
     HubParts {
         listener,
+        own,
         allowed_users,
         readers,
         max_line: config.feed.max_line,
         channels_max: config.limits.channels,
         idempotency_window: config.feed.idempotency_window,
         idempotency_keys: config.feed.idempotency_keys,
-        history: Box::new(move |channel| policies.namespace(channel).history),
+        history: Box::new(move |channel| match channel {
+            // Whoever looks at the figures wants the present ones.
+            FIGURES_CHANNEL => HistoryLimits { events_max: 0, bytes_max: 0, age_max_ms: 0 },
+            channel => policies.namespace(channel).history,
+        }),
         ids,
         inbox,
         shards,
         figures,
         figures_writer: Box::new(move |out| stats.write_json(out)),
         drained,
-    }
-}
-
-/// All figures, for those who ask.
-#[derive(Clone)]
-struct Stats {
-    room: Arc<Room>,
-    hub: Arc<HubFigures>,
-    shards: Vec<Arc<Published>>,
-}
-
-impl Stats {
-    /// How many rounds each thread that serves has gone, by its name.
-    fn beats(&self) -> Vec<(String, u64)> {
-        let shards = self.shards.iter().enumerate().map(|(index, shard)| (format!("shard-{index}"), shard.turns()));
-        let hub = ("hub".to_owned(), self.hub.rounds.load(std::sync::atomic::Ordering::Relaxed));
-        std::iter::once(hub).chain(shards).collect()
-    }
-
-    /// Appends `{"node":{…},"shards":[{…}]}`.
-    fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"node\":{");
-        self.hub.write_members(out);
-        out.extend_from_slice(format!("\"connections\":{},", self.room.connections()).as_bytes());
-        out.extend_from_slice(format!("\"ready\":{}}},\"shards\":[", self.room.is_ready()).as_bytes());
-        for (index, shard) in self.shards.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            shard.write_json(out);
-        }
-        out.extend_from_slice(b"]}");
     }
 }
 
@@ -324,6 +318,16 @@ fn wait_for_shards(started: &Receiver<Result<(), String>>, shards: usize) -> Res
         }
     }
     Ok(())
+}
+
+/// Opens the admin listener, if there is to be one.
+fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    // The configuration is checked: whatever is no address is "off".
+    let Ok(address) = config.admin.listen.parse::<SocketAddr>() else { return Ok(None) };
+    let failed = |source| StartError::Listen { address: format!("{address} (admin)"), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    info!(address = %listener.local_addr()?, "admin listening");
+    Ok(Some(listener))
 }
 
 /// What all shards listen on.

@@ -42,6 +42,7 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => listener.as_fd(),
             Listener::Unix(listener) => listener.as_fd(),
+            Listener::Own(listener) => listener.as_fd(),
         }
     }
 }
@@ -86,7 +87,9 @@ impl Shard {
                 outcome = Burst::Over;
                 break;
             };
+            let is_own = matches!(listener, Listener::Own(_));
             match socket::accept(listener.as_fd()) {
+                Ok(Some((fd, _))) if is_own => self.admit_own(fd),
                 Ok(Some((fd, address))) => self.admit(fd, address),
                 Ok(None) => break,
                 Err(error) if socket::is_exhaustion(&error) => {
@@ -164,6 +167,15 @@ impl Shard {
         self.set_deadline(slot, deadline);
     }
 
+    /// Gives a connection of this process a slot.
+    fn admit_own(&mut self, fd: OwnedFd) {
+        // The address is no secret; who is at the other end is what counts.
+        if socket::is_own_process(fd.as_fd()) && self.room.enter() {
+            let slot = self.occupy(fd, Peer::OWN, State::Http);
+            self.set_deadline(slot, self.now + self.settings.handshake);
+        }
+    }
+
     /// Fills a free slot and arms its poll.
     fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State) -> u32 {
         let slot = self.connections.take();
@@ -191,6 +203,7 @@ impl Shard {
     /// Says in one answer why there is no room, and closes.
     fn refuse(&mut self, fd: OwnedFd, peer: Peer, reject: Reject) {
         self.counters.refused += 1;
+        self.counters.count_rejection(reject.status);
         let reject = reject.retry_after(self.rng.u32(1..=5));
         let mut answer = Vec::new();
         write_error(&mut answer, &reject, &ResponseHeaders::default());
@@ -230,7 +243,9 @@ impl Shard {
     pub(super) fn stop_listening(&mut self) -> io::Result<()> {
         for listener in std::mem::take(&mut self.listeners) {
             while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
-                self.admit(fd, address);
+                if !matches!(listener, Listener::Own(_)) {
+                    self.admit(fd, address);
+                }
             }
             // The accept task holds a copy of the descriptor; this ends its wait.
             socket::stop_listening(listener.as_fd());

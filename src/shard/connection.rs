@@ -131,6 +131,9 @@ impl Peer {
         Peer { ip: ip.octets(), port: address.port() }
     }
 
+    /// This process itself.
+    pub(super) const OWN: Peer = Peer { ip: [0; 16], port: 1 };
+
     /// The address; unspecified for peers on a Unix socket.
     pub(super) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.ip).to_canonical()
@@ -139,7 +142,11 @@ impl Peer {
 
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if *self == Peer::default() { f.write_str("unix") } else { SocketAddr::new(self.ip(), self.port).fmt(f) }
+        match *self {
+            Peer::OWN => f.write_str("own"),
+            peer if peer == Peer::default() => f.write_str("unix"),
+            peer => SocketAddr::new(peer.ip(), peer.port).fmt(f),
+        }
     }
 }
 

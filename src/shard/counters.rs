@@ -3,6 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::link::Kind;
+
+use super::measures::PublishedMeasures;
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -92,13 +96,15 @@ impl Reason {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
         /// A shard's figures: totals since the start unless they say otherwise.
         #[derive(Clone, Debug, Default)]
         pub(super) struct Counters {
-            $($(#[$doc])* pub(super) $name: u64,)*
+            $($(#[doc = $doc])* pub(super) $name: u64,)*
             /// Connections that ended, by reason.
             pub(super) closed: [u64; REASONS],
+            /// Requests answered with an error, by status.
+            pub(super) rejected: [u64; STATUSES.len()],
         }
 
         /// The same, for other threads to read. Padded, so that no two shards write to one cache line.
@@ -107,14 +113,25 @@ macro_rules! counters {
         pub struct Published {
             $($name: AtomicU64,)*
             closed: [AtomicU64; REASONS],
+            rejected: [AtomicU64; STATUSES.len()],
+            /// Published by the clock, not with each turn.
+            pub measures: PublishedMeasures,
         }
 
         impl Counters {
             /// Makes the present figures readable for others.
             pub(super) fn publish(&self, to: &Published) {
                 $(to.$name.store(self.$name, Ordering::Relaxed);)*
-                for (to, count) in to.closed.iter().zip(self.closed) {
+                let lists = to.closed.iter().zip(self.closed).chain(to.rejected.iter().zip(self.rejected));
+                for (to, count) in lists {
                     to.store(count, Ordering::Relaxed);
+                }
+            }
+
+            /// Counts an answer that is an error.
+            pub(super) fn count_rejection(&mut self, status: u16) {
+                if let Some(place) = STATUSES.iter().position(|known| *known == status) {
+                    self.rejected[place] += 1;
                 }
             }
         }
@@ -123,6 +140,21 @@ macro_rules! counters {
             /// Rounds of the engine; the clock sees to some each second also when nothing happens.
             pub fn turns(&self) -> u64 {
                 self.turns.load(Ordering::Relaxed)
+            }
+
+            /// Every figure: its name, what it is, whether it is a total or a present state, and its value.
+            pub fn each(&self, mut see: impl FnMut(&'static str, &'static str, Kind, u64)) {
+                $(see(stringify!($name), concat!($($doc),*), Kind::$kind, self.$name.load(Ordering::Relaxed));)*
+            }
+
+            /// Connections that ended, by reason.
+            pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                Reason::ALL.iter().zip(&self.closed).map(|(reason, count)| (reason.name(), count.load(Ordering::Relaxed)))
+            }
+
+            /// Requests answered with an error, by status.
+            pub fn rejected(&self) -> impl Iterator<Item = (u16, u64)> {
+                STATUSES.into_iter().zip(&self.rejected).map(|(status, count)| (status, count.load(Ordering::Relaxed)))
             }
 
             /// Appends the figures as a JSON object.
@@ -134,11 +166,21 @@ macro_rules! counters {
                     write_member(reason.name(), count, out);
                 }
                 out.pop();
-                out.extend_from_slice(b"}}");
+                out.extend_from_slice(b"},\"rejected\":{");
+                for (status, count) in STATUSES.iter().zip(&self.rejected) {
+                    write_member(&status.to_string(), count, out);
+                }
+                out.pop();
+                out.extend_from_slice(b"},\"measures\":");
+                self.measures.write_json(out);
+                out.push(b'}');
             }
         }
     };
 }
+
+/// The statuses of answers that are errors.
+const STATUSES: [u16; 12] = [400, 401, 403, 404, 405, 408, 413, 414, 426, 429, 431, 503];
 
 fn write_member(name: &str, value: &AtomicU64, out: &mut Vec<u8>) {
     out.push(b'"');
@@ -150,87 +192,97 @@ fn write_member(name: &str, value: &AtomicU64, out: &mut Vec<u8>) {
 
 counters! {
     /// Connections now, whatever they do.
-    connections,
+    Now connections,
     /// Connections now that wait for a request or its rest.
-    http,
+    Now http,
     /// Event streams now.
-    sse,
+    Now sse,
     /// WebSockets now.
-    websocket,
+    Now websocket,
     /// Held polls now.
-    poll,
+    Now poll,
     /// Channels the shard follows now.
-    channels,
+    Now channels,
     /// Framed bytes kept in channel logs now.
-    log_bytes,
+    Now log_bytes,
     /// Bytes by which the slowest client was behind when its channel was last walked.
-    lag_bytes_max,
+    Now lag_bytes_max,
     /// Connections accepted.
-    accepted,
+    Total accepted,
     /// Connections refused for want of room or by an address's limit.
-    refused,
+    Total refused,
     /// Requests read.
-    requests,
+    Total requests,
     /// Streams and WebSockets opened and polls begun.
-    handshakes,
+    Total handshakes,
+    /// Of these, event streams.
+    Total opened_sse,
+    /// Of these, WebSockets.
+    Total opened_websocket,
+    /// Of these, polls.
+    Total opened_poll,
     /// Requests answered with an error.
-    errors,
+    Total errors,
     /// Tokens that did not verify, were over or revoked.
-    tokens_refused,
+    Total tokens_refused,
     /// Questions to the backend about clients without a token.
-    questions,
+    Total questions,
     /// Of these, questions that it did not answer in time.
-    questions_unanswered,
+    Total questions_unanswered,
     /// Connections now that came with a token.
-    identified,
+    Now identified,
     /// Positions resumed from the shard's own logs.
-    resumed_here,
+    Total resumed_here,
     /// Positions resumed from the hub's history.
-    resumed_hub,
+    Total resumed_hub,
     /// Notices of lost events.
-    gaps,
+    Total gaps,
     /// Events that came from the hub.
-    events_in,
+    Total events_in,
     /// Events delivered to clients.
-    events_out,
+    Total events_out,
     /// Sends the kernel took, whole or in part.
-    sends,
+    Total sends,
     /// Sends the kernel took only in part or not at all, for want of room.
-    sends_blocked,
+    Total sends_blocked,
     /// Of these, sends the kernel had no room for at all (EAGAIN).
-    sends_refused,
+    Total sends_refused,
     /// Bytes sent.
-    bytes_out,
+    Total bytes_out,
     /// Bytes received.
-    bytes_in,
+    Total bytes_in,
     /// Messages from WebSocket clients.
-    messages_in,
+    Total messages_in,
     /// Times a message had to wait for the backend or the hub to take earlier ones.
-    messages_held,
+    Total messages_held,
     /// Heartbeats sent.
-    heartbeats,
+    Total heartbeats,
     /// Slow clients that were disconnected.
-    slow_disconnected,
+    Total slow_disconnected,
     /// Times a slow client was moved on with a notice.
-    slow_gaps,
+    Total slow_gaps,
     /// Times a slow client was moved on to the newest event.
-    slow_skips,
+    Total slow_skips,
     /// Events that slow clients were moved past.
-    slow_events_dropped,
+    Total slow_events_dropped,
+    /// Connections that the descriptor table has room for.
+    Now descriptors_max,
+    /// Microseconds in which the engine was at work.
+    Total busy_us,
     /// Rounds of the engine.
-    turns,
+    Total turns,
     /// Batches of sends.
-    batches,
+    Total batches,
     /// Passes over the readers of a lane that have ended.
-    walks,
+    Total walks,
     /// Calls of io_uring_enter by the engine's ring.
-    ring_enters,
+    Total ring_enters,
     /// Operations handed to the kernel in those.
-    ring_submissions,
+    Total ring_submissions,
     /// Times the ring's completion queue had overflowed.
-    ring_overflows,
+    Total ring_overflows,
     /// Connection lines left out of the log.
-    lines_suppressed,
+    Total lines_suppressed,
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
+use crate::sys::clock::unix_ms;
 
 use super::Shard;
 use super::connection::{Connection, Flags, State};
 use super::counters::Reason;
+use super::measures::Measure;
 use super::walk::Length;
 
 /// Sends in one batch, at most: about two milliseconds of the kernel's time.
@@ -51,6 +53,8 @@ struct Plan {
 pub(super) struct Batch {
     plans: Vec<Plan>,
     results: Vec<i32>,
+    /// When the sends had been made, by the clock that ids are made of.
+    sent_ms: u64,
     /// Where frames of several lanes are put together.
     pub(super) arena: Vec<u8>,
     pub(super) cursors: Vec<Position>,
@@ -184,6 +188,7 @@ impl Shard {
         });
         ring.send_batch(sends, results)?;
         self.counters.batches += 1;
+        self.batch.sent_ms = unix_ms();
         let mut plans = std::mem::take(&mut self.batch.plans);
         let results = std::mem::take(&mut self.batch.results);
         for (plan, result) in plans.drain(..).zip(&results) {
@@ -249,6 +254,7 @@ impl Shard {
     }
 
     fn account_run(&mut self, slot: u32, index: usize, lane: u32, start: Position, taken: usize, end: Position) {
+        self.measure_delivery(lane, start);
         let cursor = start + taken as u64;
         self.move_cursor(slot, index, lane, start, cursor);
         let is_mid = cursor < end && self.channels.lanes[lane].log.frame_boundary(cursor) != cursor;
@@ -260,6 +266,13 @@ impl Shard {
             connection.set_mid_frame(None);
         }
         self.settle(lane);
+    }
+
+    /// Records how old the event at a position has become until now, when it was sent.
+    pub(super) fn measure_delivery(&mut self, lane: u32, position: Position) {
+        if let Some(id) = self.channels.lanes[lane].log.id_at(position) {
+            self.measures.record(Measure::Delivery, self.batch.sent_ms.saturating_sub(id.ms()));
+        }
     }
 
     pub(super) fn move_cursor(&mut self, slot: u32, index: usize, lane: u32, from: Position, to: Position) {

@@ -6,7 +6,7 @@ use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
-use super::connection::State;
+use super::connection::{Peer, State};
 use super::counters::Reason;
 
 /// Connections let go per tick, at least: few clients need no pace.
@@ -21,21 +21,36 @@ pub(super) struct Drain {
     per_tick: usize,
     /// Connections that were still open at the deadline.
     cut: u64,
+    /// The shard may take clients again.
+    is_pause: bool,
     is_over: bool,
 }
 
 impl Shard {
     pub(super) fn begin_drain(&mut self) {
-        if self.drain.is_some() {
+        if self.drain.as_ref().is_some_and(|drain| !drain.is_pause) {
             return;
         }
         if let Err(error) = self.stop_listening() {
             self.failure = Some(error);
         }
+        self.let_go(false);
+    }
+
+    /// Takes no new clients and lets those there are go, or takes new ones again.
+    pub(super) fn pause(&mut self, on: bool) {
+        match &self.drain {
+            Some(drain) if drain.is_pause && !on => self.drain = None,
+            None if on => self.let_go(true),
+            _ => {}
+        }
+    }
+
+    fn let_go(&mut self, is_pause: bool) {
         let pace = (self.settings.drain / 2).max(1) as usize;
         let per_tick = self.connections.used().div_ceil(pace).max(PER_TICK_MIN);
         let deadline = self.now + self.settings.drain;
-        self.drain = Some(Drain { deadline, position: 0, per_tick, cut: 0, is_over: false });
+        self.drain = Some(Drain { deadline, position: 0, per_tick, cut: 0, is_pause, is_over: false });
         self.go_on_draining();
     }
 
@@ -49,7 +64,14 @@ impl Shard {
             if self.connections[slot].state != State::Free {
                 left -= 1;
             }
-            self.close(slot, Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
+            // Who looks after the server wants to see that.
+            if !drain.is_pause || self.connections[slot].peer != Peer::OWN {
+                self.close(slot, Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
+            }
+        }
+        if drain.is_pause {
+            self.drain = Some(drain);
+            return;
         }
         if drain.deadline <= self.now {
             for slot in 0..self.connections.capacity() {

@@ -83,6 +83,8 @@ impl Shard {
             ShardMessage::Published { connection, reference, result } => {
                 self.on_published(connection, reference.as_deref(), result);
             }
+            ShardMessage::Look { request, look } => self.look(request, &look),
+            ShardMessage::Pause(on) => self.pause(on),
             ShardMessage::Keys(keyring) => self.keyring = Some(keyring),
             ShardMessage::Send(connection, draft) => self.send_direct(connection, &draft),
             ShardMessage::Drain => self.begin_drain(),

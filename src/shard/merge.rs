@@ -131,6 +131,11 @@ impl Shard {
         {
             let from = cursors[index];
             let to = end.min(from + left);
+            if left == taken as u64
+                && let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane)
+            {
+                self.measure_delivery(lane, from);
+            }
             left -= to - from;
             cursors[index] = to;
             let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };

@@ -18,6 +18,7 @@ mod identities;
 mod inbox;
 mod intake;
 mod lagging;
+mod measures;
 mod merge;
 mod messages;
 mod poll;
@@ -27,6 +28,7 @@ mod request;
 mod room;
 mod settings;
 mod subscribe;
+mod survey;
 mod time;
 mod upstream;
 mod walk;
@@ -56,13 +58,16 @@ use counters::Counters;
 use deliver::Batch;
 use drain::Drain;
 use identities::Identities;
+use measures::Measures;
 use rates::Talk;
 use settings::{Policies, Settings, TICK_MS};
+use survey::Surveys;
 use time::{Hint, LineBudget};
 use upstream::Upstream;
 use walk::Walks;
 
 pub use counters::{Published, Reason};
+pub use measures::{BUCKETS, Measure, PublishedMeasures};
 pub use room::Room;
 
 /// What a shard listens on.
@@ -72,6 +77,8 @@ pub enum Listener {
     Tcp(std::net::TcpListener),
     /// A Unix socket whose one queue all shards take from.
     Unix(Arc<std::os::unix::net::UnixListener>),
+    /// A Unix socket for this process alone: who connects there may see the server's own channel.
+    Own(std::os::unix::net::UnixListener),
 }
 
 /// Everything a shard is made of.
@@ -156,6 +163,7 @@ struct Shard {
     upstream: Upstream,
     page: Option<&'static str>,
     counters: Counters,
+    measures: Measures,
     figures: Arc<Published>,
     /// Connections that may have something to send.
     ready: VecDeque<u32>,
@@ -174,6 +182,7 @@ struct Shard {
     unused_lanes: VecDeque<(Tick, u32)>,
     aging_logs: VecDeque<(Tick, u32)>,
     drain: Option<Drain>,
+    surveys: Surveys,
     lines: LineBudget,
     /// Connections that are being told that there is no room.
     refusals: usize,
@@ -226,6 +235,7 @@ impl Shard {
             upstream: Upstream::default(),
             page: parts.page,
             counters: Counters::default(),
+            measures: Measures::default(),
             figures: parts.figures,
             ready: VecDeque::new(),
             walks: Walks::default(),
@@ -238,6 +248,7 @@ impl Shard {
             unused_lanes: VecDeque::new(),
             aging_logs: VecDeque::new(),
             drain: None,
+            surveys: Surveys::default(),
             refusals: 0,
             rng: fastrand::Rng::new(),
             failure: None,
@@ -259,6 +270,7 @@ impl Shard {
             self.take_inbox();
         }
         let more_to_send = self.deliver()?;
+        let more_to_show = self.go_on_looking();
         self.bury_all();
         if let Some(error) = self.failure.take() {
             return Err(error);
@@ -269,7 +281,7 @@ impl Shard {
         }
         // What the ring reported while sends were under way would not end a wait.
         let more_completions = more_completions || self.ring.has_stashed();
-        let more = more_completions || more_to_send || self.inbox_waits || !self.unread.is_empty();
+        let more = more_completions || more_to_send || more_to_show || self.inbox_waits || !self.unread.is_empty();
         Ok(match more {
             true => Next::Go,
             false if self.is_drained() => Next::Stop,
@@ -280,13 +292,19 @@ impl Shard {
     /// Turns, until there is nothing to do or the slice is used up.
     fn turns(&mut self) -> io::Result<Next> {
         let begun = Instant::now();
+        let mut turn_begun = begun;
         loop {
             let next = self.turn()?;
+            let now = Instant::now();
+            self.measures.record(Measure::Turn, (now - turn_begun).as_micros() as u64);
+            turn_begun = now;
             if next != Next::Go {
+                self.counters.busy_us += (now - begun).as_micros() as u64;
                 self.publish();
                 return Ok(next);
             }
-            if begun.elapsed() >= SLICE {
+            if now - begun >= SLICE {
+                self.counters.busy_us += (now - begun).as_micros() as u64;
                 // Makes the ring readable, so that waiting for it is but a chance for the other tasks.
                 self.ring.nudge(NUDGE)?;
                 self.ring.submit()?;
@@ -301,6 +319,7 @@ impl Shard {
         self.counters.identified = self.identities.len() as u64;
         self.counters.channels = self.channels.channels.used() as u64;
         self.counters.log_bytes = self.channels.kept_bytes;
+        self.counters.descriptors_max = self.descriptors_max as u64;
         let ring = self.ring.counters();
         self.counters.ring_enters = ring.enters;
         self.counters.ring_submissions = ring.submissions;
@@ -312,6 +331,7 @@ impl Shard {
     fn tick(&mut self) -> io::Result<()> {
         self.look_at_clock();
         self.pass_time();
+        self.measures.publish(&self.figures.measures);
         // Whatever that set off is done by the engine.
         self.ring.nudge(NUDGE)?;
         self.ring.submit()

@@ -34,6 +34,7 @@ impl Shard {
                 None => query.after,
             };
         self.counters.handshakes += 1;
+        self.counters.opened_poll += 1;
         let http = &self.settings.config.http;
         let wait = query.wait_secs.map_or(http.poll_wait, std::time::Duration::from_secs).min(http.poll_wait_max);
         let wait: Tick = ticks(wait);

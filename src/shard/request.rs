@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use tracing::info;
 
+use crate::link::FIGURES_CHANNEL;
 use crate::logic::id::Id;
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{
@@ -27,6 +28,8 @@ enum Route {
     Live,
     Ready,
     Page,
+    /// The server's own figures, for itself.
+    Figures,
     Any,
 }
 
@@ -84,7 +87,7 @@ impl Shard {
         Ok(())
     }
 
-    fn route(&self, request: &Request<'_>) -> Result<Route, Reject> {
+    fn route(&self, slot: u32, request: &Request<'_>) -> Result<Route, Reject> {
         Ok(match request.path {
             "/sse" => Route::Stream,
             "/ws" => Route::WebSocket,
@@ -94,6 +97,7 @@ impl Shard {
             "/events" => Route::Poll,
             "/healthz" => Route::Live,
             "/readyz" => Route::Ready,
+            "/figures" if self.connections[slot].peer == Peer::OWN => Route::Figures,
             "/" if self.page.is_some() => Route::Page,
             "*" => Route::Any,
             path if !path.is_empty() && path == self.settings.config.diagnostics.echo_path => Route::Echo,
@@ -111,13 +115,18 @@ impl Shard {
             self.after_answer(slot);
             return Ok(());
         }
-        let route = self.route(request)?;
+        let route = self.route(slot, request)?;
         if request.method == Method::Other {
             return Err(Reject::new(405, "method", "this path knows GET, HEAD and OPTIONS only"));
         }
         match route {
             Route::Stream | Route::WebSocket | Route::Poll | Route::Echo => {
                 return self.subscription(slot, route, request);
+            }
+            Route::Figures => {
+                let query = SubscribeQuery { channels: vec![FIGURES_CHANNEL.into()], ..SubscribeQuery::default() };
+                self.open_stream(slot, request, &query);
+                return Ok(());
             }
             Route::Live => write_text(self.connections[slot].out(), 200, b"ok\n", &headers),
             Route::Ready if self.room.is_ready() => write_text(self.connections[slot].out(), 200, b"ready\n", &headers),
@@ -226,10 +235,17 @@ impl Shard {
     /// The response's head is written; the connection is a stream of events from here on.
     fn open(&mut self, slot: u32, state: State, request: &Request<'_>, query: &SubscribeQuery) {
         self.counters.handshakes += 1;
+        match state {
+            State::Stream => self.counters.opened_sse += 1,
+            _ => self.counters.opened_websocket += 1,
+        }
         self.enter_state(slot, state);
         self.connections[slot].deadline = 0;
-        self.log_connected(slot, request, query);
-        if !self.connections[slot].flags.has(Flags::ECHO) {
+        let is_own = self.connections[slot].peer == Peer::OWN;
+        if !is_own {
+            self.log_connected(slot, request, query);
+        }
+        if !is_own && !self.connections[slot].flags.has(Flags::ECHO) {
             self.tell_came(slot);
         }
         let is_echo = self.connections[slot].flags.has(Flags::ECHO);
@@ -291,6 +307,7 @@ impl Shard {
 
     fn answer_error(&mut self, slot: u32, reject: &Reject, request: &Request<'_>) {
         self.counters.errors += 1;
+        self.counters.count_rejection(reject.status);
         if reject.close {
             self.connections[slot].flags.clear(Flags::KEEP_ALIVE);
         }
@@ -311,6 +328,7 @@ impl Shard {
     /// As [`Shard::reject`], for another reason.
     pub(super) fn reject_as(&mut self, slot: u32, reject: &Reject, reason: Reason) {
         self.counters.errors += 1;
+        self.counters.count_rejection(reject.status);
         let headers = ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() };
         write_error(self.connections[slot].out(), reject, &headers);
         self.finish(slot, reason);

@@ -49,6 +49,7 @@ pub struct Room {
     started: Instant,
     ready: AtomicBool,
     draining: AtomicBool,
+    paused: AtomicBool,
 }
 
 impl Room {
@@ -65,6 +66,7 @@ impl Room {
             started: Instant::now(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -143,9 +145,15 @@ impl Room {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Says that no new clients are to come for now, or that they may again.
+    pub fn set_paused(&self, on: bool) {
+        self.paused.store(on, Ordering::Relaxed);
+    }
+
     /// Whether new clients are welcome.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+        let is_leaving = self.draining.load(Ordering::Relaxed) || self.paused.load(Ordering::Relaxed);
+        self.ready.load(Ordering::Relaxed) && !is_leaving
     }
 
     /// Connections there are.

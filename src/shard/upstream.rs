@@ -13,7 +13,7 @@ use crate::logic::event::{Draft, check_channel_name};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::draft_of;
 
-use super::connection::{Flags, State};
+use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
 use super::messages::{Refusal, refusal};
 use super::{Shard, connection_id};
@@ -157,7 +157,8 @@ impl Shard {
 
     /// Tells those who listen that a client has gone.
     pub(super) fn tell_gone(&mut self, slot: u32, reason: Reason) {
-        let is_client = matches!(self.connections[slot].state, State::Stream | State::WebSocket);
+        let connection = &self.connections[slot];
+        let is_client = matches!(connection.state, State::Stream | State::WebSocket) && connection.peer != Peer::OWN;
         if self.upstream.listening.connections && is_client {
             let who = self.speaker(slot);
             self.tell_hub(HubMessage::Gone { who, reason: reason.name() });

@@ -8,6 +8,7 @@ use crate::logic::log::Position;
 use super::Shard;
 use super::channels::Reader;
 use super::connection::{Flags, State};
+use super::measures::Measure;
 
 /// Readers of one lane that are visited before the next lane has its turn. A walk of no more than that is short.
 const VISITS_MAX: usize = 64;
@@ -31,6 +32,8 @@ struct Walk {
     /// Someone stands before the floor only because the shard has not sent to them yet.
     stragglers: bool,
     lag_max: u64,
+    /// Readers for whom a send was planned.
+    sends: u64,
 }
 
 /// Whether a walk is over with one turn.
@@ -142,6 +145,9 @@ impl Shard {
         if flags.has(Flags::PLANNED) {
             return !is_overrun;
         }
+        if flags.has(Flags::BLOCKED) {
+            self.measures.record(Measure::Lag, walk.head.saturating_sub(cursor));
+        }
         if connection.state == State::Poll {
             self.answer_poll(reader.slot);
         } else if is_overrun {
@@ -151,7 +157,9 @@ impl Shard {
             }
             walk.stragglers = true;
         }
+        let planned = self.batch.len();
         self.plan(reader.slot);
+        walk.sends += (self.batch.len() - planned) as u64;
         true
     }
 
@@ -169,6 +177,9 @@ impl Shard {
         lane.walking = false;
         let has_news = lane.log.head() != walk.head;
         self.counters.walks += 1;
+        if walk.sends > 0 {
+            self.measures.record(Measure::Pass, walk.sends);
+        }
         self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
         if self.held_by == Some(walk.lane) {
             self.held_by = None;

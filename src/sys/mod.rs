@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod fdtable;
 pub mod load;
 pub mod memory;
+pub mod process;
 pub mod readiness;
 pub mod ring;
 pub mod signal;

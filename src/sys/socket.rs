@@ -192,6 +192,84 @@ pub fn stop_listening(listener: BorrowedFd<'_>) {
     unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
+/// What the kernel knows of a TCP connection (tcp(7), TCP_INFO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TcpState {
+    /// Smoothed round-trip time, in microseconds.
+    pub rtt_us: u32,
+    /// Its mean deviation.
+    pub rtt_deviation_us: u32,
+    /// The congestion window, in segments.
+    pub congestion_window: u32,
+    /// The size of one, in bytes.
+    pub segment_bytes: u32,
+    /// Segments sent and not acknowledged.
+    pub unacknowledged: u32,
+    /// Segments that are taken for lost.
+    pub lost: u32,
+    /// Segments sent again since the connection began.
+    pub retransmitted: u32,
+    /// Time-outs in a row for the oldest of them.
+    pub timeouts: u8,
+    /// Bytes in the kernel that are not acknowledged yet, sent or not.
+    pub queued_bytes: u32,
+}
+
+/// Asks the kernel about a TCP connection.
+///
+/// # Errors
+/// If it is none.
+pub fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<TcpState> {
+    // SAFETY: `tcp_info` is plain numbers, for which all zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: both pointers are to this stack frame, and the length says how much of it there is.
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut queued: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (tcp(7)) writes one `c_int`, which lives through the call.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpState {
+        rtt_us: info.tcpi_rtt,
+        rtt_deviation_us: info.tcpi_rttvar,
+        congestion_window: info.tcpi_snd_cwnd,
+        segment_bytes: info.tcpi_snd_mss,
+        unacknowledged: info.tcpi_unacked,
+        lost: info.tcpi_lost,
+        retransmitted: info.tcpi_total_retrans,
+        timeouts: info.tcpi_retransmits,
+        queued_bytes: u32::try_from(queued).unwrap_or(0),
+    })
+}
+
+/// A Unix listener that only this process should find: its address is chosen by the kernel and is no file. Others
+/// may still guess it; see [`is_own_process`].
+pub fn listen_privately() -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    let length = size_of_val(&family) as libc::socklen_t;
+    // SAFETY: no pointer outlives the call, and the length is that of what it points to; an address of nothing but its
+    // family makes the kernel choose (unix(7), autobind).
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const family).cast(), length) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.listen(128)?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+/// Whether this process is at the other end of a Unix socket, too.
+pub fn is_own_process(fd: BorrowedFd<'_>) -> bool {
+    peer_process(fd) == i32::try_from(std::process::id()).ok()
+}
+
 /// Whether an error of accepting means that descriptors or memory have run out.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
@@ -226,6 +304,28 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         client.write_all(b"x").unwrap();
+    }
+
+    #[test]
+    fn a_connection_is_described() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let state = tcp_state(server.as_fd()).unwrap();
+        assert!(state.congestion_window > 0 && state.segment_bytes > 0, "{state:?}");
+        assert_eq!((state.lost, state.queued_bytes), (0, 0));
+        drop(client);
+        let (pipe, _) = UnixStream::pair().unwrap();
+        assert!(tcp_state(pipe.as_fd()).is_err());
+    }
+
+    #[test]
+    fn a_private_listener_knows_its_own() {
+        let listener = listen_privately().unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = UnixStream::connect_addr(&address).unwrap();
+        let (server, _) = accept(listener.as_fd()).unwrap().unwrap();
+        assert!(is_own_process(server.as_fd()) && is_own_process(client.as_fd()));
     }
 
     #[test]

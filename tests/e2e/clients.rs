@@ -50,7 +50,7 @@ impl Http {
     }
 
     pub fn request(&mut self, method: &str, target: &str, fields: &str) -> Answer {
-        self.send(&format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        self.send(&format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         self.answer(method == "HEAD")
     }
 
@@ -128,7 +128,7 @@ impl Stream {
 
     pub fn open_with(address: SocketAddr, target: &str, fields: &str) -> Stream {
         let mut http = Http::connect(address);
-        http.send(&format!("GET {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        http.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let mut stream = Stream { http, head, body: String::new(), is_over: false, last_id: String::new() };

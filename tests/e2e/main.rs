@@ -3,6 +3,7 @@
 //! A test waits on what it expects, for a bounded time; none relies on something taking a certain time.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
 mod attacks;
 mod backend;
 mod clients;

@@ -13,6 +13,7 @@ use crate::logic::id::Id;
 use crate::logic::json;
 
 use super::listen::{Answer, Listening};
+use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
 
 /// A line, understood.
 #[derive(Clone, Debug)]
@@ -61,6 +62,14 @@ pub enum Command {
     Presence(ChannelName),
     /// The server's figures.
     Stats,
+    /// This connection gets a copy of every event of a channel.
+    Trace(ChannelName),
+    /// Which channels there are.
+    Channels(ChannelFilter),
+    /// Which connections there are.
+    Connections(ConnectionFilter),
+    /// All about one connection, by its name.
+    Connection(Box<str>),
     /// A channel's history.
     History {
         /// The channel.
@@ -90,6 +99,7 @@ impl Command {
     pub fn is_read_only(&self) -> bool {
         match self {
             Command::Stats | Command::History { .. } | Command::Presence(_) => true,
+            Command::Channels(_) | Command::Connections(_) | Command::Connection(_) | Command::Trace(_) => true,
             Command::Listen(what) => !what.messages && !what.authorize,
             _ => false,
         }
@@ -200,6 +210,13 @@ struct RawLine<'a> {
     #[serde(borrow)]
     after: Option<Cow<'a, str>>,
     limit: Option<usize>,
+    #[serde(borrow)]
+    prefix: Option<Cow<'a, str>>,
+    cursor: Option<u32>,
+    #[serde(borrow)]
+    address: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    order: Option<Cow<'a, str>>,
 }
 
 /// Makes `null` a value: it is one, and may be published.
@@ -295,6 +312,13 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
         "authorized" => authorized(&raw),
         "presence" => channel(raw.channel.as_deref()).map(Command::Presence),
         "stats" => Ok(Command::Stats),
+        "trace" => channel(raw.channel.as_deref()).map(Command::Trace),
+        "channels" => channels(&raw).map(Command::Channels),
+        "connections" => connections(&raw).map(Command::Connections),
+        "connection" => match raw.conn.as_deref() {
+            Some(name) => Ok(Command::Connection(name.into())),
+            None => Err(FeedError::new("bad_field", "the field conn is missing")),
+        },
         "history" => Ok(Command::History {
             channel: channel(raw.channel.as_deref())?,
             after: raw
@@ -306,7 +330,8 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
             limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
         }),
         _ => {
-            let known = "publish, batch, end, kick, unsubscribe, send, listen, authorized, presence, stats, history";
+            let known = "publish, batch, end, kick, unsubscribe, send, listen, authorized, presence, stats, history, \
+                         channels, connections, connection, trace";
             Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
         }
     }
@@ -329,6 +354,33 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
         return Err(FeedError::new("bad_field", "the field expires goes with jti"));
     }
     Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+}
+
+fn channels(raw: &RawLine<'_>) -> Result<ChannelFilter, FeedError> {
+    let limit = raw.limit.unwrap_or(LOOK_LIMIT).min(LOOK_LIMIT_MAX);
+    match (raw.order.as_deref(), &raw.prefix, raw.cursor) {
+        (None, None, None) | (Some("busiest"), None, None) => Ok(ChannelFilter::Busiest { limit }),
+        (None | Some("none"), prefix, cursor) => {
+            let prefix = prefix.as_deref().unwrap_or_default().into();
+            Ok(ChannelFilter::Named { prefix, cursor: cursor.unwrap_or(0), limit })
+        }
+        _ => Err(FeedError::new("bad_field", "the field order is busiest, without prefix and cursor, or none")),
+    }
+}
+
+fn connections(raw: &RawLine<'_>) -> Result<ConnectionFilter, FeedError> {
+    let address = raw.address.as_deref().map(str::parse).transpose();
+    Ok(ConnectionFilter {
+        channel: raw.channel.as_deref().map(|name| channel(Some(name))).transpose()?,
+        user: raw.user.as_deref().map(Into::into),
+        address: address.map_err(|_| FeedError::new("bad_field", "the field address is no IP address"))?,
+        slowest_first: match raw.order.as_deref() {
+            None | Some("none") => false,
+            Some("slowest") => true,
+            Some(_) => return Err(FeedError::new("bad_field", "the field order is slowest or none")),
+        },
+        limit: raw.limit.unwrap_or(LOOK_LIMIT).min(LOOK_LIMIT_MAX),
+    })
 }
 
 fn listen(raw: &RawLine<'_>) -> Result<Command, FeedError> {

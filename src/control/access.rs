@@ -1,0 +1,125 @@
+//! Who may use the admin listener, and what those are told who may not.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Control;
+
+/// An answer that is an error, in the form that all of the server's errors have.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
+        ApiError { status, code: code.into(), message: message.into() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "error": { "code": self.code, "message": self.message } }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Whether a text is the token. Takes the same time whatever is wrong.
+fn is_token(shown: &str, token: &str) -> bool {
+    let differences = shown.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+    shown.len() == token.len() && differences == 0
+}
+
+/// Whether a request names this host by its address or as `localhost`. A page that a browser got from elsewhere
+/// cannot, even if its own name is made to lead here.
+fn names_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
+/// Lets through who shows the token; where there is none, who cannot be a page of another site.
+pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if !control.token.is_empty() {
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        if !is_token(shown, &control.token) {
+            let message = "this is for those who present [admin] token as Authorization: Bearer";
+            return ApiError::new(StatusCode::UNAUTHORIZED, "token", message).into_response();
+        }
+    } else if !names_address(headers) {
+        let message = "without an [admin] token, name this host by its address or as localhost";
+        return ApiError::new(StatusCode::FORBIDDEN, "host", message).into_response();
+    }
+    // A page of another site may send forms and texts, but JSON only if it is allowed to, which nobody is here.
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if changes && media.split(';').next().map(str::trim) != Some("application/json") {
+        let message = "send JSON, with Content-Type: application/json";
+        return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
+    }
+    next.run(request).await
+}
+
+/// What every answer says.
+pub(super) async fn add_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// There is nothing at this path.
+pub(super) async fn not_found() -> ApiError {
+    let message = "there is nothing at this path; /v1/openapi.json says what there is";
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+/// The path knows other methods only.
+pub(super) async fn wrong_method() -> ApiError {
+    let message = "this path does not know that method; /v1/openapi.json says which it knows";
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_is_the_token() {
+        assert!(is_token("secret", "secret"));
+        for other in ["", "secre", "secret2", "Secret"] {
+            assert!(!is_token(other, "secret"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_no_address() {
+        let named =
+            |host: &'static str| names_address(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]));
+        for good in ["127.0.0.1:8081", "localhost", "localhost:8081", "[::1]:8081", "[::1]", "10.0.0.1"] {
+            assert!(named(good), "{good}");
+        }
+        for bad in ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example"] {
+            assert!(!named(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The admin API. What a backend can ask and command over the feed is asked and commanded here in the same words.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::link::HubMessage;
+
+use super::Control;
+use super::access::ApiError;
+use super::calls::{self, CallError, raw, text};
+
+type Answer = Result<Json<calls::Answer>, ApiError>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+type Members = Vec<(&'static str, Box<RawValue>)>;
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> ApiError {
+        let message = error.to_string();
+        let CallError::Refused { code, .. } = error else {
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        };
+        let status = match code.as_str() {
+            "no_channel" | "no_connection" => StatusCode::NOT_FOUND,
+            "too_long" => StatusCode::PAYLOAD_TOO_LARGE,
+            "channels" | "state" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        ApiError::new(status, &code, message)
+    }
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "bad_field", message)
+}
+
+/// The parameters that were given, as members of a command.
+fn members<const N: usize>(all: [(&'static str, Option<Box<RawValue>>); N]) -> Members {
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|error| bad(error.body_text()))
+}
+
+/// All figures.
+pub(super) async fn stats(State(control): State<Arc<Control>>) -> Response {
+    let mut body = Vec::new();
+    control.stats.write_json(&mut body);
+    ([("content-type", "application/json")], body).into_response()
+}
+
+/// Which channels to show.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChannelsQuery {
+    prefix: Option<String>,
+    cursor: Option<u32>,
+    limit: Option<usize>,
+}
+
+/// Channels: the busiest, or all by name.
+pub(super) async fn channels(State(control): State<Arc<Control>>, query: Asked<ChannelsQuery>) -> Answer {
+    let query = asked(query)?;
+    let members = members([
+        ("prefix", query.prefix.map(|prefix| text(&prefix))),
+        ("cursor", query.cursor.map(|cursor| raw(&cursor))),
+        ("limit", query.limit.map(|limit| raw(&limit))),
+    ]);
+    Ok(Json(control.ask.call("channels", &members).await?))
+}
+
+/// Which events to show.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HistoryQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// A channel's history.
+pub(super) async fn history(
+    State(control): State<Arc<Control>>,
+    Path(channel): Path<String>,
+    query: Asked<HistoryQuery>,
+) -> Answer {
+    let query = asked(query)?;
+    let members = members([
+        ("channel", Some(text(&channel))),
+        ("after", query.after.map(|after| text(&after))),
+        ("limit", query.limit.map(|limit| raw(&limit))),
+    ]);
+    Ok(Json(control.ask.call("history", &members).await?))
+}
+
+/// Who is on a channel.
+pub(super) async fn presence(State(control): State<Arc<Control>>, Path(channel): Path<String>) -> Answer {
+    Ok(Json(control.ask.call("presence", &[("channel", text(&channel))]).await?))
+}
+
+/// Which connections to show.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectionsQuery {
+    channel: Option<String>,
+    user: Option<String>,
+    address: Option<String>,
+    order: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Connections.
+pub(super) async fn connections(State(control): State<Arc<Control>>, query: Asked<ConnectionsQuery>) -> Answer {
+    let query = asked(query)?;
+    let members = members([
+        ("channel", query.channel.map(|channel| text(&channel))),
+        ("user", query.user.map(|user| text(&user))),
+        ("address", query.address.map(|address| text(&address))),
+        ("order", query.order.map(|order| text(&order))),
+        ("limit", query.limit.map(|limit| raw(&limit))),
+    ]);
+    Ok(Json(control.ask.call("connections", &members).await?))
+}
+
+/// All about one connection.
+pub(super) async fn connection(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Answer {
+    Ok(Json(control.ask.call("connection", &[("conn", text(&name))]).await?))
+}
+
+/// A command's members as they were written: what is published must reach subscribers as it came.
+fn body(bytes: &Bytes) -> Result<calls::Answer, ApiError> {
+    let body: Result<calls::Answer, _> = serde_json::from_slice(bytes);
+    let body = body.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))?;
+    match body.keys().find(|name| matches!(name.as_str(), "op" | "ref")) {
+        Some(name) => Err(bad(format!("the field {name} belongs to the feed; here the path says what to do"))),
+        None => Ok(body),
+    }
+}
+
+async fn command(feed: &super::Feed, op: &str, body: calls::Answer) -> Answer {
+    let members: Vec<(&str, Box<RawValue>)> = body.iter().map(|(name, value)| (&**name, value.clone())).collect();
+    Ok(Json(feed.call(op, &members).await?))
+}
+
+/// Publishes an event, or several at once if there are `items`.
+pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, bytes: Bytes) -> Answer {
+    let mut body = body(&bytes)?;
+    let is_batch = body.contains_key("items");
+    if let Some(key) = headers.get("idempotency-key") {
+        let key = key.to_str().map_err(|_| bad("the header Idempotency-Key is no text"))?;
+        if is_batch || body.contains_key("key") {
+            return Err(bad("the header Idempotency-Key goes with one event that has no key of its own"));
+        }
+        body.insert("key".into(), text(key));
+    }
+    command(&control.publish, if is_batch { "batch" } else { "publish" }, body).await
+}
+
+/// Ends connections.
+pub(super) async fn kick(State(control): State<Arc<Control>>, bytes: Bytes) -> Answer {
+    command(&control.ask, "kick", body(&bytes)?).await
+}
+
+/// Whether clients are sent away.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    draining: bool,
+}
+
+/// A body that is read into a type, with the server's own errors.
+fn read<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))
+}
+
+/// Whether clients are sent away.
+pub(super) async fn drain(State(control): State<Arc<Control>>) -> Json<Drain> {
+    Json(Drain { draining: control.is_paused.load(Ordering::Relaxed) })
+}
+
+/// Sends clients away and takes no new ones, or takes them again.
+pub(super) async fn set_drain(State(control): State<Arc<Control>>, bytes: Bytes) -> Result<Json<Drain>, ApiError> {
+    let wanted: Drain = read(&bytes)?;
+    if control.is_paused.swap(wanted.draining, Ordering::Relaxed) != wanted.draining {
+        tracing::info!(draining = wanted.draining, "set over the admin listener");
+        control.stats.room.set_paused(wanted.draining);
+        control.to_hub.send(HubMessage::Pause(wanted.draining));
+        control.to_hub.ring();
+    }
+    Ok(Json(wanted))
+}
+
+/// What is logged.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    level: String,
+}
+
+/// What is logged.
+pub(super) async fn log(State(control): State<Arc<Control>>) -> Json<Log> {
+    Json(Log { level: control.log_filter.get() })
+}
+
+/// Changes what is logged, until the server ends.
+pub(super) async fn set_log(State(control): State<Arc<Control>>, bytes: Bytes) -> Result<Json<Value>, ApiError> {
+    let wanted: Log = read(&bytes)?;
+    control.log_filter.set(&wanted.level).map_err(bad)?;
+    tracing::info!(level = wanted.level, "the log's level was set over the admin listener");
+    Ok(Json(json!({ "level": control.log_filter.get() })))
+}

@@ -1,0 +1,110 @@
+//! Which channels are busy: an estimate in fixed memory. A small table counts events by channel; where too many
+//! channels share a row, the least busy one makes room, so that what is busy stays.
+
+use std::time::Duration;
+
+/// How long one count lasts.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+const ROWS: usize = 256;
+const WAYS: usize = 4;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    channel: u32,
+    events: u32,
+}
+
+type Table = [[Count; WAYS]; ROWS];
+
+/// Counts of the present window and of the last whole one.
+#[derive(Debug)]
+pub(super) struct Busiest {
+    now: Box<Table>,
+    last: Box<Table>,
+    /// Milliseconds since 1970 when the present window began.
+    begun_ms: u64,
+    /// How long the last window was; 0 before there was one.
+    last_ms: u64,
+}
+
+impl Default for Busiest {
+    fn default() -> Busiest {
+        let table = || Box::new([[Count::default(); WAYS]; ROWS]);
+        Busiest { now: table(), last: table(), begun_ms: 0, last_ms: 0 }
+    }
+}
+
+impl Busiest {
+    /// Counts an event of a channel.
+    pub(super) fn count(&mut self, channel: u32) {
+        // Numbers are given out in order; spreading them is all that is needed of a hash.
+        let row = &mut self.now[(channel.wrapping_mul(0x9e37_79b1) >> 24) as usize % ROWS];
+        if let Some(count) = row.iter_mut().find(|count| count.channel == channel && count.events > 0) {
+            count.events = count.events.saturating_add(1);
+            return;
+        }
+        let Some(least) = row.iter_mut().min_by_key(|count| count.events) else { return };
+        match least.events {
+            0 => *least = Count { channel, events: 1 },
+            _ => least.events -= 1,
+        }
+    }
+
+    /// Begins a new window if the present one is over.
+    pub(super) fn pass_time(&mut self, now_ms: u64) {
+        let age = now_ms.saturating_sub(self.begun_ms);
+        if age >= WINDOW.as_millis() as u64 {
+            std::mem::swap(&mut self.now, &mut self.last);
+            *self.now = [[Count::default(); WAYS]; ROWS];
+            // The very first window did not begin in 1970.
+            self.last_ms = if self.begun_ms == 0 { 0 } else { age };
+            self.begun_ms = now_ms;
+        }
+    }
+
+    /// Channels and their events per second, the busiest first.
+    pub(super) fn list(&self, now_ms: u64, limit: usize) -> Vec<(u32, f64)> {
+        let seconds = (self.last_ms + now_ms.saturating_sub(self.begun_ms)).max(1000) as f64 / 1000.0;
+        let mut sums = std::collections::HashMap::<u32, u64>::new();
+        let last = self.last.iter().filter(|_| self.last_ms > 0).flatten();
+        for count in self.now.iter().flatten().chain(last).filter(|count| count.events > 0) {
+            *sums.entry(count.channel).or_default() += u64::from(count.events);
+        }
+        let mut list: Vec<(u32, u64)> = sums.into_iter().collect();
+        list.sort_unstable_by_key(|(channel, events)| (std::cmp::Reverse(*events), *channel));
+        list.truncate(limit);
+        list.into_iter().map(|(channel, events)| (channel, events as f64 / seconds)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_is_found_among_many() {
+        let mut busiest = Busiest::default();
+        busiest.pass_time(1_000_000);
+        for round in 0..10_000u32 {
+            busiest.count(7);
+            busiest.count(8 + round % 2 * 1000);
+            busiest.count(10_000 + round);
+        }
+        let list = busiest.list(1_005_000, 3);
+        let names: Vec<u32> = list.iter().map(|(channel, _)| *channel).collect();
+        assert_eq!(names, [7, 8, 1008]);
+        assert!((1900.0..=2000.0).contains(&list[0].1), "{list:?}");
+    }
+
+    #[test]
+    fn what_was_busy_is_forgotten() {
+        let mut busiest = Busiest::default();
+        busiest.pass_time(1_000_000);
+        busiest.count(1);
+        busiest.pass_time(1_010_000);
+        assert_eq!(busiest.list(1_010_000, 9), [(1, 0.1)]);
+        busiest.pass_time(1_020_000);
+        busiest.count(2);
+        assert_eq!(busiest.list(1_020_000, 9), [(2, 0.1)]);
+    }
+}

@@ -1,0 +1,303 @@
+//! A real browser before the real binary: headless Chromium, driven over WebDriver. What is asked of it is what pages
+//! do: `EventSource`, `WebSocket`, `fetch`.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, dead_code)]
+
+#[path = "e2e/server.rs"]
+mod server;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use server::{PATIENCE, Server};
+
+/// Chromium with its driver on a free port, and a profile of its own.
+struct Browser {
+    driver: Child,
+    client: Client,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    async fn open(dark: bool) -> Browser {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the tests need chromedriver (Debian: chromium chromium-driver)");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = loop {
+            let line = lines.next().expect("chromedriver says where it listens").unwrap();
+            if let Some(rest) = line.strip_prefix("ChromeDriver was started successfully on port ") {
+                break rest.trim_end_matches('.').parse::<u16>().unwrap();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        let profile = tempfile::tempdir().unwrap();
+        let mut arguments: Vec<String> = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ]
+        .map(str::to_owned)
+        .into();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        if dark {
+            arguments.push("--blink-settings=preferredColorScheme=0".into());
+        }
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities.as_object().unwrap().clone())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        let timeouts = fantoccini::wd::TimeoutConfiguration::new(Some(PATIENCE), Some(PATIENCE), None);
+        client.update_timeouts(timeouts).await.unwrap();
+        Browser { driver, client, _profile: profile }
+    }
+
+    /// Runs a script whose last argument is called with its result.
+    async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.client.execute_async(script, arguments).await.unwrap()
+    }
+
+    /// Waits until an expression in the page is true.
+    async fn await_true(&self, expression: &str) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            if self.client.execute(&format!("return Boolean({expression})"), vec![]).await.unwrap() == Value::Bool(true)
+            {
+                return;
+            }
+            let text = self.client.execute("return document.body.innerText", vec![]).await.unwrap();
+            assert!(std::time::Instant::now() < deadline, "this did not become true: {expression}; {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn screenshot(&self, name: &str) {
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
+        std::fs::create_dir_all(&folder).unwrap();
+        let picture = self.client.screenshot().await.unwrap();
+        std::fs::write(folder.join(name), picture).unwrap();
+    }
+
+    async fn close(mut self) {
+        self.client.clone().close().await.unwrap();
+        self.driver.kill().unwrap();
+        self.driver.wait().unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+/// Waits off this thread, which drives the browser.
+async fn publish(server: &Server, channel: &str, name: Option<&str>, data: Value) -> String {
+    let mut command = json!({ "op": "publish", "channel": channel, "data": data });
+    if let Some(name) = name {
+        command["event"] = name.into();
+    }
+    server.feed().call(command).unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
+    let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
+    let browser = Browser::open(false).await;
+    browser.client.goto(&format!("http://{}/", server.address)).await.unwrap();
+    let script = "
+        const done = arguments[0];
+        window.seen = []; window.opened = 0;
+        window.source = new EventSource('/sse?channel=room');
+        for (const name of ['message', 'tick'])
+            source.addEventListener(name, (e) => seen.push([name, e.data, e.lastEventId]));
+        source.onopen = () => { opened++; done(source.readyState); };";
+    assert_eq!(browser.run(script, vec![]).await, json!(1));
+    let first = publish(&server, "room", None, json!("one\ntwo\n\nthree")).await;
+    let second = publish(&server, "room", Some("tick"), json!({ "n": [1, "ü"] })).await;
+    browser.await_true("seen.length === 2").await;
+    // Cut by the server; published while nobody is there; the browser comes back by itself, with Last-Event-ID.
+    let kicked = server.feed().call(json!({ "op": "kick", "channel": "room" })).unwrap();
+    assert_eq!(kicked["kicked"], 1);
+    let third = publish(&server, "room", None, json!("after the cut")).await;
+    browser.await_true("seen.length === 3").await;
+    let fourth = publish(&server, "room", None, json!("")).await;
+    browser.await_true("seen.length === 4").await;
+    let seen = browser.client.execute("return [seen, opened]", vec![]).await.unwrap();
+    let expected = json!([
+        ["message", "one\ntwo\n\nthree", first],
+        ["tick", "{\"n\":[1,\"ü\"]}", second],
+        ["message", "after the cut", third],
+        ["message", "", fourth]
+    ]);
+    assert_eq!(seen, json!([expected, 2]));
+    // An end is an end: no reconnecting once the page says so, and the server knows.
+    browser.client.execute("source.close()", vec![]).await.unwrap();
+    // The demo page has a stream of its own.
+    server.await_figure("sse", 1);
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_restart_of_the_server_loses_nothing_that_comes_after() {
+    let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
+    let browser = Browser::open(false).await;
+    let address = server.address;
+    browser.client.goto(&format!("http://{address}/")).await.unwrap();
+    let script = "
+        const done = arguments[0];
+        window.seen = []; window.gaps = []; window.opened = 0;
+        window.source = new EventSource('/sse?channel=room');
+        source.onmessage = (e) => seen.push(e.data);
+        source.addEventListener('ringcast.gap', (e) => gaps.push(e.data));
+        source.onopen = () => { opened++; done(true); };";
+    browser.run(script, vec![]).await;
+    publish(&server, "room", None, json!("before")).await;
+    browser.await_true("seen.length === 1").await;
+    let folder = server.crash();
+    let server = Server::start_in(folder, "[http]\nretry = \"100ms\"", &["--demo", "--listen", &address.to_string()]);
+    browser.await_true("opened === 2").await;
+    publish(&server, "room", None, json!("after")).await;
+    browser.await_true("seen.length === 2").await;
+    assert_eq!(browser.client.execute("return seen", vec![]).await.unwrap(), json!(["before", "after"]));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn pages_of_other_origins_read_with_credentials_only_where_they_may() {
+    let pages = Server::start_with("", &["--demo"]);
+    let origin = format!("http://{}", pages.address);
+    let config = format!("[http]\ncors_origins = [\"{origin}\"]\n[websocket]\norigins = [\"{origin}\"]");
+    let open = Server::start(&config);
+    let shut = Server::start("");
+    let browser = Browser::open(false).await;
+    browser.client.goto(&format!("{origin}/")).await.unwrap();
+    let script = "
+        const [base, done] = arguments;
+        const source = new EventSource(base + '/sse?channel=a', { withCredentials: true });
+        source.onopen = () => { source.close(); done('open'); };
+        source.onerror = () => { source.close(); done('refused'); };";
+    let url = |server: &Server| json!(format!("http://{}", server.address));
+    assert_eq!(browser.run(script, vec![url(&open)]).await, "open");
+    assert_eq!(browser.run(script, vec![url(&shut)]).await, "refused");
+    let script = "
+        const [base, done] = arguments;
+        const socket = new WebSocket(base.replace('http', 'ws') + '/ws?channel=a', 'ringcast.v1');
+        socket.onopen = () => { done('open ' + socket.protocol); socket.close(); };
+        socket.onerror = () => done('refused');";
+    assert_eq!(browser.run(script, vec![url(&open)]).await, "open ringcast.v1");
+    assert_eq!(browser.run(script, vec![url(&shut)]).await, "refused");
+    let script = "
+        const [base, done] = arguments;
+        fetch(base + '/poll?channel=a&wait=0', { credentials: 'include' })
+            .then((answer) => answer.json()).then((answer) => done(answer.gap), () => done('refused'));";
+    assert_eq!(browser.run(script, vec![url(&open)]).await, false);
+    assert_eq!(browser.run(script, vec![url(&shut)]).await, "refused");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn web_sockets_and_polls_of_a_page_lose_nothing_over_a_cut() {
+    let server = Server::start_with("", &["--demo"]);
+    let browser = Browser::open(false).await;
+    browser.client.goto(&format!("http://{}/", server.address)).await.unwrap();
+    let script = "
+        const done = arguments[0];
+        window.ws = []; window.poll = []; window.position = ''; window.cuts = 0;
+        const connect = (after) => {
+            const socket = new WebSocket(`ws://${location.host}/ws?channel=room&last_event_id=${after}`);
+            let last = after;
+            socket.onopen = () => window.sockets = (window.sockets || 0) + 1;
+            socket.onmessage = (e) => { const m = JSON.parse(e.data); if (m.id) { last = m.id; ws.push(m.data); } };
+            socket.onclose = (e) => { window.code = e.code; cuts++; connect(last); };
+        };
+        connect('');
+        (async () => {
+            let next = (await (await fetch('/poll?channel=room&wait=0')).json()).next;
+            done(true);
+            for (;;) {
+                const answer = await (await fetch(`/poll?channel=room&after=${next}&wait=5`)).json();
+                next = answer.next;
+                poll.push(...answer.events.map((event) => event.data));
+            }
+        })();";
+    browser.run(script, vec![]).await;
+    browser.await_true("window.sockets === 1").await;
+    let mut expected = Vec::new();
+    for number in 0..50 {
+        if number == 25 {
+            server.feed().call(json!({ "op": "kick", "channel": "room" })).unwrap();
+        }
+        publish(&server, "room", None, json!({ "n": number })).await;
+        expected.push(json!({ "n": number }));
+    }
+    browser.await_true("ws.length >= 50 && poll.length >= 50").await;
+    let seen = browser.client.execute("return [ws, poll, code, cuts]", vec![]).await.unwrap();
+    assert_eq!(seen, json!([expected, expected, 4003, 1]));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_dashboard_shows_what_happens() {
+    let server = Server::start_with("[admin]\ntoken = \"secret\"", &["--demo", "--shards", "2"]);
+    let clients: Vec<_> = (0..30)
+        .map(|_| {
+            use std::io::Write;
+            let mut client = std::net::TcpStream::connect(server.address).unwrap();
+            write!(client, "GET /sse?channel=demo:clock,demo:ticker HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            client
+        })
+        .collect();
+    server.await_figure("sse", 30);
+    let browser = Browser::open(false).await;
+    browser.client.set_window_size(1200, 1000).await.unwrap();
+    browser.client.goto(&format!("http://{}/", server.admin)).await.unwrap();
+    // Nothing is shown without the token.
+    browser.await_true("document.getElementById('form').className === 'asked'").await;
+    browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();
+    browser.await_true("document.getElementById('state').textContent === 'serving'").await;
+    let text = "document.body.innerText";
+    browser.await_true(&format!("{text}.includes('demo:ticker') && {text}.includes('2 shards')")).await;
+    browser.await_true("parseFloat(document.getElementById('deliveries').textContent) > 0").await;
+    browser.await_true("document.getElementById('latency').textContent.includes('ms')").await;
+    browser.await_true("document.getElementById('connections').textContent === '31'").await;
+    browser.await_true("document.querySelectorAll('#shards tr').length === 3").await;
+    let graphs = "document.querySelector('#deliveries-line path').getAttribute('d').split('L').length > 3";
+    browser.await_true(graphs).await;
+    browser.screenshot("dashboard.png").await;
+    // What ends is counted, by reason.
+    drop(clients);
+    browser.await_true("/client|broken/.test(document.getElementById('closed').innerText)").await;
+    let errors = browser.client.execute("return document.getElementById('state').className", vec![]).await.unwrap();
+    assert_eq!(errors, "good");
+    browser.close().await;
+    // In the dark, on a phone: nothing is wider than the screen.
+    let browser = Browser::open(true).await;
+    browser.client.set_window_size(500, 900).await.unwrap();
+    browser.client.goto(&format!("http://{}/", server.admin)).await.unwrap();
+    browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();
+    browser.await_true("document.getElementById('state').textContent === 'serving'").await;
+    browser.await_true("document.documentElement.scrollWidth <= window.innerWidth").await;
+    let background =
+        "return getComputedStyle(document.body).colorScheme + matchMedia('(prefers-color-scheme: dark)').matches";
+    assert_eq!(browser.client.execute(background, vec![]).await.unwrap(), "light darktrue");
+    browser.await_true("document.getElementById('latency').textContent.includes('ms')").await;
+    browser.screenshot("dashboard-phone-dark.png").await;
+    browser.close().await;
+}

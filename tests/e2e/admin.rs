@@ -1,0 +1,322 @@
+//! The admin listener: the API and the document that describes it, metrics, and who may see them.
+
+use serde_json::{Value, json};
+
+use super::clients::{Answer, Http, Stream, get};
+use super::server::{Server, eventually};
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn send(server: &Server, method: &str, target: &str, fields: &str, body: &str) -> Answer {
+    let fields = format!("{fields}Content-Length: {}\r\n", body.len());
+    let mut http = Http::connect(server.admin);
+    http.send(&format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n{body}"));
+    http.answer(method == "HEAD")
+}
+
+fn call(server: &Server, method: &str, target: &str, body: &Value) -> (u16, Value) {
+    let answer = send(server, method, target, JSON, &body.to_string());
+    (answer.status, answer.json())
+}
+
+fn ask(server: &Server, target: &str) -> Value {
+    let answer = get(server.admin, target);
+    assert_eq!(answer.status, 200, "{target}: {}", answer.body);
+    answer.json()
+}
+
+#[test]
+fn every_path_answers_as_the_document_says() {
+    let server = Server::start("[namespace.room]\npresence = true");
+    let mut stream = Stream::open(server.address, "/sse?channel=room:1");
+    let conn = ask(&server, "/v1/connections")["connections"][0]["conn"].as_str().unwrap().to_owned();
+    let document = ask(&server, "/v1/openapi.json");
+    let mut tried = 0;
+    // An example of each operation, and what it must be answered with.
+    let cases = [
+        ("get", "/healthz", "/healthz".to_owned(), None, 200),
+        ("get", "/readyz", "/readyz".into(), None, 200),
+        ("get", "/v1/openapi.json", "/v1/openapi.json".into(), None, 200),
+        ("get", "/v1/stats", "/v1/stats".into(), None, 200),
+        ("get", "/metrics", "/metrics".into(), None, 200),
+        ("post", "/v1/publish", "/v1/publish".into(), Some(json!({ "channel": "room:1", "data": { "z": 1 } })), 200),
+        ("post", "/v1/publish", "/v1/publish".into(), Some(json!({ "channels": ["a", "b"], "data": "x" })), 200),
+        ("post", "/v1/publish", "/v1/publish".into(), Some(json!({ "items": [{ "channel": "a", "data": 1 }] })), 200),
+        ("post", "/v1/publish", "/v1/publish".into(), Some(json!({ "channel": "a b", "data": 1 })), 400),
+        ("post", "/v1/publish", "/v1/publish".into(), Some(json!({ "op": "kick", "user": "u" })), 400),
+        ("get", "/v1/channels", "/v1/channels?limit=5".into(), None, 200),
+        ("get", "/v1/channels", "/v1/channels?prefix=room".into(), None, 200),
+        ("get", "/v1/channels", "/v1/channels?limit=many".into(), None, 400),
+        ("get", "/v1/channels/{channel}/history", "/v1/channels/room:1/history?limit=10".into(), None, 200),
+        ("get", "/v1/channels/{channel}/history", "/v1/channels/room:1/history?after=x".into(), None, 400),
+        ("get", "/v1/channels/{channel}/presence", "/v1/channels/room:1/presence".into(), None, 200),
+        ("get", "/v1/connections", "/v1/connections?channel=room:1&order=slowest".into(), None, 200),
+        ("get", "/v1/connections", "/v1/connections?address=127.0.0.1&user=nobody".into(), None, 200),
+        ("get", "/v1/connections", "/v1/connections?address=here".into(), None, 400),
+        ("get", "/v1/connections/{conn}", format!("/v1/connections/{conn}"), None, 200),
+        ("get", "/v1/connections/{conn}", "/v1/connections/0.9999.1".into(), None, 404),
+        ("get", "/v1/connections/{conn}", "/v1/connections/77.0.1".into(), None, 404),
+        ("get", "/v1/drain", "/v1/drain".into(), None, 200),
+        ("put", "/v1/drain", "/v1/drain".into(), Some(json!({ "draining": false })), 200),
+        ("put", "/v1/drain", "/v1/drain".into(), Some(json!({ "draining": "yes" })), 400),
+        ("get", "/v1/log", "/v1/log".into(), None, 200),
+        ("put", "/v1/log", "/v1/log".into(), Some(json!({ "level": "info,ringcast::shard=debug" })), 200),
+        ("put", "/v1/log", "/v1/log".into(), Some(json!({ "level": "a=b=c" })), 400),
+        ("post", "/v1/kick", "/v1/kick".into(), Some(json!({ "conn": conn })), 200),
+        ("post", "/v1/kick", "/v1/kick".into(), Some(json!({})), 400),
+    ];
+    for (method, path, target, body, status) in &cases {
+        let operation = &document["paths"][path][method];
+        assert!(operation.is_object(), "the document has no {method} {path}");
+        let answer = match body {
+            Some(body) => send(&server, &method.to_uppercase(), target, JSON, &body.to_string()),
+            None => get(server.admin, target),
+        };
+        assert_eq!(answer.status, *status, "{method} {target}: {}", answer.body);
+        let mut response = &operation["responses"][status.to_string()];
+        if let Some(name) = response["$ref"].as_str() {
+            response = document.pointer(&name[1..]).unwrap();
+        }
+        let media = answer.header("content-type").unwrap().split(';').next().unwrap();
+        let schema = &response["content"][media]["schema"];
+        assert!(schema.is_object(), "{method} {target}: {status} as {media} is not in the document");
+        let value = if media == "application/json" { answer.json() } else { answer.body.into() };
+        let mut schema = schema.clone();
+        schema["components"] = document["components"].clone();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{method} {target}: {errors:?} in {value}");
+        tried += 1;
+    }
+    assert_eq!(tried, cases.len());
+    // And the document has nothing that is not tried.
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            // A stream without an end is another test's.
+            let is_tried = cases.iter().any(|case| (case.0, case.1) == (&**method, &**path)) || path == "/v1/live";
+            assert!(is_tried, "{method} {path} is described and not tried");
+        }
+    }
+    assert_eq!(stream.next().unwrap().data, "{\"z\":1}");
+}
+
+#[test]
+fn publishing_here_is_publishing_there() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    // As it was written, white space aside: the order of members is the publisher's.
+    let body = "{\"channel\":\"a\",\n \"data\":{\"z\": 1, \"a\": [1.50, 1e3]},\"event\":\"e\"}";
+    let answer = send(&server, "POST", "/v1/publish", JSON, body);
+    let event = stream.next().unwrap();
+    assert_eq!((event.name.as_str(), event.data.as_str()), ("e", "{\"z\":1,\"a\":[1.50,1e3]}"));
+    assert_eq!(answer.json()["id"], event.id.as_str());
+    // The same key is the same event, over the feed, the body and the header.
+    let (_, first) = call(&server, "POST", "/v1/publish", &json!({ "channel": "a", "data": 1, "key": "k" }));
+    let header = send(
+        &server,
+        "POST",
+        "/v1/publish",
+        &format!("{JSON}Idempotency-Key: k\r\n"),
+        &json!({ "channel": "a", "data": 1 }).to_string(),
+    );
+    let feed = server.feed().call(json!({ "op": "publish", "channel": "a", "data": 1, "key": "k" })).unwrap();
+    assert_eq!((&header.json()["id"], &feed["id"]), (&first["id"], &first["id"]));
+    // All or nothing.
+    let items = json!({ "items": [{ "channel": "a", "data": 2 }, { "channel": "$a", "data": 2 }] });
+    assert_eq!(call(&server, "POST", "/v1/publish", &items).0, 400);
+    let (_, ids) = call(&server, "POST", "/v1/publish", &json!({ "items": [{ "channel": "a", "data": 3 }] }));
+    assert_eq!(ids["ids"].as_array().unwrap().len(), 1);
+    assert_eq!([stream.next().unwrap().data, stream.next().unwrap().data], ["1", "3"]);
+    // Longer than a line of the feed may be.
+    let long = json!({ "channel": "a", "data": "x".repeat(2 << 20) }).to_string();
+    assert_eq!(send(&server, "POST", "/v1/publish", JSON, &long).status, 413);
+    // Many at once do not mix up their answers.
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let publish = |number: u32| {
+            let server = &server;
+            move || call(server, "POST", "/v1/publish", &json!({ "channel": "a", "data": number })).1["id"].clone()
+        };
+        let all: Vec<_> = (0..20).map(|number| scope.spawn(publish(number))).collect();
+        all.into_iter().map(|one| one.join().unwrap().as_str().unwrap().to_owned()).collect()
+    });
+    for _ in &ids {
+        let event = stream.next().unwrap();
+        assert_eq!(ids[event.data.parse::<usize>().unwrap()], event.id);
+    }
+}
+
+#[test]
+fn connections_are_found_and_described() {
+    let server = Server::start_with("", &["--shards", "2"]);
+    let _many: Vec<Stream> = (0..20).map(|_| Stream::open(server.address, "/sse?channel=many")).collect();
+    let _one = Stream::open(server.address, "/sse?channel=one,many");
+    let all = ask(&server, "/v1/connections?limit=5");
+    assert_eq!((all["matched"].as_u64(), all["connections"].as_array().unwrap().len()), (Some(21), 5));
+    let one = ask(&server, "/v1/connections?channel=one");
+    assert_eq!(one["matched"], 1);
+    assert_eq!(one["connections"][0]["channels_total"], 2);
+    assert_eq!(ask(&server, "/v1/connections?channel=none")["matched"], 0);
+    assert_eq!(ask(&server, "/v1/connections?address=127.0.0.2")["matched"], 0);
+    let id = server.publish("one", "x");
+    let conn = one["connections"][0]["conn"].as_str().unwrap();
+    let row = eventually("the event is delivered", || {
+        let row = ask(&server, &format!("/v1/connections/{conn}"))["connection"].clone();
+        (row["events"] == 1 && row["lag_bytes"] == 0).then_some(row)
+    });
+    let channels = row["channels"].as_array().unwrap();
+    assert!(channels.iter().any(|channel| channel["channel"] == "one" && channel["cursor"] == id.as_str()), "{row}");
+    assert!(row["tcp"]["congestion_window"].as_u64().unwrap() > 0);
+    // Subscribers are counted over shards, and the busiest channel comes first.
+    for _ in 0..5 {
+        server.publish("many", "x");
+    }
+    let channels = ask(&server, "/v1/channels")["channels"].clone();
+    assert_eq!((&channels[0]["channel"], &channels[0]["subscribers"]), (&json!("many"), &json!(21)));
+    assert!(channels[0]["events_per_second"].as_f64().unwrap() > channels[1]["events_per_second"].as_f64().unwrap());
+    // Page by page nothing is left out and nothing comes twice.
+    for number in 0..30 {
+        server.publish(&format!("page:{number}"), "x");
+    }
+    let (mut names, mut cursor) = (Vec::new(), json!(0));
+    while !cursor.is_null() {
+        let page = ask(&server, &format!("/v1/channels?prefix=page:&limit=7&cursor={cursor}"));
+        names.extend(page["channels"].as_array().unwrap().iter().map(|row| row["channel"].to_string()));
+        cursor = page["cursor"].clone();
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 30);
+}
+
+#[test]
+fn the_one_who_does_not_read_is_the_slowest() {
+    let server = Server::start("[limits]\nnot_sent = \"4KiB\"\n[namespace.\"*\"]\nmax_lag = \"64MiB\"");
+    let mut reading = Stream::open(server.address, "/sse?channel=a");
+    let mut deaf = Http::connect(server.address);
+    deaf.send("GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n");
+    deaf.head();
+    let address = deaf.stream.local_addr().unwrap().to_string();
+    eventually("one falls behind", || {
+        server.publish("a", &"x".repeat(500_000));
+        reading.next().unwrap();
+        let slowest = ask(&server, "/v1/connections?order=slowest&limit=1")["connections"][0].clone();
+        (slowest["blocked"] == true && slowest["lag_bytes"].as_u64() > Some(0) && slowest["address"] == address)
+            .then_some(())
+    });
+    let text = get(server.admin, "/metrics").body;
+    let value = |metric: &str| text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse::<f64>().ok());
+    assert!(value("ringcast_lag_bytes_count{shard=\"0\"}").is_some());
+}
+
+#[test]
+fn metrics_agree_with_what_happened() {
+    let server = Server::start_with("", &["--shards", "2"]);
+    let mut streams: Vec<Stream> = (0..10).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
+    assert_eq!(get(server.address, "/nothing").status, 404);
+    server.publish("a", "x");
+    for stream in &mut streams {
+        stream.next().unwrap();
+    }
+    let sum = |text: &str, metric: &str| -> f64 {
+        let values = text.lines().filter(|line| line.starts_with(metric));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let text = eventually("the clock has published the distributions", || {
+        let answer = get(server.admin, "/metrics");
+        (sum(&answer.body, "ringcast_delivery_latency_seconds_count") == 10.0).then_some(answer.body)
+    });
+    for (metric, expected) in [
+        ("ringcast_connections{shard=\"0\",transport=\"sse\"}", None),
+        ("ringcast_opened_total", Some(10.0)),
+        ("ringcast_deliveries_total", Some(10.0)),
+        ("ringcast_hub_events_published_total", Some(1.0)),
+        ("ringcast_ready", Some(1.0)),
+        ("ringcast_rejected_total{shard=\"0\",status=\"404\"}", None),
+    ] {
+        assert!(text.contains(metric), "{metric} is missing");
+        assert!(expected.is_none_or(|expected| sum(&text, metric) == expected), "{metric}: {}", sum(&text, metric));
+    }
+    assert_eq!(sum(&text, "ringcast_rejected_total"), 1.0);
+    let open = Http::connect(server.admin).request("GET", "/metrics", "Accept: application/openmetrics-text\r\n");
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(open.body.ends_with("# EOF\n"));
+    // Prometheus' own checker has no objections, where it is installed.
+    if let Ok(mut promtool) = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+    {
+        use std::io::Write;
+        promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+    }
+}
+
+#[test]
+fn draining_can_be_taken_back() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    assert_eq!(call(&server, "PUT", "/v1/drain", &json!({ "draining": true })).1, json!({ "draining": true }));
+    assert_eq!(get(server.admin, "/readyz").status, 503);
+    assert_eq!(stream.next().unwrap().name, "ringcast.bye");
+    eventually("newcomers are turned away", || {
+        let answer = get(server.address, "/sse?channel=a");
+        (answer.status == 503 && answer.header("retry-after").is_some()).then_some(())
+    });
+    // Publishing goes on meanwhile, and nothing is lost for those who come back.
+    let id = server.publish("a", "meanwhile");
+    assert_eq!(call(&server, "PUT", "/v1/drain", &json!({ "draining": false })).0, 200);
+    assert_eq!(get(server.admin, "/readyz").status, 200);
+    let mut stream = eventually("clients are welcome again", || {
+        (get(server.address, "/poll?channel=a&wait=0").status == 200)
+            .then(|| Stream::open(server.address, "/sse?channel=a&last_event_id=0-0"))
+    });
+    let events = [stream.next().unwrap(), stream.next().unwrap()];
+    assert!(events.iter().any(|event| event.id == id), "{events:?}");
+    // And stopping is still stopping.
+    call(&server, "PUT", "/v1/drain", &json!({ "draining": true }));
+    server.stop();
+}
+
+#[test]
+fn pages_of_other_sites_get_nothing() {
+    let server = Server::start("");
+    let request = |fields: &str| {
+        let mut http = Http::connect(server.admin);
+        http.send(&format!("GET /v1/stats HTTP/1.1\r\n{fields}\r\n"));
+        http.answer(false).status
+    };
+    assert_eq!(request("Host: localhost:8081\r\n"), 200);
+    assert_eq!(request("Host: rebound.example\r\n"), 403);
+    for media in ["", "Content-Type: text/plain\r\n", "Content-Type: application/x-www-form-urlencoded\r\n"] {
+        let answer = send(&server, "POST", "/v1/publish", media, "{\"channel\":\"a\",\"data\":1}");
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str().unwrap()), (415, "media_type"));
+    }
+    let preflight = send(&server, "OPTIONS", "/v1/publish", "Origin: http://evil.example\r\n", "");
+    assert!(preflight.header("access-control-allow-origin").is_none());
+    assert_eq!(get(server.admin, "/nothing").json()["error"]["code"], "not_found");
+    assert_eq!(send(&server, "DELETE", "/v1/stats", JSON, "").status, 405);
+    // The server's own channel is nobody else's.
+    assert_eq!(get(server.address, "/figures").status, 404);
+    assert_eq!(get(server.address, "/sse?channel=$figures").status, 400);
+}
+
+#[test]
+fn the_token_is_asked_for_everywhere_but_for_health() {
+    let server = Server::start("[admin]\ntoken = \"secret\"");
+    for path in ["/v1/stats", "/v1/connections", "/metrics", "/v1/live", "/v1/log", "/stats"] {
+        assert_eq!(get(server.admin, path).status, 401, "{path}");
+        let with = |token: &str| {
+            let mut http = Http::connect(server.admin);
+            http.request("HEAD", path, &format!("Authorization: Bearer {token}\r\n")).status
+        };
+        assert_eq!((with("secret2"), with("secret")), (401, 200), "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/", "/v1/openapi.json"] {
+        assert_eq!(get(server.admin, path).status, 200, "{path}");
+    }
+}
