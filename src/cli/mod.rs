@@ -1,6 +1,7 @@
 //! The command line: arguments in, words and an exit code out.
 
 mod admin;
+mod package;
 mod publish;
 mod subscribe;
 
@@ -42,6 +43,12 @@ enum Command {
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a shell's completions.
+    #[command(after_help = "Example: ringcast completions bash > /etc/bash_completion.d/ringcast")]
+    Completions(package::CompletionsArgs),
+    /// Write manual pages.
+    #[command(hide = true)]
+    Man(package::ManArgs),
     /// Measure this build on this machine, beside a bare loop.
     Bench(crate::bench::BenchArgs),
 }
@@ -85,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => admin::stats(&args),
         Command::Config(ConfigCommand::Check { file }) => config_check(&file),
         Command::Config(ConfigCommand::Print(args)) => config_print(&args),
+        Command::Completions(args) => package::completions(&args),
+        Command::Man(args) => package::man(&args),
         Command::Bench(args) => return crate::bench::run(args),
     };
     match result {

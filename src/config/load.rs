@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::address::ListenAddress;
 use super::args::ServeArgs;
 use super::model::Config;
 
@@ -85,14 +86,23 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
         config.server.state_dir = state.unwrap_or_else(|| beside.unwrap_or(Path::new(".")).to_path_buf());
     }
     check(&config)?;
-    if let Some(open) = config.server.listen.iter().find(|address| !address.is_local())
+    check_exposure(&config, &config.server.listen)?;
+    Ok(config)
+}
+
+/// Refuses addresses that other hosts can reach, unless it is said who may subscribe.
+pub fn check_exposure<'a>(
+    config: &Config,
+    addresses: impl IntoIterator<Item = &'a ListenAddress>,
+) -> Result<(), ConfigError> {
+    if let Some(open) = addresses.into_iter().find(|address| !address.is_local())
         && !config.auth.allow_anonymous
         && !config.auth.has_keys()
         && !config.auth.ask_backend
     {
         return Err(ConfigError::Open(open.to_string()));
     }
-    Ok(config)
+    Ok(())
 }
 
 /// Where the feed is if nobody says: in systemd's runtime directory, the session's, or here.

@@ -9,7 +9,7 @@ mod units;
 
 pub use address::{ListenAddress, Network};
 pub use args::ServeArgs;
-pub use load::{ConfigError, check_file, default_feed_path, load};
+pub use load::{ConfigError, check_exposure, check_file, default_feed_path, load};
 pub use model::{
     Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Server, TokenKey,
     WebSocket,

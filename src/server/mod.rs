@@ -2,6 +2,7 @@
 
 pub mod demo;
 mod keys;
+mod listeners;
 mod logging;
 mod service;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ConfigError};
 use crate::control::stats::Stats;
 use crate::control::{self, ControlParts, LogFilter};
 use crate::hub::ids::{IdSource, MarkError};
@@ -29,7 +30,9 @@ use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::signal::{self, Signal};
-use crate::sys::socket::{self, TcpOptions, UnixListenError};
+use crate::sys::socket::{self, UnixListenError};
+
+use listeners::Listeners;
 
 /// How much longer than its drain time the server waits for a shard that does not report.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
@@ -50,6 +53,12 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The service manager's sockets are not what they should be.
+    #[error("cannot use the sockets that the service manager has opened: {0}")]
+    Inherited(String),
+    /// Clients could come from other hosts, and nobody has said that this is meant.
+    #[error(transparent)]
+    Open(ConfigError),
     /// A Unix socket cannot be listened on.
     #[error(transparent)]
     Unix(#[from] UnixListenError),
@@ -129,9 +138,14 @@ impl Server {
         let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
         let readers = user_ids("readers", &config.feed.readers)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
-        let feed = socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?;
-        let mut sockets = vec![config.feed.path.clone()];
-        let mut listeners = Listeners::open(config, shards, &mut sockets)?;
+        let mut listeners = Listeners::open(config, shards)?;
+        let feed = match listeners.feed.take() {
+            Some(inherited) => inherited,
+            None => {
+                listeners.files.push(config.feed.path.clone());
+                socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?
+            }
+        };
         let own_listener = socket::listen_privately()?;
         let own_address = own_listener.local_addr()?;
         if let Some(first) = listeners.by_shard.first_mut() {
@@ -148,7 +162,7 @@ impl Server {
         let mut parts = Vec::new();
         let (started_sender, started) = crossbeam_channel::bounded(shards);
         let cores = affinity::usable_cores();
-        for (index, listeners) in listeners.by_shard.into_iter().enumerate() {
+        for (index, listeners) in std::mem::take(&mut listeners.by_shard).into_iter().enumerate() {
             let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
             to_shards.push(to_shard);
             parts.push(ShardParts {
@@ -209,7 +223,7 @@ impl Server {
                 info!("the demo is at http://{address}/");
             }
         }
-        Ok(Server { to_hub, room, hub, drained, demo, service, sockets })
+        Ok(Server { to_hub, room, hub, drained, demo, service, sockets: listeners.files })
     }
 
     fn serve(self, config: &Config, signals: &Receiver<Signal>) {
@@ -328,47 +342,6 @@ fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, StartError>
     let listener = TcpListener::bind(address).map_err(failed)?;
     info!(address = %listener.local_addr()?, "admin listening");
     Ok(Some(listener))
-}
-
-/// What all shards listen on.
-struct Listeners {
-    by_shard: Vec<Vec<Listener>>,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Listeners {
-    fn open(config: &Config, shards: usize, sockets: &mut Vec<PathBuf>) -> Result<Listeners, StartError> {
-        let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        let options = TcpOptions {
-            backlog: i32::try_from(config.limits.backlog).unwrap_or(i32::MAX),
-            not_sent_low_water: u32::try_from(config.limits.not_sent).unwrap_or(u32::MAX),
-            user_timeout: config.heartbeat.tcp_user_timeout,
-        };
-        for address in &config.server.listen {
-            match address {
-                ListenAddress::Unix(path) => {
-                    let listener = Arc::new(socket::listen_unix(path, octal(&config.server.unix_mode), None)?);
-                    sockets.push(path.clone());
-                    by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
-                    info!(address = %address, "listening");
-                }
-                ListenAddress::Tcp(wanted) => {
-                    let mut actual = *wanted;
-                    for listeners in &mut by_shard {
-                        let failed = |source| StartError::Listen { address: actual.to_string(), source };
-                        let listener = socket::listen_tcp(actual, &options).map_err(failed)?;
-                        // Port 0 is any free port, but the same one for all.
-                        actual = listener.local_addr()?;
-                        listeners.push(Listener::Tcp(listener));
-                    }
-                    addresses.push(actual);
-                    info!(address = %actual, "listening");
-                }
-            }
-        }
-        Ok(Listeners { by_shard, addresses })
-    }
 }
 
 fn open_ids(config: &Config) -> Result<IdSource, StartError> {

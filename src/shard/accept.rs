@@ -42,6 +42,7 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => listener.as_fd(),
             Listener::Unix(listener) => listener.as_fd(),
+            Listener::Inherited(listener) => listener.as_fd(),
             Listener::Own(listener) => listener.as_fd(),
         }
     }
@@ -242,6 +243,10 @@ impl Shard {
     /// Takes what is left in the queues and stops listening.
     pub(super) fn stop_listening(&mut self) -> io::Result<()> {
         for listener in std::mem::take(&mut self.listeners) {
+            if matches!(listener, Listener::Inherited(_)) {
+                // It goes on listening for whoever comes after this process.
+                continue;
+            }
             while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
                 if !matches!(listener, Listener::Own(_)) {
                     self.admit(fd, address);

@@ -14,6 +14,8 @@ mod connection;
 mod counters;
 mod deliver;
 mod drain;
+#[cfg(feature = "faults")]
+mod faults;
 mod identities;
 mod inbox;
 mod intake;
@@ -77,6 +79,8 @@ pub enum Listener {
     Tcp(std::net::TcpListener),
     /// A Unix socket whose one queue all shards take from.
     Unix(Arc<std::os::unix::net::UnixListener>),
+    /// A socket that the service manager has opened and keeps: who comes while the server is away waits there.
+    Inherited(Arc<socket2::Socket>),
     /// A Unix socket for this process alone: who connects there may see the server's own channel.
     Own(std::os::unix::net::UnixListener),
 }
@@ -329,6 +333,8 @@ impl Shard {
 
     /// The clock's tick.
     fn tick(&mut self) -> io::Result<()> {
+        #[cfg(feature = "faults")]
+        faults::stall_if_asked(self.index);
         self.look_at_clock();
         self.pass_time();
         self.measures.publish(&self.figures.measures);

@@ -41,10 +41,11 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
+        let before = std::mem::replace(&mut limit.rlim_cur, limit.rlim_max);
         // SAFETY: as above.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(io::Error::last_os_error());
+            // A sandbox may forbid it; then the limit is what it is.
+            limit.rlim_cur = before;
         }
     }
     Ok(limit.rlim_cur)

@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod clock;
 pub mod epoll;
 pub mod fdtable;
+pub mod inherited;
 pub mod load;
 pub mod memory;
 pub mod process;

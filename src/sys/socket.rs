@@ -29,12 +29,17 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-    set_not_sent_low_water(&socket, options.not_sent_low_water)?;
+    set_tcp_options(&socket, options)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// Sets what connections inherit, but for the length of the queue.
+pub fn set_tcp_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    set_not_sent_low_water(socket, options.not_sent_low_water)
 }
 
 fn set_not_sent_low_water(socket: &Socket, bytes: u32) -> io::Result<()> {
@@ -94,7 +99,10 @@ pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixLi
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
     if let Some(group) = group {
         let gid = group_id(group).map_err(failed)?;
-        std::os::unix::fs::chown(path, None, Some(gid)).map_err(failed)?;
+        // A sandbox may forbid even what changes nothing.
+        if std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(path).map_err(failed)?) != gid {
+            std::os::unix::fs::chown(path, None, Some(gid)).map_err(failed)?;
+        }
     }
     // Before `listen`: nobody can connect while the mode is still what the umask left.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;

@@ -41,6 +41,16 @@ impl Http {
         Http { stream, waiting: Vec::new() }
     }
 
+    /// As a client with another address of the loopback network.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> Http {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Http { stream, waiting: Vec::new() }
+    }
+
     pub fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
@@ -127,7 +137,11 @@ impl Stream {
     }
 
     pub fn open_with(address: SocketAddr, target: &str, fields: &str) -> Stream {
-        let mut http = Http::connect(address);
+        Stream::over(Http::connect(address), target, fields)
+    }
+
+    /// Opens it over a connection that is there.
+    pub fn over(mut http: Http, target: &str, fields: &str) -> Stream {
         http.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");

@@ -15,6 +15,7 @@ mod http_cases;
 mod limits;
 mod order;
 mod polls;
+mod proxies;
 mod resume;
 mod server;
 mod service;

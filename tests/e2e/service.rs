@@ -43,3 +43,79 @@ fn a_service_manager_is_told_when_it_is_ready_alive_and_going() {
     manager.hears("STOPPING=1");
     assert!(child.wait().unwrap().success());
 }
+
+/// Starts the server with sockets as a service manager hands them over.
+fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path::Path) -> std::process::Child {
+    use std::os::unix::process::CommandExt;
+    let file = folder.join("ringcast.toml");
+    std::fs::write(&file, config).unwrap();
+    let descriptors: Vec<i32> = sockets.iter().map(|(_, fd)| *fd).collect();
+    let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+    let binary = command().get_program().to_owned();
+    let mut shell = std::process::Command::new("sh");
+    // The number must be that of the process which the program becomes.
+    shell.arg("-c").arg("export LISTEN_PID=$$; exec \"$0\" \"$@\"").arg(binary);
+    shell.args(["serve", "--admin", "off", "--shards", "2", "--no-pin", "--log-format", "json", "--config"]).arg(file);
+    shell.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    shell.env("STATE_DIRECTORY", folder).env("RUNTIME_DIRECTORY", folder);
+    // SAFETY: between fork and exec only two system calls are made, on numbers that the closure owns.
+    unsafe {
+        shell.pre_exec(move || {
+            for (index, fd) in descriptors.iter().enumerate() {
+                // Above all others first, so that none is overwritten before it is copied.
+                if libc::dup2(*fd, 200 + index as i32) < 0 || libc::dup2(200 + index as i32, 3 + index as i32) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    shell.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn sockets_of_the_service_manager_outlive_the_server() {
+    use super::clients::{Stream, get};
+    use ringcast::feed::client::FeedClient;
+    use std::os::fd::AsRawFd;
+    let folder = tempfile::tempdir().unwrap();
+    let clients = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let feed_path = folder.path().join("elsewhere.sock");
+    let feed = std::os::unix::net::UnixListener::bind(&feed_path).unwrap();
+    let address = clients.local_addr().unwrap();
+    let sockets = [("clients", clients.as_raw_fd()), ("feed", feed.as_raw_fd())];
+    for round in 0..2 {
+        // The second one's clients come before it is there, and wait.
+        let early = std::thread::spawn(move || get(address, "/healthz").status);
+        let mut child = start_with_sockets(&sockets, "", folder.path());
+        assert_eq!(early.join().unwrap(), 200);
+        let mut stream = Stream::open(address, "/sse?channel=a");
+        let mut feed = FeedClient::connect(&feed_path).unwrap();
+        feed.call(serde_json::json!({ "op": "publish", "channel": "a", "data": round })).unwrap();
+        assert_eq!(stream.next().unwrap().data, round.to_string());
+        assert!(!folder.path().join("feed.sock").exists(), "the feed is the one that was handed over");
+        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+        assert_eq!(stream.next().unwrap().name, "ringcast.bye");
+        assert!(child.wait().unwrap().success());
+        assert!(feed_path.exists(), "what the service manager has made is not the server's to remove");
+    }
+}
+
+#[test]
+fn handed_over_sockets_are_checked_like_ones_own() {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let pair = std::os::unix::net::UnixStream::pair().unwrap();
+    for (name, fd, says) in
+        [("clients", open.as_raw_fd(), "allow_anonymous"), ("x", pair.0.as_raw_fd(), "no listening")]
+    {
+        let mut child = start_with_sockets(&[(name, fd)], "", folder.path());
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains(says), "{said}");
+    }
+}

@@ -1,0 +1,141 @@
+//! What the server listens on: its own sockets, or those that a service manager has opened for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use socket2::Socket;
+use tracing::info;
+
+use crate::config::{Config, ListenAddress, check_exposure};
+use crate::shard::Listener;
+use crate::sys::inherited::{self, Inherited};
+use crate::sys::socket::{self, TcpOptions};
+
+use super::{StartError, octal};
+
+/// What the service manager calls the feed's socket; every other one is for clients.
+const FEED_NAME: &str = "feed";
+
+/// What all shards listen on.
+pub(super) struct Listeners {
+    /// By shard.
+    pub(super) by_shard: Vec<Vec<Listener>>,
+    /// TCP addresses, as the kernel has them.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// The feed's socket, if it was inherited.
+    pub(super) feed: Option<UnixListener>,
+    /// Socket files that are this process's to remove.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl Listeners {
+    /// Takes the service manager's sockets; where it has none for clients, opens those of the configuration.
+    pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
+        let mut listeners = Listeners {
+            by_shard: (0..shards).map(|_| Vec::new()).collect(),
+            addresses: Vec::new(),
+            feed: None,
+            files: Vec::new(),
+        };
+        let options = TcpOptions {
+            backlog: i32::try_from(config.limits.backlog).unwrap_or(i32::MAX),
+            not_sent_low_water: u32::try_from(config.limits.not_sent).unwrap_or(u32::MAX),
+            user_timeout: config.heartbeat.tcp_user_timeout,
+        };
+        let inherited = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
+        let (feeds, clients): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|socket| socket.name == FEED_NAME);
+        listeners.take_feed(feeds)?;
+        if !clients.is_empty() {
+            listeners.take_clients(clients, config, &options)?;
+            return Ok(listeners);
+        }
+        for address in &config.server.listen {
+            match address {
+                ListenAddress::Unix(path) => listeners.open_unix(path, config)?,
+                ListenAddress::Tcp(wanted) => listeners.open_tcp(*wanted, &options)?,
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn open_unix(&mut self, path: &Path, config: &Config) -> Result<(), StartError> {
+        let listener = Arc::new(socket::listen_unix(path, octal(&config.server.unix_mode), None)?);
+        self.files.push(path.to_path_buf());
+        self.by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
+        info!(address = %ListenAddress::Unix(path.to_path_buf()), "listening");
+        Ok(())
+    }
+
+    fn open_tcp(&mut self, wanted: SocketAddr, options: &TcpOptions) -> Result<(), StartError> {
+        let mut actual = wanted;
+        for listeners in &mut self.by_shard {
+            let failed = |source| StartError::Listen { address: actual.to_string(), source };
+            let listener = socket::listen_tcp(actual, options).map_err(failed)?;
+            // Port 0 is any free port, but the same one for all.
+            actual = listener.local_addr()?;
+            listeners.push(Listener::Tcp(listener));
+        }
+        self.addresses.push(actual);
+        info!(address = %actual, "listening");
+        Ok(())
+    }
+
+    fn take_feed(&mut self, feeds: Vec<Inherited>) -> Result<(), StartError> {
+        let mut feeds = feeds.into_iter();
+        let Some(feed) = feeds.next() else { return Ok(()) };
+        if feeds.next().is_some() || !feed.socket.local_addr()?.is_unix() {
+            let message = "there must be one socket named feed, and it must be a Unix socket";
+            return Err(StartError::Inherited(message.into()));
+        }
+        self.feed = Some(UnixListener::from(OwnedFd::from(feed.socket)));
+        Ok(())
+    }
+
+    /// Gives each shard a socket per address: its own where the manager has opened as many (with `ReusePort=`), else
+    /// one that it shares with others.
+    fn take_clients(&mut self, all: Vec<Inherited>, config: &Config, options: &TcpOptions) -> Result<(), StartError> {
+        let mut by_address: Vec<(String, Vec<Arc<Socket>>)> = Vec::new();
+        for Inherited { socket, .. } in all {
+            let address = describe(&socket)?;
+            if let Some(tcp) = socket.local_addr()?.as_socket() {
+                let is_open = ListenAddress::Tcp(tcp);
+                check_exposure(config, [&is_open]).map_err(StartError::Open)?;
+                socket::set_tcp_options(&socket, options)?;
+                if !self.addresses.contains(&tcp) {
+                    self.addresses.push(tcp);
+                }
+            }
+            match by_address.iter_mut().find(|(known, _)| *known == address) {
+                Some((_, sockets)) => sockets.push(Arc::new(socket)),
+                None => by_address.push((address, vec![Arc::new(socket)])),
+            }
+        }
+        for (address, sockets) in by_address {
+            info!(address, sockets = sockets.len(), "listening on what the service manager has opened");
+            for (index, listeners) in self.by_shard.iter_mut().enumerate() {
+                listeners.push(Listener::Inherited(sockets[index % sockets.len()].clone()));
+            }
+            // A socket that no shard takes from would swallow clients.
+            if sockets.len() > self.by_shard.len() {
+                for (index, socket) in sockets.iter().enumerate().skip(self.by_shard.len()) {
+                    let shard = index % self.by_shard.len();
+                    self.by_shard[shard].push(Listener::Inherited(socket.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(socket: &Socket) -> io::Result<String> {
+    let address = socket.local_addr()?;
+    Ok(match (address.as_socket(), address.as_pathname()) {
+        (Some(tcp), _) => tcp.to_string(),
+        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, None) => "a Unix socket without a name".into(),
+    })
+}

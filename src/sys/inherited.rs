@@ -1,0 +1,82 @@
+//! Sockets that a service manager has opened for this process (sd_listen_fds(3)).
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::Socket;
+
+/// The first descriptor that is handed over.
+const FIRST: RawFd = 3;
+
+/// A listening socket that came with the process.
+#[derive(Debug)]
+pub struct Inherited {
+    /// What the service manager calls it (`FileDescriptorName=`); empty if it does not say.
+    pub name: String,
+    /// The socket: nonblocking, closed on exec.
+    pub socket: Socket,
+}
+
+/// Takes the sockets that were handed over, once; none if there are none for this process, or they were taken.
+///
+/// # Errors
+/// If one of them is no listening stream socket.
+pub fn take() -> io::Result<Vec<Inherited>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let is_ours = variable("LISTEN_PID").parse() == Ok(std::process::id());
+    if !is_ours || TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let count: RawFd = variable("LISTEN_FDS").parse().unwrap_or(0);
+    let names = variable("LISTEN_FDNAMES");
+    let mut names = names.split(':');
+    (FIRST..FIRST.saturating_add(count))
+        .map(|fd| {
+            check(fd)?;
+            // SAFETY: the service manager has opened this descriptor for this process alone, `check` has seen that it
+            // is open, and nobody else takes it: this happens once.
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            socket.set_cloexec(true)?;
+            socket.set_nonblocking(true)?;
+            let name = names.next().unwrap_or_default().to_owned();
+            Ok(Inherited { name, socket })
+        })
+        .collect()
+}
+
+/// Whether a descriptor is a listening stream socket.
+fn check(fd: RawFd) -> io::Result<()> {
+    let option = |option: libc::c_int| -> io::Result<libc::c_int> {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: both pointers are to this stack frame; the kernel checks the descriptor.
+        let result =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+    };
+    let is_fit = option(libc::SO_TYPE)? == libc::SOCK_STREAM && option(libc::SO_ACCEPTCONN)? == 1;
+    if is_fit { Ok(()) } else { Err(io::Error::other(format!("descriptor {fd} is no listening stream socket"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn only_listening_streams_will_do() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(check(listener.as_raw_fd()).is_ok());
+        let (pair, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(check(pair.as_raw_fd()).unwrap_err().to_string().contains("no listening"));
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(check(datagram.as_raw_fd()).is_err());
+    }
+
+    #[test]
+    fn without_a_manager_there_are_none() {
+        assert!(take().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,195 @@
+//! Real proxies from Debian's packages before the real server, with the configurations of tuning/proxies.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::clients::{Http, Socket, Stream};
+use super::server::{PATIENCE, Server, eventually};
+
+/// Longer than the proxies wait by default for a backend that says nothing: nginx 60 s, HAProxy as Debian sets it up 50 s.
+const IDLE: Duration = Duration::from_secs(65);
+/// Who the client is, as the server must learn from the proxy.
+const CLIENT: [u8; 4] = [127, 0, 0, 9];
+
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own. A signal that
+        // lets it take its workers along.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let _ = self.child.wait();
+    }
+}
+
+fn shipped(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/proxies").join(name)).unwrap()
+}
+
+/// Replaces something that must be there.
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "the configuration has no {from:?}");
+    text.replace(from, to)
+}
+
+/// Starts a proxy with a configuration that is made for a free port.
+fn start(program: &str, configure: impl Fn(&Path, u16) -> Vec<String>) -> Proxy {
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let arguments = configure(folder.path(), port);
+    let child = Command::new(program)
+        .args(&arguments)
+        .env("HOME", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.path().join("said")).unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("the tests need {program} (Debian: nginx haproxy caddy): {error}"));
+    let mut proxy = Proxy { child, address: ([127, 0, 0, 1], port).into(), _folder: folder };
+    eventually(&format!("{program} listens"), || {
+        if let Some(status) = proxy.child.try_wait().unwrap() {
+            panic!("{status}: {}", std::fs::read_to_string(proxy._folder.path().join("said")).unwrap());
+        }
+        TcpStream::connect(proxy.address).ok()
+    });
+    proxy
+}
+
+fn nginx(backend: SocketAddr) -> Proxy {
+    start("/usr/sbin/nginx", |folder, port| {
+        let body = replace(&shipped("nginx.conf"), "listen 80;", &format!("listen 127.0.0.1:{port};"));
+        let body = replace(&body, "server 127.0.0.1:8080;", &format!("server {backend};"));
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {}/{what};\n", folder.display()))
+            .concat();
+        let text = format!(
+            "daemon off;\nworker_processes 1;\npid {0}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
+             {temporary}{body}}}\n",
+            folder.display()
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        ["-p", &folder.display().to_string(), "-e", "stderr", "-c", &file.display().to_string()].map(Into::into).into()
+    })
+}
+
+fn haproxy(backend: SocketAddr) -> Proxy {
+    start("/usr/sbin/haproxy", |folder, port| {
+        let text = replace(&shipped("haproxy.cfg"), "    bind :80\n", &format!("    bind 127.0.0.1:{port}\n"));
+        let text = replace(&text, "server local 127.0.0.1:8080", &format!("server local {backend}"));
+        // What this machine's descriptors allow.
+        let text = replace(&text, "maxconn 100000", "maxconn 1000");
+        let file = folder.join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        ["-db", "-f", &file.display().to_string()].map(Into::into).into()
+    })
+}
+
+fn caddy(backend: SocketAddr) -> Proxy {
+    start("/usr/bin/caddy", |folder, port| {
+        let text = replace(&shipped("Caddyfile"), ":80 {\n", &format!(":{port} {{\n\tbind 127.0.0.1\n"));
+        let text = replace(&text, "reverse_proxy 127.0.0.1:8080", &format!("reverse_proxy {backend}"));
+        let file = folder.join("Caddyfile");
+        std::fs::write(&file, format!("{{\n\tadmin off\n}}\n{text}")).unwrap();
+        ["run", "--adapter", "caddyfile", "--config", &file.display().to_string()].map(Into::into).into()
+    })
+}
+
+/// What must hold through any proxy.
+fn passes_everything(start: fn(SocketAddr) -> Proxy) {
+    let server = Server::start("[server]\ntrusted_proxies = [\"127.0.0.1\"]\n[http]\nretry = \"1s\"");
+    let proxy = start(server.address);
+    let address = proxy.address;
+    // Who the client is: the proxy says so, and what the client itself says counts for nothing.
+    let fields = "X-Forwarded-For: 10.6.6.6\r\nForwarded: for=10.6.6.6\r\n";
+    let mut stream = Stream::over(Http::connect_from(CLIENT, address), "/sse?channel=a", fields);
+    let rows = server.feed().call(serde_json::json!({ "op": "connections" })).unwrap();
+    assert_eq!(rows["connections"][0]["address"], "127.0.0.9:0", "{rows}");
+    // Events come through as they leave, the first and the small ones too.
+    for number in 0..5 {
+        let begun = Instant::now();
+        server.publish("a", &number.to_string());
+        assert_eq!(stream.next().unwrap().data, number.to_string());
+        assert!(begun.elapsed() < Duration::from_secs(1), "an event took {:?}", begun.elapsed());
+    }
+    let mut socket = Socket::open(address, "/ws?channel=a");
+    let mut quiet_stream = Stream::over(Http::connect(address), "/sse?channel=quiet", "");
+    let mut quiet_socket = Socket::open(address, "/ws?channel=quiet");
+    quiet_stream.http.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.publish("a", "to both");
+    assert_eq!(socket.json()["data"], "to both");
+    assert_eq!(stream.next().unwrap().data, "to both");
+    socket.say(r#"{"subscribe":["b"],"ref":1}"#);
+    assert_eq!(socket.json()["ok"], true);
+    // Polls, one after the other on one connection, held ones among them.
+    let mut polls = Http::connect(address);
+    let mut next = polls.get("/poll?channel=a&wait=0").json()["next"].as_str().unwrap().to_owned();
+    for number in 0..3 {
+        polls.send(&format!("GET /poll?channel=a&after={next}&wait=10 HTTP/1.1\r\nHost: a\r\n\r\n"));
+        server.await_figure("poll", 1);
+        server.publish("a", &format!("polled {number}"));
+        let answer = chunked_or_sized(&mut polls);
+        assert_eq!(answer["events"][0]["data"], format!("polled {number}"));
+        next = answer["next"].as_str().unwrap().to_owned();
+    }
+    // A client that goes is gone for the server, too.
+    drop(stream);
+    server.await_figure("sse", 1);
+    // Quiet for longer than the proxy's default: the heartbeats keep them.
+    let quiet_since = Instant::now();
+    quiet_stream.http.stream.set_read_timeout(Some(IDLE + PATIENCE)).unwrap();
+    quiet_socket.socket.get_ref().set_read_timeout(Some(IDLE + PATIENCE)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(quiet_stream.next().unwrap().data, "at last"));
+        scope.spawn(|| assert_eq!(quiet_socket.json()["data"], "at last"));
+        // Time itself is what is being tested here.
+        std::thread::sleep(IDLE.saturating_sub(quiet_since.elapsed()));
+        server.publish("quiet", "at last");
+    });
+    // A drain's goodbye comes through, and the end is an end.
+    let mut stream = Stream::open(address, "/sse?channel=a");
+    server.signal(libc::SIGTERM);
+    assert_eq!(stream.next().unwrap().name, "ringcast.bye");
+    assert!(stream.next().is_none());
+}
+
+/// An answer's JSON, however the proxy frames it.
+fn chunked_or_sized(http: &mut Http) -> serde_json::Value {
+    let head = http.head().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    if let Some(length) = head.split("content-length: ").nth(1) {
+        let length: usize = length.lines().next().unwrap().trim().parse().unwrap();
+        while http.waiting.len() < length {
+            assert!(http.fill());
+        }
+        let rest = http.waiting.split_off(length);
+        return serde_json::from_slice(&std::mem::replace(&mut http.waiting, rest)).unwrap();
+    }
+    while !http.waiting.ends_with(b"0\r\n\r\n") {
+        assert!(http.fill());
+    }
+    let text = String::from_utf8(std::mem::take(&mut http.waiting)).unwrap();
+    let body: String = text.split("\r\n").skip(1).step_by(2).collect();
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn nginx_passes_everything() {
+    passes_everything(nginx);
+}
+
+#[test]
+fn haproxy_passes_everything() {
+    passes_everything(haproxy);
+}
+
+#[test]
+fn caddy_passes_everything() {
+    passes_everything(caddy);
+}
