@@ -1,9 +1,12 @@
 //! The command line: arguments in, words and an exit code out.
 
 mod admin;
+mod doctor;
 mod package;
 mod publish;
 mod subscribe;
+mod top;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +43,16 @@ enum Command {
     Kick(admin::KickArgs),
     /// Print the server's figures.
     Stats(admin::StatsArgs),
+    /// Show what a server is doing, as it does it.
+    Top(top::TopArgs),
+    /// Follow one channel, user or connection.
+    #[command(after_help = "Example: ringcast trace --user u42")]
+    Trace(trace::TraceArgs),
+    /// Check whether this host is ready for what is configured, and say what to change first.
+    #[command(
+        after_help = "Exit status: 0 ready, 3 something will hurt under the configured load, 1 it cannot work.\nExample: ringcast doctor --config /etc/ringcast/ringcast.toml --connections 500000"
+    )]
+    Doctor(doctor::DoctorArgs),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +105,12 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => admin::stats(&args),
         Command::Config(ConfigCommand::Check { file }) => config_check(&file),
         Command::Config(ConfigCommand::Print(args)) => config_print(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Doctor(args) => match doctor::run(&args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Completions(args) => package::completions(&args),
         Command::Man(args) => package::man(&args),
         Command::Bench(args) => return crate::bench::run(args),

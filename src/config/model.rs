@@ -65,6 +65,8 @@ pub struct Server {
     pub shards: usize,
     /// Whether each shard is pinned to a core.
     pub pin: bool,
+    /// Whether a new connection goes to the shard of the core that its packets arrive on.
+    pub steer: bool,
     /// Connections, over all shards.
     pub max_connections: usize,
     /// Connections from one address (of IPv6, one /64); 0 for no limit.
@@ -95,6 +97,7 @@ impl Default for Server {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
             shards: 0,
             pin: true,
+            steer: false,
             max_connections: 1_000_000,
             per_address: 0,
             per_user: 0,

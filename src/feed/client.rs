@@ -90,6 +90,11 @@ impl FeedClient {
         Ok(reference)
     }
 
+    /// Waits for lines however long it takes: for connections that listen.
+    pub fn wait_for_ever(&mut self) -> Result<(), FeedError> {
+        Ok(self.reader.get_mut().set_read_timeout(None)?)
+    }
+
     /// The next line from the server, whatever it answers.
     pub fn receive(&mut self) -> Result<Value, FeedError> {
         let mut line = String::new();

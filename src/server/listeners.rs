@@ -34,7 +34,9 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Takes the service manager's sockets; where it has none for clients, opens those of the configuration.
-    pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
+    ///
+    /// `cores` are those that the shards are pinned to, if they are.
+    pub(super) fn open(config: &Config, shards: usize, cores: Option<&[usize]>) -> Result<Listeners, StartError> {
         let mut listeners = Listeners {
             by_shard: (0..shards).map(|_| Vec::new()).collect(),
             addresses: Vec::new(),
@@ -56,7 +58,9 @@ impl Listeners {
         for address in &config.server.listen {
             match address {
                 ListenAddress::Unix(path) => listeners.open_unix(path, config)?,
-                ListenAddress::Tcp(wanted) => listeners.open_tcp(*wanted, &options)?,
+                ListenAddress::Tcp(wanted) => {
+                    listeners.open_tcp(*wanted, &options, cores.filter(|_| config.server.steer))?;
+                }
             }
         }
         Ok(listeners)
@@ -70,13 +74,21 @@ impl Listeners {
         Ok(())
     }
 
-    fn open_tcp(&mut self, wanted: SocketAddr, options: &TcpOptions) -> Result<(), StartError> {
+    fn open_tcp(
+        &mut self,
+        wanted: SocketAddr,
+        options: &TcpOptions,
+        steered: Option<&[usize]>,
+    ) -> Result<(), StartError> {
         let mut actual = wanted;
-        for listeners in &mut self.by_shard {
+        for (shard, listeners) in self.by_shard.iter_mut().enumerate() {
             let failed = |source| StartError::Listen { address: actual.to_string(), source };
             let listener = socket::listen_tcp(actual, options).map_err(failed)?;
             // Port 0 is any free port, but the same one for all.
             actual = listener.local_addr()?;
+            if let Some(core) = steered.and_then(|cores| cores.get(shard)) {
+                socket::steer_to(&listener, *core)?;
+            }
             listeners.push(Listener::Tcp(listener));
         }
         self.addresses.push(actual);

@@ -138,7 +138,9 @@ impl Server {
         let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
         let readers = user_ids("readers", &config.feed.readers)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
-        let mut listeners = Listeners::open(config, shards)?;
+        let cores = affinity::usable_cores();
+        let pinned = (config.server.pin && shards <= cores.len()).then_some(&cores[..]);
+        let mut listeners = Listeners::open(config, shards, pinned)?;
         let feed = match listeners.feed.take() {
             Some(inherited) => inherited,
             None => {
@@ -161,13 +163,12 @@ impl Server {
         let mut to_shards = Vec::new();
         let mut parts = Vec::new();
         let (started_sender, started) = crossbeam_channel::bounded(shards);
-        let cores = affinity::usable_cores();
         for (index, listeners) in std::mem::take(&mut listeners.by_shard).into_iter().enumerate() {
             let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
             to_shards.push(to_shard);
             parts.push(ShardParts {
                 index: index as u16,
-                core: (config.server.pin && shards <= cores.len()).then(|| cores[index]),
+                core: pinned.map(|cores| cores[index]),
                 config: config.clone(),
                 listeners,
                 from_hub,

@@ -7,8 +7,23 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Whether something keeps the clock right (adjtimex(2)).
+pub fn is_synchronized() -> bool {
+    // SAFETY: `timex` is plain numbers, for which all zero is a value: a question that changes nothing.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to this stack frame.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    state >= 0 && state != libc::TIME_ERROR
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_kernel_says_whether_the_clock_is_kept_right() {
+        // Either is right; what is being tested is that asking does no harm.
+        assert_eq!(super::is_synchronized(), super::is_synchronized());
+    }
+
     #[test]
     fn it_is_later_than_this_was_written() {
         assert!(super::unix_ms() > 1_790_000_000_000);

@@ -35,6 +35,12 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::
     Ok(socket.into())
 }
 
+/// Makes a listener the one that connections are given whose packets arrive on `core`, before its siblings on the same
+/// port (`SO_INCOMING_CPU`, socket(7)).
+pub fn steer_to(listener: &std::net::TcpListener, core: usize) -> io::Result<()> {
+    socket2::SockRef::from(listener).set_cpu_affinity(core)
+}
+
 /// Sets what connections inherit, but for the length of the queue.
 pub fn set_tcp_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
@@ -120,7 +126,7 @@ fn is_stale(path: &Path) -> bool {
 }
 
 /// The process at the other end of a Unix socket; for a listener's, who called `listen`.
-fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
+pub fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of_val(&credentials) as libc::socklen_t;
     // SAFETY: both pointers are to this stack frame, and the length says how much of it there is.

@@ -23,5 +23,6 @@ mod slow;
 mod soak;
 mod streams;
 mod tokens;
+mod watching;
 mod websocket_cases;
 mod websockets;

@@ -103,6 +103,27 @@ fn sockets_of_the_service_manager_outlive_the_server() {
 }
 
 #[test]
+fn a_connection_goes_to_the_shard_of_its_core() {
+    use super::clients::Stream;
+    let server = super::server::Server::start_with("[server]\nsteer = true", &["--shards", "2", "--pin"]);
+    let cores: Vec<usize> = ringcast::sys::affinity::usable_cores();
+    assert!(cores.len() >= 2, "this takes two cores");
+    let address = server.address;
+    for (shard, core) in cores.into_iter().take(2).enumerate() {
+        // Over the loopback network a packet arrives on the core that it was sent from.
+        let open = move || -> Vec<Stream> {
+            assert!(ringcast::sys::affinity::pin_to(core));
+            (0..20).map(|_| Stream::open(address, "/sse?channel=a")).collect()
+        };
+        let streams = std::thread::spawn(open).join().unwrap();
+        super::server::eventually("they are counted", || (server.figure("sse") == 20).then_some(()));
+        assert_eq!(server.stats()["shards"][shard]["sse"], 20, "core {core}");
+        drop(streams);
+        server.await_figure("sse", 0);
+    }
+}
+
+#[test]
 fn handed_over_sockets_are_checked_like_ones_own() {
     use std::io::Read;
     use std::os::fd::AsRawFd;

@@ -1,0 +1,120 @@
+//! `ringcast doctor`: whether this host is ready for what is configured, and what to change first.
+
+mod checks;
+mod host;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::environment;
+use crate::config::{self, ServeArgs};
+use crate::sys::ring::{Ring, explain_setup_error};
+use crate::sys::{affinity, clock, socket};
+
+use checks::Question;
+use host::Host;
+
+/// How much something matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// It is as it should be.
+    Ok,
+    /// It could be better.
+    Note,
+    /// It will hurt before the configured load is reached.
+    Warn,
+    /// The server does not start, or breaks down under the configured load.
+    Fail,
+}
+
+/// What was found about one thing.
+#[derive(Debug, Serialize)]
+struct Finding {
+    severity: Severity,
+    about: &'static str,
+    /// What there is.
+    found: String,
+    /// Why that hurts; empty if it does not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    why: String,
+    /// What to do; empty if nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    change: String,
+}
+
+/// What to look at.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// How many connections there are to be. [default: [server] max_connections]
+    #[arg(long, value_name = "N")]
+    connections: Option<u64>,
+    /// As JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit status if something should be changed, but the server runs.
+const WARNED: u8 = 3;
+
+pub(super) fn run(args: &DoctorArgs) -> super::Result<ExitCode> {
+    let config = config::load(&args.serve, &environment)?;
+    let host = Host::this();
+    let cores = affinity::usable_cores().len();
+    let shards = if config.server.shards == 0 { cores } else { config.server.shards };
+    let process = server_at(&config.feed.path).map_or("self".to_owned(), |pid| pid.to_string());
+    let question = Question {
+        host: &host,
+        connections: args.connections.unwrap_or(config.server.max_connections as u64),
+        config: &config,
+        shards: shards as u64,
+        cores: cores as u64,
+        process,
+        ring_error: Ring::new(8).err().map(|error| explain_setup_error(&error)),
+        clock_is_synchronized: clock::is_synchronized(),
+    };
+    let findings = question.answer();
+    let text = if args.json { serde_json::to_string_pretty(&findings)? + "\n" } else { report(&findings) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(match findings.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Fail) => ExitCode::from(super::FAILED),
+        Some(Severity::Warn) => ExitCode::from(WARNED),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// The process that serves a feed, if one does.
+fn server_at(feed: &Path) -> Option<i32> {
+    socket::peer_process(UnixStream::connect(feed).ok()?.as_fd())
+}
+
+/// For people: what to change, the worst first, and then what is fine.
+fn report(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match finding.severity {
+            Severity::Ok => "ok  ",
+            Severity::Note => "note",
+            Severity::Warn => "WARN",
+            Severity::Fail => "FAIL",
+        };
+        text.push_str(&format!("{mark}  {:<30} {}\n", finding.about, finding.found));
+        if !finding.why.is_empty() {
+            text.push_str(&format!("      {}\n      change: {}\n", finding.why, finding.change));
+        }
+    }
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (fails, warnings) = (count(Severity::Fail), count(Severity::Warn));
+    text.push_str(&match (fails, warnings) {
+        (0, 0) => "\nThis host is ready for what is configured.\n".to_owned(),
+        _ => format!("\n{fails} to change before it can work, {warnings} before the configured load.\n"),
+    });
+    text
+}

@@ -1,0 +1,177 @@
+//! How two looks at a server are drawn.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Style, Stylize};
+use ratatui::text::Line;
+use ratatui::widgets::{Row, Table};
+use serde_json::Value;
+
+use super::figures::{Figures, bytes, quantile, rate, short, time};
+
+/// Lines above the tables.
+const SUMMARY: u16 = 5;
+
+/// Lines that everything takes.
+pub(super) fn height(figures: &Figures) -> u16 {
+    let lists = figures.channels.len().max(1) + behind(figures).count().max(1);
+    SUMMARY + 2 + figures.shards().len() as u16 + 4 + lists as u16
+}
+
+/// Clients that are behind.
+fn behind(figures: &Figures) -> impl Iterator<Item = &Value> {
+    let bytes = |row: &Value| row["lag_bytes"].as_u64().unwrap_or(0) + row["waiting_bytes"].as_u64().unwrap_or(0);
+    figures.slowest.iter().filter(move |row| bytes(row) > 0)
+}
+
+/// Draws everything.
+pub(super) fn draw(frame: &mut Frame<'_>, now: &Figures, before: &Figures) {
+    let shards = now.shards().len() as u16;
+    let slow = behind(now).count().max(1) as u16;
+    let areas = Layout::vertical([
+        Constraint::Length(SUMMARY),
+        Constraint::Length(shards + 2),
+        Constraint::Fill(1),
+        Constraint::Length(slow + 1),
+    ])
+    .split(frame.area());
+    for (line, area) in
+        summary(now, before).into_iter().zip(Layout::vertical([Constraint::Length(1); 5]).split(areas[0]).iter())
+    {
+        frame.render_widget(line, *area);
+    }
+    frame.render_widget(shard_table(now, before), areas[1]);
+    frame.render_widget(channel_table(now), areas[2]);
+    frame.render_widget(slow_table(now), areas[3]);
+}
+
+fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 4] {
+    let seconds = now.since(before);
+    let per_second = |name| short(rate(now.sum(name), before.sum(name), seconds));
+    let state = match now.stats["node"]["ready"].as_bool() {
+        Some(true) => "serving".green(),
+        _ => "no new clients".red(),
+    };
+    let head = Line::from(vec![
+        "ringcast ".bold(),
+        now.stats["process"]["version"].as_str().unwrap_or_default().to_owned().into(),
+        "  ".into(),
+        state,
+        format!(
+            "  up {}  memory {}  processor {:.0} %   (q ends)",
+            time(now.process("uptime_ms")),
+            bytes(now.process("memory_bytes")),
+            rate(now.process("cpu_ms"), before.process("cpu_ms"), seconds) / 10.0
+        )
+        .into(),
+    ]);
+    let connections = format!(
+        "connections {}  sse {}  ws {}  poll {}  http {}   accepted/s {}  refused/s {}",
+        short(now.node("connections") as f64),
+        short(now.sum("sse") as f64),
+        short(now.sum("websocket") as f64),
+        short(now.sum("poll") as f64),
+        short(now.sum("http") as f64),
+        per_second("accepted"),
+        per_second("refused")
+    );
+    let latency = |part| match quantile(now.shards(), before.shards(), "delivery_ms", part) {
+        Some(ms) => format!("≤ {ms} ms"),
+        None => "–".into(),
+    };
+    let flow = format!(
+        "events/s {}  deliveries/s {}  {}/s   latency p50 {}  p99 {}  most {}",
+        short(rate(now.node("events"), before.node("events"), seconds)),
+        per_second("events_out"),
+        bytes(rate(now.sum("bytes_out"), before.sum("bytes_out"), seconds) as u64),
+        latency(0.5),
+        latency(0.99),
+        latency(1.0)
+    );
+    let losses = format!(
+        "channels {}  history {}   gaps {}  slow: cut {}  moved on {}  skipped {}   publishers waited {}",
+        short(now.node("channels") as f64),
+        bytes(now.node("history_bytes")),
+        now.sum("gaps"),
+        now.sum("slow_disconnected"),
+        now.sum("slow_gaps"),
+        now.sum("slow_skips"),
+        now.node("congestions")
+    );
+    [head, connections.into(), flow.into(), losses.into()]
+}
+
+fn table<'a>(head: &[&'a str], rows: Vec<Vec<String>>, widths: &[u16], none: &'a str) -> Table<'a> {
+    let align = |column: usize, text: String| {
+        let line = Line::from(text);
+        if column == 0 { line } else { line.right_aligned() }
+    };
+    let is_empty = rows.is_empty();
+    let mut all: Vec<Row<'a>> = rows
+        .into_iter()
+        .map(|row| Row::new(row.into_iter().enumerate().map(|(column, text)| align(column, text)).collect::<Vec<_>>()))
+        .collect();
+    if is_empty {
+        all.push(Row::new([none]));
+    }
+    let head = head.iter().enumerate().map(|(column, text)| align(column, (*text).to_owned())).collect::<Vec<_>>();
+    let widths = widths.iter().enumerate().map(|(column, width)| match column {
+        0 => Constraint::Fill(1),
+        _ => Constraint::Length(*width),
+    });
+    Table::new(all, widths.collect::<Vec<_>>()).header(Row::new(head).style(Style::new().reversed()))
+}
+
+fn shard_table(now: &Figures, before: &Figures) -> Table<'static> {
+    let seconds = now.since(before);
+    let rows = now.shards().iter().zip(before.shards()).enumerate().map(|(index, (shard, old))| {
+        let value = |name: &str| shard[name].as_u64().unwrap_or(0);
+        let per_second = |name: &str| rate(value(name), old[name].as_u64().unwrap_or(0), seconds);
+        let turn = quantile(std::slice::from_ref(shard), std::slice::from_ref(old), "turn_us", 0.99);
+        vec![
+            format!("shard {index}"),
+            short(value("connections") as f64),
+            short(value("descriptors_max") as f64),
+            format!("{:.0} %", (per_second("busy_us") / 1e4).min(100.0)),
+            short(per_second("events_in")),
+            short(per_second("events_out")),
+            short(per_second("sends")),
+            turn.map_or("–".into(), |us| format!("≤ {us} µs")),
+        ]
+    });
+    let head = ["", "connections", "room", "at work", "events/s", "deliveries/s", "sends/s", "turn p99"];
+    table(&head, rows.collect(), &[0, 11, 8, 8, 10, 12, 10, 12], "")
+}
+
+fn channel_table(now: &Figures) -> Table<'static> {
+    let rows = now.channels.iter().map(|row| {
+        vec![
+            row["channel"].as_str().unwrap_or_default().to_owned(),
+            short(row["events_per_second"].as_f64().unwrap_or(0.0)),
+            short(row["subscribers"].as_u64().unwrap_or(0) as f64),
+            bytes(row["history_bytes"].as_u64().unwrap_or(0)),
+        ]
+    });
+    table(
+        &["busiest channels", "events/s", "subscribers", "history"],
+        rows.collect(),
+        &[0, 10, 12, 12],
+        "none just now",
+    )
+}
+
+fn slow_table(now: &Figures) -> Table<'static> {
+    let rows = behind(now).map(|row| {
+        let text = |name: &str| row[name].as_str().unwrap_or_default();
+        let number = |name: &str| row[name].as_u64().unwrap_or(0);
+        vec![
+            format!("{} {} {}", text("conn"), text("transport"), text("user")),
+            text("address").to_owned(),
+            bytes(number("lag_bytes")),
+            bytes(number("waiting_bytes")),
+            time(number("age_ms")),
+        ]
+    });
+    let head = ["furthest behind", "from", "behind", "waits", "open for"];
+    table(&head, rows.collect(), &[0, 24, 12, 12, 10], "everybody is up to date")
+}

@@ -1,0 +1,222 @@
+//! `ringcast trace`: one channel, user or connection as it happens.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{FeedPath, Result};
+use crate::feed::client::{FeedClient, FeedError};
+
+/// What to follow.
+#[derive(Debug, clap::Args)]
+pub(super) struct TraceArgs {
+    #[command(flatten)]
+    feed: FeedPath,
+    #[command(flatten)]
+    what: What,
+    /// As JSON, one object per line.
+    #[arg(long)]
+    json: bool,
+    /// End after so many seconds instead of going on until it is interrupted.
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<f64>,
+}
+
+/// Exactly one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// A channel: its events, and how its subscribers keep up.
+    #[arg(long)]
+    channel: Option<String>,
+    /// A user: comings and goings, and how each connection keeps up.
+    #[arg(long)]
+    user: Option<String>,
+    /// A connection, by its name in the log.
+    #[arg(long)]
+    conn: Option<String>,
+}
+
+/// How often connections are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Characters of an event's data that are shown.
+const DATA_SHOWN: usize = 200;
+/// Connections that are followed at most.
+const CONNECTIONS: usize = 100;
+
+pub(super) fn run(args: &TraceArgs) -> Result {
+    let path = args.feed.resolve();
+    let mut feed = FeedClient::connect(&path)?;
+    let (sender, lines) = channel();
+    let until = args.seconds.map(Duration::try_from_secs_f64).transpose()?.map(|time| Instant::now() + time);
+    let listen = match &args.what.channel {
+        Some(channel) => json!({ "op": "trace", "channel": channel }),
+        None => json!({ "op": "listen", "what": ["connections"] }),
+    };
+    follow(&path, listen, sender)?;
+    let mut shown = Shown { what: &args.what, as_json: args.json, before: Vec::new() };
+    shown.look(&mut feed)?;
+    let mut next_look = Instant::now() + LOOK_EVERY;
+    loop {
+        let now = Instant::now();
+        if until.is_some_and(|until| until <= now) {
+            return Ok(());
+        }
+        let wait = next_look.min(until.unwrap_or(next_look)).saturating_duration_since(now);
+        match lines.recv_timeout(wait) {
+            Ok(line) => shown.line(&line?)?,
+            Err(RecvTimeoutError::Timeout) if next_look <= Instant::now() => {
+                shown.look(&mut feed)?;
+                next_look = Instant::now() + LOOK_EVERY;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err("the connection to the feed has ended".into()),
+        }
+    }
+}
+
+/// Hears what comes by itself, in a thread of its own.
+fn follow(
+    path: &PathBuf,
+    listen: Value,
+    sender: Sender<std::result::Result<Value, FeedError>>,
+) -> std::result::Result<(), FeedError> {
+    let mut feed = FeedClient::connect(Path::new(path))?;
+    feed.call(listen)?;
+    feed.wait_for_ever()?;
+    std::thread::spawn(move || {
+        loop {
+            let line = feed.receive();
+            let is_over = line.is_err();
+            if sender.send(line).is_err() || is_over {
+                break;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// What has been shown so far.
+struct Shown<'a> {
+    what: &'a What,
+    as_json: bool,
+    /// The connections when they were looked at last.
+    before: Vec<Value>,
+}
+
+impl Shown<'_> {
+    fn print(&self, value: &Value, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.as_json {
+            writeln!(out, "{value}")?
+        } else {
+            writeln!(out, "{text}")?
+        }
+        out.flush()
+    }
+
+    /// Something that came by itself: an event, or somebody's coming or going.
+    fn line(&self, line: &Value) -> std::io::Result<()> {
+        let text = |name: &str| line[name].as_str().unwrap_or_default();
+        match text("op") {
+            "event" => {
+                let event = &line["event"];
+                let data = event["data"].as_str().map_or_else(|| event["data"].to_string(), str::to_owned);
+                let short: String = data.chars().take(DATA_SHOWN).collect();
+                let name = event["event"].as_str().map(|name| format!("  {name}")).unwrap_or_default();
+                let id = event["id"].as_str().unwrap_or_default();
+                self.print(line, &format!("event  {id}{name}  {} bytes  {short}", data.len()))
+            }
+            op @ ("connect" | "disconnect") if self.is_meant(line) => {
+                let about = [text("transport"), text("address"), text("reason")].join("  ");
+                self.print(line, &format!("{op}  {}  {}", text("conn"), about.trim()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_meant(&self, line: &Value) -> bool {
+        match self.what {
+            What { user: Some(user), .. } => line["user"] == user.as_str(),
+            What { conn: Some(conn), .. } => line["conn"] == conn.as_str(),
+            _ => false,
+        }
+    }
+
+    /// Looks at the connections, and says what has changed about each.
+    fn look(&mut self, feed: &mut FeedClient) -> Result {
+        let now = self.connections(feed)?;
+        for row in &now {
+            let before = self.before.iter().find(|before| before["conn"] == row["conn"]);
+            if before.is_none_or(|before| has_changed(before, row)) && self.is_shown(row, before) {
+                self.print(row, &describe(row, before))?;
+            }
+        }
+        self.before = now;
+        Ok(())
+    }
+
+    /// Of a channel's many subscribers only those are shown that do not keep up.
+    fn is_shown(&self, row: &Value, before: Option<&Value>) -> bool {
+        let is_behind = |row: &Value| row["blocked"] == true || row["replaying"] == true;
+        self.what.channel.is_none() || is_behind(row) || before.is_some_and(is_behind)
+    }
+
+    fn connections(&self, feed: &mut FeedClient) -> std::result::Result<Vec<Value>, FeedError> {
+        let command = match self.what {
+            What { conn: Some(conn), .. } => {
+                return match feed.call(json!({ "op": "connection", "conn": conn })) {
+                    Ok(mut answer) => Ok(vec![answer["connection"].take()]),
+                    // It may come to an end while it is being followed.
+                    Err(FeedError::Refused { code, .. }) if code == "no_connection" && !self.before.is_empty() => {
+                        Ok(Vec::new())
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+            What { user: Some(user), .. } => json!({ "op": "connections", "user": user, "limit": CONNECTIONS }),
+            What { channel, .. } => {
+                json!({ "op": "connections", "channel": channel, "order": "slowest", "limit": CONNECTIONS })
+            }
+        };
+        let mut answer = feed.call(command)?;
+        Ok(answer["connections"].take().as_array().cloned().unwrap_or_default())
+    }
+}
+
+/// Whether something happened on a connection.
+fn has_changed(before: &Value, now: &Value) -> bool {
+    ["events", "lag_bytes", "waiting_bytes", "blocked", "replaying", "channels_total", "transport"]
+        .iter()
+        .any(|name| before[name] != now[name])
+}
+
+fn describe(row: &Value, before: Option<&Value>) -> String {
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
+    let text = |name: &str| row[name].as_str().unwrap_or_default();
+    let fresh = number(row, "events").saturating_sub(before.map_or(0, |before| number(before, "events")));
+    let channels = row["channels"].as_array().into_iter().flatten().filter_map(|row| row["channel"].as_str());
+    let channels: Vec<&str> = channels.take(5).collect();
+    let mut line = format!(
+        "{}  {}  {}  {}  {} events (+{fresh})  {} bytes behind",
+        text("conn"),
+        text("transport"),
+        text("address"),
+        channels.join(","),
+        number(row, "events"),
+        number(row, "lag_bytes") + number(row, "waiting_bytes")
+    );
+    for (name, says) in [("blocked", "  does not read"), ("replaying", "  is being sent what it missed")] {
+        if row[name] == true {
+            line.push_str(says);
+        }
+    }
+    if let Some(tcp) = row["tcp"].as_object() {
+        let rtt = tcp["rtt_us"].as_u64().unwrap_or(0) as f64 / 1000.0;
+        line.push_str(&format!("  rtt {rtt:.1} ms  sent again {}", tcp["retransmitted"]));
+    }
+    line
+}
