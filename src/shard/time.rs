@@ -1,5 +1,7 @@
 //! Time: deadlines, heartbeats, and what is let go after a while.
 
+use tracing::info;
+
 use crate::link::HubMessage;
 use crate::logic::cells::NONE;
 use crate::logic::protocol::ws;
@@ -30,22 +32,35 @@ pub(super) struct LineBudget {
     per_second: u32,
     second: Tick,
     used: u32,
+    /// Left out in seconds before, and not said yet.
+    left_out: u32,
 }
 
 impl LineBudget {
     pub(super) fn new(per_second: u32) -> LineBudget {
-        LineBudget { per_second, second: 0, used: 0 }
+        LineBudget { per_second, second: 0, used: 0, left_out: 0 }
     }
 
     /// Takes one line's place; returns whether there was one.
     pub(super) fn take(&mut self, now: Tick) -> bool {
+        self.pass_time(now);
+        self.used += 1;
+        self.used <= self.per_second
+    }
+
+    fn pass_time(&mut self, now: Tick) {
         let second = now / (1000 / TICK_MS as Tick);
         if second != self.second {
             self.second = second;
+            self.left_out += self.used.saturating_sub(self.per_second);
             self.used = 0;
         }
-        self.used += 1;
-        self.used <= self.per_second
+    }
+
+    /// How many lines were left out in the seconds that are over; each is told once.
+    fn left_out(&mut self, now: Tick) -> u32 {
+        self.pass_time(now);
+        std::mem::take(&mut self.left_out)
     }
 }
 
@@ -122,6 +137,10 @@ impl Shard {
                 connection.flags.clear(Flags::BLOCKED);
                 self.queue(slot);
             }
+        }
+        let left_out = self.lines.left_out(self.now);
+        if left_out > 0 && self.settings.config.log.connections_per_second > 0 {
+            info!(target: "ringcast::connection", shard = self.index, left_out, "lines about connections were left out");
         }
         self.let_lanes_go();
         self.let_logs_go();
@@ -259,7 +278,9 @@ mod tests {
         let mut lines = LineBudget::new(2);
         assert!(lines.take(10) && lines.take(11));
         assert!(!lines.take(12));
+        assert_eq!(lines.left_out(12), 0, "the second is not over");
         assert!(lines.take(20));
+        assert_eq!((lines.left_out(20), lines.left_out(21)), (1, 0));
         assert!(!LineBudget::new(0).take(5));
     }
 }

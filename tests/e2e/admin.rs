@@ -240,20 +240,34 @@ fn metrics_agree_with_what_happened() {
     let open = Http::connect(server.admin).request("GET", "/metrics", "Accept: application/openmetrics-text\r\n");
     assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     assert!(open.body.ends_with("# EOF\n"));
-    // Prometheus' own checker has no objections, where it is installed.
-    if let Ok(mut promtool) = std::process::Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-    {
-        use std::io::Write;
-        promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let output = promtool.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}");
+    promtool(&["check", "metrics"], &text);
+    // What the rules and the dashboard ask for is there.
+    let rules = std::fs::read_to_string("docs/alerts.yml").unwrap();
+    promtool(&["check", "rules", "docs/alerts.yml"], "");
+    let board = std::fs::read_to_string("docs/grafana.json").unwrap();
+    serde_json::from_str::<Value>(&board).unwrap();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for words in [&rules, &board] {
+        let names = words.split(|c| !is_part(c)).filter(|word| word.starts_with("ringcast_"));
+        for name in names {
+            let found =
+                text.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+            assert!(found, "there is no metric {name}");
+        }
     }
+}
+
+/// Prometheus' own checker has no objections.
+fn promtool(arguments: &[&str], text: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut promtool = Command::new("promtool");
+    promtool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("the tests need promtool (Debian: prometheus)");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]
