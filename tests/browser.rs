@@ -116,6 +116,26 @@ async fn publish(server: &Server, channel: &str, name: Option<&str>, data: Value
     server.feed().call(command).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
+/// For tests/systemd/run: a page of the host at `RINGCAST_BROWSE` subscribes, and hears what the script publishes once
+/// this has said that it listens.
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "needs a server that somebody else has set up"]
+async fn a_page_of_another_hosts_server_gets_an_event() {
+    let url = std::env::var("RINGCAST_BROWSE").expect("RINGCAST_BROWSE says where the server is");
+    let browser = Browser::open(false).await;
+    browser.client.goto(&url).await.unwrap();
+    let script = "
+        const done = arguments[0];
+        window.heard = '';
+        window.source = new EventSource('/sse?channel=news');
+        source.onmessage = (e) => heard = e.data;
+        source.onopen = () => done(true);";
+    browser.run(script, vec![]).await;
+    println!("listening");
+    browser.await_true("heard === 'to a browser'").await;
+    browser.close().await;
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
     let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);

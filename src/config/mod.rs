@@ -11,7 +11,7 @@ pub use address::{ListenAddress, Network};
 pub use args::ServeArgs;
 pub use load::{ConfigError, check_exposure, check_file, default_feed_path, load};
 pub use model::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, Server, TokenKey,
-    WebSocket,
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, LogOutput, Server,
+    TokenKey, WebSocket,
 };
 pub use namespace::{Namespace, NamespacePolicy, SlowPolicy};

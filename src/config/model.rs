@@ -403,12 +403,25 @@ pub enum LogFormat {
     Human,
 }
 
+/// Where log lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogOutput {
+    /// Standard error, which journald keeps as well.
+    #[default]
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// How lines are written.
     pub format: LogFormat,
+    /// Where they go.
+    pub output: LogOutput,
     /// `error`, `warn`, `info`, `debug`, or directives such as `info,ringcast::shard=debug`.
     pub level: String,
     /// Connected and disconnected lines per second and shard; what is over that is counted, not written. 0: none.
@@ -417,7 +430,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { format: LogFormat::Auto, level: "info".into(), connections_per_second: 100 }
+        Log { format: LogFormat::Auto, output: LogOutput::Stderr, level: "info".into(), connections_per_second: 100 }
     }
 }
 

@@ -85,7 +85,7 @@ const fn one_of(figure: &'static str, metric: &'static str, transport: &'static 
     Rename { transport: Some(transport), ..rename(figure, metric) }
 }
 
-static SHARD_METRICS: [Rename; 15] = [
+static SHARD_METRICS: [Rename; 16] = [
     one_of("http", "connections", "http"),
     one_of("sse", "connections", "sse"),
     one_of("websocket", "connections", "websocket"),
@@ -97,6 +97,7 @@ static SHARD_METRICS: [Rename; 15] = [
     in_bytes("bytes_in", "received"),
     in_bytes("bytes_out", "sent"),
     in_bytes("log_bytes", "log"),
+    in_bytes("queued_bytes", "queued"),
     in_bytes("lag_bytes_max", "lag_max"),
     rename("events_in", "events_received"),
     rename("events_out", "deliveries"),

@@ -139,6 +139,11 @@ impl FromHub {
         batch.iter().map(weight).sum()
     }
 
+    /// The bytes that wait in the queue.
+    pub fn waiting_bytes(&self) -> usize {
+        self.load.bytes.load(Ordering::Relaxed)
+    }
+
     /// Tells that a batch which weighed `bytes` is worked off, and wakes the hub if it waits for that.
     pub fn done(&self, bytes: usize) {
         let left = self.load.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;

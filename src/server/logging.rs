@@ -1,13 +1,14 @@
-//! Log lines on standard error.
+//! Log lines.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, LogOutput};
 use crate::control::LogFilter;
 
 use super::StartError;
@@ -32,9 +33,12 @@ impl LogFilter for Filter {
 pub(super) fn start(log: &Log) -> Result<Arc<dyn LogFilter>, StartError> {
     let filter =
         EnvFilter::try_new(&log.level).map_err(|error| StartError::LogLevel(log.level.clone(), error.to_string()))?;
-    let is_terminal = std::io::stderr().is_terminal();
+    let (writer, is_terminal) = match log.output {
+        LogOutput::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+        LogOutput::Stdout => (BoxMakeWriter::new(std::io::stdout), std::io::stdout().is_terminal()),
+    };
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(writer);
     let for_people = match log.format {
         LogFormat::Auto => is_terminal,
         LogFormat::Json => false,

@@ -205,6 +205,8 @@ counters! {
     Now channels,
     /// Framed bytes kept in channel logs now.
     Now log_bytes,
+    /// Bytes that wait in the queue from the hub now.
+    Now queued_bytes,
     /// Bytes by which the slowest client was behind when its channel was last walked.
     Now lag_bytes_max,
     /// Connections accepted.

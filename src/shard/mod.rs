@@ -323,6 +323,7 @@ impl Shard {
         self.counters.identified = self.identities.len() as u64;
         self.counters.channels = self.channels.channels.used() as u64;
         self.counters.log_bytes = self.channels.kept_bytes;
+        self.counters.queued_bytes = self.from_hub.waiting_bytes() as u64;
         self.counters.descriptors_max = self.descriptors_max as u64;
         let ring = self.ring.counters();
         self.counters.ring_enters = ring.enters;

@@ -23,6 +23,7 @@ mod slow;
 mod soak;
 mod streams;
 mod tokens;
+mod tuning;
 mod watching;
 mod websocket_cases;
 mod websockets;

@@ -53,7 +53,7 @@ struct Finding {
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     serve: ServeArgs,
-    /// How many connections there are to be. [default: [server] max_connections]
+    /// How many connections there are to be, if not as many as are configured.
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
     /// As JSON, for programs.
