@@ -132,3 +132,41 @@ fn documents_link_only_to_what_is_there() {
         }
     }
 }
+
+#[test]
+fn what_the_program_is_made_of_may_be_given_away() {
+    // Each of these asks for nothing but that its text is kept.
+    const LICENCES: [&str; 12] = [
+        "MIT",
+        "MIT-0",
+        "Apache-2.0",
+        "LLVM-exception",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unicode-3.0",
+        "Unlicense",
+        "CC0-1.0",
+        "BSL-1.0",
+    ];
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    for source in lock.lines().filter_map(|line| line.strip_prefix("source = ")) {
+        assert_eq!(source, "\"registry+https://github.com/rust-lang/crates.io-index\"");
+    }
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}|{l}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.lines().count() > 50, "{tree}");
+    for line in tree.lines().filter(|line| line.contains('|')) {
+        let (package, licence) = line.split_once('|').unwrap();
+        let words = licence.trim_end_matches(" (*)").split([' ', '/', '(', ')']).filter(|word| !word.is_empty());
+        for word in words.filter(|word| !matches!(*word, "OR" | "AND" | "WITH" | "*")) {
+            assert!(LICENCES.contains(&word), "{package} has the licence {licence}");
+        }
+    }
+}

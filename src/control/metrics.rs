@@ -284,8 +284,8 @@ impl Figures {
             let mut family = encoder.encode_descriptor(name, about, unit.as_ref(), MetricType::Histogram)?;
             for (index, shard) in self.0.shards.iter().enumerate() {
                 let (counts, sum) = shard.measures.get(measure);
-                let bounds =
-                    (0..BUCKETS).map(|bucket| measure.bound(bucket).map_or(f64::MAX, |bound| bound as f64 / divisor));
+                let bounds = (0..BUCKETS)
+                    .map(|bucket| measure.bound(bucket).map_or(f64::INFINITY, |bound| bound as f64 / divisor));
                 let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
                 let count = counts.iter().sum();
                 family.encode_family(&[("shard", index.to_string())])?.encode_histogram::<NoLabelSet>(

@@ -287,6 +287,9 @@ impl Core {
             Command::Connection(name) => return self.look_at_connection(&name).map(Outcome::Look),
             Command::Authorized { connection, number, answer } => {
                 let id = connection_id(&connection)?;
+                if usize::from(id.shard) >= self.shards.len() {
+                    return Err(no_connection(&connection));
+                }
                 self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
                 if let Some(reference) = reference {
                     write_ok(out, reference);

@@ -13,4 +13,5 @@ pub mod json;
 pub mod log;
 pub mod names;
 pub mod protocol;
+pub mod sparse;
 pub mod wheel;

@@ -28,6 +28,7 @@ use crate::sys::affinity;
 use crate::sys::clock::unix_ms;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
+use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::{self, UnixListenError};
@@ -95,6 +96,7 @@ pub enum StartError {
 /// # Errors
 /// If the server cannot start.
 pub fn run(config: Config) -> Result<(), StartError> {
+    process::note_start();
     let log_filter = logging::start(&config.log)?;
     signal::block()?;
     if let Err(error) = memory::refuse_huge_pages() {

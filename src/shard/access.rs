@@ -84,13 +84,20 @@ impl Shard {
 
     fn remember(&mut self, slot: u32, identity: Identity) -> Result<(), Reject> {
         if !self.enter_user(slot, identity.user.as_ref()) {
-            let reject = Reject::new(429, "too_many", "there are too many connections of this user");
-            return Err(reject.retry_after(self.rng.u32(1..=5)));
+            return Err(self.too_many_of_user());
         }
         let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
-        self.identities.insert(slot, Known { identity, expires: self.now + left.max(1), is_asked: false });
+        let Identity { user, token, grants, .. } = identity;
+        let expires = self.now + left.max(1);
+        self.identities.insert(slot, Known { user, token, grants, expires, is_asked: false });
         Ok(())
+    }
+
+    /// What a user is told who has too many connections.
+    pub(super) fn too_many_of_user(&mut self) -> Reject {
+        let reject = Reject::new(429, "too_many", "there are too many connections of this user");
+        reject.retry_after(self.rng.u32(1..=5))
     }
 
     /// Takes one of a user's places for a connection, in place of that of whom it belongs to now.
@@ -114,14 +121,14 @@ impl Shard {
     /// Forgets whom a connection belonged to.
     pub(super) fn forget(&mut self, slot: u32) {
         self.talk.forget(slot);
-        if let Some(user) = self.identities.remove(slot).and_then(|known| known.identity.user) {
+        if let Some(user) = self.identities.remove(slot).and_then(|known| known.user) {
             self.room.leave_as(&user);
         }
     }
 
     /// Whom a connection belongs to.
     pub(super) fn user(&self, slot: u32) -> Option<&ArcStr> {
-        self.identities.get(slot)?.identity.user.as_ref()
+        self.identities.get(slot)?.user.as_ref()
     }
 
     /// Whether a connection may subscribe to a channel.
@@ -131,7 +138,7 @@ impl Shard {
             return Ok(());
         }
         match self.identities.get(slot) {
-            Some(known) if known.identity.grants.may_subscribe(channel) => Ok(()),
+            Some(known) if known.may_subscribe(channel) => Ok(()),
             Some(_) => Err(Denied::NotGranted),
             None if self.settings.config.auth.allow_anonymous => Ok(()),
             None => Err(Denied::NoToken),
@@ -176,7 +183,7 @@ impl Shard {
             ("invalid_token", error.to_string())
         })?;
         if let Some(known) = self.identities.get(slot)
-            && known.identity.user != identity.user
+            && known.user != identity.user
         {
             return Err(("forbidden", "the token is of another user; connect again with it".into()));
         }

@@ -2,8 +2,8 @@
 //! answer.
 
 use crate::link::{Answer, ConnectionId, HubMessage, Question};
-use crate::logic::auth::{Grants, Identity};
-use crate::logic::protocol::http::Request;
+use crate::logic::auth::Grants;
+use crate::logic::protocol::http::{Reject, Request};
 use crate::logic::wheel::Tick;
 
 use super::Shard;
@@ -18,33 +18,33 @@ impl Shard {
 
     /// Whether a connection must wait for the backend's word on channels: it has no token, and they are neither public
     /// nor allowed already. With the answer there it goes on, whatever that was. `request` is what the backend may decide
-    /// by, if there is one.
+    /// by, if there is one. Refused if the backend says who it is and that user has too many connections.
     pub(super) fn must_wait_for_backend(
         &mut self,
         slot: u32,
         channels: &[String],
         request: Option<&Request<'_>>,
-    ) -> bool {
+    ) -> Result<bool, Reject> {
         if !self.asks_backend() || self.settings.config.auth.allow_anonymous || self.came_with_token(slot) {
-            return false;
+            return Ok(false);
         }
         let unknown: Vec<String> =
             channels.iter().filter(|name| self.may_subscribe(slot, name).is_err()).cloned().collect();
         let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.take());
         if let Some(Answer { allowed, user }) = asking.and_then(|asking| asking.answer) {
-            self.allow(slot, allowed.unwrap_or(unknown), user);
-            return false;
+            self.allow(slot, allowed.unwrap_or(unknown), user)?;
+            return Ok(false);
         }
         if unknown.is_empty() {
-            return false;
+            return Ok(false);
         }
         if !self.upstream.listening.authorize {
             let allowed = if self.settings.config.auth.ask_default_allows() { unknown } else { Vec::new() };
-            self.allow(slot, allowed, None);
-            return false;
+            self.allow(slot, allowed, None)?;
+            return Ok(false);
         }
         self.ask(slot, unknown, request);
-        true
+        Ok(true)
     }
 
     fn came_with_token(&self, slot: u32) -> bool {
@@ -107,14 +107,16 @@ impl Shard {
     }
 
     /// Remembers what the backend has allowed a connection, beside what it did before.
-    fn allow(&mut self, slot: u32, channels: Vec<String>, user: Option<arcstr::ArcStr>) {
-        let before = self.identities.get(slot).map(|known| known.identity.clone());
-        let mut identity =
-            before.unwrap_or(Identity { user, token: None, expires_s: u64::MAX, grants: Grants::default() });
-        identity.grants.allow(&channels);
-        let has_room = self.enter_user(slot, identity.user.as_ref());
-        if has_room {
-            self.identities.insert(slot, Known { identity, expires: Tick::MAX, is_asked: true });
+    fn allow(&mut self, slot: u32, channels: Vec<String>, user: Option<arcstr::ArcStr>) -> Result<(), Reject> {
+        let before = self.identities.get(slot).cloned();
+        let nobody = Known { user, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
+        let mut known = before.unwrap_or(nobody);
+        known.grants.allow(&channels);
+        (known.expires, known.is_asked) = (Tick::MAX, true);
+        if !self.enter_user(slot, known.user.as_ref()) {
+            return Err(self.too_many_of_user());
         }
+        self.identities.insert(slot, known);
+        Ok(())
     }
 }

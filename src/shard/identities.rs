@@ -1,84 +1,181 @@
 //! Who the connections are that came with a token: beside the slots, so that those without one pay nothing.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 
 use arcstr::ArcStr;
 
-use crate::logic::auth::Identity;
+use crate::logic::auth::{Grants, GrantsPool};
+use crate::logic::cells::NONE;
+use crate::logic::names::Names;
+use crate::logic::sparse::Sparse;
 use crate::logic::wheel::Tick;
 
 /// Revoked tokens that are remembered at most; the one that expires first makes room.
 const REVOKED_MAX: usize = 1_000_000;
 
-/// An identity and when it ends.
-#[derive(Debug)]
+/// Whom a connection belongs to.
+#[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub(super) identity: Identity,
+    pub(super) user: Option<ArcStr>,
+    pub(super) token: Option<ArcStr>,
+    pub(super) grants: Grants,
     pub(super) expires: Tick,
     /// Whether it is by the backend's word, not by a token.
     pub(super) is_asked: bool,
 }
 
+impl Known {
+    /// Whether it may subscribe to a channel.
+    pub(super) fn may_subscribe(&self, channel: &str) -> bool {
+        self.grants.may_subscribe(channel, self.user.as_deref())
+    }
+
+    /// Whether it may publish to a channel.
+    pub(super) fn may_publish(&self, channel: &str) -> bool {
+        self.grants.may_publish(channel, self.user.as_deref())
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    known: Known,
+    /// By [`Index`], the next connection of the same name, or [`NONE`].
+    next: [u32; 2],
+}
+
+const _: () = assert!(size_of::<Option<Entry>>() == 40, "what each connection with a token costs");
+
+/// By what connections are found.
+#[derive(Clone, Copy, Debug)]
+enum Index {
+    User,
+    Token,
+}
+
 /// All of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Identities {
-    by_slot: HashMap<u32, Known>,
-    by_user: HashMap<ArcStr, Vec<u32>>,
-    by_token: HashMap<ArcStr, Vec<u32>>,
+    entries: Sparse<Entry>,
+    /// By [`Index`]: of each name one connection, which leads to the others.
+    first: [Names; 2],
+    pool: GrantsPool,
     /// Tokens that are refused, and until when, in seconds since 1970.
     revoked: HashMap<ArcStr, u64>,
 }
 
-fn enter(index: &mut HashMap<ArcStr, Vec<u32>>, name: Option<&ArcStr>, slot: u32) {
-    if let Some(name) = name {
-        index.entry(name.clone()).or_default().push(slot);
+impl Default for Identities {
+    fn default() -> Identities {
+        let hasher = RandomState::new();
+        Identities {
+            entries: Sparse::default(),
+            first: [Names::new(hasher.clone()), Names::new(hasher)],
+            pool: GrantsPool::default(),
+            revoked: HashMap::new(),
+        }
     }
 }
 
-fn leave(index: &mut HashMap<ArcStr, Vec<u32>>, name: Option<&ArcStr>, slot: u32) {
-    let Some(name) = name else { return };
-    let Some(slots) = index.get_mut(name) else { return };
-    slots.retain(|other| *other != slot);
-    if slots.is_empty() {
-        index.remove(name);
-    }
+/// A connection's name in an index; it has one, or would not be there.
+fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
+    let known = entries.get(slot).map(|entry| &entry.known);
+    let name = known.and_then(|known| match index {
+        Index::User => known.user.as_ref(),
+        Index::Token => known.token.as_ref(),
+    });
+    name.map_or("", ArcStr::as_str)
 }
 
 impl Identities {
     /// Whom a connection belongs to, if it came with a token.
     pub(super) fn get(&self, slot: u32) -> Option<&Known> {
-        self.by_slot.get(&slot)
+        self.entries.get(slot).map(|entry| &entry.known)
     }
 
     /// How many connections came with a token.
     pub(super) fn len(&self) -> usize {
-        self.by_slot.len()
+        self.entries.len()
     }
 
     /// Says whom a connection belongs to; whom it belonged to before is forgotten.
-    pub(super) fn insert(&mut self, slot: u32, known: Known) {
+    pub(super) fn insert(&mut self, slot: u32, mut known: Known) {
         self.remove(slot);
-        enter(&mut self.by_user, known.identity.user.as_ref(), slot);
-        enter(&mut self.by_token, known.identity.token.as_ref(), slot);
-        self.by_slot.insert(slot, known);
+        known.grants = self.pool.share(known.grants);
+        let is_named = [known.user.is_some(), known.token.is_some()];
+        self.entries.insert(slot, Entry { known, next: [NONE; 2] });
+        for index in [Index::User, Index::Token] {
+            if is_named[index as usize] {
+                self.enter(index, slot);
+            }
+        }
+    }
+
+    fn enter(&mut self, index: Index, slot: u32) {
+        let Identities { entries, first, .. } = self;
+        let names = &mut first[index as usize];
+        let head = names.find(name(entries, index, slot), |other| name(entries, index, other));
+        let Some(head) = head else {
+            names.add(slot, |other| name(entries, index, other));
+            return;
+        };
+        // Behind the head, which stays where it is found.
+        let second = entries.get_mut(head).map(|head| std::mem::replace(&mut head.next[index as usize], slot));
+        if let Some(entry) = entries.get_mut(slot) {
+            entry.next[index as usize] = second.unwrap_or(NONE);
+        }
+    }
+
+    fn leave(&mut self, index: Index, slot: u32) {
+        let Identities { entries, first, .. } = self;
+        let names = &mut first[index as usize];
+        let next = entries.get(slot).map_or(NONE, |entry| entry.next[index as usize]);
+        let head = names.find(name(entries, index, slot), |other| name(entries, index, other));
+        let Some(head) = head else { return };
+        if head == slot {
+            names.remove(slot, |other| name(entries, index, other));
+            if next != NONE {
+                names.add(next, |other| name(entries, index, other));
+            }
+            return;
+        }
+        let mut before = head;
+        while let Some(entry) = entries.get_mut(before) {
+            let following = &mut entry.next[index as usize];
+            if *following == slot {
+                *following = next;
+                return;
+            }
+            before = *following;
+        }
+        debug_assert!(false, "a connection is in its name's list");
     }
 
     /// Forgets whom a connection belonged to.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Known> {
-        let known = self.by_slot.remove(&slot)?;
-        leave(&mut self.by_user, known.identity.user.as_ref(), slot);
-        leave(&mut self.by_token, known.identity.token.as_ref(), slot);
-        Some(known)
+        let known = self.get(slot)?;
+        let is_named = [known.user.is_some(), known.token.is_some()];
+        for index in [Index::User, Index::Token] {
+            if is_named[index as usize] {
+                self.leave(index, slot);
+            }
+        }
+        self.entries.remove(slot).map(|entry| entry.known)
+    }
+
+    fn all(&self, index: Index, text: &str) -> Vec<u32> {
+        let head = self.first[index as usize].find(text, |slot| name(&self.entries, index, slot));
+        let next = |slot: &u32| self.entries.get(*slot).map(|entry| entry.next[index as usize]).filter(|n| *n != NONE);
+        std::iter::successors(head, next).collect()
     }
 
     /// The connections of a user.
     pub(super) fn of_user(&self, user: &str) -> Vec<u32> {
-        self.by_user.get(user).cloned().unwrap_or_default()
+        self.all(Index::User, user)
     }
 
     /// The connections that came with a token.
     pub(super) fn of_token(&self, id: &str) -> Vec<u32> {
-        self.by_token.get(id).cloned().unwrap_or_default()
+        self.all(Index::Token, id)
     }
 
     /// Refuses a token until `until_s`.
@@ -106,27 +203,45 @@ impl Identities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn known(user: &str, token: &str) -> Known {
-        let identity =
-            Identity { user: Some(user.into()), token: Some(token.into()), expires_s: 9, grants: Default::default() };
-        Known { identity, expires: 5, is_asked: false }
+    fn known(user: Option<&str>, token: Option<&str>) -> Known {
+        let (user, token) = (user.map(Into::into), token.map(Into::into));
+        Known { user, token, grants: Grants::default(), expires: 5, is_asked: false }
     }
 
-    #[test]
-    fn connections_are_found_by_user_and_by_token_until_they_go() {
-        let mut identities = Identities::default();
-        identities.insert(1, known("u", "a"));
-        identities.insert(2, known("u", "b"));
-        assert_eq!((identities.of_user("u"), identities.of_token("b")), (vec![1, 2], vec![2]));
-        identities.insert(1, known("v", "c"));
-        assert_eq!((identities.of_user("u"), identities.of_user("v")), (vec![2], vec![1]));
-        assert!(identities.of_token("a").is_empty());
-        for slot in [1, 2, 3] {
-            identities.remove(slot);
+    fn sorted(mut slots: Vec<u32>) -> Vec<u32> {
+        slots.sort_unstable();
+        slots
+    }
+
+    proptest! {
+        /// Against the plainest model: a list of who has what.
+        #[test]
+        fn connections_are_found_by_user_and_by_token_until_they_go(
+            steps in prop::collection::vec((0u32..300, prop::option::of(0u8..4), prop::option::of(0u8..4), any::<bool>()), 0..200)
+        ) {
+            let mut identities = Identities::default();
+            let mut model: Vec<(u32, Option<String>, Option<String>)> = Vec::new();
+            for (slot, user, token, comes) in steps {
+                let (user, token) = (user.map(|n| format!("u{n}")), token.map(|n| format!("t{n}")));
+                model.retain(|(other, ..)| *other != slot);
+                if comes {
+                    identities.insert(slot, known(user.as_deref(), token.as_deref()));
+                    model.push((slot, user, token));
+                } else {
+                    identities.remove(slot);
+                }
+                prop_assert_eq!(identities.len(), model.len());
+                for number in 0..4 {
+                    let (user, token) = (format!("u{number}"), format!("t{number}"));
+                    let of_user = model.iter().filter(|row| row.1.as_ref() == Some(&user)).map(|row| row.0).collect();
+                    let of_token = model.iter().filter(|row| row.2.as_ref() == Some(&token)).map(|row| row.0).collect();
+                    prop_assert_eq!(sorted(identities.of_user(&user)), sorted(of_user));
+                    prop_assert_eq!(sorted(identities.of_token(&token)), sorted(of_token));
+                }
+            }
         }
-        assert_eq!(identities.len(), 0);
-        assert!(identities.by_user.is_empty() && identities.by_token.is_empty());
     }
 
     #[test]

@@ -165,11 +165,15 @@ impl Shard {
         if (said.send.is_some() || said.publish.is_some()) && !self.has_room_upstream(slot, text) {
             return;
         }
-        if let Some(names) = &said.subscribe
-            && self.must_wait_for_backend(slot, names, None)
-        {
-            self.connections[slot].extra().unsaid = Some(text.into());
-            return;
+        if let Some(names) = &said.subscribe {
+            match self.must_wait_for_backend(slot, names, None) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.connections[slot].extra().unsaid = Some(text.into());
+                    return;
+                }
+                Err(reject) => return self.reply(slot, reference, Err(refusal(reject.code, reject.message))),
+            }
         }
         let result = match &said {
             Said { refresh: Some(token), .. } | Said { token: Some(token), .. } => {

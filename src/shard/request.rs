@@ -161,7 +161,7 @@ impl Shard {
             let message = "name at least one channel, as in ?channel=news";
             return Err(Reject::new(400, "no_channel", message));
         }
-        if self.must_wait_for_backend(slot, &query.channels, Some(request)) {
+        if self.must_wait_for_backend(slot, &query.channels, Some(request))? {
             return Ok(());
         }
         self.check_channels(slot, &query)?;
@@ -215,7 +215,7 @@ impl Shard {
             return Err(Reject::new(403, "origin", "pages of this origin may not connect; see [websocket] origins"));
         }
         self.has_room_for_channels(&query.channels)?;
-        if route == Route::WebSocket && self.must_wait_for_backend(slot, &query.channels, Some(request)) {
+        if route == Route::WebSocket && self.must_wait_for_backend(slot, &query.channels, Some(request))? {
             return Ok(());
         }
         if query.raw && route == Route::WebSocket {

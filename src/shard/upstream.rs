@@ -76,8 +76,7 @@ impl Shard {
             serde_json::from_str(said.get()).map_err(|error| refusal("bad_message", error.to_string()))?;
         check_channel_name(&wanted.channel).map_err(|error| refusal("bad_channel", error.to_string()))?;
         let is_open = self.settings.config.namespace(&wanted.channel).client_publish;
-        let is_granted =
-            self.identities.get(slot).is_some_and(|known| known.identity.grants.may_publish(&wanted.channel));
+        let is_granted = self.identities.get(slot).is_some_and(|known| known.may_publish(&wanted.channel));
         if !is_open || !is_granted {
             let message = format!("this connection may not publish to {:?}", wanted.channel);
             return Err(Refusal { channels: vec![wanted.channel], ..refusal("forbidden", message) });

@@ -11,13 +11,18 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Processor time of all threads, in user space and in the kernel.
     pub cpu: Duration,
-    /// Since this was asked first, which a server does at its start.
+    /// Since [`note_start`], or since this was asked first.
     pub uptime: Duration,
     /// Descriptors in the table of the calling thread.
     pub descriptors: u64,
 }
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Begins to count the time.
+pub fn note_start() {
+    LazyLock::force(&STARTED);
+}
 
 /// Asks the kernel.
 pub fn usage() -> Usage {

@@ -237,6 +237,9 @@ fn metrics_agree_with_what_happened() {
         assert!(expected.is_none_or(|expected| sum(&text, metric) == expected), "{metric}: {}", sum(&text, metric));
     }
     assert_eq!(sum(&text, "ringcast_rejected_total"), 1.0);
+    // Quantiles need the bucket that has everything.
+    let all: Vec<&str> = text.lines().filter(|line| line.contains("latency_seconds_bucket{le=\"+Inf\"")).collect();
+    assert_eq!(all.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>(), 10.0);
     let open = Http::connect(server.admin).request("GET", "/metrics", "Accept: application/openmetrics-text\r\n");
     assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     assert!(open.body.ends_with("# EOF\n"));

@@ -309,3 +309,19 @@ fn a_listener_that_will_not_hear_any_more_holds_nobody_up() {
     });
     drop(backend);
 }
+
+#[test]
+fn a_user_by_the_backends_word_has_so_many_connections_too() {
+    let server = Server::start("[auth]\nask_backend = true\n[server]\nper_user = 1");
+    let backend = decide(&server);
+    let fields = "Cookie: who=u1\r\n";
+    let _first = Stream::open_with(server.address, "/sse?channel=user:u1", fields);
+    let answer = Http::connect(server.address).request("GET", "/sse?channel=user:u1", fields);
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("too_many")));
+    assert!(answer.header("retry-after").is_some());
+    let error =
+        server.feed().call(json!({ "op": "authorized", "conn": "9.0.0", "ask": 1, "allow": true })).unwrap_err();
+    assert_eq!(super::server::code(error), "no_connection");
+    drop(server);
+    backend.join().unwrap();
+}

@@ -168,3 +168,92 @@ fn a_process_that_stands_still() {
         assert_eq!(socket.json()["data"], "after");
     });
 }
+
+#[test]
+fn a_shard_that_is_given_more_than_it_can_do() {
+    let server =
+        Server::start("[limits]\nqueue = \"256KiB\"\n[namespace.\"*\"]\nmax_lag = \"8MiB\"\nhistory_events = 10");
+    survives(&server, || {
+        let readers: Vec<_> = (0..200)
+            .map(|_| {
+                let mut stream = Stream::open(server.address, "/sse?channel=flood");
+                std::thread::spawn(move || {
+                    let (mut count, mut gaps) = (0u64, 0);
+                    loop {
+                        let event = stream.next().expect("nobody is cut off for the shard's sake");
+                        match event.name.as_str() {
+                            "ringcast.gap" => gaps += 1,
+                            "end" => return (count, gaps),
+                            _ => count += 1,
+                        }
+                    }
+                })
+            })
+            .collect();
+        // More than one core can send, until publishers have been made to wait for it.
+        let mut feed = server.feed();
+        let data = "x".repeat(16 << 10);
+        let mut published = 0;
+        eventually("publishers must wait", || {
+            for _ in 0..100 {
+                feed.call(json!({ "op": "publish", "channel": "flood", "data": data })).unwrap();
+                published += 1;
+            }
+            (server.stats()["node"]["congestions"].as_u64().unwrap() > 0).then_some(())
+        });
+        feed.call(json!({ "op": "publish", "channel": "flood", "data": "", "event": "end" })).unwrap();
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), (published, 0), "everybody who reads gets everything");
+        }
+    });
+    assert_eq!(server.stats()["node"]["queued_bytes"], 0);
+}
+
+/// libfaketime, before the C library's own clock.
+const FAKE_CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+#[test]
+fn a_clock_that_is_set_back() {
+    use std::path::Path;
+    assert!(Path::new(FAKE_CLOCK).exists(), "the tests need {FAKE_CLOCK} (Debian: libfaketime)");
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    let set = |offset: &str| std::fs::write(&clock, offset).unwrap();
+    set("+0");
+    let environment = [
+        ("LD_PRELOAD", Path::new(FAKE_CLOCK)),
+        ("FAKETIME_TIMESTAMP_FILE", &*clock),
+        ("FAKETIME_NO_CACHE", Path::new("1")),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", Path::new("1")),
+    ];
+    let config = format!("[heartbeat]\nsse = \"200ms\"\n{}allow_anonymous = true\n", super::tokens::KEYS);
+    let server = Server::start_with_environment(folder, &config, &[], &environment);
+    let id = |text: &str| text.parse::<ringcast::logic::id::Id>().unwrap();
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    let mut last = id(&server.publish("a", "0"));
+    let begun = last.ms();
+    // An hour back, a day ahead, and back again: ids only go up, and everybody gets everything once.
+    for (number, offset) in ["-1h", "+1d", "-1d", "+0"].iter().enumerate() {
+        set(offset);
+        for part in 0..3 {
+            let now = id(&server.publish("a", &format!("{number}.{part}")));
+            assert!(now > last, "{now} after {last}");
+            last = now;
+        }
+    }
+    assert!(last.ms() >= begun + 86_000_000, "the day ahead was seen, and is not taken back");
+    let data: Vec<String> = (0..13).map(|_| stream.next().unwrap().data).collect();
+    assert_eq!((data[0].as_str(), data[12].as_str()), ("0", "3.2"));
+    // Who resumes from before the jumps gets what came after, in order.
+    let position = stream.last_id.clone();
+    server.publish("a", "after");
+    let mut resumed = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={position}"));
+    assert_eq!((resumed.next().unwrap().data, stream.next().unwrap().data), ("after".into(), "after".into()));
+    // Heartbeats and deadlines go by a clock that is never set.
+    server.await_figure("closed.idle", 0);
+    eventually("heartbeats go on", || (server.figure("heartbeats") > 2).then_some(()));
+    // And a start on what such a server has left goes on where that one was.
+    let folder = server.stop();
+    let server = Server::start_in(folder, &config, &[]);
+    assert!(id(&server.publish("a", "later")) > last);
+}

@@ -179,17 +179,13 @@ fn chunked_or_sized(http: &mut Http) -> serde_json::Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// All at once: most of it is waiting.
 #[test]
-fn nginx_passes_everything() {
-    passes_everything(nginx);
-}
-
-#[test]
-fn haproxy_passes_everything() {
-    passes_everything(haproxy);
-}
-
-#[test]
-fn caddy_passes_everything() {
-    passes_everything(caddy);
+fn nginx_haproxy_and_caddy_pass_everything() {
+    std::thread::scope(|scope| {
+        for (name, start) in [("nginx", nginx as fn(SocketAddr) -> Proxy), ("haproxy", haproxy), ("caddy", caddy)] {
+            let thread = std::thread::Builder::new().name(name.into());
+            thread.spawn_scoped(scope, move || passes_everything(start)).unwrap();
+        }
+    });
 }

@@ -54,10 +54,20 @@ impl Server {
 
     /// A server on the state that another one has left.
     pub fn start_in(folder: tempfile::TempDir, config: &str, flags: &[&str]) -> Server {
+        Server::start_with_environment(folder, config, flags, &[])
+    }
+
+    pub fn start_with_environment(
+        folder: tempfile::TempDir,
+        config: &str,
+        flags: &[&str],
+        environment: &[(&str, &std::path::Path)],
+    ) -> Server {
         let file = folder.path().join("ringcast.toml");
         std::fs::write(&file, config).unwrap();
         let feed_path = folder.path().join("feed.sock");
         let mut command = command();
+        command.envs(environment.iter().copied());
         command.arg("serve").arg("--config").arg(&file).arg("--feed").arg(&feed_path);
         command.args(["--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         if !flags.contains(&"--shards") {

@@ -195,7 +195,7 @@ impl Question<'_> {
         }
         let why = "a full table drops packets of everybody, new and old, with one line in the kernel's log";
         let tracked = self.connections + self.connections / 5;
-        findings.extend(at_least(host, "net.netfilter.nf_conntrack_max", tracked, Severity::Fail, why));
+        findings.extend(at_least(host, "net.netfilter.nf_conntrack_max", tracked, Severity::Warn, why));
         findings
     }
 

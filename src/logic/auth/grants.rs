@@ -1,67 +1,109 @@
 //! What a token lets its bearer do: patterns of channel names.
 
-/// A pattern of channel names: `*` stands for any characters, everything else for itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
-    /// What stands between the stars; there is always at least one.
-    parts: Vec<String>,
-}
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A pattern of channel names: `*` stands for any characters, `{sub}` for the user, everything else for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern(Box<str>);
 
 /// What stands for the token's user in a pattern.
 const USER: &str = "{sub}";
 
 impl Pattern {
-    /// Reads a pattern; `{sub}` becomes the user, whose name is taken literally. `None` if it needs a user and
-    /// there is none: it matches nothing.
-    pub fn new(text: &str, user: Option<&str>) -> Option<Pattern> {
-        if text.contains(USER) && user.is_none() {
-            return None;
-        }
-        let parts = text.split('*').map(|part| part.replace(USER, user.unwrap_or_default())).collect();
-        Some(Pattern { parts })
+    /// Reads a pattern.
+    pub fn new(text: &str) -> Pattern {
+        Pattern(text.into())
     }
 
-    /// Whether a channel's name fits.
-    pub fn matches(&self, name: &str) -> bool {
-        let Some((first, others)) = self.parts.split_first() else { return false };
-        let Some((last, middle)) = others.split_last() else { return name == first };
-        let Some(mut rest) = name.strip_prefix(first.as_str()) else { return false };
-        for part in middle {
-            let Some(at) = rest.find(part.as_str()) else { return false };
+    /// Whether a channel's name fits, for a user, whose own name is taken literally. A pattern that needs a user fits
+    /// nothing if there is none.
+    pub fn matches(&self, name: &str, user: Option<&str>) -> bool {
+        if self.0.contains(USER) && user.is_none() {
+            return false;
+        }
+        let literal = |part| match user {
+            Some(user) if str::contains(part, USER) => Cow::Owned(part.replace(USER, user)),
+            _ => Cow::Borrowed(part),
+        };
+        let mut parts = self.0.split('*').map(literal).peekable();
+        let Some(first) = parts.next() else { return false };
+        if parts.peek().is_none() {
+            return name == first;
+        }
+        let Some(mut rest) = name.strip_prefix(&*first) else { return false };
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                return rest.ends_with(&*part);
+            }
+            let Some(at) = rest.find(&*part) else { return false };
             rest = &rest[at + part.len()..];
         }
-        rest.ends_with(last.as_str())
+        false
     }
 }
 
-/// The channels a token names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grants {
-    subscribe: Vec<Pattern>,
-    publish: Vec<Pattern>,
+/// The channels a token names. One pointer; equal ones can be the same one ([`GrantsPool`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Grants(Option<Arc<Lists>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Lists {
+    subscribe: Box<[Pattern]>,
+    publish: Box<[Pattern]>,
+    /// Names that may be subscribed to and are no patterns.
+    names: Box<[Box<str>]>,
 }
 
 impl Grants {
-    /// From the claims `channels` and `publish` of a token for `user`.
-    pub fn new(subscribe: &[String], publish: &[String], user: Option<&str>) -> Grants {
-        let read = |patterns: &[String]| patterns.iter().filter_map(|text| Pattern::new(text, user)).collect();
-        Grants { subscribe: read(subscribe), publish: read(publish) }
+    /// From the claims `channels` and `publish` of a token.
+    pub fn new(subscribe: &[String], publish: &[String]) -> Grants {
+        let read = |patterns: &[String]| patterns.iter().map(|text| Pattern::new(text)).collect();
+        Grants(Some(Arc::new(Lists { subscribe: read(subscribe), publish: read(publish), names: Box::default() })))
     }
 
     /// Grants subscribing to channels of exactly these names.
     pub fn allow(&mut self, channels: &[String]) {
-        let exactly = |name: &String| Pattern { parts: vec![name.clone()] };
-        self.subscribe.extend(channels.iter().map(exactly));
+        let mut lists = self.0.take().map_or_else(Lists::default, Arc::unwrap_or_clone);
+        let more = channels.iter().map(|name| name.as_str().into());
+        lists.names = lists.names.into_iter().chain(more).collect();
+        self.0 = Some(Arc::new(lists));
     }
 
     /// Whether its bearer may subscribe to a channel.
-    pub fn may_subscribe(&self, channel: &str) -> bool {
-        self.subscribe.iter().any(|pattern| pattern.matches(channel))
+    pub fn may_subscribe(&self, channel: &str, user: Option<&str>) -> bool {
+        self.0.as_ref().is_some_and(|lists| {
+            lists.names.iter().any(|name| **name == *channel)
+                || lists.subscribe.iter().any(|pattern| pattern.matches(channel, user))
+        })
     }
 
     /// Whether its bearer may publish to a channel.
-    pub fn may_publish(&self, channel: &str) -> bool {
-        self.publish.iter().any(|pattern| pattern.matches(channel))
+    pub fn may_publish(&self, channel: &str, user: Option<&str>) -> bool {
+        self.0.as_ref().is_some_and(|lists| lists.publish.iter().any(|pattern| pattern.matches(channel, user)))
+    }
+}
+
+/// Makes equal grants the same ones: most tokens of a backend say the same, with another user.
+#[derive(Debug, Default)]
+pub struct GrantsPool(HashSet<Arc<Lists>>);
+
+/// Grants beyond which it is looked for those that nobody holds any more.
+const POOL_TIDIED: usize = 64;
+
+impl GrantsPool {
+    /// The grants that equal ones share.
+    pub fn share(&mut self, grants: Grants) -> Grants {
+        let Some(lists) = grants.0 else { return grants };
+        if let Some(known) = self.0.get(&lists) {
+            return Grants(Some(known.clone()));
+        }
+        if self.0.len() >= POOL_TIDIED && self.0.len() == self.0.capacity() {
+            self.0.retain(|lists| Arc::strong_count(lists) > 1);
+        }
+        self.0.insert(lists.clone());
+        Grants(Some(lists))
     }
 }
 
@@ -71,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn matches(pattern: &str, name: &str) -> bool {
-        Pattern::new(pattern, Some("u*1")).is_some_and(|pattern| pattern.matches(name))
+        Pattern::new(pattern).matches(name, Some("u*1"))
     }
 
     #[test]
@@ -103,22 +145,37 @@ mod tests {
         ] {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }
-        assert_eq!(Pattern::new("user:{sub}", None), None);
-        assert!(Pattern::new("user:*", None).is_some());
+        assert!(!Pattern::new("user:{sub}").matches("user:", None));
+        assert!(!Pattern::new("user:{sub}").matches("user:{sub}", None));
+        assert!(Pattern::new("user:*").matches("user:x", None));
     }
 
     #[test]
     fn subscribing_and_publishing_are_granted_apart() {
-        let grants = Grants::new(&["a".into()], &["b:*".into(), "{sub}".into()], None);
-        assert!(grants.may_subscribe("a") && !grants.may_subscribe("b:1"));
-        assert!(grants.may_publish("b:1") && !grants.may_publish("a") && !grants.may_publish(""));
+        let grants = Grants::new(&["a".into()], &["b:*".into(), "{sub}".into()]);
+        assert!(grants.may_subscribe("a", None) && !grants.may_subscribe("b:1", None));
+        assert!(grants.may_publish("b:1", None) && !grants.may_publish("a", None) && !grants.may_publish("", None));
+        assert!(grants.may_publish("u", Some("u")) && !grants.may_publish("v", Some("u")));
     }
 
     #[test]
     fn a_name_is_granted_exactly() {
         let mut grants = Grants::default();
         grants.allow(&["a*".into()]);
-        assert!(grants.may_subscribe("a*") && !grants.may_subscribe("ab"));
+        assert!(grants.may_subscribe("a*", None) && !grants.may_subscribe("ab", None));
+    }
+
+    #[test]
+    fn equal_grants_are_the_same_and_unused_ones_go() {
+        let mut pool = GrantsPool::default();
+        let grants = |number: usize| Grants::new(&[format!("c:{number}")], &[]);
+        let (a, b) = (pool.share(grants(1)), pool.share(grants(1)));
+        assert!(Arc::ptr_eq(a.0.as_ref().unwrap(), b.0.as_ref().unwrap()));
+        for number in 0..10_000 {
+            pool.share(grants(number));
+        }
+        assert!(pool.0.len() < 1000 && a.may_subscribe("c:1", None));
+        assert_eq!(pool.share(Grants::default()), Grants::default());
     }
 
     proptest! {
@@ -133,7 +190,7 @@ mod tests {
                 }
             }
             let expected = simple(pattern.as_bytes(), name.as_bytes());
-            prop_assert_eq!(Pattern::new(&pattern, None).unwrap().matches(&name), expected);
+            prop_assert_eq!(Pattern::new(&pattern).matches(&name, None), expected);
         }
     }
 }

@@ -316,7 +316,7 @@ impl Keyring {
         if is_long(&user) || is_long(&claims.jti) {
             return Err(TokenError::TooLong);
         }
-        let grants = Grants::new(&claims.channels.0, &claims.publish.0, user.as_deref());
+        let grants = Grants::new(&claims.channels.0, &claims.publish.0);
         Ok(Identity { user: user.map(Into::into), token: claims.jti.map(Into::into), expires_s, grants })
     }
 }

@@ -3,5 +3,5 @@
 mod grants;
 mod keyring;
 
-pub use grants::{Grants, Pattern};
+pub use grants::{Grants, GrantsPool, Pattern};
 pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, Rules, TokenError};

@@ -77,7 +77,7 @@ fn what_will_hurt_is_named() {
         (
             &[("proc/sys/net/netfilter/nf_conntrack_max", "65536")],
             60_000,
-            (Severity::Fail, "net.netfilter.nf_conntrack_max"),
+            (Severity::Warn, "net.netfilter.nf_conntrack_max"),
         ),
         (&[("proc/sys/net/ipv4/ip_local_port_range", "32768 60999")], 60_000, (Severity::Warn, "ports")),
         (

@@ -144,7 +144,7 @@ fn claims_are_judged_by_the_rules() {
     let claims = json!({ "exp": exp, "sub": "u", "jti": "t", "channels": ["user:{sub}"], "publish": "chat" });
     let identity = verify(&claims, none()).unwrap();
     assert_eq!((identity.user.as_deref(), identity.token.as_deref(), identity.expires_s), (Some("u"), Some("t"), exp));
-    assert!(identity.grants.may_subscribe("user:u") && identity.grants.may_publish("chat"));
+    assert!(identity.grants.may_subscribe("user:u", Some("u")) && identity.grants.may_publish("chat", None));
 }
 
 #[test]
