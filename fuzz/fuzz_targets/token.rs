@@ -23,7 +23,7 @@ fuzz_target!(|text: &str| {
     let Ok(token) = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key) else { return };
     if let Ok(identity) = KEYRING.verify(&token, NOW) {
         assert!(identity.expires_s > NOW);
-        let _ = identity.grants.may_subscribe("orders:1");
+        let _ = identity.grants.may_subscribe("orders:1", identity.user.as_deref());
         assert!(KEYRING.verify(&token, identity.expires_s).is_err(), "it is over then");
     }
 });
