@@ -75,6 +75,8 @@ pub(super) async fn check(State(control): State<Arc<Control>>, request: Request,
         let message = "send JSON, with Content-Type: application/json";
         return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
     }
+    // What is being answered is bounded, and with it the memory that its bodies take.
+    let _permit = control.permits.acquire().await;
     next.run(request).await
 }
 

@@ -25,6 +25,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const LISTS_EVERY: u32 = 3;
 /// Rows of each list.
 const ROWS: usize = 10;
+/// How many may look at a time.
+const VIEWERS_MAX: usize = 100;
 /// Bytes of a response's head at most.
 const HEAD_MAX: usize = 4096;
 
@@ -78,6 +80,10 @@ impl Drop for Viewer {
 
 /// An event stream of the figures.
 pub(super) async fn live(State(control): State<Arc<Control>>) -> Response {
+    if control.viewers.load(Ordering::Relaxed) >= VIEWERS_MAX {
+        let message = format!("{VIEWERS_MAX} look at the figures already");
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", message).into_response();
+    }
     match connect(&control).await {
         Ok((stream, rest)) => {
             let viewer = Viewer::new(control);

@@ -19,6 +19,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use crate::link::ToHub;
 
@@ -68,7 +69,12 @@ struct Control {
     is_paused: AtomicBool,
     /// Who looks at the figures as they change.
     viewers: AtomicUsize,
+    /// Requests that are being answered; more wait.
+    permits: Semaphore,
 }
+
+/// Requests that are answered at a time.
+const REQUESTS_MAX: usize = 64;
 
 /// Starts the thread, which serves until the process ends.
 ///
@@ -96,6 +102,7 @@ async fn run(parts: ControlParts) -> io::Result<()> {
         log_filter: parts.log_filter,
         is_paused: AtomicBool::new(false),
         viewers: AtomicUsize::new(0),
+        permits: Semaphore::new(REQUESTS_MAX),
     });
     tokio::spawn(live::publish(control.clone()));
     parts.listener.set_nonblocking(true)?;

@@ -29,6 +29,12 @@ fn top_shows_connections_channels_and_flow() {
     assert!(text.contains("serving") && text.contains("connections 5  sse 5"), "{text}");
     let row = text.lines().find(|line| line.starts_with("busy")).unwrap();
     assert_eq!(row.split_whitespace().nth(2), Some("5"), "{row}");
+    drop(streams);
+    eventually("why connections ended shows", || {
+        let mut top = command();
+        let output = top.args(["top", "--once", "--every", "0.1", "--feed"]).arg(&server.feed_path).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains("ended in all: client 5").then_some(())
+    });
     assert!(text.contains("shard 1") && text.contains("everybody is up to date"), "{text}");
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::figures::{Figures, bytes, quantile, rate, short, time};
 
 /// Lines above the tables.
-const SUMMARY: u16 = 5;
+const SUMMARY: u16 = 6;
 
 /// Lines that everything takes.
 pub(super) fn height(figures: &Figures) -> u16 {
@@ -36,7 +36,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, now: &Figures, before: &Figures) {
     ])
     .split(frame.area());
     for (line, area) in
-        summary(now, before).into_iter().zip(Layout::vertical([Constraint::Length(1); 5]).split(areas[0]).iter())
+        summary(now, before).into_iter().zip(Layout::vertical([Constraint::Length(1); 6]).split(areas[0]).iter())
     {
         frame.render_widget(line, *area);
     }
@@ -45,7 +45,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, now: &Figures, before: &Figures) {
     frame.render_widget(slow_table(now), areas[3]);
 }
 
-fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 4] {
+fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 5] {
     let seconds = now.since(before);
     let per_second = |name| short(rate(now.sum(name), before.sum(name), seconds));
     let state = match now.stats["node"]["ready"].as_bool() {
@@ -98,7 +98,30 @@ fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 4] {
         now.sum("slow_skips"),
         now.node("congestions")
     );
-    [head, connections.into(), flow.into(), losses.into()]
+    [head, connections.into(), flow.into(), losses.into(), ended(now, before).into()]
+}
+
+/// Why connections ended since the last look, the most frequent reason first; in all, if none did.
+fn ended(now: &Figures, before: &Figures) -> String {
+    let fresh = by_reason(now, Some(before));
+    let (what, reasons) = if fresh.is_empty() { ("in all", by_reason(now, None)) } else { ("just now", fresh) };
+    let reasons: Vec<String> = reasons.into_iter().take(8).map(|(reason, count)| format!("{reason} {count}")).collect();
+    match reasons.is_empty() {
+        true => "connections ended: none yet".into(),
+        false => format!("connections ended {what}: {}", reasons.join("  ")),
+    }
+}
+
+fn by_reason(now: &Figures, before: Option<&Figures>) -> Vec<(String, u64)> {
+    let Some(reasons) = now.shards().first().and_then(|shard| shard["closed"].as_object()) else { return Vec::new() };
+    let sum = |figures: &Figures, reason: &str| -> u64 {
+        figures.shards().iter().filter_map(|shard| shard["closed"][reason].as_u64()).sum()
+    };
+    let fresh = |reason: &String| sum(now, reason).saturating_sub(before.map_or(0, |before| sum(before, reason)));
+    let mut counts: Vec<(String, u64)> = reasons.keys().map(|reason| (reason.clone(), fresh(reason))).collect();
+    counts.retain(|(_, count)| *count > 0);
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts
 }
 
 fn table<'a>(head: &[&'a str], rows: Vec<Vec<String>>, widths: &[u16], none: &'a str) -> Table<'a> {
