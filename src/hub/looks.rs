@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::link::{Look, Seen, ShardMessage};
 use crate::logic::event::check_channel_name;
 use crate::logic::json;
-use crate::logic::protocol::feed::{ChannelFilter, FeedError, write_error, write_ok_with};
+use crate::logic::protocol::feed::{ChannelFilter, ConnectionFilter, FeedError, write_error, write_ok_with};
 
 use super::core::{Core, connection_id, no_connection};
 
@@ -48,7 +48,7 @@ impl Core {
     }
 
     /// Asks for connections.
-    pub(super) fn look_for_connections(&mut self, filter: crate::logic::protocol::feed::ConnectionFilter) -> u64 {
+    pub(super) fn look_for_connections(&mut self, filter: ConnectionFilter) -> u64 {
         let what = What::Connections { limit: filter.limit, slowest_first: filter.slowest_first };
         self.ask_shards(Look::Connections(filter), what)
     }

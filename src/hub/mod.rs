@@ -1,7 +1,7 @@
 //! The hub: the single writer of order, ids and history. One thread.
 //!
 //! An event comes in through `publishers`, gets its id and its place in history in `core`, and leaves
-//! through the queues to the shards that follow its channel (`channels`).
+//! through the queues to the shards that follow its channel (`channels`). `looks` and `busiest` are for those who watch.
 
 mod backend;
 mod bare;
