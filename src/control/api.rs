@@ -1,7 +1,6 @@
 //! The admin API. What a backend can ask and command over the feed is asked and commanded here in the same words.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -184,15 +183,14 @@ fn read<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
 
 /// Whether clients are sent away.
 pub(super) async fn drain(State(control): State<Arc<Control>>) -> Json<Drain> {
-    Json(Drain { draining: control.is_paused.load(Ordering::Relaxed) })
+    Json(Drain { draining: control.stats.room.is_paused() })
 }
 
 /// Sends clients away and takes no new ones, or takes them again.
 pub(super) async fn set_drain(State(control): State<Arc<Control>>, bytes: Bytes) -> Result<Json<Drain>, ApiError> {
     let wanted: Drain = read(&bytes)?;
-    if control.is_paused.swap(wanted.draining, Ordering::Relaxed) != wanted.draining {
+    if control.stats.room.set_paused(wanted.draining) != wanted.draining {
         tracing::info!(draining = wanted.draining, "set over the admin listener");
-        control.stats.room.set_paused(wanted.draining);
         control.to_hub.send(HubMessage::Pause(wanted.draining));
         control.to_hub.ring();
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -66,7 +66,6 @@ struct Control {
     own_listener: SocketAddr,
     to_hub: ToHub,
     log_filter: Arc<dyn LogFilter>,
-    is_paused: AtomicBool,
     /// Who looks at the figures as they change.
     viewers: AtomicUsize,
     /// Requests that are being answered; more wait.
@@ -100,7 +99,6 @@ async fn run(parts: ControlParts) -> io::Result<()> {
         own_listener: parts.own_listener,
         to_hub: parts.to_hub,
         log_filter: parts.log_filter,
-        is_paused: AtomicBool::new(false),
         viewers: AtomicUsize::new(0),
         permits: Semaphore::new(REQUESTS_MAX),
     });

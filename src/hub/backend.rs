@@ -6,9 +6,9 @@ use arcstr::ArcStr;
 use crate::link::{LocalChannel, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{ChannelName, Draft, Kind};
 use crate::logic::json;
-use crate::logic::protocol::feed::{FeedError, Publish, SendTarget, write_ok_with};
+use crate::logic::protocol::feed::{FeedError, SendTarget, write_ok_with};
 
-use super::core::{Core, connection_id, no_connection};
+use super::core::Core;
 use super::listeners::Owed;
 
 /// Users that one answer about presence names at most.
@@ -39,11 +39,9 @@ impl Core {
     ) {
         let shard = from.connection.shard;
         let owed = Owed::new(shard, upstream_weight(draft.payload.len()), self.listeners.repaid.clone());
-        let publish = Publish { channels: vec![channel], is_list: false, draft, key: None };
-        let result = self.publish(&[publish], now_ms);
+        let result = self.publish_to(channel, draft, now_ms);
         let is_refused = result.is_err();
         if reference.is_some() || is_refused {
-            let result = result.map(|ids| ids.first().copied().unwrap_or_default());
             let result = result.map_err(|FeedError { code, message }| (code, message));
             self.stage(shard, ShardMessage::Published { connection: from.connection, reference, result });
         }
@@ -75,8 +73,7 @@ impl Core {
         json::write_string(&user, &mut payload);
         payload.push(b'}');
         let draft = Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() };
-        let publish = Publish { channels: vec![channel], is_list: false, draft, key: None };
-        if let Err(error) = self.publish(&[publish], now_ms) {
+        if let Err(error) = self.publish_to(channel, draft, now_ms) {
             tracing::warn!(error = error.message, "a coming or going could not be published");
         }
     }
@@ -102,10 +99,7 @@ impl Core {
     pub(super) fn send_to(&mut self, target: SendTarget, draft: Draft) -> Result<(), FeedError> {
         match target {
             SendTarget::Connection(name) => {
-                let id = connection_id(&name)?;
-                if usize::from(id.shard) >= self.shards.len() {
-                    return Err(no_connection(&name));
-                }
+                let id = self.connection_of_a_shard(&name)?;
                 self.stage(id.shard, ShardMessage::Send(id, draft));
             }
             SendTarget::User(user) => {

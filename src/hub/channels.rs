@@ -179,9 +179,9 @@ impl HubChannels {
         self.cells.capacity()
     }
 
-    /// Whether there is a channel of that number.
-    pub(super) fn has(&self, index: u32) -> bool {
-        index < self.cells.capacity() && self.cells[index].name.is_some()
+    /// The name of the channel of that number, if there is one.
+    pub(super) fn name_of(&self, index: u32) -> Option<&ChannelName> {
+        self.cells.get(index)?.name.as_ref()
     }
 
     pub(super) fn get(&self, index: u32) -> &HubChannel {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::link::{ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
-use crate::logic::event::{ChannelName, Event};
+use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
 use crate::logic::protocol::dialect::write_event_json;
@@ -160,9 +160,7 @@ impl Core {
             }
             HubMessage::Seen { request, seen } => self.seen(request, seen),
             HubMessage::Figures(draft) => {
-                let channels = vec![FIGURES_CHANNEL.into()];
-                let publish = Publish { channels, is_list: false, draft, key: None };
-                if let Err(error) = self.publish(&[publish], now_ms) {
+                if let Err(error) = self.publish_to(FIGURES_CHANNEL.into(), draft, now_ms) {
                     tracing::debug!(error = error.message, "the figures could not be published");
                 }
             }
@@ -286,10 +284,7 @@ impl Core {
             Command::Connections(filter) => return Ok(Outcome::Look(self.look_for_connections(filter))),
             Command::Connection(name) => return self.look_at_connection(&name).map(Outcome::Look),
             Command::Authorized { connection, number, answer } => {
-                let id = connection_id(&connection)?;
-                if usize::from(id.shard) >= self.shards.len() {
-                    return Err(no_connection(&connection));
-                }
+                let id = self.connection_of_a_shard(&connection)?;
                 self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
                 if let Some(reference) = reference {
                     write_ok(out, reference);
@@ -338,6 +333,12 @@ impl Core {
             }
         }
         Ok(ids)
+    }
+
+    /// Publishes one event to one channel, for somebody who is no publisher.
+    pub(super) fn publish_to(&mut self, channel: ChannelName, draft: Draft, now_ms: u64) -> Result<Id, FeedError> {
+        let publish = Publish { channels: vec![channel], is_list: false, draft, key: None };
+        Ok(self.publish(&[publish], now_ms)?.first().copied().unwrap_or_default())
     }
 
     fn publish_one(&mut self, name: &ChannelName, item: &Publish, now_ms: u64) -> Id {
@@ -444,12 +445,20 @@ impl Core {
     }
 }
 
-pub(super) fn no_connection(name: &str) -> FeedError {
+fn no_connection(name: &str) -> FeedError {
     FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
 }
 
+impl Core {
+    /// Reads a connection's name, which must be one that a shard could have given.
+    pub(super) fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
+        let id = connection_id(name)?;
+        if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }
+    }
+}
+
 /// Reads a connection's name.
-pub(super) fn connection_id(name: &str) -> Result<ConnectionId, FeedError> {
+fn connection_id(name: &str) -> Result<ConnectionId, FeedError> {
     name.parse().map_err(|()| no_connection(name))
 }
 

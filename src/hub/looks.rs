@@ -1,21 +1,23 @@
 //! Looking at channels and connections: the hub asks every shard and puts the answers together.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde_json::json;
 
 use crate::link::{Look, Seen, ShardMessage};
-use crate::logic::event::check_channel_name;
+use crate::logic::event::{ChannelName, check_channel_name};
 use crate::logic::json;
 use crate::logic::protocol::feed::{ChannelFilter, ConnectionFilter, FeedError, write_error, write_ok_with};
 
-use super::core::{Core, connection_id, no_connection};
+use super::core::Core;
 
 /// Channels that are looked at for one page.
 const PAGE_CELLS: u32 = 10_000;
 
 /// A question whose answers are being waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PendingLook {
     pub(super) missing: usize,
     what: What,
@@ -25,7 +27,7 @@ pub(super) struct PendingLook {
 }
 
 /// What the answers are put together to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum What {
     /// A list of connections, of so many at most.
     Connections { limit: usize, slowest_first: bool },
@@ -33,8 +35,6 @@ enum What {
     Connection(Box<str>),
     /// Channels, as far as the hub knows them, and where the next page begins.
     Channels { rows: Vec<serde_json::Value>, next: Option<u32> },
-    #[default]
-    Nothing,
 }
 
 impl Core {
@@ -43,7 +43,8 @@ impl Core {
         self.next_request += 1;
         let look = Arc::new(look);
         self.stage_all(|| ShardMessage::Look { request, look: look.clone() });
-        self.looks.insert(request, PendingLook { missing: self.shards.len(), what, ..PendingLook::default() });
+        let missing = self.shards.len();
+        self.looks.insert(request, PendingLook { missing, what, rows: Vec::new(), matched: 0, counts: Vec::new() });
         request
     }
 
@@ -55,43 +56,39 @@ impl Core {
 
     /// Asks for all about one connection.
     pub(super) fn look_at_connection(&mut self, name: &str) -> Result<u64, FeedError> {
-        let id = connection_id(name)?;
-        if usize::from(id.shard) >= self.shards.len() {
-            return Err(no_connection(name));
-        }
+        let id = self.connection_of_a_shard(name)?;
         Ok(self.ask_shards(Look::Connection(id), What::Connection(name.into())))
     }
 
     /// Asks how many subscribers some channels have.
     pub(super) fn look_at_channels(&mut self, filter: &ChannelFilter, now_ms: u64) -> u64 {
-        let rates = self.busiest.list(now_ms, usize::MAX);
+        let busiest = self.busiest.list(now_ms);
         let (indexes, next) = match filter {
             ChannelFilter::Busiest { limit } => {
-                let known = rates.iter().map(|(index, _)| *index).filter(|index| self.is_public(*index));
+                let known = busiest.iter().map(|(index, _)| *index).filter(|index| self.public_name(*index).is_some());
                 (known.take(*limit).collect(), None)
             }
             ChannelFilter::Named { prefix, cursor, limit } => self.page(prefix, *cursor, *limit),
         };
-        let rate = |index| rates.iter().find(|(other, _)| *other == index).map_or(0.0, |(_, rate)| *rate);
+        let rates: HashMap<u32, f64> = busiest.into_iter().collect();
         let row = |index: &u32| {
             let history = self.channels.history(*index);
             json!({
-                "channel": self.channels.get(*index).name.as_deref().unwrap_or_default(),
-                "events_per_second": (rate(*index) * 100.0).round() / 100.0,
+                "channel": self.public_name(*index).map(ArcStr::as_str),
+                "events_per_second": (rates.get(index).copied().unwrap_or(0.0) * 100.0).round() / 100.0,
                 "history_events": history.map_or(0, |history| history.len()),
                 "history_bytes": history.map_or(0, |history| history.bytes()),
                 "ended": self.channels.get(*index).ended,
             })
         };
         let rows = indexes.iter().map(row).collect();
-        let names = indexes.iter().filter_map(|index| self.channels.get(*index).name.clone()).collect();
+        let names = indexes.iter().filter_map(|index| self.public_name(*index).cloned()).collect();
         self.ask_shards(Look::Subscribers(names), What::Channels { rows, next })
     }
 
-    /// Whether there is a channel of that number, and it is not the server's own.
-    fn is_public(&self, index: u32) -> bool {
-        self.channels.has(index)
-            && self.channels.get(index).name.as_ref().is_some_and(|name| check_channel_name(name).is_ok())
+    /// The name of the channel of that number, if there is one and it is not the server's own.
+    fn public_name(&self, index: u32) -> Option<&ChannelName> {
+        self.channels.name_of(index).filter(|name| check_channel_name(name).is_ok())
     }
 
     /// Channels by name, and where the next page begins.
@@ -101,8 +98,7 @@ impl Core {
         let mut index = cursor.min(capacity);
         let end = index.saturating_add(PAGE_CELLS).min(capacity);
         while index < end && found.len() < limit {
-            let name = self.channels.get(index).name.as_ref();
-            if name.is_some_and(|name| name.starts_with(prefix)) && self.is_public(index) {
+            if self.public_name(index).is_some_and(|name| name.starts_with(prefix)) {
                 found.push(index);
             }
             index += 1;
@@ -165,7 +161,6 @@ impl Core {
                     json::write(&next, out);
                 });
             }
-            What::Nothing => {}
         }
     }
 }

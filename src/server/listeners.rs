@@ -114,8 +114,7 @@ impl Listeners {
         for Inherited { socket, .. } in all {
             let address = describe(&socket)?;
             if let Some(tcp) = socket.local_addr()?.as_socket() {
-                let is_open = ListenAddress::Tcp(tcp);
-                check_exposure(config, [&is_open]).map_err(StartError::Open)?;
+                check_exposure(config, [&ListenAddress::Tcp(tcp)]).map_err(StartError::Open)?;
                 socket::set_tcp_options(&socket, options)?;
                 if !self.addresses.contains(&tcp) {
                     self.addresses.push(tcp);
@@ -128,15 +127,11 @@ impl Listeners {
         }
         for (address, sockets) in by_address {
             info!(address, sockets = sockets.len(), "listening on what the service manager has opened");
-            for (index, listeners) in self.by_shard.iter_mut().enumerate() {
-                listeners.push(Listener::Inherited(sockets[index % sockets.len()].clone()));
-            }
-            // A socket that no shard takes from would swallow clients.
-            if sockets.len() > self.by_shard.len() {
-                for (index, socket) in sockets.iter().enumerate().skip(self.by_shard.len()) {
-                    let shard = index % self.by_shard.len();
-                    self.by_shard[shard].push(Listener::Inherited(socket.clone()));
-                }
+            let shards = self.by_shard.len();
+            // Every shard gets a socket, and every socket a shard: one that nobody takes from would swallow clients.
+            for index in 0..shards.max(sockets.len()) {
+                let socket = sockets[index % sockets.len()].clone();
+                self.by_shard[index % shards].push(Listener::Inherited(socket));
             }
         }
         Ok(())

@@ -22,17 +22,18 @@ impl LogFilter for Filter {
     }
 
     fn set(&self, directives: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(directives).map_err(|error| {
-            format!("{directives:?} is no level; write error, warn, info, debug, or directives: {error}")
-        })?;
-        self.0.reload(filter).map_err(|error| error.to_string())
+        self.0.reload(read(directives)?).map_err(|error| error.to_string())
     }
+}
+
+fn read(directives: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(directives)
+        .map_err(|error| format!("{directives:?} is no level; write error, warn, info, debug, or directives: {error}"))
 }
 
 /// Starts writing log lines, unless something in this process has done so already.
 pub(super) fn start(log: &Log) -> Result<Arc<dyn LogFilter>, StartError> {
-    let filter =
-        EnvFilter::try_new(&log.level).map_err(|error| StartError::LogLevel(log.level.clone(), error.to_string()))?;
+    let filter = read(&log.level).map_err(StartError::LogLevel)?;
     let (writer, is_terminal) = match log.output {
         LogOutput::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
         LogOutput::Stdout => (BoxMakeWriter::new(std::io::stdout), std::io::stdout().is_terminal()),

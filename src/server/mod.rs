@@ -84,8 +84,8 @@ pub enum StartError {
     #[error("[feed] {0} names {1:?}, but there is no such user on this host")]
     NoUser(&'static str, String),
     /// The level of the log makes no sense.
-    #[error("[log] level {0:?} is no level; write error, warn, info, debug, or directives: {1}")]
-    LogLevel(String, String),
+    #[error("[log] level {0}")]
+    LogLevel(String),
     /// Anything else the kernel says.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),

@@ -11,7 +11,7 @@ use crate::logic::wheel::Tick;
 use crate::sys::clock::unix_ms;
 
 use super::Shard;
-use super::connection::{Awaited, Peer, State};
+use super::connection::{Awaited, State};
 use super::counters::Reason;
 use super::identities::Known;
 use super::settings::TICK_MS;
@@ -134,7 +134,7 @@ impl Shard {
     /// Whether a connection may subscribe to a channel.
     pub(super) fn may_subscribe(&self, slot: u32, channel: &str) -> Result<(), Denied> {
         let is_open = self.keyring.is_none() && !self.asks_backend();
-        if is_open || self.connections[slot].peer == Peer::OWN || self.settings.config.namespace(channel).public {
+        if is_open || self.connections[slot].is_own() || self.settings.config.namespace(channel).public {
             return Ok(());
         }
         match self.identities.get(slot) {

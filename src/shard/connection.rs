@@ -290,6 +290,11 @@ impl Extra {
 }
 
 impl Connection {
+    /// Whether this process itself is at the other end.
+    pub(super) fn is_own(&self) -> bool {
+        self.peer == Peer::OWN
+    }
+
     /// What it needs at times, made if it is not there.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()

@@ -6,7 +6,7 @@ use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
-use super::connection::{Peer, State};
+use super::connection::State;
 use super::counters::Reason;
 
 /// Connections let go per tick, at least: few clients need no pace.
@@ -65,7 +65,7 @@ impl Shard {
                 left -= 1;
             }
             // Who looks after the server wants to see that.
-            if !drain.is_pause || self.connections[slot].peer != Peer::OWN {
+            if !drain.is_pause || !self.connections[slot].is_own() {
                 self.close(slot, Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
             }
         }

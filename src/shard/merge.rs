@@ -129,16 +129,14 @@ impl Shard {
         while left > 0
             && let Some((index, end)) = self.next_run(slot, &cursors)
         {
+            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
             let from = cursors[index];
             let to = end.min(from + left);
-            if left == taken as u64
-                && let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane)
-            {
+            if left == taken as u64 {
                 self.measure_delivery(lane, from);
             }
             left -= to - from;
             cursors[index] = to;
-            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
             self.move_cursor(slot, index, lane, from, to);
             let is_mid = self.channels.lanes[lane].log.frame_boundary(to) != to;
             self.connections[slot].set_mid_frame(is_mid.then_some(index));

@@ -97,7 +97,7 @@ impl Shard {
             "/events" => Route::Poll,
             "/healthz" => Route::Live,
             "/readyz" => Route::Ready,
-            "/figures" if self.connections[slot].peer == Peer::OWN => Route::Figures,
+            "/figures" if self.connections[slot].is_own() => Route::Figures,
             "/" if self.page.is_some() => Route::Page,
             "*" => Route::Any,
             path if !path.is_empty() && path == self.settings.config.diagnostics.echo_path => Route::Echo,
@@ -241,14 +241,13 @@ impl Shard {
         }
         self.enter_state(slot, state);
         self.connections[slot].deadline = 0;
-        let is_own = self.connections[slot].peer == Peer::OWN;
-        if !is_own {
+        if !self.connections[slot].is_own() {
             self.log_connected(slot, request, query);
         }
-        if !is_own && !self.connections[slot].flags.has(Flags::ECHO) {
+        let is_echo = self.connections[slot].flags.has(Flags::ECHO);
+        if !is_echo {
             self.tell_came(slot);
         }
-        let is_echo = self.connections[slot].flags.has(Flags::ECHO);
         if !is_echo && state == State::WebSocket && self.must_send_token(slot, query) {
             self.await_token(slot, query);
         } else if !is_echo {

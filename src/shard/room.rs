@@ -145,14 +145,19 @@ impl Room {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Says that no new clients are to come for now, or that they may again.
-    pub fn set_paused(&self, on: bool) {
-        self.paused.store(on, Ordering::Relaxed);
+    /// Says that no new clients are to come for now, or that they may again; returns what held before.
+    pub fn set_paused(&self, on: bool) -> bool {
+        self.paused.swap(on, Ordering::Relaxed)
+    }
+
+    /// Whether no new clients are to come for now.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// Whether new clients are welcome.
     pub fn is_ready(&self) -> bool {
-        let is_leaving = self.draining.load(Ordering::Relaxed) || self.paused.load(Ordering::Relaxed);
+        let is_leaving = self.draining.load(Ordering::Relaxed) || self.is_paused();
         self.ready.load(Ordering::Relaxed) && !is_leaving
     }
 

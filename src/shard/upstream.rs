@@ -13,7 +13,7 @@ use crate::logic::event::{Draft, check_channel_name};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::draft_of;
 
-use super::connection::{Flags, Peer, State};
+use super::connection::{Flags, State};
 use super::counters::Reason;
 use super::messages::{Refusal, refusal};
 use super::{Shard, connection_id};
@@ -144,7 +144,7 @@ impl Shard {
 
     /// Tells those who listen that a client has come.
     pub(super) fn tell_came(&mut self, slot: u32) {
-        if !self.upstream.listening.connections {
+        if !self.upstream.listening.connections || self.connections[slot].is_own() {
             return;
         }
         let who = self.speaker(slot);
@@ -157,7 +157,7 @@ impl Shard {
     /// Tells those who listen that a client has gone.
     pub(super) fn tell_gone(&mut self, slot: u32, reason: Reason) {
         let connection = &self.connections[slot];
-        let is_client = matches!(connection.state, State::Stream | State::WebSocket) && connection.peer != Peer::OWN;
+        let is_client = matches!(connection.state, State::Stream | State::WebSocket) && !connection.is_own();
         if self.upstream.listening.connections && is_client {
             let who = self.speaker(slot);
             self.tell_hub(HubMessage::Gone { who, reason: reason.name() });
