@@ -17,27 +17,18 @@ use server::{PATIENCE, Server};
 
 /// Chromium with its driver on a free port, and a profile of its own.
 struct Browser {
-    driver: Child,
+    driver: Driver,
     client: Client,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
-    async fn open(dark: bool) -> Browser {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the tests need chromedriver (Debian: chromium chromium-driver)");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next().expect("chromedriver says where it listens").unwrap();
-            if let Some(rest) = line.strip_prefix("ChromeDriver was started successfully on port ") {
-                break rest.trim_end_matches('.').parse::<u16>().unwrap();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
+    async fn open(url: &str) -> Browser {
+        Browser::open_in(url, false).await
+    }
+
+    async fn open_in(url: &str, dark: bool) -> Browser {
+        let driver = Driver::start();
         let profile = tempfile::tempdir().unwrap();
         let mut arguments: Vec<String> = [
             "--headless",
@@ -59,11 +50,12 @@ impl Browser {
         let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
+            .connect(&format!("http://127.0.0.1:{}", driver.port))
             .await
             .unwrap();
         let timeouts = fantoccini::wd::TimeoutConfiguration::new(Some(PATIENCE), Some(PATIENCE), None);
         client.update_timeouts(timeouts).await.unwrap();
+        client.goto(url).await.unwrap();
         Browser { driver, client, _profile: profile }
     }
 
@@ -93,17 +85,47 @@ impl Browser {
         std::fs::write(folder.join(name), picture).unwrap();
     }
 
-    async fn close(mut self) {
-        self.client.clone().close().await.unwrap();
-        self.driver.kill().unwrap();
-        self.driver.wait().unwrap();
+    async fn close(self) {
+        self.client.close().await.unwrap();
     }
 }
 
-impl Drop for Browser {
+/// What drives the browser, on a port of its own.
+struct Driver {
+    process: Child,
+    port: u16,
+}
+
+impl Driver {
+    /// The driver takes a port that is free on `::1`, wants the same on `127.0.0.1`, and ends where somebody has that:
+    /// then it is started again.
+    fn start() -> Driver {
+        let mut said = Vec::new();
+        for _ in 0..20 {
+            let mut process = Command::new("chromedriver")
+                .arg("--port=0")
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the tests need chromedriver (Debian: chromium chromium-driver)");
+            let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+            for line in lines.by_ref() {
+                if let Some(port) = line.strip_prefix("ChromeDriver was started successfully on port ") {
+                    let port = port.trim_end_matches('.').parse().unwrap();
+                    std::thread::spawn(move || lines.for_each(drop));
+                    return Driver { process, port };
+                }
+                said.push(line);
+            }
+            said.push(process.wait().unwrap().to_string());
+        }
+        panic!("chromedriver does not start: {said:#?}");
+    }
+}
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -122,8 +144,7 @@ async fn publish(server: &Server, channel: &str, name: Option<&str>, data: Value
 #[ignore = "needs a server that somebody else has set up"]
 async fn a_page_of_another_hosts_server_gets_an_event() {
     let url = std::env::var("RINGCAST_BROWSE").expect("RINGCAST_BROWSE says where the server is");
-    let browser = Browser::open(false).await;
-    browser.client.goto(&url).await.unwrap();
+    let browser = Browser::open(&url).await;
     let script = "
         const done = arguments[0];
         window.heard = '';
@@ -139,8 +160,7 @@ async fn a_page_of_another_hosts_server_gets_an_event() {
 #[tokio::test(flavor = "current_thread")]
 async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
     let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
-    let browser = Browser::open(false).await;
-    browser.client.goto(&format!("http://{}/", server.address)).await.unwrap();
+    let browser = Browser::open(&format!("http://{}/", server.address)).await;
     let script = "
         const done = arguments[0];
         window.seen = []; window.opened = 0;
@@ -177,9 +197,8 @@ async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_restart_of_the_server_loses_nothing_that_comes_after() {
     let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
-    let browser = Browser::open(false).await;
     let address = server.address;
-    browser.client.goto(&format!("http://{address}/")).await.unwrap();
+    let browser = Browser::open(&format!("http://{address}/")).await;
     let script = "
         const done = arguments[0];
         window.seen = []; window.gaps = []; window.opened = 0;
@@ -206,8 +225,7 @@ async fn pages_of_other_origins_read_with_credentials_only_where_they_may() {
     let config = format!("[http]\ncors_origins = [\"{origin}\"]\n[websocket]\norigins = [\"{origin}\"]");
     let open = Server::start(&config);
     let shut = Server::start("");
-    let browser = Browser::open(false).await;
-    browser.client.goto(&format!("{origin}/")).await.unwrap();
+    let browser = Browser::open(&format!("{origin}/")).await;
     let script = "
         const [base, done] = arguments;
         const source = new EventSource(base + '/sse?channel=a', { withCredentials: true });
@@ -235,8 +253,7 @@ async fn pages_of_other_origins_read_with_credentials_only_where_they_may() {
 #[tokio::test(flavor = "current_thread")]
 async fn web_sockets_and_polls_of_a_page_lose_nothing_over_a_cut() {
     let server = Server::start_with("", &["--demo"]);
-    let browser = Browser::open(false).await;
-    browser.client.goto(&format!("http://{}/", server.address)).await.unwrap();
+    let browser = Browser::open(&format!("http://{}/", server.address)).await;
     let script = "
         const done = arguments[0];
         window.ws = []; window.poll = []; window.position = ''; window.cuts = 0;
@@ -285,9 +302,8 @@ async fn the_dashboard_shows_what_happens() {
         })
         .collect();
     server.await_figure("sse", 30);
-    let browser = Browser::open(false).await;
+    let browser = Browser::open(&format!("http://{}/", server.admin)).await;
     browser.client.set_window_size(1200, 1000).await.unwrap();
-    browser.client.goto(&format!("http://{}/", server.admin)).await.unwrap();
     // Nothing is shown without the token.
     browser.await_true("document.getElementById('form').className === 'asked'").await;
     browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();
@@ -308,9 +324,8 @@ async fn the_dashboard_shows_what_happens() {
     assert_eq!(errors, "good");
     browser.close().await;
     // In the dark, on a phone: nothing is wider than the screen.
-    let browser = Browser::open(true).await;
+    let browser = Browser::open_in(&format!("http://{}/", server.admin), true).await;
     browser.client.set_window_size(500, 900).await.unwrap();
-    browser.client.goto(&format!("http://{}/", server.admin)).await.unwrap();
     browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();
     browser.await_true("document.getElementById('state').textContent === 'serving'").await;
     browser.await_true("document.documentElement.scrollWidth <= window.innerWidth").await;

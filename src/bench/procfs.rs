@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BenchError;
 use crate::sys::clock::unix_ms;
+use crate::sys::process::kib;
 
 /// The processor time that all threads of `pid` have used, in nanoseconds.
 ///
@@ -29,17 +30,17 @@ pub(crate) fn rss_anon(pid: u32) -> Result<u64, BenchError> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path)
         .map_err(|source| BenchError::Io { doing: format!("reading the server's memory in {path}"), source })?;
-    Ok(field(&status, "RssAnon:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024)
+    Ok(kib(&status, "RssAnon").unwrap_or(0))
 }
 
 /// What the kernel itself holds for sockets and the like: its slabs and the buffers of TCP, in bytes, of the host.
 pub(crate) fn kernel_bytes() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let slab = field(&meminfo, "Slab:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    let slab = kib(&meminfo, "Slab").unwrap_or(0);
     let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let tcp = field(&sockstat, "TCP:").and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
     // TCP's buffers are counted in pages.
-    slab * 1024 + tcp * 4096
+    slab + tcp * 4096
 }
 
 /// The processes that hold the socket which listens on a port, and so share the work of whoever listens there.
@@ -91,13 +92,12 @@ impl Host {
         let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");
-        let kib = field(&meminfo, "MemTotal:").and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
         let seconds = unix_ms() / 1000;
         Self {
             kernel,
             cpu: field(&cpuinfo, "model name").map_or_else(unknown, |name| name.trim_start_matches([':', ' ']).into()),
             cores: cores().len(),
-            memory_bytes: kib.unwrap_or(0) * 1024,
+            memory_bytes: kib(&meminfo, "MemTotal").unwrap_or(0),
             descriptors: descriptor_limit(),
             date: utc(seconds),
             version: env!("CARGO_PKG_VERSION").to_owned(),

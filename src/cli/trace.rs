@@ -1,7 +1,7 @@
 //! `ringcast trace`: one channel, user or connection as it happens.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -80,11 +80,11 @@ pub(super) fn run(args: &TraceArgs) -> Result {
 
 /// Hears what comes by itself, in a thread of its own.
 fn follow(
-    path: &PathBuf,
+    path: &Path,
     listen: Value,
     sender: Sender<std::result::Result<Value, FeedError>>,
 ) -> std::result::Result<(), FeedError> {
-    let mut feed = FeedClient::connect(Path::new(path))?;
+    let mut feed = FeedClient::connect(path)?;
     feed.call(listen)?;
     feed.wait_for_ever()?;
     std::thread::spawn(move || {

@@ -9,18 +9,16 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::link::HubMessage;
 
 use super::Control;
 use super::access::ApiError;
-use super::calls::{self, CallError, raw, text};
+use super::calls::{self, CallError, Feed};
 
 type Answer = Result<Json<calls::Answer>, ApiError>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
-type Members = Vec<(&'static str, Box<RawValue>)>;
 
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> ApiError {
@@ -42,9 +40,9 @@ fn bad(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "bad_field", message)
 }
 
-/// The parameters that were given, as members of a command.
-fn members<const N: usize>(all: [(&'static str, Option<Box<RawValue>>); N]) -> Members {
-    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+/// Asks the hub something in the feed's words; the answer is the feed's.
+async fn ask(feed: &Feed, op: &str, members: &impl Serialize) -> Answer {
+    Ok(Json(feed.call(op, members).await?))
 }
 
 fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
@@ -59,30 +57,32 @@ pub(super) async fn stats(State(control): State<Arc<Control>>) -> Response {
 }
 
 /// Which channels to show.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChannelsQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
 }
 
 /// Channels: the busiest, or all by name.
 pub(super) async fn channels(State(control): State<Arc<Control>>, query: Asked<ChannelsQuery>) -> Answer {
-    let query = asked(query)?;
-    let members = members([
-        ("prefix", query.prefix.map(|prefix| text(&prefix))),
-        ("cursor", query.cursor.map(|cursor| raw(&cursor))),
-        ("limit", query.limit.map(|limit| raw(&limit))),
-    ]);
-    Ok(Json(control.ask.call("channels", &members).await?))
+    ask(&control.ask, "channels", &asked(query)?).await
 }
 
 /// Which events to show.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HistoryQuery {
+    /// From the path.
+    #[serde(skip_deserializing)]
+    channel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
 }
 
@@ -92,47 +92,38 @@ pub(super) async fn history(
     Path(channel): Path<String>,
     query: Asked<HistoryQuery>,
 ) -> Answer {
-    let query = asked(query)?;
-    let members = members([
-        ("channel", Some(text(&channel))),
-        ("after", query.after.map(|after| text(&after))),
-        ("limit", query.limit.map(|limit| raw(&limit))),
-    ]);
-    Ok(Json(control.ask.call("history", &members).await?))
+    ask(&control.ask, "history", &HistoryQuery { channel, ..asked(query)? }).await
 }
 
 /// Who is on a channel.
 pub(super) async fn presence(State(control): State<Arc<Control>>, Path(channel): Path<String>) -> Answer {
-    Ok(Json(control.ask.call("presence", &[("channel", text(&channel))]).await?))
+    ask(&control.ask, "presence", &json!({ "channel": channel })).await
 }
 
 /// Which connections to show.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectionsQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     order: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
 }
 
 /// Connections.
 pub(super) async fn connections(State(control): State<Arc<Control>>, query: Asked<ConnectionsQuery>) -> Answer {
-    let query = asked(query)?;
-    let members = members([
-        ("channel", query.channel.map(|channel| text(&channel))),
-        ("user", query.user.map(|user| text(&user))),
-        ("address", query.address.map(|address| text(&address))),
-        ("order", query.order.map(|order| text(&order))),
-        ("limit", query.limit.map(|limit| raw(&limit))),
-    ]);
-    Ok(Json(control.ask.call("connections", &members).await?))
+    ask(&control.ask, "connections", &asked(query)?).await
 }
 
 /// All about one connection.
 pub(super) async fn connection(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Answer {
-    Ok(Json(control.ask.call("connection", &[("conn", text(&name))]).await?))
+    ask(&control.ask, "connection", &json!({ "conn": name })).await
 }
 
 /// A command's members as they were written: what is published must reach subscribers as it came.
@@ -145,11 +136,6 @@ fn body(bytes: &Bytes) -> Result<calls::Answer, ApiError> {
     }
 }
 
-async fn command(feed: &super::Feed, op: &str, body: calls::Answer) -> Answer {
-    let members: Vec<(&str, Box<RawValue>)> = body.iter().map(|(name, value)| (&**name, value.clone())).collect();
-    Ok(Json(feed.call(op, &members).await?))
-}
-
 /// Publishes an event, or several at once if there are `items`.
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, bytes: Bytes) -> Answer {
     let mut body = body(&bytes)?;
@@ -159,14 +145,15 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
         if is_batch || body.contains_key("key") {
             return Err(bad("the header Idempotency-Key goes with one event that has no key of its own"));
         }
-        body.insert("key".into(), text(key));
+        let key = serde_json::value::to_raw_value(key).map_err(|error| bad(error.to_string()))?;
+        body.insert("key".into(), key);
     }
-    command(&control.publish, if is_batch { "batch" } else { "publish" }, body).await
+    ask(&control.publish, if is_batch { "batch" } else { "publish" }, &body).await
 }
 
 /// Ends connections.
 pub(super) async fn kick(State(control): State<Arc<Control>>, bytes: Bytes) -> Answer {
-    command(&control.ask, "kick", body(&bytes)?).await
+    ask(&control.ask, "kick", &body(&bytes)?).await
 }
 
 /// Whether clients are sent away.

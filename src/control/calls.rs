@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::logic::json;
 
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -42,7 +45,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 /// A connection to the feed on which several commands may be under way.
 pub(super) struct Feed {
     /// Lines to be written. Another task writes them: a command that is given up must not leave half a line.
-    lines: mpsc::UnboundedSender<String>,
+    lines: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Waiting,
     next: AtomicU64,
 }
@@ -72,10 +75,10 @@ impl Feed {
             }
             lock(&answers).clear();
         });
-        let (lines, mut waiting_lines) = mpsc::unbounded_channel::<String>();
+        let (lines, mut waiting_lines) = mpsc::unbounded_channel::<Vec<u8>>();
         tokio::spawn(async move {
             while let Some(line) = waiting_lines.recv().await {
-                if writer.write_all(line.as_bytes()).await.is_err() {
+                if writer.write_all(&line).await.is_err() {
                     break;
                 }
             }
@@ -83,16 +86,14 @@ impl Feed {
         Ok(Feed { lines, waiting, next: AtomicU64::new(1) })
     }
 
-    /// Sends a command, whose members are given as JSON, and waits for its answer.
-    pub(super) async fn call(&self, op: &str, members: &[(&str, Box<RawValue>)]) -> Result<Answer, CallError> {
+    /// Sends a command with its members, an object, and waits for its answer.
+    pub(super) async fn call(&self, op: &str, members: &impl Serialize) -> Result<Answer, CallError> {
         let reference = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut line = format!("{{\"op\":\"{op}\",\"ref\":{reference}");
-        for (name, value) in members {
-            line.push_str(&format!(",{}:{}", Value::from(*name), value.get()));
-        }
-        // Within a value a line break is nothing but white space.
-        let mut line = line.replace(['\n', '\r'], " ");
-        line.push_str("}\n");
+        let mut line = Vec::new();
+        json::write(&Line { op, reference, members }, &mut line);
+        // Within a value that is sent as it came a line break is nothing but white space.
+        line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        line.push(b'\n');
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(reference, sender);
         let forget = Forget { waiting: &self.waiting, reference };
@@ -112,6 +113,16 @@ impl Feed {
     }
 }
 
+/// A command as it is sent.
+#[derive(Serialize)]
+struct Line<'a, M> {
+    op: &'a str,
+    #[serde(rename = "ref")]
+    reference: u64,
+    #[serde(flatten)]
+    members: &'a M,
+}
+
 /// Forgets a command whose answer nobody waits for any more.
 struct Forget<'a> {
     waiting: &'a Waiting,
@@ -122,14 +133,4 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         lock(self.waiting).remove(&self.reference);
     }
-}
-
-/// A text as JSON.
-pub(super) fn text(value: &str) -> Box<RawValue> {
-    raw(&value)
-}
-
-/// A value as JSON.
-pub(super) fn raw(value: &impl serde::Serialize) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -18,7 +18,6 @@ use crate::logic::event::{Draft, Kind};
 
 use super::Control;
 use super::access::ApiError;
-use super::calls::{raw, text};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Of these, how many until channels and connections are asked for again.
@@ -33,7 +32,7 @@ const HEAD_MAX: usize = 4096;
 /// Publishes the figures while somebody looks.
 pub(super) async fn publish(control: Arc<Control>) {
     let mut ticks = tokio::time::interval(EVERY);
-    let (mut channels, mut slowest) = (raw(&[(); 0]), raw(&[(); 0]));
+    let (mut channels, mut slowest) = ("[]".to_owned(), "[]".to_owned());
     let mut round = 0u32;
     loop {
         ticks.tick().await;
@@ -42,14 +41,13 @@ pub(super) async fn publish(control: Arc<Control>) {
             continue;
         }
         if round.is_multiple_of(LISTS_EVERY) {
-            channels = list(&control, "channels", &[("limit", raw(&ROWS))]).await;
-            slowest = list(&control, "connections", &[("limit", raw(&ROWS)), ("order", text("slowest"))]).await;
+            channels = list(&control, "channels", &json!({ "limit": ROWS })).await;
+            slowest = list(&control, "connections", &json!({ "limit": ROWS, "order": "slowest" })).await;
         }
         round = round.wrapping_add(1);
         let mut payload = b"{\"stats\":".to_vec();
         control.stats.write_json(&mut payload);
-        payload
-            .extend_from_slice(format!(",\"channels\":{},\"slowest\":{}}}", channels.get(), slowest.get()).as_bytes());
+        payload.extend_from_slice(format!(",\"channels\":{channels},\"slowest\":{slowest}}}").as_bytes());
         let draft = Draft { name: None, kind: Kind::Json, payload: payload.into() };
         control.to_hub.send(HubMessage::Figures(draft));
         control.to_hub.ring();
@@ -57,9 +55,9 @@ pub(super) async fn publish(control: Arc<Control>) {
 }
 
 /// What the hub lists; nothing if it does not answer.
-async fn list(control: &Control, what: &str, members: &[(&str, Box<RawValue>)]) -> Box<RawValue> {
-    let answer = control.ask.call(what, members).await;
-    answer.ok().and_then(|mut answer| answer.remove(what)).unwrap_or_else(|| raw(&[(); 0]))
+async fn list(control: &Control, what: &str, members: &Value) -> String {
+    let answer = control.ask.call(what, members).await.unwrap_or_default();
+    answer.get(what).map_or("[]", |list| list.get()).to_owned()
 }
 
 /// Counts one who looks.

@@ -341,7 +341,7 @@ impl Collector for Process {
         let about = "Anonymous memory in RAM";
         gauge("process_resident_memory", about, Some(Unit::Bytes), usage.memory_bytes as f64)?;
         let about = "Descriptors of the hub and the control thread; connections are in the shards' own tables";
-        gauge("process_open_fds", about, None, usage.descriptors as f64)?;
+        gauge("process_open_fds", about, None, process::descriptors() as f64)?;
         gauge("process_uptime", "Since the start", Some(Unit::Seconds), usage.uptime.as_secs_f64())?;
         let about = "Processor time of all threads";
         let seconds = ConstCounter::new(usage.cpu.as_secs_f64());

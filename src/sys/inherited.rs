@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::Socket;
 
+use super::socket::option;
+
 /// The first descriptor that is handed over.
 const FIRST: RawFd = 3;
 
@@ -48,14 +50,8 @@ pub fn take() -> io::Result<Vec<Inherited>> {
 
 /// Whether a descriptor is a listening stream socket.
 fn check(fd: RawFd) -> io::Result<()> {
-    let option = |option: libc::c_int| -> io::Result<libc::c_int> {
-        let mut value: libc::c_int = 0;
-        let mut length = size_of_val(&value) as libc::socklen_t;
-        // SAFETY: both pointers are to this stack frame; the kernel checks the descriptor.
-        let result =
-            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
-    };
+    // SAFETY: both options that this is called for are one `c_int`.
+    let option = |name| unsafe { option::<libc::c_int>(fd, libc::SOL_SOCKET, name) };
     let is_fit = option(libc::SO_TYPE)? == libc::SOCK_STREAM && option(libc::SO_ACCEPTCONN)? == 1;
     if is_fit { Ok(()) } else { Err(io::Error::other(format!("descriptor {fd} is no listening stream socket"))) }
 }

@@ -13,8 +13,6 @@ pub struct Usage {
     pub cpu: Duration,
     /// Since [`note_start`], or since this was asked first.
     pub uptime: Duration,
-    /// Descriptors in the table of the calling thread.
-    pub descriptors: u64,
 }
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -27,17 +25,21 @@ pub fn note_start() {
 /// Asks the kernel.
 pub fn usage() -> Usage {
     Usage {
-        memory_bytes: memory_bytes().unwrap_or(0),
+        memory_bytes: std::fs::read_to_string("/proc/self/status").map_or(0, |text| kib(&text, "RssAnon").unwrap_or(0)),
         cpu: cpu().unwrap_or_default(),
         uptime: STARTED.elapsed(),
-        descriptors: std::fs::read_dir("/proc/thread-self/fd").map_or(0, |list| list.count() as u64),
     }
 }
 
-fn memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+/// Descriptors in the table of the calling thread; 0 where /proc does not tell.
+pub fn descriptors() -> u64 {
+    std::fs::read_dir("/proc/thread-self/fd").map_or(0, |list| list.count() as u64)
+}
+
+/// A figure that the kernel gives in kB, as in /proc/meminfo and /proc/PID/status, in bytes.
+pub fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 fn cpu() -> io::Result<Duration> {
@@ -56,6 +58,13 @@ mod tests {
     #[test]
     fn a_process_uses_something() {
         let usage = usage();
-        assert!(usage.memory_bytes > 10_000 && usage.cpu > Duration::ZERO && usage.descriptors > 2, "{usage:?}");
+        assert!(usage.memory_bytes > 10_000 && usage.cpu > Duration::ZERO && descriptors() > 2, "{usage:?}");
+    }
+
+    #[test]
+    fn figures_in_kib_are_found_by_their_whole_name() {
+        let text = "MemTotalX:  1 kB\nMemTotal:       24684084 kB\nSlab: many\n";
+        assert_eq!(kib(text, "MemTotal"), Some(24_684_084 * 1024));
+        assert_eq!((kib(text, "Mem"), kib(text, "Slab")), (None, None));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -127,19 +127,22 @@ fn is_stale(path: &Path) -> bool {
 
 /// The process at the other end of a Unix socket; for a listener's, who called `listen`.
 pub fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
-    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = size_of_val(&credentials) as libc::socklen_t;
+    // SAFETY: a `ucred` is what this option is, and plain numbers.
+    let credentials = unsafe { option::<libc::ucred>(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED) };
+    credentials.ok().map(|credentials| credentials.pid)
+}
+
+/// A socket's option (getsockopt(2)). The kernel checks the descriptor.
+///
+/// # Safety
+/// `T` must be what the kernel writes for this option, and nothing but numbers: all zero must be one of its values.
+pub(super) unsafe fn option<T>(fd: RawFd, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+    // SAFETY: all zero is a `T`, as the caller promises.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: both pointers are to this stack frame, and the length says how much of it there is.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
-            &raw mut length,
-        )
-    };
-    (result == 0).then_some(credentials.pid)
+    let result = unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 /// The id of a group by its name or number, from /etc/group.
@@ -234,16 +237,8 @@ pub struct TcpState {
 /// # Errors
 /// If it is none.
 pub fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<TcpState> {
-    // SAFETY: `tcp_info` is plain numbers, for which all zero is a value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: both pointers are to this stack frame, and the length says how much of it there is.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: a `tcp_info` is what this option is, and plain numbers.
+    let info = unsafe { option::<libc::tcp_info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)? };
     let mut queued: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (tcp(7)) writes one `c_int`, which lives through the call.
     if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) } < 0 {

@@ -58,7 +58,7 @@ impl Question<'_> {
         findings.push(self.memory());
         findings.extend(self.settings());
         findings.extend(self.ports());
-        findings.extend(self.feed());
+        findings.push(self.feed());
         findings.push(self.threads());
         findings.push(self.clock());
         findings.extend(self.cards());
@@ -219,39 +219,33 @@ impl Question<'_> {
         })
     }
 
-    fn feed(&self) -> Vec<Finding> {
+    fn feed(&self) -> Finding {
         let path = &self.config.feed.path;
         let name = path.display();
         let Ok(metadata) = std::fs::symlink_metadata(path) else {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             return match folder.exists() {
-                true => vec![fine("feed", format!("{name} is not there yet: no server runs with this configuration"))],
-                false => vec![finding(
+                true => fine("feed", format!("{name} is not there yet: no server runs with this configuration")),
+                false => finding(
                     Severity::Note,
                     "feed",
                     format!("the folder {} is not there", folder.display()),
                     "the server makes it if it may",
                     "RuntimeDirectory= in the unit, or make it for the server's user".into(),
-                )],
+                ),
             };
         };
         let mode = metadata.mode() & 0o777;
         let text = format!("{name}, mode {mode:o}, user {}, group {}", metadata.uid(), metadata.gid());
         if !metadata.file_type().is_socket() {
             let change = "move it away, or set [feed] path".to_owned();
-            return vec![finding(
-                Severity::Fail,
-                "feed",
-                text,
-                "it is no socket, and the server does not start",
-                change,
-            )];
+            return finding(Severity::Fail, "feed", text, "it is no socket, and the server does not start", change);
         }
         if mode & 0o002 != 0 {
             let why = "every user of this host may publish to everybody";
-            return vec![finding(Severity::Warn, "feed", text, why, "set [feed] mode = \"0660\" and a group".into())];
+            return finding(Severity::Warn, "feed", text, why, "set [feed] mode = \"0660\" and a group".into());
         }
-        vec![fine("feed", text)]
+        fine("feed", text)
     }
 
     fn threads(&self) -> Finding {

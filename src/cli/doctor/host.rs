@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::sys::process::kib;
+
 /// A host.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -58,9 +60,7 @@ impl Host {
 
     /// A figure of /proc/meminfo, in bytes.
     pub(super) fn memory(&self, name: &str) -> Option<u64> {
-        let text = self.read("proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+        kib(&self.read("proc/meminfo")?, name)
     }
 
     /// The soft and the hard limit of descriptors of a process: a number, or `self`.
