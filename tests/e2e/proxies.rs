@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clients::{Http, Socket, Stream};
@@ -38,10 +39,20 @@ fn replace(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
+/// A port that nobody gets who asks for any (those begin at 32768), so that it is still free when the proxy has started.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let mut ports = std::iter::repeat_with(|| {
+        let number = std::process::id() * 8 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        20_000 + (number % 10_000) as u16
+    });
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 /// Starts a proxy with a configuration that is made for a free port.
 fn start(program: &str, configure: impl Fn(&Path, u16) -> Vec<String>) -> Proxy {
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let arguments = configure(folder.path(), port);
     let child = Command::new(program)
         .args(&arguments)
