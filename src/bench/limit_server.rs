@@ -1,7 +1,8 @@
 //! The yardstick: a bare loop that accepts, answers with a fixed head, and sends everything pending to each
-//! socket in turn. No channels, no history, no heartbeats, no limits: what remains is the kernel's price.
+//! socket in turn. No channels, no history, no heartbeats, no limits: what remains is the kernel's price. Or several such
+//! loops, as many as there are shards to compare with.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -36,8 +37,10 @@ struct Client {
 struct Loop {
     epoll: Epoll,
     listener: TcpListener,
-    feed: UnixListener,
+    feed: Option<UnixListener>,
     publisher: Option<UnixStream>,
+    /// The other loops, each as the publisher that it reads from.
+    others: Vec<UnixStream>,
     clients: Vec<Client>,
     head: Vec<u8>,
     dialect: Dialect,
@@ -61,20 +64,37 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
             Dialect::Sse
         }
     };
-    let mut bare = Loop {
-        epoll: Epoll::new()?,
-        listener: socket::listen_tcp(args.listen.into(), &options)?,
-        feed: socket::listen_unix(&args.feed, 0o600, None).map_err(io::Error::other)?,
-        publisher: None,
-        clients: Vec::new(),
-        head,
-        dialect,
-        log: Vec::new(),
-        last: Id::ZERO,
-        lines: LineSplitter::new(1 << 20),
+    let start = |feed: Option<UnixListener>, publisher: Option<UnixStream>| -> io::Result<Loop> {
+        let bare = Loop {
+            epoll: Epoll::new()?,
+            listener: socket::listen_tcp(args.listen.into(), &options)?,
+            feed,
+            publisher,
+            others: Vec::new(),
+            clients: Vec::new(),
+            head: head.clone(),
+            dialect,
+            log: Vec::new(),
+            last: Id::ZERO,
+            lines: LineSplitter::new(1 << 20),
+        };
+        bare.epoll.add(bare.listener.as_fd(), LISTENER, Interest::Readable)?;
+        if let Some(feed) = &bare.feed {
+            bare.epoll.add(feed.as_fd(), FEED, Interest::Readable)?;
+        }
+        if let Some(publisher) = &bare.publisher {
+            bare.epoll.add(publisher.as_fd(), PUBLISHER, Interest::Readable)?;
+        }
+        Ok(bare)
     };
-    bare.epoll.add(bare.listener.as_fd(), LISTENER, Interest::Readable)?;
-    bare.epoll.add(bare.feed.as_fd(), FEED, Interest::Readable)?;
+    let feed = socket::listen_unix(&args.feed, 0o600, None).map_err(io::Error::other)?;
+    let mut bare = start(Some(feed), None)?;
+    for _ in 1..args.loops {
+        let (to_other, publisher) = UnixStream::pair()?;
+        bare.others.push(to_other);
+        let mut other = start(None, Some(publisher))?;
+        std::thread::spawn(move || other.serve());
+    }
     bare.serve()
 }
 
@@ -125,7 +145,8 @@ impl Loop {
     }
 
     fn take_publisher(&mut self) -> io::Result<()> {
-        if let Some((fd, _)) = socket::accept(self.feed.as_fd())? {
+        let Some(feed) = &self.feed else { return Ok(()) };
+        if let Some((fd, _)) = socket::accept(feed.as_fd())? {
             self.epoll.add(fd.as_fd(), PUBLISHER, Interest::Readable)?;
             self.publisher = Some(fd.into());
         }
@@ -144,6 +165,9 @@ impl Loop {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         };
+        for other in &mut self.others {
+            other.write_all(&buffer[..length])?;
+        }
         self.lines.push(&buffer[..length]);
         let now_ms = unix_ms();
         while let Some(line) = self.lines.next_line() {

@@ -304,4 +304,7 @@ pub struct LimitServerArgs {
     /// How a WebSocket's events are framed.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
+    /// Loops, each a thread with its own part of the clients.
+    #[arg(long, default_value_t = 1)]
+    pub loops: u32,
 }

@@ -161,6 +161,7 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
     if kind.side == Side::Limit {
         command.args(["bench", "limit-server", "--listen", &address.to_string(), "--feed"]).arg(feed);
         command.args(["--transport", kind.clients.transport.name(), "--format", kind.clients.format.name()]);
+        command.args(["--loops", &kind.shards.to_string()]);
         return Ok(command);
     }
     let config = match &common.server_config {

@@ -7,8 +7,9 @@ use super::super::progress::Progress;
 use super::super::publisher::{Plan, flood};
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::{FanoutArgs, IngestArgs, SaturateArgs, ShardsArgs, SlowArgs};
+use super::super::target::Kind;
 use super::Bench;
-use super::world::{CLOSE_MAX, CONNECT_MAX, World, await_events, publish_aside, settle, subscription};
+use super::world::{CLOSE_MAX, CONNECT_MAX, World, settle, subscription};
 
 /// Subscribers and payload sizes of a fan-out sweep.
 const FANOUT_SUBSCRIBERS: [u32; 4] = [1_000, 4_000, 8_000, 15_000];
@@ -242,31 +243,31 @@ impl Bench<'_> {
             .set("shards", args.against_one);
         let clients = ClientArgs { transport: Transport::Sse, format: Format::Raw, reading: Reading::Count };
         let plan = Plan { events: args.events, per_second: 20.0, size: 128, channels: Vec::new() };
-        let progress = Progress::begin("shards", u64::from(self.rounds()) * 2);
+        let sides = || self.sides.iter().copied().filter(|side| matches!(side, Side::Server | Side::Limit));
+        let progress = Progress::begin("shards", u64::from(self.rounds()) * 2 * sides().count() as u64);
         for _ in 0..self.rounds() {
-            let mut cost = Vec::new();
-            for shards in [1, args.against_one] {
-                // Nobody is pinned in either, so that only the number of shards differs.
-                let kind = super::super::target::Kind { shards, pin: false, ..self.kind(Side::Server, clients) };
-                let world = self.connect_to(&kind, args.subscribers)?;
-                world.load.reset(Reading::Count, Sample::Last)?;
-                publish_aside(&world.target.feed, Plan { events: 1, ..plan.clone() }).wait()?;
-                await_events(&world.load, u64::from(args.subscribers))?;
-                let measured = world.deliver_more(&plan, args.subscribers, Reading::Count, Sample::Last)?;
-                let name = if shards == 1 { "one shard".to_owned() } else { format!("{shards} shards") };
-                let per_second = measured.delivered as f64 / measured.elapsed.as_secs_f64();
-                let cpu = measured.cpu_per_delivery();
-                report.add(Side::Server, &format!("processor per delivery, {name}"), "µs", cpu);
-                report.add(Side::Server, &format!("deliveries per second, {name}"), "", per_second);
-                progress.step(&format!("shards: {name}: {} µs per delivery", number(cpu)));
-                cost.push(cpu);
-                world.load.close(true, CLOSE_MAX)?;
-            }
-            if let [one, several] = cost[..] {
-                let gain = one / several * f64::from(args.against_one);
-                report.add(Side::Server, "deliveries for the same time of each core", "×", gain);
+            for side in sides() {
+                let mut cost = Vec::new();
+                for shards in [1, args.against_one] {
+                    // Nobody is pinned in either, so that only the number of shards differs.
+                    let kind = Kind { shards, pin: false, ..self.kind(side, clients) };
+                    let world = self.connect_to(&kind, args.subscribers)?;
+                    let measured = world.deliver(&plan, args.subscribers, Reading::Count, Sample::Last)?;
+                    let name = if shards == 1 { "one shard".to_owned() } else { format!("{shards} shards") };
+                    let per_second = measured.delivered as f64 / measured.elapsed.as_secs_f64();
+                    let cpu = measured.cpu_per_delivery();
+                    report.add(side, &format!("processor per delivery, {name}"), "µs", cpu);
+                    report.add(side, &format!("deliveries per second, {name}"), "", per_second);
+                    progress.step(&format!("shards: {}, {name}: {} µs per delivery", side.name(), number(cpu)));
+                    cost.push(cpu);
+                }
+                if let [one, several] = cost[..] {
+                    let gain = one / several * f64::from(args.against_one);
+                    report.add(side, "deliveries for the same time of each core", "×", gain);
+                }
             }
         }
+        report.note("the bare loop: as many of them as there are shards, each a thread with its part of the clients");
         report
             .note("clients share the cores, so that the gain is that of processor time per delivery, not of the clock");
         if args.against_one == 2 {
