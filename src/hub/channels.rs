@@ -4,7 +4,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 
 use crate::link::LocalChannel;
-use crate::logic::cells::{Cell, Cells, NONE, Pool};
+use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 use crate::logic::event::ChannelName;
 use crate::logic::history::{History, HistoryLimits};
 use crate::logic::id::Id;
@@ -91,6 +91,7 @@ pub(super) struct HubChannel {
 }
 
 const _: () = assert!(size_of::<HubChannel>() <= 32, "a million channels must fit");
+const _: () = assert!(wastes_nothing::<HubChannel>());
 
 impl Default for HubChannel {
     fn default() -> HubChannel {

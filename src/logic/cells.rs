@@ -7,8 +7,10 @@
 pub const NONE: u32 = u32::MAX;
 
 /// What a chunk weighs at most. The allocator serves blocks of more than 10 KiB from pages of 512 KiB, of which next
-/// to nothing is left over; of a page for blocks of 8 KiB an eighth is.
-const CHUNK_BYTES_MAX: usize = 20 * 1024;
+/// to nothing is left over; of a page for blocks of 8 KiB an eighth is. It adds to each block up to a size of its own,
+/// an eighth more on the average, which costs nothing where a chunk ends with a page of the kernel's: what is never
+/// touched is not there. The tables that grow large have such chunks, see [`wastes_nothing`].
+const CHUNK_BYTES_MAX: usize = 28 * 1024;
 
 /// How many cells of a size make a chunk: a power of two.
 const fn chunk(size: usize) -> usize {
@@ -17,6 +19,11 @@ const fn chunk(size: usize) -> usize {
         cells *= 2;
     }
     cells
+}
+
+/// Whether chunks of cells of this type are whole pages of the kernel's, as they should be where there are many.
+pub const fn wastes_nothing<T>() -> bool {
+    (chunk(size_of::<T>()) * size_of::<T>()).is_multiple_of(4096)
 }
 
 /// What can lie in a table.

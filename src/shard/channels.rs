@@ -10,7 +10,7 @@ use crate::logic::names::Names;
 use crate::logic::protocol::dialect::Dialect;
 use crate::logic::wheel::Tick;
 
-use crate::logic::cells::{Cell, Cells, NONE, Pool};
+use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 
 /// How the shard stands to the hub about a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub(super) struct Channel {
 }
 
 const _: () = assert!(size_of::<Channel>() <= 16, "a channel of its own for each connection must cost little");
+const _: () = assert!(wastes_nothing::<Channel>());
 
 impl Cell for Channel {
     fn link(&mut self) -> &mut u32 {
@@ -80,6 +81,7 @@ pub(super) struct Lane {
 }
 
 const _: () = assert!(size_of::<Lane>() <= 56, "a channel of its own for each connection must cost little");
+const _: () = assert!(wastes_nothing::<Lane>());
 
 impl Default for Lane {
     fn default() -> Lane {

@@ -12,7 +12,7 @@ use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::ws::Decoder;
 use crate::logic::wheel::Tick;
 
-use crate::logic::cells::{Cell, NONE};
+use crate::logic::cells::{Cell, NONE, wastes_nothing};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +178,7 @@ pub(super) struct Connection {
 }
 
 const _: () = assert!(size_of::<Connection>() == 80, "a connection's slot is what a million of them cost");
+const _: () = assert!(wastes_nothing::<Connection>());
 
 impl Default for Connection {
     fn default() -> Connection {
