@@ -24,6 +24,7 @@ use super::listeners::{Listeners, Outbox, Owed};
 use super::looks::PendingLook;
 use super::notify::Notify;
 use super::presence::Presence;
+use super::revocations::Revocations;
 
 /// What a page of missed events weighs at most.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -78,6 +79,7 @@ pub(super) struct Core {
     /// Who gets a copy of which channel's events.
     pub(super) traces: Vec<(ChannelName, Rc<Outbox>)>,
     pub(super) listeners: Listeners,
+    pub(super) revocations: Revocations,
     /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
     pub(super) held: Vec<Rc<Owed>>,
     pub(super) presence: Presence,
@@ -88,7 +90,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// A hub that has heard nothing yet, remembers no keys, and has no bound of channels and nobody to show figures to.
+    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, and has no bound of channels and nobody to show figures to.
     pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         Core {
             channels: HubChannels::new(shards.len(), ids.last(), history),
@@ -105,6 +107,7 @@ impl Core {
             busiest: Busiest::default(),
             traces: Vec::new(),
             listeners: Listeners::default(),
+            revocations: Revocations::default(),
             held: Vec::new(),
             presence: Presence::default(),
             drained: 0,
@@ -388,12 +391,15 @@ impl Core {
     }
 
     fn kick(&mut self, target: KickTarget, reason: &str, now_ms: u64) -> Result<u64, FeedError> {
+        let mut kept = Ok(());
         let target = match target {
             KickTarget::Channel(name) => Target::Channel(name),
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                Target::Token { id, until_s: until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S) }
+                let until_s = until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S);
+                kept = self.revocations.add(&id, until_s, now_ms / 1000);
+                Target::Token { id, until_s }
             }
             KickTarget::Subscription { user, channel } => Target::Subscription { user, channel },
         };
@@ -401,6 +407,7 @@ impl Core {
         self.next_request += 1;
         let reason: Arc<str> = reason.into();
         self.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
+        kept.map_err(|error| FeedError::new("not_kept", format!("revoked only until the server ends: {error}")))?;
         self.kicks.insert(request, PendingKick { missing: self.shards.len(), count: 0 });
         Ok(request)
     }

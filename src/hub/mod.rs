@@ -14,6 +14,7 @@ mod looks;
 mod notify;
 mod presence;
 mod publishers;
+pub mod revocations;
 
 use std::cell::RefCell;
 use std::io;
@@ -34,6 +35,7 @@ use crate::sys::readiness::Readiness;
 use core::Core;
 use ids::IdSource;
 use notify::Notify;
+use revocations::Revocations;
 
 pub use bare::BareHub;
 pub use channels::HistoryPolicy;
@@ -61,6 +63,8 @@ pub struct HubParts {
     pub history: HistoryPolicy,
     /// Where ids come from.
     pub ids: IdSource,
+    /// What was revoked before, and where it is written down.
+    pub revocations: Revocations,
     /// Its end of the queue from the shards.
     pub inbox: HubInbox,
     /// Its ends of the queues to the shards.
@@ -200,6 +204,7 @@ pub fn run(parts: HubParts) -> io::Result<()> {
         channels_max: parts.channels_max,
         figures: parts.figures,
         figures_writer: parts.figures_writer,
+        revocations: parts.revocations,
         ..Core::new(parts.ids, parts.shards, parts.history)
     };
     let answered = core.answered.clone();

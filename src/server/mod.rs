@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::stats::Stats;
 use crate::control::{self, ControlParts, LogFilter};
 use crate::hub::ids::{IdSource, MarkError};
+use crate::hub::revocations::{Revocations, RevocationsError};
 use crate::hub::{self, HubFigures, HubParts};
 use crate::link::{self, FIGURES_CHANNEL, HubInbox, HubMessage, ToHub, ToShard};
 use crate::logic::history::HistoryLimits;
@@ -74,6 +75,9 @@ pub enum StartError {
     /// The mark that keeps ids from going backwards cannot be used.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// The tokens that are revoked cannot be read or kept.
+    #[error(transparent)]
+    Revocations(#[from] RevocationsError),
     /// A shard or the hub cannot start.
     #[error("{0}")]
     Thread(String),
@@ -136,7 +140,7 @@ impl Server {
             );
         }
         let keyring = keys::load(&config.auth)?;
-        let ids = open_ids(config)?;
+        let (ids, revocations) = open_state(config)?;
         let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
         let readers = user_ids("readers", &config.feed.readers)?;
         let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
@@ -178,6 +182,7 @@ impl Server {
                 room: room.clone(),
                 figures: figures[index].clone(),
                 keyring: keyring.clone(),
+                revoked: revocations.known().clone(),
                 page: config.demo.then_some(demo::PAGE),
                 started: started_sender.clone(),
             });
@@ -192,7 +197,7 @@ impl Server {
             feed,
             vec![asked, published],
             (allowed_users, readers),
-            ids,
+            (ids, revocations),
             inbox,
             to_shards,
             hub_figures,
@@ -283,7 +288,7 @@ fn hub_parts(
     listener: UnixListener,
     own: Vec<UnixStream>,
     (allowed_users, readers): (Vec<u32>, Vec<u32>),
-    ids: IdSource,
+    (ids, revocations): (IdSource, Revocations),
     inbox: HubInbox,
     shards: Vec<ToShard>,
     figures: Arc<HubFigures>,
@@ -307,6 +312,7 @@ fn hub_parts(
             channel => policies.namespace(channel).history,
         }),
         ids,
+        revocations,
         inbox,
         shards,
         figures,
@@ -347,13 +353,15 @@ fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, StartError>
     Ok(Some(listener))
 }
 
-fn open_ids(config: &Config) -> Result<IdSource, StartError> {
+/// What outlives the process.
+fn open_state(config: &Config) -> Result<(IdSource, Revocations), StartError> {
     let folder = &config.server.state_dir;
     let failed = |source| StartError::State { path: folder.display().to_string(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
     // By the feed's name, so that several servers may share a directory.
     let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(IdSource::open(&folder.join(format!("{name}.ids")), unix_ms())?)
+    let ids = IdSource::open(&folder.join(format!("{name}.ids")), unix_ms())?;
+    Ok((ids, Revocations::open(&folder.join(format!("{name}.revoked")), unix_ms() / 1000)?))
 }
 
 /// Modes are checked when the configuration is read.

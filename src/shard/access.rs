@@ -77,7 +77,7 @@ impl Shard {
         let now_s = unix_ms() / 1000;
         let identity = self.keyring.as_ref().ok_or(TokenError::NoKey)?.verify(token, now_s)?;
         match &identity.token {
-            Some(id) if self.identities.is_revoked(id, now_s) => Err(TokenError::Revoked),
+            Some(id) if self.identities.revoked.contains(id, now_s) => Err(TokenError::Revoked),
             _ => Ok(identity),
         }
     }
@@ -235,7 +235,7 @@ impl Shard {
 
     /// Lets go of what has no effect any more.
     pub(super) fn tidy_access(&mut self) {
-        self.identities.tidy(unix_ms() / 1000);
+        self.identities.revoked.tidy(unix_ms() / 1000);
     }
 
     /// Takes a user's connections off a channel; returns how many subscriptions that were.

@@ -1,18 +1,14 @@
 //! Who the connections are that came with a token: beside the slots, so that those without one pay nothing.
 
-use std::collections::HashMap;
 use std::hash::RandomState;
 
 use arcstr::ArcStr;
 
-use crate::logic::auth::{Grants, GrantsPool};
+use crate::logic::auth::{Grants, GrantsPool, Revoked};
 use crate::logic::cells::NONE;
 use crate::logic::names::Names;
 use crate::logic::sparse::Sparse;
 use crate::logic::wheel::Tick;
-
-/// Revoked tokens that are remembered at most; the one that expires first makes room.
-const REVOKED_MAX: usize = 1_000_000;
 
 /// Whom a connection belongs to.
 #[derive(Clone, Debug)]
@@ -60,20 +56,8 @@ pub(super) struct Identities {
     /// By [`Index`]: of each name one connection, which leads to the others.
     first: [Names; 2],
     pool: GrantsPool,
-    /// Tokens that are refused, and until when, in seconds since 1970.
-    revoked: HashMap<ArcStr, u64>,
-}
-
-impl Default for Identities {
-    fn default() -> Identities {
-        let hasher = RandomState::new();
-        Identities {
-            entries: Sparse::default(),
-            first: [Names::new(hasher.clone()), Names::new(hasher)],
-            pool: GrantsPool::default(),
-            revoked: HashMap::new(),
-        }
-    }
+    /// Tokens that are refused.
+    pub(super) revoked: Revoked,
 }
 
 /// A connection's name in an index; it has one, or would not be there.
@@ -87,6 +71,17 @@ fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
 }
 
 impl Identities {
+    /// Nobody yet; some tokens are refused from the start.
+    pub(super) fn new(revoked: Revoked) -> Identities {
+        let hasher = RandomState::new();
+        Identities {
+            entries: Sparse::default(),
+            first: [Names::new(hasher.clone()), Names::new(hasher)],
+            pool: GrantsPool::default(),
+            revoked,
+        }
+    }
+
     /// Whom a connection belongs to, if it came with a token.
     pub(super) fn get(&self, slot: u32) -> Option<&Known> {
         self.entries.get(slot).map(|entry| &entry.known)
@@ -177,27 +172,6 @@ impl Identities {
     pub(super) fn of_token(&self, id: &str) -> Vec<u32> {
         self.all(Index::Token, id)
     }
-
-    /// Refuses a token until `until_s`.
-    pub(super) fn revoke(&mut self, id: ArcStr, until_s: u64) {
-        if self.revoked.len() >= REVOKED_MAX
-            && let Some(first) = self.revoked.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone())
-        {
-            self.revoked.remove(&first);
-        }
-        let until = self.revoked.entry(id).or_default();
-        *until = (*until).max(until_s);
-    }
-
-    /// Whether a token is refused.
-    pub(super) fn is_revoked(&self, id: &str, now_s: u64) -> bool {
-        self.revoked.get(id).is_some_and(|until| *until > now_s)
-    }
-
-    /// Forgets revocations of tokens that have expired since.
-    pub(super) fn tidy(&mut self, now_s: u64) {
-        self.revoked.retain(|_, until| *until > now_s);
-    }
 }
 
 #[cfg(test)]
@@ -221,7 +195,7 @@ mod tests {
         fn connections_are_found_by_user_and_by_token_until_they_go(
             steps in prop::collection::vec((0u32..300, prop::option::of(0u8..4), prop::option::of(0u8..4), any::<bool>()), 0..200)
         ) {
-            let mut identities = Identities::default();
+            let mut identities = Identities::new(Revoked::default());
             let mut model: Vec<(u32, Option<String>, Option<String>)> = Vec::new();
             for (slot, user, token, comes) in steps {
                 let (user, token) = (user.map(|n| format!("u{n}")), token.map(|n| format!("t{n}")));
@@ -242,15 +216,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_revoked_token_stays_so_until_it_expires() {
-        let mut identities = Identities::default();
-        identities.revoke("t".into(), 100);
-        identities.revoke("t".into(), 50);
-        assert!(identities.is_revoked("t", 99) && !identities.is_revoked("t", 100) && !identities.is_revoked("x", 0));
-        identities.tidy(100);
-        assert!(identities.revoked.is_empty());
     }
 }

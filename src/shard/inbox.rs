@@ -210,7 +210,7 @@ impl Shard {
             Target::Connection(id) => slots.extend(self.find(*id)),
             Target::User(user) => slots = self.identities.of_user(user),
             Target::Token { id, until_s } => {
-                self.identities.revoke(id.clone(), *until_s);
+                self.identities.revoked.add(id.clone(), *until_s);
                 slots = self.identities.of_token(id);
             }
             Target::Subscription { user, channel } => return self.unsubscribe_user(user, channel, reason),

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::link::{ConnectionId, FromHub, ToHub};
-use crate::logic::auth::Keyring;
+use crate::logic::auth::{Keyring, Revoked};
 use crate::logic::cells::Cells;
 use crate::logic::id::Id;
 use crate::logic::wheel::{Tick, Wheel};
@@ -105,6 +105,8 @@ pub struct ShardParts {
     pub figures: Arc<Published>,
     /// The keys by which tokens are verified; without any, none are asked for.
     pub keyring: Option<Arc<Keyring>>,
+    /// The tokens that were revoked before the start.
+    pub revoked: Revoked,
     /// What is shown at `/`, if anything is.
     pub page: Option<&'static str>,
     /// Told once the shard serves, or why it cannot.
@@ -234,7 +236,7 @@ impl Shard {
             held_by: None,
             room: parts.room,
             keyring: parts.keyring,
-            identities: Identities::default(),
+            identities: Identities::new(parts.revoked),
             talk: Talk::default(),
             upstream: Upstream::default(),
             page: parts.page,

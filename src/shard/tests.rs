@@ -12,6 +12,7 @@ use super::*;
 use crate::hub::BareHub;
 use crate::hub::ids::IdSource;
 use crate::link::{HubInbox, to_hub, to_shard};
+use crate::logic::auth::Revoked;
 use crate::logic::history::HistoryLimits;
 use crate::logic::protocol::feed::parse;
 
@@ -90,6 +91,7 @@ impl Model {
             to_hub,
             figures: Arc::default(),
             keyring: None,
+            revoked: Revoked::default(),
             page: None,
             started,
         };

@@ -168,6 +168,36 @@ fn users_and_tokens_are_kicked_on_every_shard() {
 }
 
 #[test]
+fn a_revoked_token_stays_refused_after_a_crash() {
+    let server = Server::start_with(KEYS, &["--shards", "2"]);
+    let of = |jti: &str| token(json!({ "sub": "u", "jti": jti, "channels": ["*"] }));
+    let target = |jti: &str| format!("/poll?channel=a&wait=0&token={}", of(jti));
+    assert_eq!(kick(&server, json!({ "op": "kick", "jti": "lost", "expires": now() + 60 }), "kicked"), 0);
+    let server = Server::start_in(server.crash(), KEYS, &["--shards", "2"]);
+    for _ in 0..6 {
+        let answer = get(server.address, &target("lost"));
+        assert_eq!(
+            (answer.status, answer.json()["error"]["message"].as_str().unwrap()),
+            (401, "the token has been revoked")
+        );
+    }
+    assert_eq!(get(server.address, &target("other")).status, 200);
+}
+
+#[test]
+fn a_revocation_that_cannot_be_written_down_holds_and_says_so() {
+    let server = Server::start(KEYS);
+    // In the way of the file that would be made.
+    std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
+    let error = server.feed().call(json!({ "op": "kick", "jti": "lost", "ref": 1 })).unwrap_err().to_string();
+    assert!(error.contains("revoked only until the server ends: cannot write "), "{error}");
+    let token = token(json!({ "sub": "u", "jti": "lost", "channels": ["*"] }));
+    eventually("it is refused", || {
+        (get(server.address, &format!("/poll?channel=a&wait=0&token={token}")).status == 401).then_some(())
+    });
+}
+
+#[test]
 fn a_user_is_taken_off_a_channel() {
     let server = Server::start(KEYS);
     let token = token(json!({ "sub": "u", "channels": ["*"] }));

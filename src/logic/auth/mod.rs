@@ -2,6 +2,8 @@
 
 mod grants;
 mod keyring;
+mod revoked;
 
 pub use grants::{Grants, GrantsPool, Pattern};
 pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, Rules, TokenError};
+pub use revoked::Revoked;

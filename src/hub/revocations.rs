@@ -1,0 +1,210 @@
+//! Revoked tokens on disk, so that they stay refused after a restart.
+//!
+//! A line for each, `SECONDS "ID"`, is appended when it is revoked, and is there even if the process ends right after.
+//! What is over is left out when the file is written anew: at a start, and whenever it has grown to twice what was left.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use arcstr::ArcStr;
+
+use crate::logic::auth::Revoked;
+
+/// Lines that a file may have before it is written anew.
+const LINES_MIN: usize = 1024;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RevocationsError {
+    /// Reading or writing failed.
+    #[error("cannot {what} {path}, which keeps revoked tokens refused: {source}")]
+    Io {
+        /// "read" or "write".
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error(
+        "line {line} of {path} should be seconds since 1970 and a token's id in quotes; remove the line, or the file"
+    )]
+    Malformed {
+        /// The file.
+        path: String,
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+/// What is revoked, here and on disk; by default here only.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    known: Revoked,
+    path: Option<PathBuf>,
+    /// Open once something was revoked.
+    file: Option<File>,
+    lines: usize,
+    /// From how many lines on all is written anew.
+    lines_max: usize,
+}
+
+impl Revocations {
+    /// Reads what was revoked before and is not over at `now_s`, in seconds since 1970.
+    pub fn open(path: &Path, now_s: u64) -> Result<Revocations, RevocationsError> {
+        let mut revocations = Revocations { path: Some(path.into()), lines_max: LINES_MIN, ..Revocations::default() };
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
+            Err(source) => return Err(failed("read", path, source)),
+        };
+        // What follows the last line's end was being written when the host lost its power.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        for (index, line) in whole.lines().enumerate() {
+            let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
+            let (id, until_s) = parse(line).ok_or_else(malformed)?;
+            revocations.known.add(id, until_s);
+        }
+        revocations.known.tidy(now_s);
+        revocations.write_all(path).map_err(|source| failed("write", path, source))?;
+        Ok(revocations)
+    }
+
+    /// All that is refused.
+    pub fn known(&self) -> &Revoked {
+        &self.known
+    }
+
+    /// Remembers a token as refused until `until_s`.
+    ///
+    /// # Errors
+    /// If it cannot be written; it is remembered all the same, until the process ends.
+    pub fn add(&mut self, id: &ArcStr, until_s: u64, now_s: u64) -> Result<(), RevocationsError> {
+        self.known.add(id.clone(), until_s);
+        let Some(path) = self.path.clone() else { return Ok(()) };
+        let written = if self.lines >= self.lines_max {
+            self.known.tidy(now_s);
+            self.write_all(&path)
+        } else {
+            self.append(&path, &line(id, until_s))
+        };
+        written.map_err(|source| {
+            // Half a line may be there: the next time all is written.
+            self.lines_max = 0;
+            failed("write", &path, source)
+        })
+    }
+
+    fn append(&mut self, path: &Path, line: &str) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(create(path)?),
+        };
+        file.write_all(line.as_bytes())?;
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Writes beside the file and renames, so that a crash leaves the old file or the new one.
+    fn write_all(&mut self, path: &Path) -> io::Result<()> {
+        let beside = path.with_extension("revoked.new");
+        let text: String = self.known.iter().map(|(id, until_s)| line(id, until_s)).collect();
+        // Left behind by a crash.
+        let _ = fs::remove_file(&beside);
+        create(&beside)?.write_all(text.as_bytes())?;
+        fs::rename(&beside, path)?;
+        self.file = None;
+        self.lines = self.known.len();
+        self.lines_max = LINES_MIN.max(self.lines * 2);
+        Ok(())
+    }
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> RevocationsError {
+    RevocationsError::Io { what, path: path.display().to_string(), source }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn line(id: &str, until_s: u64) -> String {
+    format!("{until_s} {}\n", serde_json::Value::from(id))
+}
+
+fn parse(line: &str) -> Option<(ArcStr, u64)> {
+    let (until_s, id) = line.split_once(' ')?;
+    Some((serde_json::from_str::<String>(id).ok()?.into(), until_s.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(revocations: &Revocations) -> Vec<(String, u64)> {
+        let mut ids: Vec<_> = revocations.known().iter().map(|(id, until)| (id.to_string(), until)).collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn what_was_revoked_is_known_after_a_crash_until_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.revoked");
+        let mut revocations = Revocations::open(&path, 100).unwrap();
+        assert!(!path.exists(), "nothing is written where nothing is revoked");
+        revocations.add(&"a".into(), 200, 100).unwrap();
+        revocations.add(&"two\nlines \"and\" ü".into(), 300, 100).unwrap();
+        drop(revocations);
+        let mut after = Revocations::open(&path, 150).unwrap();
+        assert_eq!(ids(&after), [("a".into(), 200), ("two\nlines \"and\" ü".into(), 300)]);
+        after.add(&"b".into(), 400, 150).unwrap();
+        drop(after);
+        let after = Revocations::open(&path, 200).unwrap();
+        assert_eq!(ids(&after), [("b".into(), 400), ("two\nlines \"and\" ü".into(), 300)]);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2, "what is over is left out");
+    }
+
+    #[test]
+    fn half_a_line_at_the_end_is_left_out_and_any_other_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.revoked");
+        fs::write(&path, "200 \"a\"\n300 \"b").unwrap();
+        assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), [("a".into(), 200)]);
+        fs::write(&path, "200 \"a\"\nnonsense\n").unwrap();
+        let error = Revocations::open(&path, 100).unwrap_err();
+        assert!(matches!(error, RevocationsError::Malformed { line: 2, .. }), "{error}");
+        fs::write(&path, "200 \"a\"").unwrap();
+        assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), []);
+    }
+
+    #[test]
+    fn the_file_does_not_grow_with_what_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.revoked");
+        let mut revocations = Revocations::open(&path, 0).unwrap();
+        for second in 0..5_000 {
+            revocations.add(&format!("t{second}").into(), second + 10, second).unwrap();
+        }
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < 3 * LINES_MIN, "{lines} lines for 10 that are not over");
+        assert!(revocations.known().contains("t4999", 5_000));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused_all_the_same_and_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let path = state.join("x.revoked");
+        let mut revocations = Revocations::open(&path, 0).unwrap();
+        let error = revocations.add(&"a".into(), 10, 0).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        assert!(revocations.known().contains("a", 0));
+        fs::create_dir(&state).unwrap();
+        revocations.add(&"b".into(), 10, 0).unwrap();
+        assert_eq!(ids(&Revocations::open(&path, 0).unwrap()), [("a".into(), 10), ("b".into(), 10)]);
+    }
+}

@@ -1,0 +1,67 @@
+//! Tokens that are refused although they verify.
+
+use std::collections::HashMap;
+
+use arcstr::ArcStr;
+
+/// Revoked tokens that are remembered at most; the one that expires first makes room.
+const REVOKED_MAX: usize = 1_000_000;
+
+/// Revoked tokens by their ids (`jti`, RFC 7519 section 4.1.7), and until when they are refused, in seconds since 1970.
+#[derive(Clone, Debug, Default)]
+pub struct Revoked(HashMap<ArcStr, u64>);
+
+impl Revoked {
+    /// Refuses a token until `until_s`, or longer if it is refused for longer.
+    pub fn add(&mut self, id: ArcStr, until_s: u64) {
+        if self.0.len() >= REVOKED_MAX
+            && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone())
+        {
+            self.0.remove(&first);
+        }
+        let until = self.0.entry(id).or_default();
+        *until = (*until).max(until_s);
+    }
+
+    /// Whether a token is refused.
+    pub fn contains(&self, id: &str, now_s: u64) -> bool {
+        self.0.get(id).is_some_and(|until| *until > now_s)
+    }
+
+    /// Forgets tokens that have expired since.
+    pub fn tidy(&mut self, now_s: u64) {
+        self.0.retain(|_, until| *until > now_s);
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&ArcStr, u64)> {
+        self.0.iter().map(|(id, until)| (id, *until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_token_stays_so_until_it_expires() {
+        let mut revoked = Revoked::default();
+        revoked.add("t".into(), 100);
+        revoked.add("t".into(), 50);
+        assert!(revoked.contains("t", 99) && !revoked.contains("t", 100) && !revoked.contains("x", 0));
+        revoked.tidy(99);
+        assert_eq!(revoked.len(), 1);
+        revoked.tidy(100);
+        assert!(revoked.is_empty());
+    }
+}
