@@ -74,7 +74,14 @@ enum ConfigCommand {
         file: PathBuf,
     },
     /// Print the configuration that `serve` with the same flags would run with.
-    Print(ServeArgs),
+    Print {
+        /// Its flags.
+        #[command(flatten)]
+        args: Box<ServeArgs>,
+        /// Shows secrets and tokens too, which are left out otherwise.
+        #[arg(long)]
+        secrets: bool,
+    },
 }
 
 /// Where the feed is.
@@ -104,7 +111,7 @@ pub fn main() -> ExitCode {
         Command::Kick(args) => admin::kick(&args),
         Command::Stats(args) => admin::stats(&args),
         Command::Config(ConfigCommand::Check { file }) => config_check(&file),
-        Command::Config(ConfigCommand::Print(args)) => config_print(&args),
+        Command::Config(ConfigCommand::Print { args, secrets }) => config_print(&args, secrets),
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Doctor(args) => match doctor::run(&args) {
@@ -142,9 +149,13 @@ fn config_check(file: &std::path::Path) -> Result {
     Ok(())
 }
 
-fn config_print(args: &ServeArgs) -> Result {
+fn config_print(args: &ServeArgs, secrets: bool) -> Result {
     use std::io::Write;
-    Ok(std::io::stdout().write_all(config::load(args, &environment)?.to_toml().as_bytes())?)
+    let mut config = config::load(args, &environment)?;
+    if !secrets {
+        config.hide_secrets();
+    }
+    Ok(std::io::stdout().write_all(config.to_toml().as_bytes())?)
 }
 
 #[cfg(test)]

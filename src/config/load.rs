@@ -235,7 +235,12 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+const HIDDEN_PROBLEM: &str = "must have the secret itself where what was printed says (hidden)";
+
 fn check_admin(config: &Config) -> Result<(), ConfigError> {
+    if config.admin.token == HIDDEN {
+        return Err(value("[admin] token", HIDDEN_PROBLEM));
+    }
     let address = match config.admin.listen.as_str() {
         "off" => return Ok(()),
         text => text.parse::<std::net::SocketAddr>(),
@@ -252,6 +257,9 @@ fn check_admin(config: &Config) -> Result<(), ConfigError> {
 
 fn check_auth(config: &Config) -> Result<(), ConfigError> {
     for key in &config.auth.keys {
+        if key.secret == HIDDEN {
+            return Err(value("[auth] keys", HIDDEN_PROBLEM));
+        }
         let forms = [
             !key.secret.is_empty(),
             !key.pem.is_empty(),
@@ -285,7 +293,19 @@ fn check_auth(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// What stands for a secret that is not shown. As a secret it is refused: else a file made of what was shown would let
+/// in whoever has seen this.
+const HIDDEN: &str = "(hidden)";
+
 impl Config {
+    /// Puts something else for every secret.
+    pub fn hide_secrets(&mut self) {
+        let keys = self.auth.keys.iter_mut().map(|key| &mut key.secret);
+        for secret in keys.chain([&mut self.admin.token]).filter(|secret| !secret.is_empty()) {
+            *secret = HIDDEN.into();
+        }
+    }
+
     /// The configuration as a file that would bring it about.
     pub fn to_toml(&self) -> String {
         // Every type in it is a table, a list, a number, a boolean or text, so nothing can fail to be written.
@@ -296,6 +316,23 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TokenKey;
+
+    #[test]
+    fn hidden_secrets_are_neither_shown_nor_taken_for_secrets() {
+        let mut config = Config::default();
+        config.admin.token = "the admin's".into();
+        config.auth.keys = vec![TokenKey { alg: "HS256".into(), secret: "everybody's".into(), ..TokenKey::default() }];
+        check_admin(&config).and_then(|()| check_auth(&config)).unwrap();
+        config.hide_secrets();
+        let text = config.to_toml();
+        assert!(!text.contains("the admin's") && !text.contains("everybody's"), "{text}");
+        check_admin(&config).unwrap_err();
+        check_auth(&config).unwrap_err();
+        let mut without = Config::default();
+        without.hide_secrets();
+        assert_eq!(without, Config::default());
+    }
 
     fn none(_: &str) -> Option<String> {
         None
