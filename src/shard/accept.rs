@@ -129,7 +129,7 @@ impl Shard {
         }
         for _ in 0..REPORTS_MAX {
             let more = self.take_completions()?;
-            // Ending a poll brings its last word, after which the slot is free.
+            // Shutting a connection down brings its polls' last words, after which the slot is free.
             self.ring.submit()?;
             if !more && !self.take_completions()? {
                 break;
@@ -177,11 +177,9 @@ impl Shard {
         }
     }
 
-    /// Fills a free slot and arms its poll.
+    /// Fills a free slot and waits for what comes.
     fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State) -> u32 {
         let slot = self.connections.take();
-        let user_data = self.user_data(slot);
-        let armed = self.ring.arm_poll(fd.as_fd(), super::POLLED, user_data);
         let connection = &mut self.connections[slot];
         let generation = connection.generation;
         *connection = super::Connection {
@@ -193,11 +191,8 @@ impl Shard {
             peer,
             ..super::Connection::default()
         };
-        match armed {
-            Ok(()) => connection.flags.set(Flags::ARMED),
-            Err(error) => self.failure = Some(error),
-        }
         self.enter_state(slot, state);
+        self.await_input(slot);
         slot
     }
 

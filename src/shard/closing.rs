@@ -107,6 +107,10 @@ impl Shard {
         self.connections[slot].extra = None;
         let deadline = self.now + self.settings.linger;
         self.set_deadline(slot, deadline);
+        if !self.connections[slot].flags.has(Flags::ARMED) {
+            // Its end may have come already.
+            self.read_later(slot);
+        }
     }
 
     fn record_end(&mut self, slot: u32, reason: Reason) {
@@ -149,14 +153,12 @@ impl Shard {
         }
         self.forget(slot);
         self.enter_state(slot, State::Dead);
-        self.connections[slot].extra = None;
-        if flags.has(Flags::ARMED) {
-            let user_data = self.user_data(slot);
-            if let Err(error) = self.ring.disarm_poll(user_data) {
-                self.failure = Some(error);
-            }
-        } else {
-            self.graves.push(slot);
+        let connection = &mut self.connections[slot];
+        connection.extra = None;
+        match &connection.fd {
+            // What is polled is told, and says its last word.
+            Some(fd) if flags.has(Flags::ARMED | Flags::ARMED_OUT) => socket::shutdown(fd.as_fd()),
+            _ => self.graves.push(slot),
         }
     }
 
@@ -169,7 +171,7 @@ impl Shard {
         self.connections.give_back(slot);
     }
 
-    /// Frees the slots of connections that died without a poll.
+    /// Frees the slots of connections that died while nothing was polled.
     pub(super) fn bury_all(&mut self) {
         while let Some(slot) = self.graves.pop() {
             if self.connections[slot].state == State::Dead {

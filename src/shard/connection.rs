@@ -40,10 +40,10 @@ pub(super) enum State {
 
 /// Single facts about a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u16);
+pub(super) struct Flags(u32);
 
 impl Flags {
-    /// The kernel has no room: wait until it says that there is.
+    /// The kernel has no room, or no memory: nothing is sent until there is.
     pub(super) const BLOCKED: Flags = Flags(1);
     /// The first subscription with `mid` set has a frame sent in part; its rest comes before anything else.
     pub(super) const MID_FRAME: Flags = Flags(1 << 1);
@@ -53,7 +53,7 @@ impl Flags {
     pub(super) const QUEUED: Flags = Flags(1 << 3);
     /// Part of the batch that is being put together.
     pub(super) const PLANNED: Flags = Flags(1 << 4);
-    /// Its poll is armed on the ring.
+    /// The ring reports when there is something to read, or when it is over.
     pub(super) const ARMED: Flags = Flags(1 << 5);
     /// Missed events are being sent; live ones wait.
     pub(super) const REPLAYING: Flags = Flags(1 << 6);
@@ -73,6 +73,8 @@ impl Flags {
     pub(super) const UNREAD: Flags = Flags(1 << 13);
     /// Has been written to the log as connected, so its end is written too.
     pub(super) const LOGGED: Flags = Flags(1 << 14);
+    /// The ring reports when there is room again.
+    pub(super) const ARMED_OUT: Flags = Flags(1 << 16);
     /// Is only there to be told that there is no room.
     pub(super) const REFUSED: Flags = Flags(1 << 15);
 

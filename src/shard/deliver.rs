@@ -208,9 +208,11 @@ impl Shard {
             if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM {
                 self.counters.sends_blocked += 1;
                 self.counters.sends_refused += 1;
-                self.connections[slot].flags.set(Flags::BLOCKED);
-                if result != -libc::EAGAIN {
-                    // No edge will tell when there is memory again: the clock asks.
+                if result == -libc::EAGAIN {
+                    self.await_room(slot);
+                } else {
+                    // Nobody tells when there is memory again: the clock asks.
+                    self.connections[slot].flags.set(Flags::BLOCKED);
                     self.starved.push(slot);
                 }
             } else {
@@ -235,7 +237,7 @@ impl Shard {
         };
         if taken < planned {
             self.counters.sends_blocked += 1;
-            self.connections[slot].flags.set(Flags::BLOCKED);
+            self.await_room(slot);
         } else if !self.is_caught_up(slot) {
             self.queue(slot);
         }

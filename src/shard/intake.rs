@@ -9,7 +9,7 @@ use crate::sys::socket;
 
 use super::connection::{Flags, State};
 use super::counters::Reason;
-use super::{COMPLETIONS_PER_TURN, INBOX, NUDGE, POLLED, Shard};
+use super::{COMPLETIONS_PER_TURN, FOR_ROOM, GENERATION_MASK, INBOX, NUDGE, POLLED, Shard};
 
 /// Reads of one connection in one turn.
 const READS_MAX: usize = 4;
@@ -25,49 +25,68 @@ impl Shard {
                 INBOX => {
                     self.inbox_waits = true;
                     if !completion.armed {
-                        self.ring.arm_poll(self.from_hub.wake.as_fd(), ring::POLL_IN, INBOX)?;
+                        self.ring.arm_multishot_poll(self.from_hub.wake.as_fd(), INBOX)?;
                     }
                 }
-                _ => self.on_poll(completion)?,
+                _ => self.on_poll(completion),
             }
         }
         self.completions = completions;
         Ok(more)
     }
 
-    fn on_poll(&mut self, completion: Completion) -> io::Result<()> {
+    fn on_poll(&mut self, completion: Completion) {
         let slot = completion.user_data as u32;
-        let generation = (completion.user_data >> 32) as u32;
+        let generation = (completion.user_data >> 32) as u32 & GENERATION_MASK;
         let is_current = self.connections.get(slot).is_some_and(|connection| connection.generation == generation);
         if !is_current {
             debug_assert!(false, "a slot is free only after its last completion");
-            return Ok(());
+            return;
         }
-        let state = self.connections[slot].state;
-        if !completion.armed {
-            if state == State::Dead {
+        let connection = &mut self.connections[slot];
+        let is_for_room = completion.user_data & FOR_ROOM != 0;
+        connection.flags.clear(if is_for_room { Flags::ARMED_OUT } else { Flags::ARMED });
+        if connection.state == State::Dead {
+            if !connection.flags.has(Flags::ARMED | Flags::ARMED_OUT) {
                 self.bury(slot);
-                return Ok(());
             }
-            // A full completion queue ends polls; they are simply armed again.
-            if let Some(fd) = &self.connections[slot].fd {
-                self.ring.arm_poll(fd.as_fd(), POLLED, completion.user_data)?;
-            }
-        }
-        if state == State::Dead {
-            return Ok(());
-        }
-        let ready = u32::try_from(completion.result).unwrap_or(ring::POLL_ERR);
-        if ready & ring::POLL_OUT != 0 && self.connections[slot].flags.has(Flags::BLOCKED) {
-            self.connections[slot].flags.clear(Flags::BLOCKED);
+        } else if is_for_room {
+            // Or it is over, which sending will show.
+            connection.flags.clear(Flags::BLOCKED);
             self.queue(slot);
-        }
-        let inwards = ring::POLL_IN | ring::POLL_RDHUP | ring::POLL_HUP | ring::POLL_ERR;
-        if ready & inwards != 0 {
-            let is_ending = ready & !(ring::POLL_IN | ring::POLL_OUT) != 0;
+        } else {
+            let is_ending = completion.result & !(ring::POLL_IN as i32) != 0;
             self.read(slot, is_ending);
         }
-        Ok(())
+    }
+
+    /// Has the ring report the next input, unless it is not to be read yet: then whoever has it read on asks for this.
+    pub(super) fn await_input(&mut self, slot: u32) {
+        let connection = &self.connections[slot];
+        let flags = connection.flags;
+        let is_paused = flags.has(Flags::PAUSED) && connection.state != State::Lingering;
+        if is_paused || flags.has(Flags::ARMED | Flags::UNREAD) || connection.state == State::Dead {
+            return;
+        }
+        self.arm(slot, POLLED, 0, Flags::ARMED);
+    }
+
+    /// Sends nothing more before the ring has reported that there is room.
+    pub(super) fn await_room(&mut self, slot: u32) {
+        self.connections[slot].flags.set(Flags::BLOCKED);
+        if !self.connections[slot].flags.has(Flags::ARMED_OUT) {
+            self.arm(slot, ring::POLL_OUT, FOR_ROOM, Flags::ARMED_OUT);
+        }
+    }
+
+    fn arm(&mut self, slot: u32, events: u32, tag: u64, flag: Flags) {
+        let user_data = self.user_data(slot) | tag;
+        let connection = &mut self.connections[slot];
+        let Some(fd) = &connection.fd else { return };
+        match self.ring.arm_poll(fd.as_fd(), events, user_data) {
+            Ok(()) => connection.flags.set(flag),
+            Err(error) => self.failure = Some(error),
+        }
     }
 
     /// Reads on where reading was put off.
@@ -100,6 +119,7 @@ impl Shard {
     /// Reads what there is. `to_the_end`: a short read may be followed by the end, so it does not stop there.
     fn read(&mut self, slot: u32, to_the_end: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
+        let mut has_all = false;
         for round in 0.. {
             let connection = &self.connections[slot];
             let Some(fd) = connection.fd.as_ref().filter(|_| connection.state != State::Dead) else { break };
@@ -119,10 +139,14 @@ impl Shard {
                     self.counters.bytes_in += length as u64;
                     self.on_bytes(slot, &mut scratch[..length]);
                     if length < scratch.len() && !to_the_end {
+                        has_all = true;
                         break;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    has_all = true;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     self.drop_connection(slot, Reason::Broken);
@@ -131,6 +155,9 @@ impl Shard {
             }
         }
         self.scratch = scratch;
+        if has_all {
+            self.await_input(slot);
+        }
     }
 
     /// The client has closed its sending side. None of the protocols has a use for a half-open connection.

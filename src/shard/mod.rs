@@ -125,9 +125,11 @@ const SLICE: Duration = Duration::from_millis(2);
 const OTHER_DESCRIPTORS: u64 = 128;
 
 /// What a parked connection is polled for.
-const POLLED: u32 = ring::POLL_IN | ring::POLL_OUT | ring::POLL_RDHUP;
-/// Generations are kept below what the ring needs of `user_data` for itself.
-const GENERATION_MASK: u32 = 0x1fff_ffff;
+const POLLED: u32 = ring::POLL_IN | ring::POLL_RDHUP;
+/// Generations are kept below what is needed of `user_data` for other things.
+const GENERATION_MASK: u32 = 0x0fff_ffff;
+/// Part of the `user_data` of polls for room.
+const FOR_ROOM: u64 = 1 << 60;
 /// `user_data` of what belongs to no connection: no slot has this number in its lower half.
 const INBOX: u64 = u32::MAX as u64;
 const NUDGE: u64 = 1 << 32 | u32::MAX as u64;
@@ -211,7 +213,7 @@ enum Next {
 impl Shard {
     fn new(parts: ShardParts, descriptors: u64) -> io::Result<Shard> {
         let mut ring = Ring::new(COMPLETION_QUEUE)?;
-        ring.arm_poll(parts.from_hub.wake.as_fd(), ring::POLL_IN, INBOX)?;
+        ring.arm_multishot_poll(parts.from_hub.wake.as_fd(), INBOX)?;
         let mut reserve = Reserve::default();
         reserve.refill();
         Ok(Shard {

@@ -203,10 +203,15 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) {
     unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
 }
 
+/// Ends both directions: whoever polls the connection is told so. It still must be closed.
+pub fn shutdown(fd: BorrowedFd<'_>) {
+    // SAFETY: no pointers. An error means that the connection is gone already; who polls it is told all the same.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// Stops a listener, also for those who hold copies of its descriptor: further clients are refused.
 pub fn stop_listening(listener: BorrowedFd<'_>) {
-    // SAFETY: no pointers. An error means that it listens no more already.
-    unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+    shutdown(listener);
 }
 
 /// What the kernel knows of a TCP connection (tcp(7), TCP_INFO).

@@ -107,13 +107,13 @@ impl AsFd for Wake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::ring::{POLL_IN, Ring};
+    use crate::sys::ring::Ring;
 
     #[test]
     fn rings_once_until_cleared() {
         let wake = Wake::new().unwrap();
         let mut ring = Ring::new(64).unwrap();
-        ring.arm_poll(wake.as_fd(), POLL_IN, 9).unwrap();
+        ring.arm_multishot_poll(wake.as_fd(), 9).unwrap();
         ring.submit().unwrap();
         let count = |ring: &mut Ring| {
             let mut out = Vec::new();

@@ -282,7 +282,7 @@ fn the_backend_decides_about_clients_without_a_token() {
     http.send(&format!("GET /poll?channel=user:u2&wait=0 HTTP/1.1\r\nHost: x\r\n{fields}\r\nGET /poll?channel=open&wait=0 HTTP/1.1\r\nHost: x\r\n\r\nGET /poll?channel=news:a&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"));
     assert_eq!([http.answer(false).status, http.answer(false).status, http.answer(false).status], [403, 200, 200]);
     assert_eq!(get(server.address, "/poll?channel=silence&wait=0").status, 403, "silence means no");
-    assert_eq!(server.figure("questions_unanswered"), 1);
+    server.await_figure("questions_unanswered", 1);
     // A WebSocket asks again for what it did not come with.
     let mut socket = Socket::open(server.address, "/ws?channel=open");
     socket.say(r#"{"subscribe":["closed"],"ref":1}"#);

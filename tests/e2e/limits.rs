@@ -14,7 +14,7 @@ fn a_full_server_says_so_and_serves_those_it_has() {
         assert!(answer.header("retry-after").is_some());
         assert!(http.is_closed());
     }
-    assert_eq!(server.figure("refused"), 10);
+    server.await_figure("refused", 10);
     server.publish("a", "x");
     for stream in &mut streams {
         assert_eq!(stream.next().unwrap().data, "x");

@@ -27,7 +27,7 @@ fn a_held_poll_is_answered_by_an_event_and_the_connection_goes_on() {
     assert_eq!((&answer["events"][0]["id"], &answer["next"]), (&id.clone().into(), &id.into()));
     assert_eq!(http.answer(false).body, "ok\n");
     assert_eq!(http.get("/poll?channel=a&wait=0").status, 200);
-    assert_eq!(server.figure("accepted"), 1);
+    server.await_figure("accepted", 1);
 }
 
 #[test]

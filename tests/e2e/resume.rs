@@ -163,6 +163,6 @@ fn a_reconnect_storm_is_answered_without_the_hub() {
         let mut stream = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={id}"));
         assert_eq!(stream.next().unwrap().data, "2");
     }
-    assert_eq!(server.figure("resumed_hub"), asked);
+    server.await_figure("resumed_hub", asked);
     drop(keep);
 }

@@ -75,7 +75,7 @@ fn disconnect_cuts_the_slow_and_nobody_else() {
     assert_eq!(read.load(Ordering::Relaxed), last + 1);
     let text = read_on(&mut slow, |_| false);
     assert!(text.contains("data: 0 x") && !text.contains("data: end"));
-    assert_eq!(server.figure("closed.slow"), 1);
+    server.await_figure("closed.slow", 1);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_subscription_needs_a_token_that_names_its_channel() {
     let mut public = Stream::open(server.address, "/sse?channel=news:today");
     server.publish("news:today", "y");
     assert_eq!(public.next().unwrap().data, "y");
-    assert_eq!(server.figure("tokens_refused"), 3);
+    server.await_figure("tokens_refused", 3);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_connection_ends_with_its_token_unless_it_gets_another() {
     assert_eq!(held.join().unwrap().status, 200);
     server.publish("a", "still here");
     assert_eq!(refreshed.json()["data"], "still here");
-    assert_eq!(server.figure("closed.expired"), 3);
+    server.await_figure("closed.expired", 3);
     drop((stream, socket));
     server.await_figure("identified", 1);
 }
@@ -310,7 +310,7 @@ fn clients_that_flood_are_sent_away() {
         }
     };
     assert_eq!(code, 1008);
-    assert_eq!(server.figure("closed.flooding"), 1);
+    server.await_figure("closed.flooding", 1);
 }
 
 #[test]
