@@ -90,7 +90,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, and has no bound of channels and nobody to show figures to.
+    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, and has no bound of channels and nobody
+    /// to show figures to.
     pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         Core {
             channels: HubChannels::new(shards.len(), ids.last(), history),

@@ -1,11 +1,11 @@
 //! The lean ring: readiness of many parked sockets, and batches of sends.
 //!
-//! Two uses of io_uring only. *Polls* of connections report once, and hold no memory of ours. There is no way to take one back: the
-//! kernel would look for it in a table of 256 lists, which with 100,000 polls takes longer than all else that a
-//! connection costs. Who wants a connection's polls to end shuts it down, and they report that. *Sends* are submitted as a batch whose memory is borrowed for
-//! the length of one call: each carries `MSG_DONTWAIT`, so the kernel completes it while it is submitted,
-//! and the call returns only when every completion of the batch has been seen. So no buffer is ever in
-//! flight between two calls, and no reference counting is needed to keep one alive.
+//! Two uses of io_uring only. *Polls* of connections report once, and hold no memory of ours. There is no way to take one
+//! back: the kernel would look for it in a table of 256 lists, which with 100,000 polls takes longer than all else that a
+//! connection costs. Who wants a connection's polls to end shuts it down, and they report that. *Sends* are submitted as
+//! a batch whose memory is borrowed for the length of one call: each carries `MSG_DONTWAIT`, so the kernel completes it
+//! while it is submitted, and the call returns only when every completion of the batch has been seen. So no buffer is
+//! ever in flight between two calls, and no reference counting is needed to keep one alive.
 
 use std::collections::VecDeque;
 use std::io;
