@@ -235,6 +235,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// What stands for a secret that is not shown. As a secret it is refused: else a file made of what was shown would let
+/// in whoever has seen this.
+const HIDDEN: &str = "(hidden)";
 const HIDDEN_PROBLEM: &str = "must have the secret itself where what was printed says (hidden)";
 
 fn check_admin(config: &Config) -> Result<(), ConfigError> {
@@ -292,10 +295,6 @@ fn check_auth(config: &Config) -> Result<(), ConfigError> {
     }
     Ok(())
 }
-
-/// What stands for a secret that is not shown. As a secret it is refused: else a file made of what was shown would let
-/// in whoever has seen this.
-const HIDDEN: &str = "(hidden)";
 
 impl Config {
     /// Puts something else for every secret.

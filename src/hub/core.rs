@@ -391,6 +391,12 @@ impl Core {
         Ok(())
     }
 
+    /// Reads a connection's name, which must be one that a shard could have given.
+    pub(super) fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
+        let id = connection_id(name)?;
+        if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }
+    }
+
     fn kick(&mut self, target: KickTarget, reason: &str, now_ms: u64) -> Result<u64, FeedError> {
         let mut kept = Ok(());
         let target = match target {
@@ -455,14 +461,6 @@ impl Core {
 
 fn no_connection(name: &str) -> FeedError {
     FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
-}
-
-impl Core {
-    /// Reads a connection's name, which must be one that a shard could have given.
-    pub(super) fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
-        let id = connection_id(name)?;
-        if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }
-    }
 }
 
 /// Reads a connection's name.

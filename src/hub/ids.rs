@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::state_file;
 use crate::logic::id::Id;
 
 /// How far ahead of the newest id the mark is set.
@@ -89,14 +90,9 @@ impl IdSource {
         self.write_mark(self.last.ms())
     }
 
-    /// Writes beside the file and renames, so that a crash leaves the old mark or the new one.
     fn write_mark(&mut self, mark_ms: u64) -> Result<(), MarkError> {
-        let beside = self.path.with_extension("ids.new");
-        let write = || {
-            std::fs::write(&beside, format!("{mark_ms}\n"))?;
-            std::fs::rename(&beside, &self.path)
-        };
-        write().map_err(|source| MarkError::Io { what: "write", path: self.path.display().to_string(), source })?;
+        let written = state_file::replace(&self.path, &format!("{mark_ms}\n"), 0o666);
+        written.map_err(|source| MarkError::Io { what: "write", path: self.path.display().to_string(), source })?;
         self.mark_ms = mark_ms;
         Ok(())
     }

@@ -15,6 +15,7 @@ mod notify;
 mod presence;
 mod publishers;
 pub mod revocations;
+mod state_file;
 
 use std::cell::RefCell;
 use std::io;

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use arcstr::ArcStr;
 
+use super::state_file;
 use crate::logic::auth::Revoked;
 
+/// Nobody else needs to know which tokens there are.
+const MODE: u32 = 0o600;
 /// Lines that a file may have before it is written anew.
 const LINES_MIN: usize = 1024;
 
@@ -101,21 +104,16 @@ impl Revocations {
     fn append(&mut self, path: &Path, line: &str) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(create(path)?),
+            None => self.file.insert(OpenOptions::new().append(true).create(true).mode(MODE).open(path)?),
         };
         file.write_all(line.as_bytes())?;
         self.lines += 1;
         Ok(())
     }
 
-    /// Writes beside the file and renames, so that a crash leaves the old file or the new one.
     fn write_all(&mut self, path: &Path) -> io::Result<()> {
-        let beside = path.with_extension("revoked.new");
         let text: String = self.known.iter().map(|(id, until_s)| line(id, until_s)).collect();
-        // Left behind by a crash.
-        let _ = fs::remove_file(&beside);
-        create(&beside)?.write_all(text.as_bytes())?;
-        fs::rename(&beside, path)?;
+        state_file::replace(path, &text, MODE)?;
         self.file = None;
         self.lines = self.known.len();
         self.lines_max = LINES_MIN.max(self.lines * 2);
@@ -125,10 +123,6 @@ impl Revocations {
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> RevocationsError {
     RevocationsError::Io { what, path: path.display().to_string(), source }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 fn line(id: &str, until_s: u64) -> String {

@@ -73,10 +73,10 @@ impl Flags {
     pub(super) const UNREAD: Flags = Flags(1 << 13);
     /// Has been written to the log as connected, so its end is written too.
     pub(super) const LOGGED: Flags = Flags(1 << 14);
-    /// The ring reports when there is room again.
-    pub(super) const ARMED_OUT: Flags = Flags(1 << 16);
     /// Is only there to be told that there is no room.
     pub(super) const REFUSED: Flags = Flags(1 << 15);
+    /// The ring reports when there is room again.
+    pub(super) const ARMED_OUT: Flags = Flags(1 << 16);
 
     pub(super) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
