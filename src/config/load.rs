@@ -280,9 +280,6 @@ fn check_auth(config: &Config) -> Result<(), ConfigError> {
             ));
         }
     }
-    if !matches!(config.auth.ask_default.as_str(), "deny" | "allow") {
-        return Err(value("[auth] ask_default", "must be \"deny\" or \"allow\""));
-    }
     if config.auth.leeway > Duration::from_secs(3600) {
         return Err(value("[auth] leeway", "must be at most 1h"));
     }
@@ -398,7 +395,6 @@ mod tests {
             "[auth]\nkeys = [{ alg = \"HS256\" }]",
             "[auth]\nkeys = [{ secret = \"x\" }]",
             "[auth]\nkeys = [{ alg = \"ES256\", secret = \"x\", pem_file = \"y\" }]",
-            "[auth]\nask_default = \"maybe\"",
             "[auth]\nleeway = \"2h\"",
             "[auth]\ncookie = \"a b\"",
             "[server]\nproxy_protocol = true",

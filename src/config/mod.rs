@@ -12,6 +12,6 @@ pub use args::ServeArgs;
 pub use load::{ConfigError, check_exposure, check_file, default_feed_path, load};
 pub use model::{
     Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, LogOutput, Server,
-    TokenKey, WebSocket,
+    TokenKey, Verdict, WebSocket,
 };
 pub use namespace::{Namespace, NamespacePolicy, SlowPolicy};

@@ -238,6 +238,17 @@ impl Default for Heartbeat {
     }
 }
 
+/// What holds where nobody decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Not let in.
+    #[default]
+    Deny,
+    /// Let in.
+    Allow,
+}
+
 /// `[auth]`: who may subscribe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -267,8 +278,8 @@ pub struct Auth {
     /// How long it may take to answer.
     #[serde(with = "units::duration")]
     pub ask_timeout: Duration,
-    /// What holds if it does not, or nobody listens: `deny` or `allow`.
-    pub ask_default: String,
+    /// What holds if it does not, or nobody listens.
+    pub ask_default: Verdict,
 }
 
 impl Default for Auth {
@@ -284,17 +295,12 @@ impl Default for Auth {
             token_timeout: Duration::from_secs(10),
             ask_backend: false,
             ask_timeout: Duration::from_secs(2),
-            ask_default: "deny".into(),
+            ask_default: Verdict::Deny,
         }
     }
 }
 
 impl Auth {
-    /// Whether clients are let in when the backend does not answer.
-    pub fn ask_default_allows(&self) -> bool {
-        self.ask_default == "allow"
-    }
-
     /// Whether tokens are verified.
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || !self.jwks_file.as_os_str().is_empty()

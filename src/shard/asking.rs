@@ -1,6 +1,7 @@
 //! Asking the backend about clients without a token: the request or message waits, and is looked at again with the
 //! answer.
 
+use crate::config::Verdict;
 use crate::link::{Answer, ConnectionId, HubMessage, Question};
 use crate::logic::auth::Grants;
 use crate::logic::protocol::http::{Reject, Request};
@@ -39,7 +40,7 @@ impl Shard {
             return Ok(false);
         }
         if !self.upstream.listening.authorize {
-            let allowed = if self.settings.config.auth.ask_default_allows() { unknown } else { Vec::new() };
+            let allowed = if self.settings.config.auth.ask_default == Verdict::Allow { unknown } else { Vec::new() };
             self.allow(slot, allowed, None)?;
             return Ok(false);
         }
@@ -99,7 +100,7 @@ impl Shard {
         let Some(number) = asking.filter(|asking| asking.answer.is_none()).map(|asking| asking.number) else {
             return false;
         };
-        let allowed = if self.settings.config.auth.ask_default_allows() { None } else { Some(Vec::new()) };
+        let allowed = if self.settings.config.auth.ask_default == Verdict::Allow { None } else { Some(Vec::new()) };
         let id = super::connection_id(self.index, slot, connection.generation);
         self.counters.questions_unanswered += 1;
         self.on_answer(id, number, Answer { allowed, user: None });
