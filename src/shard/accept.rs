@@ -15,7 +15,7 @@ use crate::sys::socket;
 use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
 use super::rates::Refused;
-use super::{Listener, Shard};
+use super::{Listener, NUDGE, Shard};
 
 /// Connections taken at once, before other things have their turn.
 const BURST: usize = 64;
@@ -91,7 +91,15 @@ impl Shard {
             let is_own = matches!(listener, Listener::Own(_));
             match socket::accept(listener.as_fd()) {
                 Ok(Some((fd, _))) if is_own => self.admit_own(fd),
-                Ok(Some((fd, address))) => self.admit(fd, address),
+                Ok(Some((fd, address))) => {
+                    // The kernel has kept a TCP connection until its request was there.
+                    let has_spoken = address.is_some();
+                    match self.admit(fd, address) {
+                        Some(slot) if has_spoken => self.read(slot, false),
+                        Some(slot) => self.await_input(slot),
+                        None => {}
+                    }
+                }
                 Ok(None) => break,
                 Err(error) if socket::is_exhaustion(&error) => {
                     self.turn_one_away();
@@ -102,6 +110,8 @@ impl Shard {
                 Err(_) => {}
             }
         }
+        // What the first requests have set off is done by the engine.
+        self.ring.nudge(NUDGE)?;
         self.ring.submit()?;
         Ok(outcome)
     }
@@ -139,8 +149,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Gives the connection a slot, or turns it away.
-    pub(super) fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) {
+    /// Gives the connection a slot, whose input is not waited for yet, or turns it away.
+    pub(super) fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) -> Option<u32> {
         self.counters.accepted += 1;
         let peer = address.map(Peer::new).unwrap_or_default();
         let take_place = |shard: &Shard| {
@@ -149,13 +159,13 @@ impl Shard {
         };
         if self.enter(take_place).is_err() {
             self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
-            return;
+            return None;
         }
         let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
         if counted && let Err(refused) = self.enter(|shard| shard.room.enter_from(peer.ip())) {
             self.room.leave();
             self.refuse(fd, peer, refused.reject());
-            return;
+            return None;
         }
         let is_proxied =
             self.settings.config.server.proxy_protocol && (address.is_none() || self.settings.trusts(peer.ip()));
@@ -166,6 +176,7 @@ impl Shard {
             connection.flags.set(Flags::COUNTED);
         }
         self.set_deadline(slot, deadline);
+        Some(slot)
     }
 
     /// Gives a connection of this process a slot.
@@ -173,11 +184,12 @@ impl Shard {
         // The address is no secret; who is at the other end is what counts.
         if socket::is_own_process(fd.as_fd()) && self.room.enter() {
             let slot = self.occupy(fd, Peer::OWN, State::Http);
+            self.await_input(slot);
             self.set_deadline(slot, self.now + self.settings.handshake);
         }
     }
 
-    /// Fills a free slot and waits for what comes.
+    /// Fills a free slot.
     fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State) -> u32 {
         let slot = self.connections.take();
         let connection = &mut self.connections[slot];
@@ -192,7 +204,6 @@ impl Shard {
             ..super::Connection::default()
         };
         self.enter_state(slot, state);
-        self.await_input(slot);
         slot
     }
 
@@ -210,6 +221,7 @@ impl Shard {
         }
         self.refusals += 1;
         let slot = self.occupy(fd, peer, State::Closing);
+        self.await_input(slot);
         self.counters.closed[Reason::Refused as usize] += 1;
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::REFUSED);
@@ -243,8 +255,10 @@ impl Shard {
                 continue;
             }
             while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
-                if !matches!(listener, Listener::Own(_)) {
-                    self.admit(fd, address);
+                let is_own = matches!(listener, Listener::Own(_));
+                // It is read later: this may be in the middle of another connection's input.
+                if let Some(slot) = (!is_own).then(|| self.admit(fd, address)).flatten() {
+                    self.await_input(slot);
                 }
             }
             // The accept task holds a copy of the descriptor; this ends its wait.

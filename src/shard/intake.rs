@@ -116,8 +116,9 @@ impl Shard {
         }
     }
 
-    /// Reads what there is. `to_the_end`: a short read may be followed by the end, so it does not stop there.
-    fn read(&mut self, slot: u32, to_the_end: bool) {
+    /// Reads what there is, and waits for more. `to_the_end`: a short read may be followed by the end, so it does not
+    /// stop there.
+    pub(super) fn read(&mut self, slot: u32, to_the_end: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut has_all = false;
         for round in 0.. {

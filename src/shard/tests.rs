@@ -159,7 +159,8 @@ impl Model {
         near.set_nonblocking(true).unwrap();
         far.set_nonblocking(true).unwrap();
         socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
-        self.shard.admit(OwnedFd::from(near), None);
+        let slot = self.shard.admit(OwnedFd::from(near), None).unwrap();
+        self.shard.await_input(slot);
         let resumed = (!self.left.is_empty() && self.rng.bool()).then(|| {
             let index = self.rng.usize(..self.left.len());
             self.left.swap_remove(index)

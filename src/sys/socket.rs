@@ -41,21 +41,25 @@ pub fn steer_to(listener: &std::net::TcpListener, core: usize) -> io::Result<()>
     socket2::SockRef::from(listener).set_cpu_affinity(core)
 }
 
-/// Sets what connections inherit, but for the length of the queue.
+/// For how long a client that says nothing is kept from [`accept`], in seconds; it is the least there is.
+const SILENCE: libc::c_int = 1;
+
+/// Sets what connections inherit, but for the length of the queue; and that a connection is not there to be accepted
+/// before the client's first bytes are, or it has been silent for a second (`TCP_DEFER_ACCEPT`, tcp(7)).
 pub fn set_tcp_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-    set_not_sent_low_water(socket, options.not_sent_low_water)
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, SILENCE)?;
+    set_tcp_option(socket, libc::TCP_NOTSENT_LOWAT, options.not_sent_low_water as libc::c_int)
 }
 
-fn set_not_sent_low_water(socket: &Socket, bytes: u32) -> io::Result<()> {
-    let value = bytes as libc::c_int;
+fn set_tcp_option(socket: &Socket, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: a pointer to one int on this stack frame, with its size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
+            name,
             (&raw const value).cast(),
             size_of_val(&value) as libc::socklen_t,
         )
@@ -303,11 +307,14 @@ mod tests {
         let address = first.local_addr().unwrap();
         let second = listen_tcp(address, &OPTIONS).unwrap();
         let mut client = std::net::TcpStream::connect(address).unwrap();
+        assert!(accept(first.as_fd()).unwrap().is_none() && accept(second.as_fd()).unwrap().is_none(), "it is silent");
+        client.write_all(b"hi").unwrap();
         let (fd, peer) = loop {
             if let Some(accepted) = accept(first.as_fd()).unwrap().or(accept(second.as_fd()).unwrap()) {
                 break accepted;
             }
         };
+        assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap(), 2, "they came together");
         assert_eq!(peer, client.local_addr().ok());
         assert!(socket2::SockRef::from(&fd).tcp_nodelay().unwrap());
         assert_eq!(socket2::SockRef::from(&fd).tcp_user_timeout().unwrap(), Some(OPTIONS.user_timeout));
@@ -318,6 +325,17 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         client.write_all(b"x").unwrap();
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_accepted_after_a_while() {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd that lives on this stack frame, and its count.
+        assert_eq!(unsafe { libc::poll(&mut poll, 1, 20_000) }, 1);
+        let (fd, _) = accept(listener.as_fd()).unwrap().unwrap();
+        assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
