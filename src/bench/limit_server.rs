@@ -14,6 +14,7 @@ use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::feed::{Command, Line, LineSplitter, parse};
 use crate::logic::protocol::http::{ResponseHeaders, write_sse_head, write_ws_head};
 use crate::logic::protocol::ws::accept_key;
+use crate::sys::affinity;
 use crate::sys::clock::unix_ms;
 use crate::sys::epoll::{Epoll, Events, Interest};
 use crate::sys::fdtable::raise_descriptor_limit;
@@ -64,7 +65,8 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
             Dialect::Sse
         }
     };
-    let start = |feed: Option<UnixListener>, publisher: Option<UnixStream>| -> io::Result<Loop> {
+    let cores = args.steer.then(affinity::usable_cores).unwrap_or_default();
+    let start = |nth: u32, feed: Option<UnixListener>, publisher: Option<UnixStream>| -> io::Result<Loop> {
         let bare = Loop {
             epoll: Epoll::new()?,
             listener: socket::listen_tcp(args.listen.into(), &options)?,
@@ -78,6 +80,9 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
             last: Id::ZERO,
             lines: LineSplitter::new(1 << 20),
         };
+        if let Some(core) = cores.get(nth as usize) {
+            socket::steer_to(&bare.listener, *core)?;
+        }
         bare.epoll.add(bare.listener.as_fd(), LISTENER, Interest::Readable)?;
         if let Some(feed) = &bare.feed {
             bare.epoll.add(feed.as_fd(), FEED, Interest::Readable)?;
@@ -88,13 +93,18 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
         Ok(bare)
     };
     let feed = socket::listen_unix(&args.feed, 0o600, None).map_err(io::Error::other)?;
-    let mut bare = start(Some(feed), None)?;
-    for _ in 1..args.loops {
+    let mut bare = start(0, Some(feed), None)?;
+    for nth in 1..args.loops {
         let (to_other, publisher) = UnixStream::pair()?;
         bare.others.push(to_other);
-        let mut other = start(None, Some(publisher))?;
-        std::thread::spawn(move || other.serve());
+        let mut other = start(nth, None, Some(publisher))?;
+        let core = cores.get(nth as usize).copied();
+        std::thread::spawn(move || {
+            core.map(affinity::pin_to);
+            other.serve()
+        });
     }
+    cores.first().copied().map(affinity::pin_to);
     bare.serve()
 }
 

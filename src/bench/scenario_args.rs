@@ -307,4 +307,7 @@ pub struct LimitServerArgs {
     /// Loops, each a thread with its own part of the clients.
     #[arg(long, default_value_t = 1)]
     pub loops: u32,
+    /// Each loop on a core of its own, with the clients whose packets arrive there.
+    #[arg(long)]
+    pub steer: bool,
 }

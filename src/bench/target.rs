@@ -24,7 +24,8 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// is a second of events behind, as the bare loop never gives one up.
 const CONFIG: &str = "[auth]\nallow_anonymous = true\n[log]\nlevel = \"warn\"\n[limits]\nbacklog = 65535\n\
                       subscriptions = 2000\nchannels = 3000000\n\
-                      [server]\nmax_connections = 2000000\n[http]\nmax_header = \"64KiB\"\n[namespace.\"*\"]\nmax_lag = \"1MiB\"\n";
+                      [http]\nmax_header = \"64KiB\"\n[namespace.\"*\"]\nmax_lag = \"1MiB\"\n\
+                      [server]\nmax_connections = 2000000\n";
 
 /// A running target; ends when it is dropped, unless it ran before.
 pub(super) struct Target {
@@ -39,13 +40,44 @@ pub(super) struct Target {
     pids: Vec<u32>,
 }
 
+/// Where the server runs, and where its clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The server on the first core, its clients on the others.
+    Apart,
+    /// Each shard on a core of its own with its part of the clients, whose packets arrive there: as with a network card
+    /// that has a queue for each shard, if the clients were beyond it.
+    Together,
+    /// Wherever the kernel has them run.
+    Anywhere,
+}
+
+impl Place {
+    /// The cores for the server, of those there are.
+    pub(super) fn of_server(self, cores: &[usize], shards: u32) -> &[usize] {
+        match self {
+            Place::Apart => &cores[..1],
+            Place::Together => &cores[..(shards as usize).min(cores.len())],
+            Place::Anywhere => cores,
+        }
+    }
+
+    /// The cores for the harness and its clients.
+    pub(super) fn of_load(self, cores: &[usize], shards: u32) -> &[usize] {
+        match self {
+            Place::Apart => &cores[1..],
+            Place::Together | Place::Anywhere => self.of_server(cores, shards),
+        }
+    }
+}
+
 /// What kind of target to start.
 #[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) side: Side,
     pub(super) clients: ClientArgs,
     pub(super) shards: u32,
-    pub(super) pin: bool,
+    pub(super) place: Place,
     /// Lines for the server's configuration, beside [`CONFIG`]'s.
     pub(super) config: &'static str,
 }
@@ -71,7 +103,7 @@ impl Target {
             _ => Feed::Post { address, path: "/publish?channel={channel}".to_owned() },
         };
         let cores = procfs::cores();
-        load::tie_child(&mut command, if kind.pin { &cores[..1] } else { &cores });
+        load::tie_child(&mut command, kind.place.of_server(&cores, kind.shards));
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(io_error("starting the measured server"))?;
         let pids = vec![child.id()];
@@ -162,19 +194,28 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
         command.args(["bench", "limit-server", "--listen", &address.to_string(), "--feed"]).arg(feed);
         command.args(["--transport", kind.clients.transport.name(), "--format", kind.clients.format.name()]);
         command.args(["--loops", &kind.shards.to_string()]);
+        if kind.place == Place::Together {
+            command.arg("--steer");
+        }
         return Ok(command);
     }
     let config = match &common.server_config {
         Some(path) => path.clone(),
         None => {
             let path = folder.join("bench.toml");
-            std::fs::write(&path, format!("{CONFIG}{}", kind.config)).map_err(io_error("writing the configuration"))?;
+            let steer = format!("steer = {}\n", kind.place == Place::Together);
+            let config = [CONFIG, &steer, kind.config].concat();
+            std::fs::write(&path, config).map_err(io_error("writing the configuration"))?;
             path
         }
     };
     command.arg("serve").arg("--config").arg(config);
     command.args(["--listen", &address.to_string(), "--admin", "off", "--feed"]).arg(feed);
-    command.args(["--shards", &kind.shards.to_string(), if kind.pin { "--pin" } else { "--no-pin" }]);
+    command.args([
+        "--shards",
+        &kind.shards.to_string(),
+        if kind.place == Place::Anywhere { "--no-pin" } else { "--pin" },
+    ]);
     for name in ["RINGCAST_CONFIG", "RINGCAST_LISTEN", "RINGCAST_SHARDS", "RINGCAST_FEED", "RINGCAST_ADMIN"] {
         command.env_remove(name);
     }

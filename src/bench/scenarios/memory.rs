@@ -8,7 +8,7 @@ use super::super::progress::Progress;
 use super::super::publisher::Plan;
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::{ChannelsArgs, IdleArgs, ManyArgs};
-use super::super::target::Kind;
+use super::super::target::{Kind, Place};
 use super::super::{BenchError, procfs};
 use super::Bench;
 use super::world::{CLOSE_MAX, CONNECT_MAX, World, settle, subscription};
@@ -94,7 +94,7 @@ impl Bench<'_> {
             .set("shards", shards)
             .set("transport", args.transport.name());
         let clients = ClientArgs { transport: args.transport, reading: Reading::Verify, format: Format::Json };
-        let kind = Kind { shards, pin: false, ..self.kind(Side::Server, clients) };
+        let kind = Kind { shards, place: Place::Anywhere, ..self.kind(Side::Server, clients) };
         let progress = Progress::begin("many", 1);
         let (target, load) = self.start(&kind, args.connections)?;
         let before = target.memory()?;

@@ -8,7 +8,7 @@ use super::super::progress::Progress;
 use super::super::publisher::Plan;
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::SoakArgs;
-use super::super::target::Kind;
+use super::super::target::{Kind, Place};
 use super::Bench;
 use super::world::{CLOSE_MAX, settle};
 
@@ -29,7 +29,8 @@ impl Bench<'_> {
             .set("shards", shards)
             .set("transport", args.transport.name());
         let clients = ClientArgs { transport: args.transport, format: Format::Json, reading: Reading::Verify };
-        let kind = Kind { shards, pin: shards == 1, config: HEARTBEATS, ..self.kind(Side::Server, clients) };
+        let place = if shards == 1 { Place::Apart } else { Place::Anywhere };
+        let kind = Kind { shards, place, config: HEARTBEATS, ..self.kind(Side::Server, clients) };
         let rounds = (args.minutes * 60.0 / args.every).ceil() as u64;
         let progress = Progress::begin("soak", rounds + 1);
         progress.doing("connecting");

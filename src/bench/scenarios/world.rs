@@ -6,7 +6,7 @@ use super::super::args::{ClientArgs, Reading, Sample};
 use super::super::clients::{Load, Subscription, Tally};
 use super::super::publisher::{Feed, Plan, publish};
 use super::super::report::{ScenarioReport, Side};
-use super::super::target::{Kind, Target};
+use super::super::target::{Kind, Place, Target};
 use super::super::{BenchError, io_error, procfs};
 use super::Bench;
 use crate::sys::load::run_on;
@@ -31,10 +31,11 @@ impl Bench<'_> {
         if self.common.quick { 1 } else { self.common.rounds }
     }
 
-    /// With one shard the server has the first core to itself and the harness the others.
+    /// With one shard the server has the first core to itself and the harness the others; with more they share all.
     pub(super) fn kind(&self, side: Side, clients: ClientArgs) -> Kind {
         let shards = self.common.shards.unwrap_or(1);
-        Kind { side, clients, shards, pin: shards == 1 && procfs::cores().len() > 1, config: "" }
+        let place = if shards == 1 && procfs::cores().len() > 1 { Place::Apart } else { Place::Anywhere };
+        Kind { side, clients, shards, place, config: "" }
     }
 
     pub(super) fn start(&self, kind: &Kind, clients: u32) -> Result<(Target, Load), BenchError> {
@@ -52,8 +53,12 @@ impl Bench<'_> {
         prompt: bool,
     ) -> Result<Load, BenchError> {
         let cores = procfs::cores();
-        run_on(if kind.pin { &cores[1..] } else { &cores }).map_err(io_error("placing the harness"))?;
-        let load = Load::start(clients as usize, threads, prompt);
+        let places = kind.place.of_load(&cores, kind.shards);
+        run_on(places).map_err(io_error("placing the harness"))?;
+        let load = match kind.place {
+            Place::Together => Load::start_on(places, clients as usize),
+            _ => Load::start(clients as usize, threads, prompt),
+        };
         // Targets that are started later may run anywhere again.
         run_on(&cores).map_err(io_error("placing the harness"))?;
         load
