@@ -24,8 +24,9 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// is a second of events behind, as the bare loop never gives one up.
 const CONFIG: &str = "[auth]\nallow_anonymous = true\n[log]\nlevel = \"warn\"\n[limits]\nbacklog = 65535\n\
                       subscriptions = 2000\nchannels = 3000000\n\
-                      [http]\nmax_header = \"64KiB\"\n[namespace.\"*\"]\nmax_lag = \"1MiB\"\n\
-                      [server]\nmax_connections = 2000000\n";
+                      [http]\nmax_header = \"64KiB\"\n[server]\nmax_connections = 2000000\n";
+/// The end of it, which a scenario may go on with.
+const NAMESPACE: &str = "[namespace.\"*\"]\nmax_lag = \"1MiB\"\n";
 
 /// A running target; ends when it is dropped, unless it ran before.
 pub(super) struct Target {
@@ -78,7 +79,7 @@ pub(super) struct Kind {
     pub(super) clients: ClientArgs,
     pub(super) shards: u32,
     pub(super) place: Place,
-    /// Lines for the server's configuration, beside [`CONFIG`]'s.
+    /// Lines for the server's configuration, after [`NAMESPACE`].
     pub(super) config: &'static str,
 }
 
@@ -204,7 +205,7 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
         None => {
             let path = folder.join("bench.toml");
             let steer = format!("steer = {}\n", kind.place == Place::Together);
-            let config = [CONFIG, &steer, kind.config].concat();
+            let config = [CONFIG, &steer, NAMESPACE, kind.config].concat();
             std::fs::write(&path, config).map_err(io_error("writing the configuration"))?;
             path
         }
