@@ -194,38 +194,28 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts as many threads as `clients` need, or `threads`.
+    /// Starts as many threads as `clients` need, or `threads`; where `cores` are given, the same number on each.
     ///
     /// Threads that are `prompt` run before the others where that is allowed.
-    pub(crate) fn start(clients: usize, threads: Option<u32>, prompt: bool) -> Result<Self, BenchError> {
-        let needed = Self::threads_for(clients)?;
-        let count = threads.map_or(needed, |threads| threads as usize).max(needed);
-        Self::start_threads(count, &[], prompt)
-    }
-
-    /// Starts as many threads on each of the cores as make enough for `clients`.
-    pub(crate) fn start_on(cores: &[usize], clients: usize) -> Result<Self, BenchError> {
-        let each = Self::threads_for(clients)?.div_ceil(cores.len());
-        Self::start_threads(each * cores.len(), cores, false)
-    }
-
-    /// The threads whose descriptors are enough for `clients`.
-    fn threads_for(clients: usize) -> Result<usize, BenchError> {
+    pub(crate) fn start(
+        clients: usize,
+        threads: Option<u32>,
+        cores: &[usize],
+        prompt: bool,
+    ) -> Result<Self, BenchError> {
         let each = usize::try_from(procfs::descriptor_limit().saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(usize::MAX);
         if each == 0 {
             return Err(BenchError::Harness("the limit of open files is too low to hold clients: raise it".into()));
         }
-        Ok(clients.div_ceil(each).max(1))
-    }
-
-    /// Starts `count` threads, by turns on `cores` if there are any.
-    fn start_threads(count: usize, cores: &[usize], prompt: bool) -> Result<Self, BenchError> {
+        let needed = clients.div_ceil(each).max(1);
+        let count = threads.map_or(needed, |threads| threads as usize).max(needed);
+        let count = count.next_multiple_of(cores.len().max(1));
         let pending = (PENDING_MAX / count).max(16);
         let start = |index| {
             let (commands, inbox): (_, Receiver<Command>) = crossbeam_channel::unbounded();
             let progress = Arc::new(Progress::default());
             let shown = Arc::clone(&progress);
-            let core = (!cores.is_empty()).then(|| cores[index % cores.len()]);
+            let core = cores.iter().cycle().nth(index).copied();
             let handle = std::thread::Builder::new()
                 .name(format!("load-{index}"))
                 .spawn(move || {

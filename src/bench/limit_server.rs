@@ -36,6 +36,8 @@ struct Client {
 }
 
 struct Loop {
+    /// Where it runs, if not anywhere.
+    core: Option<usize>,
     epoll: Epoll,
     listener: TcpListener,
     feed: Option<UnixListener>,
@@ -68,6 +70,7 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
     let cores = args.steer.then(affinity::usable_cores).unwrap_or_default();
     let start = |nth: u32, feed: Option<UnixListener>, publisher: Option<UnixStream>| -> io::Result<Loop> {
         let bare = Loop {
+            core: cores.get(nth as usize).copied(),
             epoll: Epoll::new()?,
             listener: socket::listen_tcp(args.listen.into(), &options)?,
             feed,
@@ -80,8 +83,8 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
             last: Id::ZERO,
             lines: LineSplitter::new(1 << 20),
         };
-        if let Some(core) = cores.get(nth as usize) {
-            socket::steer_to(&bare.listener, *core)?;
+        if let Some(core) = bare.core {
+            socket::steer_to(&bare.listener, core)?;
         }
         bare.epoll.add(bare.listener.as_fd(), LISTENER, Interest::Readable)?;
         if let Some(feed) = &bare.feed {
@@ -98,18 +101,14 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
         let (to_other, publisher) = UnixStream::pair()?;
         bare.others.push(to_other);
         let mut other = start(nth, None, Some(publisher))?;
-        let core = cores.get(nth as usize).copied();
-        std::thread::spawn(move || {
-            core.map(affinity::pin_to);
-            other.serve()
-        });
+        std::thread::spawn(move || other.serve());
     }
-    cores.first().copied().map(affinity::pin_to);
     bare.serve()
 }
 
 impl Loop {
     fn serve(&mut self) -> io::Result<()> {
+        self.core.map(affinity::pin_to);
         let mut events = Events::with_capacity(1024);
         loop {
             let timeout = self.has_pending().then_some(Duration::ZERO);

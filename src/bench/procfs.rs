@@ -5,6 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
+use crate::sys::affinity::usable_cores;
 use crate::sys::clock::unix_ms;
 use crate::sys::process::kib;
 
@@ -96,20 +97,13 @@ impl Host {
         Self {
             kernel,
             cpu: field(&cpuinfo, "model name").map_or_else(unknown, |name| name.trim_start_matches([':', ' ']).into()),
-            cores: cores().len(),
+            cores: usable_cores().len(),
             memory_bytes: kib(&meminfo, "MemTotal").unwrap_or(0),
             descriptors: descriptor_limit(),
             date: utc(seconds),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
-}
-
-/// The cores that this process may use, in ascending order.
-pub(crate) fn cores() -> Vec<usize> {
-    let mut cores: Vec<_> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
-    cores.sort_unstable();
-    cores
 }
 
 /// The soft `RLIMIT_NOFILE` of this process.
@@ -147,7 +141,7 @@ mod tests {
         assert!(cpu_ns(pid).unwrap() > 0);
         assert!(rss_anon(pid).unwrap() > 100_000);
         assert!(descriptor_limit() > 0);
-        assert!(!cores().is_empty());
+        assert!(!usable_cores().is_empty());
         assert!(cpu_ns(u32::MAX).is_err());
     }
 

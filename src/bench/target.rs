@@ -15,6 +15,7 @@ use super::publisher::{Feed, parse_url};
 use super::report::Side;
 use super::{BenchError, io_error, peers, procfs};
 use crate::feed::client::FeedClient;
+use crate::sys::affinity::usable_cores;
 use crate::sys::load;
 
 /// How long a target may take to start.
@@ -103,7 +104,7 @@ impl Target {
             Side::Server | Side::Limit => Feed::Socket(socket),
             _ => Feed::Post { address, path: "/publish?channel={channel}".to_owned() },
         };
-        let cores = procfs::cores();
+        let cores = usable_cores();
         load::tie_child(&mut command, kind.place.of_server(&cores, kind.shards));
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(io_error("starting the measured server"))?;

@@ -15,7 +15,7 @@ use crate::sys::socket;
 use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
 use super::rates::Refused;
-use super::{Listener, NUDGE, Shard};
+use super::{Listener, Shard};
 
 /// Connections taken at once, before other things have their turn.
 const BURST: usize = 64;
@@ -111,8 +111,7 @@ impl Shard {
             }
         }
         // What the first requests have set off is done by the engine.
-        self.ring.nudge(NUDGE)?;
-        self.ring.submit()?;
+        self.call_engine()?;
         Ok(outcome)
     }
 
@@ -255,9 +254,11 @@ impl Shard {
                 continue;
             }
             while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
-                let is_own = matches!(listener, Listener::Own(_));
+                if matches!(listener, Listener::Own(_)) {
+                    continue;
+                }
                 // It is read later: this may be in the middle of another connection's input.
-                if let Some(slot) = (!is_own).then(|| self.admit(fd, address)).flatten() {
+                if let Some(slot) = self.admit(fd, address) {
                     self.await_input(slot);
                 }
             }

@@ -313,9 +313,8 @@ impl Shard {
             }
             if now - begun >= SLICE {
                 self.counters.busy_us += (now - begun).as_micros() as u64;
-                // Makes the ring readable, so that waiting for it is but a chance for the other tasks.
-                self.ring.nudge(NUDGE)?;
-                self.ring.submit()?;
+                // Waiting for the ring is then but a chance for the other tasks.
+                self.call_engine()?;
                 self.publish();
                 return Ok(Next::Go);
             }
@@ -344,6 +343,11 @@ impl Shard {
         self.pass_time();
         self.measures.publish(&self.figures.measures);
         // Whatever that set off is done by the engine.
+        self.call_engine()
+    }
+
+    /// Makes the ring readable, so that the engine has another turn.
+    fn call_engine(&mut self) -> io::Result<()> {
         self.ring.nudge(NUDGE)?;
         self.ring.submit()
     }

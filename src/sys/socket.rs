@@ -42,26 +42,26 @@ pub fn steer_to(listener: &std::net::TcpListener, core: usize) -> io::Result<()>
 }
 
 /// For how long a client that says nothing is kept from [`accept`], in seconds; it is the least there is.
-const SILENCE: libc::c_int = 1;
+static SILENCE: libc::c_int = 1;
 
 /// Sets what connections inherit, but for the length of the queue; and that a connection is not there to be accepted
 /// before the client's first bytes are, or it has been silent for a second (`TCP_DEFER_ACCEPT`, tcp(7)).
 pub fn set_tcp_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, SILENCE)?;
-    set_tcp_option(socket, libc::TCP_NOTSENT_LOWAT, options.not_sent_low_water as libc::c_int)
+    socket.set_tcp_notsent_lowat(options.not_sent_low_water)?;
+    defer_accept(socket)
 }
 
-fn set_tcp_option(socket: &Socket, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: a pointer to one int on this stack frame, with its size.
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    // SAFETY: a pointer to a constant int, with its size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            name,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const SILENCE).cast(),
+            size_of_val(&SILENCE) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -8,7 +8,7 @@ use super::super::progress::Progress;
 use super::super::publisher::Plan;
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::SoakArgs;
-use super::super::target::{Kind, Place};
+use super::super::target::Kind;
 use super::Bench;
 use super::world::{CLOSE_MAX, settle};
 
@@ -29,8 +29,7 @@ impl Bench<'_> {
             .set("shards", shards)
             .set("transport", args.transport.name());
         let clients = ClientArgs { transport: args.transport, format: Format::Json, reading: Reading::Verify };
-        let place = if shards == 1 { Place::Apart } else { Place::Anywhere };
-        let kind = Kind { shards, place, config: HEARTBEATS, ..self.kind(Side::Server, clients) };
+        let kind = Kind { config: HEARTBEATS, ..self.kind_of(Side::Server, clients, shards) };
         let rounds = (args.minutes * 60.0 / args.every).ceil() as u64;
         let progress = Progress::begin("soak", rounds + 1);
         progress.doing("connecting");

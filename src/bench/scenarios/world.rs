@@ -7,8 +7,9 @@ use super::super::clients::{Load, Subscription, Tally};
 use super::super::publisher::{Feed, Plan, publish};
 use super::super::report::{ScenarioReport, Side};
 use super::super::target::{Kind, Place, Target};
-use super::super::{BenchError, io_error, procfs};
+use super::super::{BenchError, io_error};
 use super::Bench;
+use crate::sys::affinity::usable_cores;
 use crate::sys::load::run_on;
 
 /// How long clients may take to connect: 500,000 of them on two cores take some minutes.
@@ -33,8 +34,12 @@ impl Bench<'_> {
 
     /// With one shard the server has the first core to itself and the harness the others; with more they share all.
     pub(super) fn kind(&self, side: Side, clients: ClientArgs) -> Kind {
-        let shards = self.common.shards.unwrap_or(1);
-        let place = if shards == 1 && procfs::cores().len() > 1 { Place::Apart } else { Place::Anywhere };
+        self.kind_of(side, clients, self.common.shards.unwrap_or(1))
+    }
+
+    /// The same, for so many shards.
+    pub(super) fn kind_of(&self, side: Side, clients: ClientArgs, shards: u32) -> Kind {
+        let place = if shards == 1 && usable_cores().len() > 1 { Place::Apart } else { Place::Anywhere };
         Kind { side, clients, shards, place, config: "" }
     }
 
@@ -52,13 +57,11 @@ impl Bench<'_> {
         threads: Option<u32>,
         prompt: bool,
     ) -> Result<Load, BenchError> {
-        let cores = procfs::cores();
+        let cores = usable_cores();
         let places = kind.place.of_load(&cores, kind.shards);
         run_on(places).map_err(io_error("placing the harness"))?;
-        let load = match kind.place {
-            Place::Together => Load::start_on(places, clients as usize),
-            _ => Load::start(clients as usize, threads, prompt),
-        };
+        let one_each = if kind.place == Place::Together { places } else { &[] };
+        let load = Load::start(clients as usize, threads, one_each, prompt);
         // Targets that are started later may run anywhere again.
         run_on(&cores).map_err(io_error("placing the harness"))?;
         load
