@@ -21,7 +21,7 @@ pub enum Message<'a> {
 /// What a read came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read<'a> {
-    /// How many bytes were used up; 0 if a frame is not all there.
+    /// How many bytes were used up; 0 if more must come first.
     pub consumed: usize,
     /// The message, if one is complete.
     pub message: Option<Message<'a>>,
@@ -36,10 +36,10 @@ pub struct Violation {
     pub reason: &'static str,
 }
 
-/// Puts messages together. Holds memory only while a message is in fragments.
+/// Puts messages together. Holds memory only while a message is in fragments or a frame not all there.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The message so far, and whether it is text; `None` between messages.
+    /// The message so far; `None` between messages.
     partial: Option<Box<Partial>>,
 }
 
@@ -49,8 +49,20 @@ struct Partial {
     bytes: Vec<u8>,
     /// How much of a text is known to be UTF-8.
     checked: usize,
+    /// The frame that is being read, if part of its payload is still to come.
+    frame: Option<Frame>,
     /// Delivered: to be dropped with the next read.
     done: bool,
+}
+
+/// A data frame whose payload is read as it comes.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    fin: bool,
+    /// The mask, as the next byte of the payload needs it.
+    mask: [u8; 4],
+    /// How many bytes of the payload are still to come.
+    left: usize,
 }
 
 struct Header {
@@ -71,20 +83,27 @@ impl Decoder {
         self.partial.as_ref().is_none_or(|partial| partial.done)
     }
 
-    /// Reads one frame from the beginning of `bytes`, unmasking it in place. A message may have
-    /// `message_bytes_max` bytes; that a longer one is coming is refused as soon as a header says so.
+    /// Reads a frame, or what is there of its payload, from the beginning of `bytes`, unmasking it in place. A
+    /// message may have `message_bytes_max` bytes; that a longer one is coming is refused as soon as a header says so.
+    /// A message that is there whole is not copied.
     pub fn read<'a>(&'a mut self, bytes: &'a mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
         if self.is_idle() {
             self.partial = None;
+        }
+        if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
+            return self.read_on(bytes, message_bytes_max);
         }
         let held = self.partial.as_ref().map_or(0, |partial| partial.bytes.len());
         let Some(header) = read_header(bytes, message_bytes_max.saturating_sub(held))? else {
             return Ok(Read { consumed: 0, message: None });
         };
-        let end = header.start + header.length;
-        let Some(payload) = bytes.get_mut(header.start..end) else {
+        let there = &mut bytes[header.start..];
+        let is_whole = there.len() >= header.length;
+        if header.opcode.is_control() && !is_whole {
             return Ok(Read { consumed: 0, message: None });
-        };
+        }
+        let length = header.length.min(there.len());
+        let payload = &mut there[..length];
         apply_mask(payload, header.mask);
         let payload = &*payload;
         let message = match header.opcode {
@@ -94,29 +113,52 @@ impl Decoder {
             Opcode::Text | Opcode::Binary if self.partial.is_some() => {
                 return violation(CLOSE_PROTOCOL, "a message began within another one");
             }
-            Opcode::Text if header.fin => match std::str::from_utf8(payload) {
+            Opcode::Text if header.fin && is_whole => match std::str::from_utf8(payload) {
                 Ok(text) => Some(Message::Text(text)),
                 Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
             },
-            Opcode::Binary if header.fin => Some(Message::Binary(payload)),
+            Opcode::Binary if header.fin && is_whole => Some(Message::Binary(payload)),
             Opcode::Text | Opcode::Binary => {
-                let is_text = header.opcode == Opcode::Text;
-                let partial = Partial { is_text, bytes: Vec::new(), checked: 0, done: false };
-                self.partial.insert(Box::new(partial)).add(payload, header.fin, message_bytes_max)?
+                let partial = Box::new(Partial::new(header.opcode == Opcode::Text));
+                self.partial.insert(partial).begin(&header, payload, message_bytes_max)?
             }
             Opcode::Continuation => match &mut self.partial {
-                Some(partial) => partial.add(payload, header.fin, message_bytes_max)?,
+                Some(partial) => partial.begin(&header, payload, message_bytes_max)?,
                 None => return violation(CLOSE_PROTOCOL, "a message was continued that had not begun"),
             },
         };
-        Ok(Read { consumed: end, message })
+        Ok(Read { consumed: header.start + length, message })
+    }
+
+    /// Reads more of the payload of the frame that is being read.
+    fn read_on<'a>(&'a mut self, bytes: &mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
+        let Some(partial) = &mut self.partial else { return Ok(Read { consumed: 0, message: None }) };
+        let Some(frame) = partial.frame else { return Ok(Read { consumed: 0, message: None }) };
+        let length = frame.left.min(bytes.len());
+        let payload = &mut bytes[..length];
+        apply_mask(payload, frame.mask);
+        let message = partial.add(frame, payload, message_bytes_max)?;
+        Ok(Read { consumed: length, message })
     }
 }
 
 impl Partial {
-    /// Adds a fragment and returns the message if that was its last. Text is checked as it comes, so that a
-    /// bad byte is refused at once, however many fragments are still to come.
-    fn add(&mut self, payload: &[u8], fin: bool, bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
+    fn new(is_text: bool) -> Partial {
+        Partial { is_text, bytes: Vec::new(), checked: 0, frame: None, done: false }
+    }
+
+    /// Begins a frame with what is there of its payload.
+    fn begin(&mut self, header: &Header, payload: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
+        self.add(Frame { fin: header.fin, mask: header.mask, left: header.length }, payload, bytes_max)
+    }
+
+    /// Adds a part of a frame's payload and returns the message if that was its last. Text is checked as it comes, so
+    /// that a bad byte is refused at once, however much is still to come.
+    fn add(&mut self, mut frame: Frame, payload: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
+        frame.left -= payload.len();
+        frame.mask.rotate_left(payload.len() % 4);
+        let is_last = frame.fin && frame.left == 0;
+        self.frame = (frame.left > 0).then_some(frame);
         let needed = self.bytes.len() + payload.len();
         if needed > self.bytes.capacity() {
             // Doubling, but never beyond what a message may have.
@@ -127,12 +169,12 @@ impl Partial {
         if self.is_text {
             match std::str::from_utf8(&self.bytes[self.checked..]) {
                 Ok(_) => self.checked = self.bytes.len(),
-                // A character may be cut by the end of a fragment, but not by the end of the message.
-                Err(error) if error.error_len().is_none() && !fin => self.checked += error.valid_up_to(),
+                // A character may be cut by the end of what is there, but not by the end of the message.
+                Err(error) if error.error_len().is_none() && !is_last => self.checked += error.valid_up_to(),
                 Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
             }
         }
-        if !fin {
+        if !is_last {
             return Ok(None);
         }
         self.done = true;
@@ -237,6 +279,43 @@ mod tests {
         assert_eq!(code(&[frame(0x88, b"\x03\xe8bye")]), 0);
         let too_long_form = vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5];
         assert_eq!(code(&[too_long_form]), CLOSE_PROTOCOL);
+    }
+
+    #[test]
+    fn a_bad_byte_is_refused_before_its_frame_is_whole() {
+        let mut whole = frame(0x81, "κόσμε, then \u{d7ff} and more".as_bytes());
+        let bad = 6 + "κόσμε, then ".len() + 1;
+        // What would begin a surrogate: no byte after this one could make it right.
+        whole[bad] ^= 0x9f ^ 0xa0;
+        for piece in [1, 3, bad + 1] {
+            let mut decoder = Decoder::default();
+            let mut waiting = Vec::new();
+            let refused = whole[..bad + 1].chunks(piece).position(|part| {
+                waiting.extend_from_slice(part);
+                loop {
+                    match decoder.read(&mut waiting, 1000) {
+                        Ok(Read { consumed: 0, message: None }) => return false,
+                        Ok(Read { consumed, .. }) => drop(waiting.drain(..consumed)),
+                        Err(violation) => return violation.close_code == CLOSE_INVALID_DATA,
+                    };
+                }
+            });
+            assert_eq!(refused, Some(bad / piece), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_frames_payload_is_taken_as_it_comes() {
+        let whole = frame(0x82, &[7; 900]);
+        let mut decoder = Decoder::default();
+        let mut start = whole[..100].to_vec();
+        assert_eq!(decoder.read(&mut start, 1000), Ok(Read { consumed: 100, message: None }));
+        assert!(!decoder.is_idle());
+        assert_eq!(decoder.read(&mut [], 1000), Ok(Read { consumed: 0, message: None }));
+        let mut rest = [&whole[100..], &frame(0x89, b"next")].concat();
+        let last = Read { consumed: whole.len() - 100, message: Some(Message::Binary(&[7; 900])) };
+        assert_eq!(decoder.read(&mut rest, 1000), Ok(last));
+        assert!(decoder.is_idle());
     }
 
     #[test]
