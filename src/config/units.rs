@@ -29,9 +29,17 @@ fn read(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| number * factor)
 }
 
+/// A hundred years: what is meant for ever, and no sum of two overflows.
+const SECONDS_MAX: f64 = 100.0 * 365.0 * 86400.0;
+
+/// Durations are whole milliseconds, as they are written.
+fn from_seconds(seconds: f64) -> Option<Duration> {
+    (0.0..=SECONDS_MAX).contains(&seconds).then(|| Duration::from_millis((seconds * 1000.0).round() as u64))
+}
+
 /// Reads a duration.
 pub(super) fn read_duration(text: &str) -> Option<Duration> {
-    read(text, &DURATIONS).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    read(text, &DURATIONS).and_then(from_seconds)
 }
 
 fn read_size(text: &str) -> Option<usize> {
@@ -73,7 +81,7 @@ pub(super) mod duration {
         deserializer.deserialize_any(Quantity {
             expecting: "a duration such as \"10s\", \"250ms\", \"5m\", or a number of seconds",
             from_text: read_duration,
-            from_number: |seconds| Duration::try_from_secs_f64(seconds).ok(),
+            from_number: from_seconds,
         })
     }
 
@@ -181,6 +189,9 @@ mod tests {
         assert_eq!(read_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(read_duration("5m"), Some(Duration::from_secs(300)));
         assert_eq!(read_duration("1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(read_duration("88888.8888888888"), Some(Duration::from_millis(88_888_889)));
+        assert_eq!(read_duration("36500d"), Some(Duration::from_hours(24 * 36500)));
+        assert_eq!(read_duration("36501d"), None);
         assert_eq!(read_size("64KiB"), Some(65536));
         assert_eq!(read_size("1 MB"), Some(1_000_000));
         assert_eq!(read_size("12"), Some(12));
