@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::state_file;
+use super::state_file::{self, Outlives};
 use crate::logic::id::Id;
 
 /// How far ahead of the newest id the mark is set.
@@ -49,6 +49,8 @@ impl IdSource {
     /// Starts after everything that the mark at `path` covers, and writes the first mark.
     pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
         let mark_ms = match std::fs::read_to_string(path) {
+            // The host lost its power before the kernel wrote what was in it. When it was written is known.
+            Ok(text) if text.is_empty() => written_ms(path) + RESERVE_MS,
             Ok(text) => text.trim().parse().map_err(|_| MarkError::Malformed {
                 path: path.display().to_string(),
                 found: text.chars().take(40).collect(),
@@ -91,11 +93,18 @@ impl IdSource {
     }
 
     fn write_mark(&mut self, mark_ms: u64) -> Result<(), MarkError> {
-        let written = state_file::replace(&self.path, &format!("{mark_ms}\n"), 0o666);
+        let written = state_file::replace(&self.path, &format!("{mark_ms}\n"), 0o666, Outlives::Process);
         written.map_err(|source| MarkError::Io { what: "write", path: self.path.display().to_string(), source })?;
         self.mark_ms = mark_ms;
         Ok(())
     }
+}
+
+/// When a file was last written, in milliseconds since 1970.
+fn written_ms(path: &Path) -> u64 {
+    let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let since = written.and_then(|written| written.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -129,6 +138,17 @@ mod tests {
             ids.next(1_000_000 + round * 10);
             ids.close().unwrap();
         }
+    }
+
+    #[test]
+    fn an_empty_mark_is_made_up_for_by_when_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ids");
+        std::fs::write(&path, "").unwrap();
+        let written = written_ms(&path);
+        assert!(written > 0);
+        let ids = IdSource::open(&path, 5).unwrap();
+        assert!(ids.last().ms() > written + RESERVE_MS, "{:?}", ids.last());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use arcstr::ArcStr;
 
-use super::state_file;
+use super::state_file::{self, Outlives};
 use crate::logic::auth::Revoked;
 
 /// Nobody else needs to know which tokens there are.
@@ -113,7 +113,7 @@ impl Revocations {
 
     fn write_all(&mut self, path: &Path) -> io::Result<()> {
         let text: String = self.known.iter().map(|(id, until_s)| line(id, until_s)).collect();
-        state_file::replace(path, &text, MODE)?;
+        state_file::replace(path, &text, MODE, Outlives::Host)?;
         self.file = None;
         self.lines = self.known.len();
         self.lines_max = LINES_MIN.max(self.lines * 2);

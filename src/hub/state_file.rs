@@ -5,10 +5,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// How much a file must withstand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlives {
+    /// The end of the process, also a sudden one.
+    Process,
+    /// The host's, too; this waits for the disk.
+    Host,
+}
+
 /// Writes beside the file and renames, so that a crash leaves the old file or the new one.
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str, mode: u32, outlives: Outlives) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?.write_all(text.as_bytes())?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    if outlives == Outlives::Host {
+        file.sync_data()?;
+    }
     fs::rename(&beside, path)
 }
