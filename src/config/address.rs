@@ -78,12 +78,15 @@ impl Serialize for ListenAddress {
     }
 }
 
-/// A range of addresses: `10.0.0.0/8`, or one address.
+/// A range of addresses: `10.0.0.0/8`, one address, or `unix:` for whoever comes over a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
 }
+
+/// What [`std::net`] has no word for: peers on a Unix socket, which have the unspecified address.
+const UNIX: Network = Network { address: IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), bits: 128 };
 
 impl Network {
     /// Whether `ip` is in the range.
@@ -102,6 +105,9 @@ impl Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == UNIX {
+            return f.write_str("unix:");
+        }
         write!(f, "{}/{}", self.address, self.bits)
     }
 }
@@ -110,7 +116,10 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Network, String> {
-        let error = || format!("{text:?} is no network; write 10.0.0.0/8 or an address");
+        if text == "unix:" {
+            return Ok(UNIX);
+        }
+        let error = || format!("{text:?} is no network; write 10.0.0.0/8, an address, or unix:");
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| error())?;
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
@@ -142,6 +151,8 @@ mod tests {
         assert!(!network.contains("10.2.0.0".parse().unwrap()));
         assert!("::1".parse::<Network>().unwrap().contains("::1".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
+        assert!("unix:".parse::<Network>().unwrap().contains("::".parse().unwrap()));
+        assert_eq!("unix:".parse::<Network>().unwrap().to_string(), "unix:");
         for bad in ["", "10.0.0.0/33", "x/8", "10.0.0.0/"] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }

@@ -68,7 +68,12 @@ impl Core {
 
     /// Publishes that a user has come or gone, as an event of the channel like any other.
     fn tell_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now_ms: u64) {
-        let (Some(channel), Some(user)) = (self.channels.get(index).name.clone(), user) else { return };
+        let entry = self.channels.get(index);
+        if entry.ended {
+            // An event would take the end back, and it is the publisher's word.
+            return;
+        }
+        let (Some(channel), Some(user)) = (entry.name.clone(), user) else { return };
         let mut payload = b"{\"user\":".to_vec();
         json::write_string(&user, &mut payload);
         payload.push(b'}');

@@ -138,9 +138,9 @@ impl Core {
                 self.channels.unfollow(shard, local);
                 self.stage(shard, ShardMessage::Unfollowed(local));
             }
-            HubMessage::Resume { shard, slot, generation, channels, after } => {
-                let replay = self.replay(shard, slot, generation, &channels, after, now_ms);
-                self.stage(shard, ShardMessage::Replay(Box::new(replay)));
+            HubMessage::Resume { shard, slot, generation, number, channels, after } => {
+                let replay = self.replay(shard, &channels, after, now_ms);
+                self.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
             }
             HubMessage::Kicked { request, count } => {
                 if let Some(kick) = self.kicks.get_mut(&request) {
@@ -197,17 +197,9 @@ impl Core {
     }
 
     /// A page of what was published on some channels after an id, in the order of ids.
-    fn replay(
-        &mut self,
-        shard: u16,
-        slot: u32,
-        generation: u32,
-        locals: &[LocalChannel],
-        after: Option<Id>,
-        now_ms: u64,
-    ) -> Replay {
+    fn replay(&mut self, shard: u16, locals: &[LocalChannel], after: Option<Id>, now_ms: u64) -> Replay {
         let last_id = self.ids.last();
-        let mut replay = Replay { slot, generation, after, events: Vec::new(), gap: None, until: last_id, last: true };
+        let mut replay = Replay { after, until: last_id, last: true, ..Replay::default() };
         let Some(after) = after else { return replay };
         if after > last_id {
             // An id that this server never gave: of another one, or from before its state was lost.

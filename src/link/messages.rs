@@ -102,12 +102,14 @@ pub enum Target {
 }
 
 /// Events that were missed, or the news that some are lost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Replay {
     /// Who asked.
     pub slot: u32,
     /// The slot's generation when it asked.
     pub generation: u32,
+    /// The question's number, as it was asked.
+    pub number: u32,
     /// The position that was asked for; `None` for a question after the present position only.
     pub after: Option<Id>,
     /// The events, oldest first.
@@ -244,6 +246,8 @@ pub enum HubMessage {
         slot: u32,
         /// See `slot`.
         generation: u32,
+        /// Tells the answer from those to the connection's other questions.
+        number: u32,
         /// The channels, by the shard's numbers.
         channels: Vec<LocalChannel>,
         /// The position after which to begin; `None` asks only for the present position.

@@ -161,7 +161,7 @@ impl Shard {
             return None;
         }
         let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
-        if counted && let Err(refused) = self.enter(|shard| shard.room.enter_from(peer.ip())) {
+        if counted && let Err(refused) = self.enter(|shard| shard.room.enter_from(peer.ip(), true)) {
             self.room.leave();
             self.refuse(fd, peer, refused.reject());
             return None;
@@ -183,6 +183,7 @@ impl Shard {
         // The address is no secret; who is at the other end is what counts.
         if socket::is_own_process(fd.as_fd()) && self.room.enter() {
             let slot = self.occupy(fd, Peer::OWN, State::Http);
+            self.connections[slot].flags.set(Flags::OWN);
             self.await_input(slot);
             self.set_deadline(slot, self.now + self.settings.handshake);
         }

@@ -32,8 +32,10 @@ impl Shard {
         let unknown: Vec<String> =
             channels.iter().filter(|name| self.may_subscribe(slot, name).is_err()).cloned().collect();
         let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.take());
-        if let Some(Answer { allowed, user }) = asking.and_then(|asking| asking.answer) {
-            self.allow(slot, allowed.unwrap_or(unknown), user)?;
+        if let Some(Asking { channels: asked, answer: Some(Answer { allowed, user }), .. }) =
+            asking.map(|asking| *asking)
+        {
+            self.allow(slot, allowed.unwrap_or(asked), user)?;
             return Ok(false);
         }
         if unknown.is_empty() {
@@ -57,7 +59,7 @@ impl Shard {
         let number = self.counters.questions as u32;
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::PAUSED);
-        connection.extra().asking = Some(Box::new(Asking { number, answer: None }));
+        connection.extra().asking = Some(Box::new(Asking { number, channels: channels.clone(), answer: None }));
         let cookies = request.map(|request| request.cookies.join("; ")).filter(|cookies| !cookies.is_empty());
         let question = Question {
             number,
@@ -112,12 +114,19 @@ impl Shard {
         let before = self.identities.get(slot).cloned();
         let nobody = Known { user, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
         let mut known = before.unwrap_or(nobody);
-        known.grants.allow(&channels);
+        known.grants.allow(&channels, self.settings.config.limits.subscriptions);
         (known.expires, known.is_asked) = (Tick::MAX, true);
-        if !self.enter_user(slot, known.user.as_ref()) {
-            return Err(self.too_many_of_user());
+        if known.user.as_ref() == self.user(slot) {
+            self.identities.insert(slot, known);
+            return Ok(());
         }
-        self.identities.insert(slot, known);
-        Ok(())
+        // Who was nobody is somebody now.
+        self.change_user(slot, |shard| {
+            if !shard.enter_user(slot, known.user.as_ref()) {
+                return Err(shard.too_many_of_user());
+            }
+            shard.identities.insert(slot, known);
+            Ok(())
+        })
     }
 }

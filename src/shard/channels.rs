@@ -111,6 +111,11 @@ impl Lane {
     pub(super) fn is_unused(&self) -> bool {
         self.users == 0
     }
+
+    /// Whether somebody uses it beside its `readers`, who wait for what they have missed.
+    pub(super) fn has_waiting(&self, readers: usize) -> bool {
+        self.users as usize > readers
+    }
 }
 
 fn name(channels: &Cells<Channel>, channel: u32) -> &str {

@@ -77,6 +77,10 @@ impl Flags {
     pub(super) const REFUSED: Flags = Flags(1 << 15);
     /// The ring reports when there is room again.
     pub(super) const ARMED_OUT: Flags = Flags(1 << 16);
+    /// This process itself is at the other end.
+    pub(super) const OWN: Flags = Flags(1 << 17);
+    /// Comes through a trusted proxy, which says with each request whose it is.
+    pub(super) const VIA_PROXY: Flags = Flags(1 << 18);
 
     pub(super) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
@@ -212,7 +216,9 @@ impl Cell for Connection {
 /// Missed events that are on their way from the hub.
 #[derive(Debug)]
 pub(super) struct Resume {
-    /// The channels, by this shard's numbers.
+    /// Tells its answers from those to earlier ones.
+    pub(super) number: u32,
+    /// The channels, by this shard's numbers; those that were unsubscribed since are taken out.
     pub(super) channels: Vec<LocalChannel>,
     /// What to ask for next.
     pub(super) after: Option<Id>,
@@ -236,6 +242,8 @@ pub(super) struct Gap {
 pub(super) struct Asking {
     /// Tells its answer from those to earlier questions.
     pub(super) number: u32,
+    /// The channels that it is asked about.
+    pub(super) channels: Vec<String>,
     /// The answer, until the request is looked at again.
     pub(super) answer: Option<Answer>,
 }
@@ -295,7 +303,7 @@ impl Extra {
 impl Connection {
     /// Whether this process itself is at the other end.
     pub(super) fn is_own(&self) -> bool {
-        self.peer == Peer::OWN
+        self.flags.has(Flags::OWN)
     }
 
     /// What it needs at times, made if it is not there.

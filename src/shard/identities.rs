@@ -38,9 +38,11 @@ struct Entry {
     known: Known,
     /// By [`Index`], the next connection of the same name, or [`NONE`].
     next: [u32; 2],
+    /// By [`Index`], the one before: a token may be everybody's, and then nobody is searched for among all.
+    before: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Option<Entry>>() == 40, "what each connection with a token costs");
+const _: () = assert!(size_of::<Option<Entry>>() == 48, "what each connection with a token costs");
 
 /// By what connections are found.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +99,7 @@ impl Identities {
         self.remove(slot);
         known.grants = self.pool.share(known.grants);
         let is_named = [known.user.is_some(), known.token.is_some()];
-        self.entries.insert(slot, Entry { known, next: [NONE; 2] });
+        self.entries.insert(slot, Entry { known, next: [NONE; 2], before: [NONE; 2] });
         for index in [Index::User, Index::Token] {
             if is_named[index as usize] {
                 self.enter(index, slot);
@@ -115,34 +117,33 @@ impl Identities {
         };
         // Behind the head, which stays where it is found.
         let second = entries.get_mut(head).map(|head| std::mem::replace(&mut head.next[index as usize], slot));
+        let second = second.unwrap_or(NONE);
         if let Some(entry) = entries.get_mut(slot) {
-            entry.next[index as usize] = second.unwrap_or(NONE);
+            (entry.before[index as usize], entry.next[index as usize]) = (head, second);
+        }
+        if let Some(entry) = entries.get_mut(second) {
+            entry.before[index as usize] = slot;
         }
     }
 
     fn leave(&mut self, index: Index, slot: u32) {
         let Identities { entries, first, .. } = self;
         let names = &mut first[index as usize];
-        let next = entries.get(slot).map_or(NONE, |entry| entry.next[index as usize]);
-        let head = names.find(name(entries, index, slot), |other| name(entries, index, other));
-        let Some(head) = head else { return };
-        if head == slot {
+        let links = entries.get(slot).map(|entry| (entry.before[index as usize], entry.next[index as usize]));
+        let Some((before, next)) = links else { return };
+        if before == NONE {
+            // It is the head, by which the others are found.
             names.remove(slot, |other| name(entries, index, other));
             if next != NONE {
                 names.add(next, |other| name(entries, index, other));
             }
-            return;
         }
-        let mut before = head;
-        while let Some(entry) = entries.get_mut(before) {
-            let following = &mut entry.next[index as usize];
-            if *following == slot {
-                *following = next;
-                return;
-            }
-            before = *following;
+        if let Some(entry) = entries.get_mut(before) {
+            entry.next[index as usize] = next;
         }
-        debug_assert!(false, "a connection is in its name's list");
+        if let Some(entry) = entries.get_mut(next) {
+            entry.before[index as usize] = before;
+        }
     }
 
     /// Forgets whom a connection belonged to.

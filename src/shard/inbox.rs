@@ -95,6 +95,10 @@ impl Shard {
     fn on_event(&mut self, channel: LocalChannel, event: &Arc<Event>) {
         self.counters.events_in += 1;
         self.seen = self.seen.max(event.id);
+        // What was on its way when the channel was given up: what lies between it and the new beginning is not known.
+        if self.channels.channels[channel].following != Following::Yes {
+            return;
+        }
         self.channels.channels[channel].ended = false;
         let mut lane = self.channels.channels[channel].lanes;
         while lane != NONE {
@@ -130,8 +134,8 @@ impl Shard {
         let slot = replay.slot;
         let Some(connection) = self.connections.get(slot) else { return };
         let state = connection.state;
-        let waits = connection.extra.as_ref().is_some_and(|extra| !extra.resumes.is_empty());
-        if connection.generation != replay.generation || !waits {
+        let awaited = connection.extra.as_ref().and_then(|extra| extra.resumes.front()).map(|resume| resume.number);
+        if connection.generation != replay.generation || awaited != Some(replay.number) {
             return;
         }
         match state {
@@ -156,6 +160,11 @@ impl Shard {
         let connection = &mut self.connections[slot];
         let dialect = connection.dialect;
         let is_single = connection.subscriptions() == 1;
+        let wanted = connection.extra().resumes.front().map(|resume| resume.channels.clone()).unwrap_or_default();
+        if wanted.is_empty() {
+            self.end_resume(slot);
+            return;
+        }
         if let (Some(after), Some(resumed)) = (replay.after, replay.gap) {
             self.counters.gaps += 1;
             dialect.write_gap(after, resumed, is_single.then_some(resumed), connection.out());
@@ -163,7 +172,7 @@ impl Shard {
         let mut count = 0;
         for event in &replay.events {
             // Whatever was unsubscribed while it was being fetched is not wanted any more.
-            if is_single || self.is_subscribed(slot, &event.channel) {
+            if self.channels.find(&event.channel).is_some_and(|channel| wanted.contains(&channel)) {
                 dialect.write_event(event, self.connections[slot].out());
                 count += 1;
             }
@@ -180,13 +189,6 @@ impl Shard {
         self.queue(slot);
     }
 
-    fn is_subscribed(&self, slot: u32, name: &str) -> bool {
-        let connection = &self.connections[slot];
-        let Some(channel) = self.channels.find(name) else { return false };
-        let mut all = connection.subscriptions_from(0);
-        all.any(|s| self.channels.lanes[s.lane].channel == channel)
-    }
-
     /// Everything missed is told: the subscriptions read on from here, and the next resume has its turn.
     fn end_resume(&mut self, slot: u32) {
         let Some(resume) = self.connections[slot].extra().resumes.pop_front() else { return };
@@ -197,10 +199,12 @@ impl Shard {
                 self.read_from_head(slot, index);
             }
         }
-        if self.connections[slot].extra().resumes.is_empty() {
-            self.connections[slot].flags.clear(Flags::REPLAYING);
-        } else {
-            self.ask_for_page(slot);
+        let is_sent = self.connections[slot].out_waiting() == 0;
+        match self.connections[slot].extra().resumes.front_mut() {
+            None => self.connections[slot].flags.clear(Flags::REPLAYING),
+            Some(_) if is_sent => self.ask_for_page(slot),
+            // One page at a time, however much is asked for.
+            Some(next) => next.page_due = true,
         }
     }
 
@@ -218,6 +222,9 @@ impl Shard {
                 let lanes = self.channels.find(name).map(|channel| self.channels.lanes_of(channel));
                 for lane in lanes.into_iter().flatten() {
                     slots.extend(self.channels.readers(lane).iter().map(|reader| reader.slot));
+                    if self.channels.lanes[lane].has_waiting(self.channels.readers(lane).len()) {
+                        slots.extend(self.catching_up_on(lane));
+                    }
                 }
             }
         }
@@ -228,6 +235,16 @@ impl Shard {
             self.close(slot, Reason::Kicked, ws::CLOSE_KICKED, reason);
         }
         count
+    }
+
+    /// The connections that get what they have missed on a lane and do not read it yet. They stand in no list.
+    fn catching_up_on(&self, lane: u32) -> Vec<u32> {
+        let is_on = |slot: &u32| {
+            let connection = &self.connections[*slot];
+            connection.flags.has(Flags::REPLAYING)
+                && connection.subscriptions_from(0).any(|s| s.lane == lane && s.place == NONE)
+        };
+        (0..self.connections.capacity()).filter(is_on).collect()
     }
 
     /// The slot of a connection, if it is still there.

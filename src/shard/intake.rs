@@ -216,6 +216,8 @@ impl Shard {
         match connection.state {
             State::Http => self.http_input(slot, &input),
             State::WebSocket => self.websocket_input(slot, &mut input),
+            // An earlier part of it was a poll that is held meanwhile.
+            State::Poll => self.hold_input(slot, &input),
             _ => {}
         }
     }

@@ -166,6 +166,10 @@ impl Shard {
             return;
         }
         if let Some(names) = &said.subscribe {
+            // The backend is asked about nothing that would be refused anyway.
+            if let Err(refused) = self.check_wanted(slot, names) {
+                return self.reply(slot, reference, Err(refused));
+            }
             match self.must_wait_for_backend(slot, names, None) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -195,6 +199,19 @@ impl Shard {
         }
     }
 
+    /// Whether channels could be subscribed to by their names and their number.
+    fn check_wanted(&self, slot: u32, names: &[String]) -> Result<(), Refusal> {
+        for name in names {
+            check_channel_name(name).map_err(|error| refusal("bad_channel", error.to_string()))?;
+        }
+        let subscriptions_max = self.settings.config.limits.subscriptions;
+        if self.connections[slot].subscriptions() + names.len() > subscriptions_max {
+            let message = format!("a connection may have at most {subscriptions_max} channels");
+            return Err(refusal("too_many", message));
+        }
+        Ok(())
+    }
+
     /// Subscribes at run time. The reply comes before the first event of the new channels.
     fn subscribe_more(
         &mut self,
@@ -207,15 +224,7 @@ impl Shard {
             Some(text) => Some(text.parse().map_err(|error| refusal("bad_position", format!("after: {error}")))?),
             None => None,
         };
-        for name in names {
-            check_channel_name(name).map_err(|error| refusal("bad_channel", error.to_string()))?;
-        }
         let first = self.connections[slot].subscriptions();
-        let subscriptions_max = self.settings.config.limits.subscriptions;
-        if first + names.len() > subscriptions_max {
-            let message = format!("a connection may have at most {subscriptions_max} channels");
-            return Err(refusal("too_many", message));
-        }
         self.has_room_for_channels(names).map_err(|reject| refusal("channels", reject.message))?;
         let mut refused = None;
         for name in names {

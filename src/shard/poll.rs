@@ -109,8 +109,13 @@ impl Shard {
         self.write_answer(slot, &events, next, false);
     }
 
-    /// Answers a held poll whose time is over, or whose server is going away.
+    /// Answers a held poll whose time is over, or whose server is going away: with nothing, if nothing has come.
     pub(super) fn answer_empty(&mut self, slot: u32) {
+        // Its readers may be being walked at the moment, and it was not reached yet.
+        if self.has_unread(slot) {
+            self.answer_poll_from(slot, self.seen);
+            return;
+        }
         // What the hub has not told yet must not be passed over.
         let asked = self.connections[slot].extra.as_ref().and_then(|extra| extra.resumes.front()).map(|r| r.after);
         let next = asked.map_or(self.seen, |after| after.unwrap_or(self.seen));
@@ -164,6 +169,10 @@ impl Shard {
             extra.resumes.clear();
         }
         write_json(connection.out(), &body, &headers);
+        if connection.flags.has(Flags::VIA_PROXY) {
+            // The proxy keeps the connection, for whoever comes next.
+            self.give_back_address(slot);
+        }
         self.forget(slot);
         self.enter_state(slot, State::Http);
         self.after_answer(slot);

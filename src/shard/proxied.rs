@@ -17,8 +17,9 @@ impl Shard {
             ProxyHeader::Malformed => self.drop_connection(slot, Reason::BadRequest),
             ProxyHeader::Whole { client, consumed } => {
                 self.enter_state(slot, State::Http);
-                if let Some(client) = client {
-                    if let Err(refused) = self.count_address(slot, client.ip()) {
+                // Nobody comes from the unspecified address: whoever the proxy means is not known.
+                if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
+                    if let Err(refused) = self.count_address(slot, client.ip(), true) {
                         self.reject(slot, &refused);
                         return;
                     }

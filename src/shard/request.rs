@@ -48,7 +48,13 @@ impl Shard {
         let result = self.learn_client(slot, request).and_then(|()| self.respond(slot, request));
         match result {
             Ok(()) => {}
-            Err(reject) => self.answer_error(slot, &reject, request),
+            Err(reject) => {
+                // The backend's word was about this request alone.
+                if let Some(extra) = &mut self.connections[slot].extra {
+                    extra.asking = None;
+                }
+                self.answer_error(slot, &reject, request);
+            }
         }
     }
 
@@ -62,23 +68,44 @@ impl Shard {
         }
     }
 
-    /// Behind a trusted proxy the client is who the proxy says.
+    /// Behind a trusted proxy the client is who the proxy says, with each request anew: it may bring the requests of
+    /// several on one connection.
     fn learn_client(&mut self, slot: u32, request: &Request<'_>) -> Result<(), Reject> {
-        let connection = &self.connections[slot];
-        if !self.settings.trusted || connection.flags.has(Flags::COUNTED) || !self.settings.trusts(connection.peer.ip())
-        {
+        if !self.settings.trusted {
             return Ok(());
         }
+        let connection = &self.connections[slot];
+        let before = connection.peer.ip();
+        let was_via_proxy = connection.flags.has(Flags::VIA_PROXY);
+        if !was_via_proxy && (connection.flags.has(Flags::COUNTED) || !self.settings.trusts(before)) {
+            return Ok(());
+        }
+        self.connections[slot].flags.set(Flags::VIA_PROXY);
         let Some(client) = last_untrusted(request, |address| self.settings.trusts(address)) else { return Ok(()) };
-        self.count_address(slot, client)?;
+        let is_same = was_via_proxy && client == before;
+        if is_same && self.connections[slot].flags.has(Flags::COUNTED) {
+            return Ok(());
+        }
+        self.give_back_address(slot);
+        self.count_address(slot, client, !is_same)?;
         self.connections[slot].peer = Peer::new((client, 0).into());
         Ok(())
     }
 
+    /// Gives the place of a connection's address back, if it has one.
+    pub(super) fn give_back_address(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot];
+        if connection.flags.has(Flags::COUNTED) {
+            connection.flags.clear(Flags::COUNTED);
+            self.room.leave_from(connection.peer.ip());
+        }
+    }
+
     /// Takes one of an address's places for a connection that a proxy has brought; the peer is to be set to it.
-    pub(super) fn count_address(&mut self, slot: u32, client: IpAddr) -> Result<(), Reject> {
+    /// `is_new`: whether it counts towards how fast the address connects.
+    pub(super) fn count_address(&mut self, slot: u32, client: IpAddr, is_new: bool) -> Result<(), Reject> {
         if self.room.counts_addresses() {
-            if let Err(refused) = self.room.enter_from(client) {
+            if let Err(refused) = self.room.enter_from(client, is_new) {
                 self.counters.refused += 1;
                 return Err(refused.reject().retry_after(self.rng.u32(1..=5)));
             }

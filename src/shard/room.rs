@@ -90,15 +90,17 @@ impl Room {
         !self.addresses.0.is_empty()
     }
 
-    /// Takes one of the address's places, if there is one and it is not too soon.
-    pub(super) fn enter_from(&self, address: IpAddr) -> Result<(), Refused> {
+    /// Takes one of the address's places, if there is one and, for a new connection, it is not too soon.
+    pub(super) fn enter_from(&self, address: IpAddr, is_new: bool) -> Result<(), Refused> {
         let address = group(address);
         let Some(mut addresses) = self.addresses.of(&address) else { return Ok(()) };
         let now_ms = self.started.elapsed().as_millis() as u64;
         if addresses.len() >= ADDRESSES_TIDIED && addresses.len() == addresses.capacity() {
             addresses.retain(|_, address| !address.is_forgettable(now_ms));
         }
-        addresses.entry(address).or_insert_with(Address::new).enter(&self.address_limits, now_ms)
+        let per_second = if is_new { self.address_limits.per_second } else { 0 };
+        let limits = AddressLimits { per_second, ..self.address_limits };
+        addresses.entry(address).or_insert_with(Address::new).enter(&limits, now_ms)
     }
 
     /// Gives one of the address's places back.
@@ -183,11 +185,11 @@ mod tests {
         room.leave();
         assert!(room.enter());
         let address = IpAddr::from([127, 0, 0, 1]);
-        assert_eq!(room.enter_from(address), Ok(()));
-        assert_eq!(room.enter_from(address), Err(Refused::TooMany));
-        assert_eq!(room.enter_from(IpAddr::from([127, 0, 0, 2])), Ok(()));
+        assert_eq!(room.enter_from(address, true), Ok(()));
+        assert_eq!(room.enter_from(address, true), Err(Refused::TooMany));
+        assert_eq!(room.enter_from(IpAddr::from([127, 0, 0, 2]), true), Ok(()));
         room.leave_from(address);
-        assert_eq!(room.enter_from(address), Ok(()));
+        assert_eq!(room.enter_from(address, true), Ok(()));
         let user = ArcStr::from("u");
         assert!(room.enter_as(&user) && !room.enter_as(&user));
         room.leave_as(&user);
@@ -198,7 +200,7 @@ mod tests {
     fn no_limit_costs_no_table() {
         let room = room(1, 0, 0);
         assert!(!room.counts_addresses());
-        assert!((0..100).all(|_| room.enter_from(IpAddr::from([127, 0, 0, 1])).is_ok()));
+        assert!((0..100).all(|_| room.enter_from(IpAddr::from([127, 0, 0, 1]), true).is_ok()));
         assert!((0..100).all(|_| room.enter_as(&"u".into())));
     }
 }

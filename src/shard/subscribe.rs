@@ -73,6 +73,9 @@ impl Shard {
     /// Starts the subscriptions from number `first` on: from now, or after a position. That is set here if the
     /// shard's own logs reach back so far, else the hub is asked. `wait` is for polls.
     pub(super) fn start(&mut self, slot: u32, first: usize, after: Option<Id>, wait: Tick) {
+        if first == self.connections[slot].subscriptions() {
+            return;
+        }
         let Some(after) = after else {
             for index in first..self.connections[slot].subscriptions() {
                 self.read_from_head(slot, index);
@@ -108,12 +111,13 @@ impl Shard {
     /// Asks the hub for what was missed; live events wait until that is through.
     pub(super) fn ask_hub(&mut self, slot: u32, first: usize, after: Option<Id>, wait: Tick) {
         self.counters.resumed_hub += 1;
+        let number = self.counters.resumed_hub as u32;
         let connection = &mut self.connections[slot];
         let lanes = connection.subscriptions_from(first);
         let channels: Vec<LocalChannel> = lanes.map(|s| self.channels.lanes[s.lane].channel).collect();
         connection.flags.set(Flags::REPLAYING);
         let resumes = &mut connection.extra().resumes;
-        resumes.push_back(Resume { channels, after, page_due: false, wait });
+        resumes.push_back(Resume { number, channels, after, page_due: false, wait });
         if resumes.len() == 1 {
             self.ask_for_page(slot);
         }
@@ -126,9 +130,8 @@ impl Shard {
         let generation = connection.generation;
         let Some(resume) = connection.extra.as_mut().and_then(|extra| extra.resumes.front_mut()) else { return };
         resume.page_due = false;
-        let message =
-            HubMessage::Resume { shard, slot, generation, channels: resume.channels.clone(), after: resume.after };
-        self.tell_hub(message);
+        let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
+        self.tell_hub(HubMessage::Resume { shard, slot, generation, number, channels, after });
     }
 
     /// Puts a subscription among its lane's readers, with everything up to now behind it.
@@ -154,7 +157,9 @@ impl Shard {
         }
         let Some(&Subscription { lane, place, cursor }) = self.connections[slot].subscription(index) else { return };
         self.tell_presence(slot, lane, false);
-        if place != NONE {
+        if place == NONE {
+            self.forget_missed(slot, lane);
+        } else {
             if let Some(moved) = self.channels.remove_reader(lane, place, cursor)
                 && let Some(subscription) = self.connections[moved.slot].subscription_mut(moved.subscription as usize)
             {
@@ -180,6 +185,16 @@ impl Shard {
         {
             self.channels.rename_reader(moved.lane, moved.place, index as u32);
         }
+    }
+
+    /// Nothing that was missed on a lane's channel is wanted any more. Its number may be another channel's soon.
+    fn forget_missed(&mut self, slot: u32, lane: u32) {
+        let channel = self.channels.lanes[lane].channel;
+        let Some(extra) = &mut self.connections[slot].extra else { return };
+        extra.resumes.iter_mut().for_each(|resume| resume.channels.retain(|number| *number != channel));
+        // The first one's answer is on its way.
+        let mut is_first = true;
+        extra.resumes.retain(|resume| std::mem::take(&mut is_first) || !resume.channels.is_empty());
     }
 
     /// Ends all subscriptions.

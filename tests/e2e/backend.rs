@@ -223,6 +223,47 @@ fn presence_is_exact_over_all_shards() {
 }
 
 #[test]
+fn a_channel_that_has_ended_stays_so_when_its_users_go() {
+    let server = Server::start_with(&format!("{KEYS}[namespace.room]\npresence = true"), &["--shards", "2"]);
+    let token = token(json!({ "sub": "u", "channels": ["*"] }));
+    let open = || Stream::open(server.address, &format!("/sse?channel=room:1&token={token}"));
+    let mut streams = [open(), open(), open()];
+    let present = || server.feed().call(json!({ "op": "presence", "channel": "room:1" })).unwrap();
+    eventually("all are there", || (present()["connections"] == 3).then_some(()));
+    server.publish("room:1", "last");
+    server.feed().call(json!({ "op": "end", "channel": "room:1" })).unwrap();
+    for stream in &mut streams {
+        let names: Vec<String> = std::iter::from_fn(|| stream.next()).map(|event| event.name).collect();
+        assert_eq!(names.last().unwrap(), "ringcast.end", "{names:?}");
+    }
+    eventually("all have gone", || (present()["connections"] == 0).then_some(()));
+    for _ in 0..4 {
+        assert_eq!(open().next().unwrap().name, "ringcast.end", "whoever comes later is told as well");
+    }
+}
+
+#[test]
+fn presence_follows_a_user_that_the_backend_names_later() {
+    let config = "[auth]\nask_backend = true\n[namespace.room]\npublic = true\npresence = true";
+    let server = Server::start(config);
+    let mut backend = Listener::open(&server, &["authorize"]);
+    let present = || {
+        let answer = server.feed().call(json!({ "op": "presence", "channel": "room:1" })).unwrap();
+        (answer["connections"].as_u64().unwrap(), answer["count"].as_u64().unwrap())
+    };
+    let mut socket = Socket::open(server.address, "/ws?channel=room:1");
+    eventually("somebody is there", || (present() == (1, 0)).then_some(()));
+    socket.say(r#"{"subscribe":["private:1"],"ref":1}"#);
+    let question = backend.next();
+    backend.say(
+        json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": true, "user": "u" }),
+    );
+    assert_eq!(present(), (1, 1));
+    drop(socket);
+    eventually("nobody is there", || (present() == (0, 0)).then_some(()));
+}
+
+#[test]
 fn readers_only_look() {
     // SAFETY: takes no pointers and always succeeds.
     let own = unsafe { libc::getuid() };

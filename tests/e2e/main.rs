@@ -6,6 +6,7 @@
 mod admin;
 mod attacks;
 mod backend;
+mod catching_up;
 mod clients;
 mod command_line;
 mod drain;

@@ -53,7 +53,7 @@ impl World {
     fn resume(&mut self, locals: &[u32], after: Option<Id>, now_ms: u64) -> Replay {
         self.received(0);
         let channels = locals.to_vec();
-        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, channels, after }, now_ms);
+        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, number: 3, channels, after }, now_ms);
         match self.received(0).pop() {
             Some(ShardMessage::Replay(replay)) => *replay,
             other => panic!("{other:?}"),

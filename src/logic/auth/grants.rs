@@ -63,11 +63,13 @@ impl Grants {
         Grants(Some(Arc::new(Lists { subscribe: read(subscribe), publish: read(publish), names: Box::default() })))
     }
 
-    /// Grants subscribing to channels of exactly these names.
-    pub fn allow(&mut self, channels: &[String]) {
+    /// Grants subscribing to channels of exactly these names. Of all such names the last `names_max` are kept.
+    pub fn allow(&mut self, channels: &[String], names_max: usize) {
         let mut lists = self.0.take().map_or_else(Lists::default, Arc::unwrap_or_clone);
-        let more = channels.iter().map(|name| name.as_str().into());
-        lists.names = lists.names.into_iter().chain(more).collect();
+        let kept = lists.names.into_iter().filter(|name| !channels.iter().any(|other| **other == **name));
+        let mut names: Vec<Box<str>> = kept.chain(channels.iter().map(|name| name.as_str().into())).collect();
+        names.drain(..names.len().saturating_sub(names_max));
+        lists.names = names.into();
         self.0 = Some(Arc::new(lists));
     }
 
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_name_is_granted_exactly() {
         let mut grants = Grants::default();
-        grants.allow(&["a*".into()]);
+        grants.allow(&["a*".into()], 2);
         assert!(grants.may_subscribe("a*", None) && !grants.may_subscribe("ab", None));
     }
 
