@@ -80,6 +80,8 @@ pub(super) struct Core {
     pub(super) traces: Vec<(ChannelName, Rc<Outbox>)>,
     pub(super) listeners: Listeners,
     pub(super) revocations: Revocations,
+    /// For how long after its expiry a token still counts, in seconds.
+    pub(super) leeway_s: u64,
     /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
     pub(super) held: Vec<Rc<Owed>>,
     pub(super) presence: Presence,
@@ -109,6 +111,7 @@ impl Core {
             traces: Vec::new(),
             listeners: Listeners::default(),
             revocations: Revocations::default(),
+            leeway_s: 0,
             held: Vec::new(),
             presence: Presence::default(),
             drained: 0,
@@ -404,7 +407,11 @@ impl Core {
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                let until_s = until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S);
+                // A token counts for the leeway after its expiry: so long it must be refused, too.
+                let until_s = match until_s {
+                    Some(expires_s) => expires_s.saturating_add(self.leeway_s),
+                    None => now_ms / 1000 + REVOKED_FOR_S,
+                };
                 kept = self.revocations.add(&id, until_s, now_ms / 1000);
                 Target::Token { id, until_s }
             }

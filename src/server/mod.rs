@@ -313,6 +313,7 @@ fn hub_parts(
         }),
         ids,
         revocations,
+        leeway: config.auth.leeway,
         inbox,
         shards,
         figures,

@@ -185,6 +185,23 @@ fn a_revoked_token_stays_refused_after_a_crash() {
 }
 
 #[test]
+fn a_revoked_token_is_refused_within_the_leeway_after_its_expiry() {
+    let config = format!("{KEYS}leeway = \"60s\"");
+    let server = Server::start(&config);
+    let exp = now() - 5;
+    let target = |jti: &str| {
+        let token = token(json!({ "sub": "u", "jti": jti, "exp": exp, "channels": ["*"] }));
+        format!("/poll?channel=a&wait=0&token={token}")
+    };
+    assert_eq!(get(server.address, &target("lost")).status, 200, "it counts for a while yet");
+    kick(&server, json!({ "op": "kick", "jti": "lost", "expires": exp }), "kicked");
+    assert_eq!(get(server.address, &target("lost")).status, 401);
+    let server = Server::start_in(server.crash(), &config, &[]);
+    assert_eq!(get(server.address, &target("lost")).status, 401, "after a crash, too");
+    assert_eq!(get(server.address, &target("other")).status, 200);
+}
+
+#[test]
 fn a_revocation_that_cannot_be_written_down_holds_and_says_so() {
     let server = Server::start(KEYS);
     // In the way of the file that would be made.

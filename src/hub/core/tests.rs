@@ -189,6 +189,22 @@ fn kicks_add_up_what_the_shards_answer() {
 }
 
 #[test]
+fn a_token_is_revoked_for_as_long_as_it_counts() {
+    let mut world = world();
+    world.core.leeway_s = 10;
+    for (expires, until_s) in [(",\"expires\":100", 110), ("", REVOKED_FOR_S + 50)] {
+        world.say(&format!(r#"{{"op":"kick","jti":"t"{expires}}}"#), 50_000);
+        assert!(world.core.revocations.known().contains("t", until_s - 1), "{expires}");
+        assert!(!world.core.revocations.known().contains("t", until_s), "{expires}");
+        let told = match world.received(0).pop() {
+            Some(ShardMessage::Kick { target: Target::Token { until_s, .. }, .. }) => until_s,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told, until_s, "shards refuse it for as long");
+    }
+}
+
+#[test]
 fn history_is_readable() {
     let mut world = world();
     let first = world.publish("a", 2000);
