@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Auth, TokenKey};
 use crate::link::{HubMessage, ToHub};
-use crate::logic::auth::{KeyError, KeyMaterial, Keyring, Rules};
+use crate::logic::auth::{KeyError, KeyMaterial, Keyring, LeftOut, Rules};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +74,13 @@ pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     }
     if !auth.jwks_file.as_os_str().is_empty() {
         let failed = |source| LoadError::Key { place: auth.jwks_file.display().to_string(), source };
-        keyring.add_set(&read(&auth.jwks_file)?).map_err(failed)?;
+        for LeftOut { index, id, error } in keyring.add_set(&read(&auth.jwks_file)?).map_err(failed)? {
+            // An issuer's keys for other purposes are nothing to be warned of.
+            if !matches!(error, KeyError::ForEncryption) {
+                let kid = id.unwrap_or_default();
+                warn!(file = %auth.jwks_file.display(), key = index, kid, %error, "a key cannot be used and is left out");
+            }
+        }
     }
     Ok(Some(Arc::new(keyring)))
 }
