@@ -322,6 +322,7 @@ impl Core {
                 return Err(FeedError::new("channels", message));
             }
         }
+        self.check_keys(items, now_ms)?;
         if !self.ids.is_reserved(now_ms) {
             self.ids.reserve(now_ms).map_err(|error| FeedError::new("state", error.to_string()))?;
         }
@@ -340,6 +341,23 @@ impl Core {
             }
         }
         Ok(ids)
+    }
+
+    /// A key stands for one publish: what comes with it again must be to as many channels, or its answer would be another's.
+    fn check_keys(&mut self, items: &[Publish], now_ms: u64) -> Result<(), FeedError> {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for item in items {
+            let Some(key) = item.key.as_deref() else { continue };
+            let channels = item.channels.len();
+            let known = self.keys.get(key, now_ms).map_or_else(|| *seen.entry(key).or_insert(channels), <[Id]>::len);
+            if known != channels {
+                let message = format!(
+                    "the field key: {key:?} was used before for a publish to {known} channels, and this one is to {channels}"
+                );
+                return Err(FeedError::new("bad_field", message));
+            }
+        }
+        Ok(())
     }
 
     /// Publishes one event to one channel, for somebody who is no publisher.

@@ -97,6 +97,25 @@ fn one_id_per_channel_and_one_answer_per_key() {
 }
 
 #[test]
+fn a_key_that_comes_again_with_another_number_of_channels_is_refused() {
+    let mut world = world();
+    world.say(r#"{"op":"publish","channels":["a","b"],"data":1,"key":"k","ref":1}"#, 2000);
+    world.say(r#"{"op":"publish","channel":"a","data":1,"key":"one","ref":1}"#, 2000);
+    let before = world.core.ids.last();
+    for line in [
+        r#"{"op":"publish","channel":"a","data":1,"key":"k","ref":1}"#,
+        r#"{"op":"publish","channels":["a","b"],"data":1,"key":"one","ref":1}"#,
+        r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"a","data":1,"key":"k"}],"ref":1}"#,
+        r#"{"op":"batch","items":[{"channel":"a","data":1,"key":"new"},{"channels":["a","b"],"data":1,"key":"new"}]}"#,
+    ] {
+        assert_eq!(world.say(line, 2050), "bad_field", "{line}");
+    }
+    assert_eq!(world.core.ids.last(), before, "nothing of it was published");
+    let list = world.say(r#"{"op":"publish","channels":["a"],"data":1,"key":"one","ref":1}"#, 2050);
+    assert_eq!(list["ids"].as_array().unwrap().len(), 1, "the answer has the form that was asked for");
+}
+
+#[test]
 fn a_batch_is_all_or_nothing() {
     let mut world = world();
     let batch = r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"b","data":2}],"ref":1}"#;
