@@ -20,11 +20,12 @@ use super::HubFigures;
 use super::busiest::Busiest;
 use super::channels::{HistoryPolicy, HubChannels};
 use super::ids::IdSource;
-use super::listeners::{Listeners, Outbox, Owed};
+use super::listeners::{Listeners, Owed};
 use super::looks::PendingLook;
 use super::notify::Notify;
 use super::presence::Presence;
 use super::revocations::Revocations;
+use super::trace::Traces;
 
 /// What a page of missed events weighs at most.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -77,7 +78,7 @@ pub(super) struct Core {
     pub(super) looks: HashMap<u64, PendingLook>,
     pub(super) busiest: Busiest,
     /// Who gets a copy of which channel's events.
-    pub(super) traces: Vec<(ChannelName, Rc<Outbox>)>,
+    pub(super) traces: Traces,
     pub(super) listeners: Listeners,
     pub(super) revocations: Revocations,
     /// For how long after its expiry a token still counts, in seconds.
@@ -108,7 +109,7 @@ impl Core {
             next_request: 0,
             looks: HashMap::new(),
             busiest: Busiest::default(),
-            traces: Vec::new(),
+            traces: Traces::default(),
             listeners: Listeners::default(),
             revocations: Revocations::default(),
             leeway_s: 0,
@@ -373,9 +374,7 @@ impl Core {
         let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
         self.busiest.count(index);
         let event = Arc::new(Event { id, channel, draft: item.draft.clone() });
-        if !self.traces.is_empty() {
-            self.trace(&event);
-        }
+        self.traces.copy(&event);
         self.channels.remember(index, &event, now_ms);
         for route in self.channels.routes(index) {
             if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
@@ -384,16 +383,6 @@ impl Core {
         }
         HubFigures::add(&self.figures.events, 1);
         id
-    }
-
-    /// Gives those who trace the event's channel a copy.
-    fn trace(&self, event: &Event) {
-        let mut line = b"{\"op\":\"event\",\"event\":".to_vec();
-        write_event_json(event, &mut line);
-        line.extend_from_slice(b"}\n");
-        for (_, outbox) in self.traces.iter().filter(|(channel, _)| *channel == event.channel) {
-            outbox.push_or_count(&line);
-        }
     }
 
     fn end(&mut self, name: &str) -> Result<(), FeedError> {

@@ -16,6 +16,7 @@ mod presence;
 mod publishers;
 pub mod revocations;
 mod state_file;
+mod trace;
 
 use std::cell::RefCell;
 use std::io;

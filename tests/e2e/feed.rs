@@ -84,6 +84,24 @@ fn batches_lists_and_keys() {
 }
 
 #[test]
+fn a_channel_is_traced_once_and_so_many_at_most() {
+    let server = Server::start("");
+    let mut raw = Raw::connect(&server);
+    for n in 0..100 {
+        raw.send(&format!("{{\"op\":\"trace\",\"channel\":\"c{n}\"}}\n"));
+    }
+    raw.send("{\"op\":\"trace\",\"channel\":\"c0\",\"ref\":1}\n{\"op\":\"trace\",\"channel\":\"more\",\"ref\":2}\n");
+    assert_eq!(raw.line(), json!({ "ref": 1, "ok": true }));
+    assert_eq!(raw.line()["error"]["code"], "traces");
+    for channel in ["more", "c0", "c1"] {
+        server.publish(channel, channel);
+    }
+    for channel in ["c0", "c1"] {
+        assert_eq!(raw.line()["event"]["channel"], channel, "once");
+    }
+}
+
+#[test]
 fn kicked_clients_are_told_and_counted() {
     let server = Server::start_with("", &["--shards", "2", "--no-pin"]);
     let mut sockets: Vec<Socket> = (0..5).map(|_| Socket::open(server.address, "/ws?channel=a")).collect();
