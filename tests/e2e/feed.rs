@@ -164,6 +164,36 @@ fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
 }
 
 #[test]
+fn a_server_that_finds_another_one_touches_nothing_of_it() {
+    let keys = super::tokens::KEYS;
+    let server = Server::start(keys);
+    let revoke = |server: &Server, jti: &str| server.feed().call(json!({ "op": "kick", "jti": jti })).unwrap();
+    revoke(&server, "one");
+    let serve = |feed: &std::path::Path, listen: &str| {
+        let mut serve = command();
+        serve.args(["serve", "--admin", "off", "--shards", "1", "--log-format", "json", "--listen", listen]);
+        serve.arg("--feed").arg(feed).env("STATE_DIRECTORY", server.folder.path());
+        let ended = serve.output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(!said.contains("\"message\":\"listening\""), "clients were taken: {said}");
+        said
+    };
+    // With the same feed; with one of the same name elsewhere, so that only the state is shared.
+    assert!(serve(&server.feed_path, "127.0.0.1:0").contains("is in use: another process"));
+    let elsewhere = server.folder.path().join("elsewhere/feed.sock");
+    assert!(serve(&elsewhere, "127.0.0.1:0").contains("another server uses the same state"));
+    assert!(!elsewhere.exists(), "what it has made is removed");
+    revoke(&server, "two");
+    let server = Server::start_in(server.crash(), keys, &[]);
+    for jti in ["one", "two"] {
+        let token = super::tokens::token(json!({ "jti": jti, "channels": ["*"] }));
+        let answer = super::clients::get(server.address, &format!("/poll?channel=a&wait=0&token={token}"));
+        assert_eq!(answer.status, 401, "{jti} stays refused");
+    }
+}
+
+#[test]
 fn who_publishes_is_logged_and_may_be_restricted() {
     let server = Server::start("[feed]\nallow_users = [\"nobody\"]");
     let mut raw = Raw::connect(&server);
