@@ -76,6 +76,12 @@ impl Listeners {
             listeners.take_clients(inherited, config, &options)?;
             return Ok(listeners);
         }
+        // All of them before the first is opened: two of the configuration's own may overlap.
+        for address in &config.server.listen {
+            if let ListenAddress::Tcp(wanted) = address {
+                check_port(*wanted)?;
+            }
+        }
         for address in &config.server.listen {
             match address {
                 ListenAddress::Unix(path) => listeners.open_unix(path, config)?,
@@ -146,6 +152,18 @@ impl Listeners {
         }
         Ok(())
     }
+}
+
+/// Refuses a port that another server has: this one would get some of its clients and it some of this one's.
+fn check_port(address: SocketAddr) -> Result<(), StartError> {
+    // Port 0 is a free one.
+    if address.port() == 0 {
+        return Ok(());
+    }
+    socket::check_port(address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortInUse(address),
+        _ => StartError::Listen { address: address.to_string(), source },
+    })
 }
 
 fn describe(socket: &Socket) -> io::Result<String> {

@@ -56,6 +56,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Somebody listens on a port already.
+    #[error("{0} is in use: somebody is listening on it; stop that server, or choose another address")]
+    PortInUse(SocketAddr),
     /// The service manager's sockets are not what they should be.
     #[error("cannot use the sockets that the service manager has opened: {0}")]
     Inherited(String),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -33,6 +33,36 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::
     socket.bind(&SockAddr::from(address))?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// How long a port may be taken: the kernel may take a moment to close a killed process's listeners, if its ring was
+/// polling them.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often to look again.
+const PORT_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Looks whether anybody listens on a port: [`listen_tcp`] would share it with another process of the same user, and the
+/// kernel would give each of them some of the clients. Waits for a moment if so.
+///
+/// # Errors
+/// `AddrInUse` if somebody listens there, or whatever else the kernel says against the address.
+pub fn check_port(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        // With the address reused but the port not shared, only a listener is in the way (socket(7)), and not what is left
+        // of closed connections.
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        match socket.bind(&SockAddr::from(address)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PORT_LOOK_EVERY);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Makes a listener the one that connections are given whose packets arrive on `core`, before its siblings on the same
@@ -368,6 +398,28 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         client.write_all(b"x").unwrap();
+    }
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_noticed() {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
+        let address = listener.local_addr().unwrap();
+        let taken = |address: SocketAddr| check_port(address).unwrap_err().kind() == io::ErrorKind::AddrInUse;
+        assert!(taken(address));
+        assert!(taken(SocketAddr::new(core::net::Ipv4Addr::UNSPECIFIED.into(), address.port())), "on any address, too");
+        // A connection that the listener leaves behind is in nobody's way, nor is a listener that stops in time.
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"hi").unwrap();
+        let accepted = loop {
+            if let Some((fd, _)) = accept(listener.as_fd()).unwrap() {
+                break fd;
+            }
+        };
+        let stopping = std::thread::spawn(move || drop(listener));
+        check_port(address).unwrap();
+        stopping.join().unwrap();
+        drop(accepted);
+        check_port(address).unwrap();
     }
 
     #[test]

@@ -183,7 +183,10 @@ fn a_server_that_finds_another_one_touches_nothing_of_it() {
     assert!(serve(&server.feed_path, "127.0.0.1:0").contains("is in use: another process"));
     let elsewhere = server.folder.path().join("elsewhere/feed.sock");
     assert!(serve(&elsewhere, "127.0.0.1:0").contains("another server uses the same state"));
-    assert!(!elsewhere.exists(), "what it has made is removed");
+    let taken = server.address.to_string();
+    let other = server.folder.path().join("other.sock");
+    assert!(serve(&other, &taken).contains(&format!("{taken} is in use")), "clients are not shared");
+    assert!(!elsewhere.exists() && !other.exists(), "what it has made is removed");
     revoke(&server, "two");
     let server = Server::start_in(server.crash(), keys, &[]);
     for jti in ["one", "two"] {
