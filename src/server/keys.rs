@@ -97,16 +97,20 @@ fn files(auth: &Auth) -> Vec<PathBuf> {
     of_keys.chain([auth.jwks_file.clone()]).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// Reads the keys again and gives them to the shards. With keys that cannot be read, those there are stay.
-pub(super) fn reload(auth: &Auth, to_hub: &ToHub) {
+/// Reads the keys again and gives them to the shards; returns whether they could be read. If not, those there are stay.
+pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
     match load(auth) {
         Ok(Some(keyring)) => {
             info!(keys = keyring.len(), "the keys for tokens were read again");
             to_hub.send(HubMessage::Keys(keyring));
             to_hub.ring();
+            true
         }
-        Ok(None) => {}
-        Err(error) => error!(%error, "the keys for tokens cannot be read again; those from before stay in use"),
+        Ok(None) => true,
+        Err(error) => {
+            error!(%error, "the keys for tokens cannot be read again; those from before stay in use");
+            false
+        }
     }
 }
 

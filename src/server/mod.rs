@@ -244,8 +244,9 @@ impl Server {
             match signal {
                 Signal::Stop => break,
                 Signal::Reload => {
-                    keys::reload(&config.auth, &self.to_hub);
-                    info!("keys are read again; the rest of the configuration is read at the start only");
+                    if keys::reload(&config.auth, &self.to_hub) {
+                        info!("keys are read again; the rest of the configuration is read at the start only");
+                    }
                 }
             }
         }
