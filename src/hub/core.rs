@@ -20,11 +20,12 @@ use super::HubFigures;
 use super::busiest::Busiest;
 use super::channels::{HistoryPolicy, HubChannels};
 use super::ids::IdSource;
-use super::listeners::{Listeners, Outbox, Owed};
+use super::listeners::{Listeners, Owed};
 use super::looks::PendingLook;
 use super::notify::Notify;
 use super::presence::Presence;
 use super::revocations::Revocations;
+use super::trace::Traces;
 
 /// What a page of missed events weighs at most.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -77,9 +78,11 @@ pub(super) struct Core {
     pub(super) looks: HashMap<u64, PendingLook>,
     pub(super) busiest: Busiest,
     /// Who gets a copy of which channel's events.
-    pub(super) traces: Vec<(ChannelName, Rc<Outbox>)>,
+    pub(super) traces: Traces,
     pub(super) listeners: Listeners,
     pub(super) revocations: Revocations,
+    /// For how long after its expiry a token still counts, in seconds.
+    pub(super) leeway_s: u64,
     /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
     pub(super) held: Vec<Rc<Owed>>,
     pub(super) presence: Presence,
@@ -106,9 +109,10 @@ impl Core {
             next_request: 0,
             looks: HashMap::new(),
             busiest: Busiest::default(),
-            traces: Vec::new(),
+            traces: Traces::default(),
             listeners: Listeners::default(),
             revocations: Revocations::default(),
+            leeway_s: 0,
             held: Vec::new(),
             presence: Presence::default(),
             drained: 0,
@@ -311,6 +315,7 @@ impl Core {
                 return Err(FeedError::new("channels", message));
             }
         }
+        self.check_keys(items, now_ms)?;
         if !self.ids.is_reserved(now_ms) {
             self.ids.reserve(now_ms).map_err(|error| FeedError::new("state", error.to_string()))?;
         }
@@ -331,6 +336,23 @@ impl Core {
         Ok(ids)
     }
 
+    /// A key stands for one publish: what comes with it again must be to as many channels, or its answer would be another's.
+    fn check_keys(&mut self, items: &[Publish], now_ms: u64) -> Result<(), FeedError> {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for item in items {
+            let Some(key) = item.key.as_deref() else { continue };
+            let channels = item.channels.len();
+            let known = self.keys.get(key, now_ms).map_or_else(|| *seen.entry(key).or_insert(channels), <[Id]>::len);
+            if known != channels {
+                let message = format!(
+                    "the field key: {key:?} was used before for a publish to {known} channels, and this one is to {channels}"
+                );
+                return Err(FeedError::new("bad_field", message));
+            }
+        }
+        Ok(())
+    }
+
     /// Publishes one event to one channel, for somebody who is no publisher.
     pub(super) fn publish_to(&mut self, channel: ChannelName, draft: Draft, now_ms: u64) -> Result<Id, FeedError> {
         let publish = Publish { channels: vec![channel], is_list: false, draft, key: None };
@@ -344,9 +366,7 @@ impl Core {
         let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
         self.busiest.count(index);
         let event = Arc::new(Event { id, channel, draft: item.draft.clone() });
-        if !self.traces.is_empty() {
-            self.trace(&event);
-        }
+        self.traces.copy(&event);
         self.channels.remember(index, &event, now_ms);
         for route in self.channels.routes(index) {
             if let Some(shard) = self.shards.get_mut(usize::from(route.shard)) {
@@ -355,16 +375,6 @@ impl Core {
         }
         HubFigures::add(&self.figures.events, 1);
         id
-    }
-
-    /// Gives those who trace the event's channel a copy.
-    fn trace(&self, event: &Event) {
-        let mut line = b"{\"op\":\"event\",\"event\":".to_vec();
-        write_event_json(event, &mut line);
-        line.extend_from_slice(b"}\n");
-        for (_, outbox) in self.traces.iter().filter(|(channel, _)| *channel == event.channel) {
-            outbox.push_or_count(&line);
-        }
     }
 
     fn end(&mut self, name: &str) -> Result<(), FeedError> {
@@ -396,7 +406,11 @@ impl Core {
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                let until_s = until_s.unwrap_or(now_ms / 1000 + REVOKED_FOR_S);
+                // A token counts for the leeway after its expiry: so long it must be refused, too.
+                let until_s = match until_s {
+                    Some(expires_s) => expires_s.saturating_add(self.leeway_s),
+                    None => now_ms / 1000 + REVOKED_FOR_S,
+                };
                 kept = self.revocations.add(&id, until_s, now_ms / 1000);
                 Target::Token { id, until_s }
             }

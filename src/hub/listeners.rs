@@ -43,6 +43,8 @@ impl Drop for Owed {
 pub(super) struct Outbox {
     waiting: RefCell<Waiting>,
     is_closed: Cell<bool>,
+    /// How many channels it gets the events of.
+    pub(super) traced: Cell<usize>,
     /// Something was added, or it was closed.
     pub(super) added: Notify,
     /// Something was written, or cannot be any more.

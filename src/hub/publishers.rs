@@ -119,9 +119,9 @@ impl Conversation {
     }
 
     /// Gives the connection a copy of a channel's events.
-    fn trace(&mut self, hub: &Rc<Hub>, channel: ChannelName) {
+    fn trace(&mut self, hub: &Rc<Hub>, channel: ChannelName) -> Result<(), FeedError> {
         let outbox = self.outbox(hub);
-        hub.core.borrow_mut().traces.push((channel, outbox));
+        hub.core.borrow_mut().traces.add(channel, &outbox)
     }
 
     /// Makes the connection a listener, or changes what it listens to.
@@ -147,7 +147,7 @@ fn end_listening(hub: &Hub, outbox: &Rc<Outbox>) {
     if core.listeners.remove(outbox) {
         core.tell_what_is_heard();
     }
-    core.traces.retain(|(_, other)| !Rc::ptr_eq(other, outbox));
+    core.traces.remove(outbox);
     outbox.close();
     core.flush();
 }
@@ -216,9 +216,8 @@ async fn hear(hub: &Rc<Hub>, reader: &mut UnixOwnedReadHalf, conversation: &mut 
         replies = conversation.answer(hub, replies).await?;
     }
     if lines.has_rest() {
-        HubFigures::add(&hub.core.borrow().figures.errors, 1);
         let error = FeedError::new("cut", "the connection ended within a line, which was not carried out");
-        write_error(&mut replies, None, &error);
+        refuse(hub, None, &error, &mut replies);
         conversation.answer(hub, replies).await?;
     }
     Ok(())
@@ -262,12 +261,14 @@ async fn work_off(
                     write_ok_with(replies, &reference, |_| ());
                 }
             }
-            Ok(Outcome::Trace(channel)) => {
-                conversation.trace(hub, channel);
-                if let Some(reference) = reference {
-                    write_ok_with(replies, &reference, |_| ());
+            Ok(Outcome::Trace(channel)) => match conversation.trace(hub, channel) {
+                Ok(()) => {
+                    if let Some(reference) = reference {
+                        write_ok_with(replies, &reference, |_| ());
+                    }
                 }
-            }
+                Err(error) => refuse(hub, reference.as_deref(), &error, replies),
+            },
             Ok(Outcome::Look(request)) => {
                 let is_answered = |core: &Core| core.looks.get(&request).is_none_or(|look| look.missing == 0);
                 wait_for_shards(hub, is_answered).await;
@@ -281,13 +282,15 @@ async fn work_off(
                     });
                 }
             }
-            Err(error) => {
-                HubFigures::add(&hub.core.borrow().figures.errors, 1);
-                write_error(replies, reference.as_deref(), &error);
-            }
+            Err(error) => refuse(hub, reference.as_deref(), &error, replies),
         }
     }
     false
+}
+
+fn refuse(hub: &Hub, reference: Option<&str>, error: &FeedError, replies: &mut Vec<u8>) {
+    HubFigures::add(&hub.core.borrow().figures.errors, 1);
+    write_error(replies, reference, error);
 }
 
 /// Waits until all shards have answered, and returns how many connections they have ended.

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Auth, TokenKey};
 use crate::link::{HubMessage, ToHub};
-use crate::logic::auth::{KeyError, KeyMaterial, Keyring, Rules};
+use crate::logic::auth::{KeyError, KeyMaterial, Keyring, LeftOut, Rules};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +74,13 @@ pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     }
     if !auth.jwks_file.as_os_str().is_empty() {
         let failed = |source| LoadError::Key { place: auth.jwks_file.display().to_string(), source };
-        keyring.add_set(&read(&auth.jwks_file)?).map_err(failed)?;
+        for LeftOut { index, id, error } in keyring.add_set(&read(&auth.jwks_file)?).map_err(failed)? {
+            // An issuer's keys for other purposes are nothing to be warned of.
+            if !matches!(error, KeyError::ForEncryption) {
+                let kid = id.unwrap_or_default();
+                warn!(file = %auth.jwks_file.display(), key = index, kid, %error, "a key cannot be used and is left out");
+            }
+        }
     }
     Ok(Some(Arc::new(keyring)))
 }
@@ -91,16 +97,20 @@ fn files(auth: &Auth) -> Vec<PathBuf> {
     of_keys.chain([auth.jwks_file.clone()]).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// Reads the keys again and gives them to the shards. With keys that cannot be read, those there are stay.
-pub(super) fn reload(auth: &Auth, to_hub: &ToHub) {
+/// Reads the keys again and gives them to the shards; returns whether they could be read. If not, those there are stay.
+pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
     match load(auth) {
         Ok(Some(keyring)) => {
             info!(keys = keyring.len(), "the keys for tokens were read again");
             to_hub.send(HubMessage::Keys(keyring));
             to_hub.ring();
+            true
         }
-        Ok(None) => {}
-        Err(error) => error!(%error, "the keys for tokens cannot be read again; those from before stay in use"),
+        Ok(None) => true,
+        Err(error) => {
+            error!(%error, "the keys for tokens cannot be read again; those from before stay in use");
+            false
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -13,7 +13,7 @@ use tracing::info;
 use crate::config::{Config, ListenAddress, check_exposure};
 use crate::shard::Listener;
 use crate::sys::inherited::{self, Inherited};
-use crate::sys::socket::{self, TcpOptions};
+use crate::sys::socket::{self, SocketFile, TcpOptions};
 
 use super::{StartError, octal};
 
@@ -26,34 +26,61 @@ pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<Listener>>,
     /// TCP addresses, as the kernel has them.
     pub(super) addresses: Vec<SocketAddr>,
-    /// The feed's socket, if it was inherited.
-    pub(super) feed: Option<UnixListener>,
     /// Socket files that are this process's to remove.
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Vec<SocketFile>,
+}
+
+/// What the service manager has opened.
+pub(super) struct FromManager {
+    /// The feed's socket.
+    pub(super) feed: Option<UnixListener>,
+    /// Those for clients.
+    pub(super) clients: Vec<Inherited>,
+}
+
+/// Takes the service manager's sockets, if there are any.
+pub(super) fn inherit() -> Result<FromManager, StartError> {
+    let inherited = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
+    let (feeds, clients): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|socket| socket.name == FEED_NAME);
+    Ok(FromManager { feed: the_feed(feeds)?, clients })
+}
+
+fn the_feed(feeds: Vec<Inherited>) -> Result<Option<UnixListener>, StartError> {
+    let mut feeds = feeds.into_iter();
+    let Some(feed) = feeds.next() else { return Ok(None) };
+    if feeds.next().is_some() || !feed.socket.local_addr()?.is_unix() {
+        let message = "there must be one socket named feed, and it must be a Unix socket";
+        return Err(StartError::Inherited(message.into()));
+    }
+    Ok(Some(UnixListener::from(OwnedFd::from(feed.socket))))
 }
 
 impl Listeners {
-    /// Takes the service manager's sockets; where it has none for clients, opens those of the configuration.
+    /// Takes the service manager's sockets for clients; where it has none, opens those of the configuration.
     ///
     /// `cores` are those that the shards are pinned to, if they are.
-    pub(super) fn open(config: &Config, shards: usize, cores: Option<&[usize]>) -> Result<Listeners, StartError> {
-        let mut listeners = Listeners {
-            by_shard: (0..shards).map(|_| Vec::new()).collect(),
-            addresses: Vec::new(),
-            feed: None,
-            files: Vec::new(),
-        };
+    pub(super) fn open(
+        config: &Config,
+        shards: usize,
+        cores: Option<&[usize]>,
+        inherited: Vec<Inherited>,
+    ) -> Result<Listeners, StartError> {
+        let mut listeners =
+            Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new(), files: Vec::new() };
         let options = TcpOptions {
             backlog: i32::try_from(config.limits.backlog).unwrap_or(i32::MAX),
             not_sent_low_water: u32::try_from(config.limits.not_sent).unwrap_or(u32::MAX),
             user_timeout: config.heartbeat.tcp_user_timeout,
         };
-        let inherited = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
-        let (feeds, clients): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|socket| socket.name == FEED_NAME);
-        listeners.take_feed(feeds)?;
-        if !clients.is_empty() {
-            listeners.take_clients(clients, config, &options)?;
+        if !inherited.is_empty() {
+            listeners.take_clients(inherited, config, &options)?;
             return Ok(listeners);
+        }
+        // All of them before the first is opened: two of the configuration's own may overlap.
+        for address in &config.server.listen {
+            if let ListenAddress::Tcp(wanted) = address {
+                check_port(*wanted)?;
+            }
         }
         for address in &config.server.listen {
             match address {
@@ -68,7 +95,7 @@ impl Listeners {
 
     fn open_unix(&mut self, path: &Path, config: &Config) -> Result<(), StartError> {
         let listener = Arc::new(socket::listen_unix(path, octal(&config.server.unix_mode), None)?);
-        self.files.push(path.to_path_buf());
+        self.files.push(SocketFile::at(path)?);
         self.by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
         info!(address = %ListenAddress::Unix(path.to_path_buf()), "listening");
         Ok(())
@@ -93,17 +120,6 @@ impl Listeners {
         }
         self.addresses.push(actual);
         info!(address = %actual, "listening");
-        Ok(())
-    }
-
-    fn take_feed(&mut self, feeds: Vec<Inherited>) -> Result<(), StartError> {
-        let mut feeds = feeds.into_iter();
-        let Some(feed) = feeds.next() else { return Ok(()) };
-        if feeds.next().is_some() || !feed.socket.local_addr()?.is_unix() {
-            let message = "there must be one socket named feed, and it must be a Unix socket";
-            return Err(StartError::Inherited(message.into()));
-        }
-        self.feed = Some(UnixListener::from(OwnedFd::from(feed.socket)));
         Ok(())
     }
 
@@ -136,6 +152,18 @@ impl Listeners {
         }
         Ok(())
     }
+}
+
+/// Refuses a port that another server has: this one would get some of its clients and it some of this one's.
+fn check_port(address: SocketAddr) -> Result<(), StartError> {
+    // Port 0 is a free one.
+    if address.port() == 0 {
+        return Ok(());
+    }
+    socket::check_port(address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortInUse(address),
+        _ => StartError::Listen { address: address.to_string(), source },
+    })
 }
 
 fn describe(socket: &Socket) -> io::Result<String> {

@@ -5,11 +5,12 @@ mod keys;
 mod listeners;
 mod logging;
 mod service;
+mod state;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,15 +27,15 @@ use crate::link::{self, FIGURES_CHANNEL, HubInbox, HubMessage, ToHub, ToShard};
 use crate::logic::history::HistoryLimits;
 use crate::shard::{self, Listener, Published, Room, ShardParts};
 use crate::sys::affinity;
-use crate::sys::clock::unix_ms;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::signal::{self, Signal};
-use crate::sys::socket::{self, UnixListenError};
+use crate::sys::socket::{self, SocketFile, UnixListenError};
 
 use listeners::Listeners;
+use state::{State, StateLock};
 
 /// How much longer than its drain time the server waits for a shard that does not report.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
@@ -55,6 +56,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Somebody listens on a port already.
+    #[error("{0} is in use: somebody is listening on it; stop that server, or choose another address")]
+    PortInUse(SocketAddr),
     /// The service manager's sockets are not what they should be.
     #[error("cannot use the sockets that the service manager has opened: {0}")]
     Inherited(String),
@@ -72,6 +76,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Another server has the state files open.
+    #[error("another server uses the same state: it has locked {0}; stop it, or give this one a state_dir of its own")]
+    StateInUse(String),
     /// The mark that keeps ids from going backwards cannot be used.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -121,7 +128,8 @@ struct Server {
     drained: Receiver<u64>,
     demo: Option<demo::Demo>,
     service: service::Service,
-    sockets: Vec<PathBuf>,
+    files: Vec<SocketFile>,
+    _lock: StateLock,
 }
 
 impl Server {
@@ -140,26 +148,23 @@ impl Server {
             );
         }
         let keyring = keys::load(&config.auth)?;
-        let (ids, revocations) = open_state(config)?;
         let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
         let readers = user_ids("readers", &config.feed.readers)?;
-        let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
         let cores = affinity::usable_cores();
         let pinned = (config.server.pin && shards <= cores.len()).then_some(&cores[..]);
-        let mut listeners = Listeners::open(config, shards, pinned)?;
-        let feed = match listeners.feed.take() {
-            Some(inherited) => inherited,
-            None => {
-                listeners.files.push(config.feed.path.clone());
-                socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?
-            }
-        };
+        // Clients come last: whatever else is in the way must not take them from a server that runs.
+        let inherited = listeners::inherit()?;
+        let mut files = Vec::new();
+        let feed = open_feed(config, inherited.feed, &mut files)?;
+        let State { ids, revocations, lock } = state::open(config)?;
+        let admin = listen_for_admins(config)?;
         let own_listener = socket::listen_privately()?;
         let own_address = own_listener.local_addr()?;
+        let mut listeners = Listeners::open(config, shards, pinned, inherited.clients)?;
+        files.append(&mut listeners.files);
         if let Some(first) = listeners.by_shard.first_mut() {
             first.push(Listener::Own(own_listener));
         }
-        let admin = listen_for_admins(config)?;
 
         let (to_hub, inbox) = link::to_hub()?;
         let room = Arc::new(Room::new(&config.server));
@@ -231,7 +236,7 @@ impl Server {
                 info!("the demo is at http://{address}/");
             }
         }
-        Ok(Server { to_hub, room, hub, drained, demo, service, sockets: listeners.files })
+        Ok(Server { to_hub, room, hub, drained, demo, service, files, _lock: lock })
     }
 
     fn serve(self, config: &Config, signals: &Receiver<Signal>) {
@@ -239,8 +244,9 @@ impl Server {
             match signal {
                 Signal::Stop => break,
                 Signal::Reload => {
-                    keys::reload(&config.auth, &self.to_hub);
-                    info!("keys are read again; the rest of the configuration is read at the start only");
+                    if keys::reload(&config.auth, &self.to_hub) {
+                        info!("keys are read again; the rest of the configuration is read at the start only");
+                    }
                 }
             }
         }
@@ -275,9 +281,7 @@ impl Server {
         self.to_hub.send(HubMessage::Stop);
         self.to_hub.ring();
         let _ = self.hub.join();
-        for path in self.sockets {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.files);
         info!("stopped");
     }
 }
@@ -313,6 +317,7 @@ fn hub_parts(
         }),
         ids,
         revocations,
+        leeway: config.auth.leeway,
         inbox,
         shards,
         figures,
@@ -353,15 +358,20 @@ fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, StartError>
     Ok(Some(listener))
 }
 
-/// What outlives the process.
-fn open_state(config: &Config) -> Result<(IdSource, Revocations), StartError> {
-    let folder = &config.server.state_dir;
-    let failed = |source| StartError::State { path: folder.display().to_string(), source };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    // By the feed's name, so that several servers may share a directory.
-    let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let ids = IdSource::open(&folder.join(format!("{name}.ids")), unix_ms())?;
-    Ok((ids, Revocations::open(&folder.join(format!("{name}.revoked")), unix_ms() / 1000)?))
+/// Opens the feed, unless the service manager has. Whoever is there already is noticed here, before anything is touched
+/// that a running server has open.
+fn open_feed(
+    config: &Config,
+    inherited: Option<UnixListener>,
+    files: &mut Vec<SocketFile>,
+) -> Result<UnixListener, StartError> {
+    if let Some(listener) = inherited {
+        return Ok(listener);
+    }
+    let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
+    let listener = socket::listen_unix(&config.feed.path, octal(&config.feed.mode), group)?;
+    files.push(SocketFile::at(&config.feed.path)?);
+    Ok(listener)
 }
 
 /// Modes are checked when the configuration is read.

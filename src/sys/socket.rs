@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -33,6 +33,36 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::
     socket.bind(&SockAddr::from(address))?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// How long a port may be taken: the kernel may take a moment to close a killed process's listeners, if its ring was
+/// polling them.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often to look again.
+const PORT_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Looks whether anybody listens on a port: [`listen_tcp`] would share it with another process of the same user, and the
+/// kernel would give each of them some of the clients. Waits for a moment if so.
+///
+/// # Errors
+/// `AddrInUse` if somebody listens there, or whatever else the kernel says against the address.
+pub fn check_port(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        // With the address reused but the port not shared, only a listener is in the way (socket(7)), and not what is left
+        // of closed connections.
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        match socket.bind(&SockAddr::from(address)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PORT_LOOK_EVERY);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Makes a listener the one that connections are given whose packets arrive on `core`, before its siblings on the same
@@ -124,9 +154,52 @@ pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixLi
 /// socket, if its ring was polling it: so one whose process is gone counts as stale too.
 fn is_stale(path: &Path) -> bool {
     match UnixStream::connect(path) {
-        Ok(stream) => peer_process(stream.as_fd()).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()),
+        Ok(stream) => peer_process(stream.as_fd()).is_some_and(is_gone),
         Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
     }
+}
+
+/// Whether there is no such process any more. Of a process in another PID namespace (a container beside this one) the
+/// kernel says the number 0: nothing can be known of it here, and it has just taken a connection.
+fn is_gone(process: i32) -> bool {
+    // SAFETY: no pointers; signal 0 is sent to nobody, it is only looked whether it could be (kill(2)).
+    process > 0
+        && unsafe { libc::kill(process, 0) } < 0
+        && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The file of a Unix socket that this process has bound. Dropping this removes the file, unless it is another one by
+/// then: a file that somebody else has put there is theirs.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Its device and inode.
+    file: (u64, u64),
+}
+
+impl SocketFile {
+    /// Notes which file is at `path`, where a socket was just bound.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn at(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.into(), file: device_and_inode(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if device_and_inode(&self.path).is_ok_and(|file| file == self.file) {
+            // What cannot be removed is found to be stale by the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The process at the other end of a Unix socket; for a listener's, who called `listen`.
@@ -328,6 +401,28 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_somebody_listens_on_is_noticed() {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
+        let address = listener.local_addr().unwrap();
+        let taken = |address: SocketAddr| check_port(address).unwrap_err().kind() == io::ErrorKind::AddrInUse;
+        assert!(taken(address));
+        assert!(taken(SocketAddr::new(core::net::Ipv4Addr::UNSPECIFIED.into(), address.port())), "on any address, too");
+        // A connection that the listener leaves behind is in nobody's way, nor is a listener that stops in time.
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"hi").unwrap();
+        let accepted = loop {
+            if let Some((fd, _)) = accept(listener.as_fd()).unwrap() {
+                break fd;
+            }
+        };
+        let stopping = std::thread::spawn(move || drop(listener));
+        check_port(address).unwrap();
+        stopping.join().unwrap();
+        drop(accepted);
+        check_port(address).unwrap();
+    }
+
+    #[test]
     fn a_client_that_says_nothing_is_accepted_after_a_while() {
         let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -377,5 +472,32 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(matches!(listen_unix(&file, 0o600, None), Err(UnixListenError::NotASocket(_))));
         assert!(listen_unix(&folder.path().join("x"), 0o600, Some("no-such-group")).is_err());
+    }
+
+    #[test]
+    fn a_process_that_nothing_can_be_known_of_is_not_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = child.id() as i32;
+        assert!(!is_gone(ended), "it has not been waited for");
+        child.wait().unwrap();
+        assert!(is_gone(ended));
+        assert!(!is_gone(0) && !is_gone(-1), "of another namespace");
+        assert!(!is_gone(std::process::id() as i32) && !is_gone(1));
+    }
+
+    #[test]
+    fn a_sockets_file_is_removed_by_whom_it_is_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feed.sock");
+        let _first = listen_unix(&path, 0o600, None).unwrap();
+        drop(SocketFile::at(&path).unwrap());
+        assert!(!path.exists());
+        let _second = listen_unix(&path, 0o600, None).unwrap();
+        let file = SocketFile::at(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _third = listen_unix(&path, 0o600, None).unwrap();
+        drop(file);
+        assert!(path.exists(), "another one has taken its place");
+        assert!(SocketFile::at(&folder.path().join("nothing")).is_err());
     }
 }

@@ -84,6 +84,24 @@ fn batches_lists_and_keys() {
 }
 
 #[test]
+fn a_channel_is_traced_once_and_so_many_at_most() {
+    let server = Server::start("");
+    let mut raw = Raw::connect(&server);
+    for n in 0..100 {
+        raw.send(&format!("{{\"op\":\"trace\",\"channel\":\"c{n}\"}}\n"));
+    }
+    raw.send("{\"op\":\"trace\",\"channel\":\"c0\",\"ref\":1}\n{\"op\":\"trace\",\"channel\":\"more\",\"ref\":2}\n");
+    assert_eq!(raw.line(), json!({ "ref": 1, "ok": true }));
+    assert_eq!(raw.line()["error"]["code"], "traces");
+    for channel in ["more", "c0", "c1"] {
+        server.publish(channel, channel);
+    }
+    for channel in ["c0", "c1"] {
+        assert_eq!(raw.line()["event"]["channel"], channel, "once");
+    }
+}
+
+#[test]
 fn kicked_clients_are_told_and_counted() {
     let server = Server::start_with("", &["--shards", "2", "--no-pin"]);
     let mut sockets: Vec<Socket> = (0..5).map(|_| Socket::open(server.address, "/ws?channel=a")).collect();
@@ -143,6 +161,39 @@ fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
     std::fs::write(&file, "precious").unwrap();
     assert!(String::from_utf8_lossy(&serve(&file).stderr).contains("is no socket"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn a_server_that_finds_another_one_touches_nothing_of_it() {
+    let keys = super::tokens::KEYS;
+    let server = Server::start(keys);
+    let revoke = |server: &Server, jti: &str| server.feed().call(json!({ "op": "kick", "jti": jti })).unwrap();
+    revoke(&server, "one");
+    let serve = |feed: &std::path::Path, listen: &str| {
+        let mut serve = command();
+        serve.args(["serve", "--admin", "off", "--shards", "1", "--log-format", "json", "--listen", listen]);
+        serve.arg("--feed").arg(feed).env("STATE_DIRECTORY", server.folder.path());
+        let ended = serve.output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(!said.contains("\"message\":\"listening\""), "clients were taken: {said}");
+        said
+    };
+    // With the same feed; with one of the same name elsewhere, so that only the state is shared.
+    assert!(serve(&server.feed_path, "127.0.0.1:0").contains("is in use: another process"));
+    let elsewhere = server.folder.path().join("elsewhere/feed.sock");
+    assert!(serve(&elsewhere, "127.0.0.1:0").contains("another server uses the same state"));
+    let taken = server.address.to_string();
+    let other = server.folder.path().join("other.sock");
+    assert!(serve(&other, &taken).contains(&format!("{taken} is in use")), "clients are not shared");
+    assert!(!elsewhere.exists() && !other.exists(), "what it has made is removed");
+    revoke(&server, "two");
+    let server = Server::start_in(server.crash(), keys, &[]);
+    for jti in ["one", "two"] {
+        let token = super::tokens::token(json!({ "jti": jti, "channels": ["*"] }));
+        let answer = super::clients::get(server.address, &format!("/poll?channel=a&wait=0&token={token}"));
+        assert_eq!(answer.status, 401, "{jti} stays refused");
+    }
 }
 
 #[test]

@@ -97,6 +97,25 @@ fn one_id_per_channel_and_one_answer_per_key() {
 }
 
 #[test]
+fn a_key_that_comes_again_with_another_number_of_channels_is_refused() {
+    let mut world = world();
+    world.say(r#"{"op":"publish","channels":["a","b"],"data":1,"key":"k","ref":1}"#, 2000);
+    world.say(r#"{"op":"publish","channel":"a","data":1,"key":"one","ref":1}"#, 2000);
+    let before = world.core.ids.last();
+    for line in [
+        r#"{"op":"publish","channel":"a","data":1,"key":"k","ref":1}"#,
+        r#"{"op":"publish","channels":["a","b"],"data":1,"key":"one","ref":1}"#,
+        r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"a","data":1,"key":"k"}],"ref":1}"#,
+        r#"{"op":"batch","items":[{"channel":"a","data":1,"key":"new"},{"channels":["a","b"],"data":1,"key":"new"}]}"#,
+    ] {
+        assert_eq!(world.say(line, 2050), "bad_field", "{line}");
+    }
+    assert_eq!(world.core.ids.last(), before, "nothing of it was published");
+    let list = world.say(r#"{"op":"publish","channels":["a"],"data":1,"key":"one","ref":1}"#, 2050);
+    assert_eq!(list["ids"].as_array().unwrap().len(), 1, "the answer has the form that was asked for");
+}
+
+#[test]
 fn a_batch_is_all_or_nothing() {
     let mut world = world();
     let batch = r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"b","data":2}],"ref":1}"#;
@@ -186,6 +205,22 @@ fn kicks_add_up_what_the_shards_answer() {
     let pending = world.core.kicks.remove(&kick).unwrap();
     assert_eq!((pending.missing, pending.count), (0, 5));
     assert_eq!(world.say(r#"{"op":"kick","conn":"x"}"#, 0), "no_connection");
+}
+
+#[test]
+fn a_token_is_revoked_for_as_long_as_it_counts() {
+    let mut world = world();
+    world.core.leeway_s = 10;
+    for (expires, until_s) in [(",\"expires\":100", 110), ("", REVOKED_FOR_S + 50)] {
+        world.say(&format!(r#"{{"op":"kick","jti":"t"{expires}}}"#), 50_000);
+        assert!(world.core.revocations.known().contains("t", until_s - 1), "{expires}");
+        assert!(!world.core.revocations.known().contains("t", until_s), "{expires}");
+        let told = match world.received(0).pop() {
+            Some(ShardMessage::Kick { target: Target::Token { until_s, .. }, .. }) => until_s,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told, until_s, "shards refuse it for as long");
+    }
 }
 
 #[test]

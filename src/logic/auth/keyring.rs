@@ -5,7 +5,7 @@
 use arcstr::ArcStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
 
@@ -37,6 +37,31 @@ pub enum KeyError {
     /// A JWKS file is no such thing.
     #[error("this is no JSON Web Key Set: {0}")]
     Set(String),
+    /// A key of a set is not for signatures.
+    #[error("it is for encryption")]
+    ForEncryption,
+    /// A key of a set is of a kind or on a curve that its algorithm does not go with.
+    #[error("a key of this kind cannot be used for {0}")]
+    Unfit(String),
+    /// A set has keys, and none of them can be used.
+    #[error("none of the {count} keys in the set can be used; the first one: {first}")]
+    NoneUsable {
+        /// How many there are.
+        count: usize,
+        /// Why the first one is not.
+        first: Box<KeyError>,
+    },
+}
+
+/// A key of a set that is left out.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// Its place in the set, from 0.
+    pub index: usize,
+    /// Its id (`kid`), if it has one.
+    pub id: Option<String>,
+    /// Why.
+    pub error: KeyError,
 }
 
 /// A key as it is configured.
@@ -156,6 +181,12 @@ impl From<OneOrMany> for List {
     }
 }
 
+/// A JSON Web Key Set (RFC 7517 §5), each of whose keys is looked at by itself.
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
+
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -225,27 +256,27 @@ impl Keyring {
         Ok(())
     }
 
-    /// Adds the keys of a JSON Web Key Set (RFC 7517) that are for signatures.
+    /// Adds the keys of a JSON Web Key Set that are for signatures, and returns those that it leaves out: keys which one
+    /// does not understand are to be ignored (RFC 7517 §5), so that issuers can add new kinds of them.
     ///
     /// # Errors
-    /// If it is none, or a key of it cannot be used.
-    pub fn add_set(&mut self, json: &[u8]) -> Result<(), KeyError> {
-        let set: JwkSet = serde_json::from_slice(json).map_err(|error| KeyError::Set(error.to_string()))?;
-        for jwk in &set.keys {
-            let is_for_encryption = jwk
-                .common
-                .public_key_use
-                .as_ref()
-                .is_some_and(|for_what| *for_what == jsonwebtoken::jwk::PublicKeyUse::Encryption);
-            if is_for_encryption {
-                continue;
+    /// If it is no set, or has keys and none can be used. Nothing is added then.
+    pub fn add_set(&mut self, json: &[u8]) -> Result<Vec<LeftOut>, KeyError> {
+        let set: Set = serde_json::from_slice(json).map_err(|error| KeyError::Set(error.to_string()))?;
+        let (count, before) = (set.keys.len(), self.keys.len());
+        let mut left_out = Vec::new();
+        for (index, key) in set.keys.into_iter().enumerate() {
+            let id = key.get("kid").and_then(|id| id.as_str()).map(str::to_owned);
+            match key_of_set(key) {
+                Ok(key) => self.keys.push(key),
+                Err(error) => left_out.push(LeftOut { index, id, error }),
             }
-            let algorithm = algorithm_of(jwk)?;
-            let malformed = |problem: String| KeyError::Malformed { algorithm: format!("{algorithm:?}"), problem };
-            let key = DecodingKey::from_jwk(jwk).map_err(|error| malformed(error.to_string()))?;
-            self.keys.push(Key { id: jwk.common.key_id.clone(), algorithm, key });
         }
-        Ok(())
+        if self.keys.len() == before && !left_out.is_empty() {
+            let first = Box::new(left_out.swap_remove(0).error);
+            return Err(KeyError::NoneUsable { count, first });
+        }
+        Ok(left_out)
     }
 
     /// Verifies a token at `now_s`, in seconds since 1970.
@@ -324,6 +355,38 @@ impl Keyring {
 /// A NumericDate (RFC 7519 §2), which may have a fraction.
 fn seconds(date: f64) -> Result<u64, TokenError> {
     if date.is_finite() && (0.0..=1e15).contains(&date) { Ok(date as u64) } else { Err(TokenError::Claims) }
+}
+
+/// A key of a set, if it is for signatures and of a kind that is understood.
+fn key_of_set(key: serde_json::Value) -> Result<Key, KeyError> {
+    let jwk: Jwk = serde_json::from_value(key)
+        .map_err(|error| KeyError::Malformed { algorithm: "tokens".into(), problem: error.to_string() })?;
+    if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
+        return Err(KeyError::ForEncryption);
+    }
+    let algorithm = algorithm_of(&jwk)?;
+    let name = format!("{algorithm:?}");
+    let malformed = |problem: String| KeyError::Malformed { algorithm: name.clone(), problem };
+    let key = DecodingKey::from_jwk(&jwk).map_err(|error| malformed(error.to_string()))?;
+    if key.family() != algorithm.family() || !is_on_its_curve(&jwk, algorithm) {
+        return Err(KeyError::Unfit(name));
+    }
+    if matches!(&jwk.algorithm, AlgorithmParameters::OctetKey(secret) if secret.value.is_empty()) {
+        return Err(malformed("the secret is empty".into()));
+    }
+    Ok(Key { id: jwk.common.key_id, algorithm, key })
+}
+
+/// Whether a key is on the curve that its algorithm means, if it means one (RFC 7518 §3.4, RFC 8037 §3.1).
+fn is_on_its_curve(jwk: &Jwk, algorithm: Algorithm) -> bool {
+    match &jwk.algorithm {
+        AlgorithmParameters::EllipticCurve(key) => matches!(
+            (&key.curve, algorithm),
+            (EllipticCurve::P256, Algorithm::ES256) | (EllipticCurve::P384, Algorithm::ES384)
+        ),
+        AlgorithmParameters::OctetKeyPair(key) => key.curve == EllipticCurve::Ed25519,
+        _ => true,
+    }
 }
 
 /// A JWK's own algorithm, else the usual one of its kind: it is the key that says, never the token.

@@ -5,5 +5,5 @@ mod keyring;
 mod revoked;
 
 pub use grants::{Grants, GrantsPool, Pattern};
-pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, Rules, TokenError};
+pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, LeftOut, Rules, TokenError};
 pub use revoked::Revoked;

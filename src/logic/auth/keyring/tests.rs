@@ -169,8 +169,9 @@ fn sets_of_keys_are_read() {
         { "kty": "oct", "kid": "e", "use": "enc", "alg": "HS256", "k": secret },
     ]});
     let mut keyring = Keyring::new(Rules::default());
-    keyring.add_set(set.to_string().as_bytes()).unwrap();
+    let left_out = keyring.add_set(set.to_string().as_bytes()).unwrap();
     assert_eq!(keyring.len(), 2);
+    assert!(matches!(left_out[..], [LeftOut { index: 2, error: KeyError::ForEncryption, .. }]), "{left_out:?}");
     let claims = json!({ "exp": NOW + 1 });
     let verify = |algorithm, kid| keyring.verify(&sign(algorithm, Some(kid), &claims), NOW).err();
     assert_eq!(verify(Algorithm::HS512, "h"), None);
@@ -179,6 +180,38 @@ fn sets_of_keys_are_read() {
     assert_eq!(verify(Algorithm::HS256, "e"), Some(TokenError::NoKey));
     for bad in ["", "{}", "[]", r#"{"keys":[{"kty":"EC"}]}"#, r#"{"keys":[{"kty":"oct","alg":"RSA-OAEP","k":"AA"}]}"#] {
         assert!(Keyring::default().add_set(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert!(Keyring::default().add_set(br#"{"keys":[]}"#).unwrap().is_empty(), "an issuer may have no keys at all");
+}
+
+#[test]
+fn keys_of_a_set_that_are_not_understood_are_left_out() {
+    let secret = URL_SAFE_NO_PAD.encode("secret");
+    let point = URL_SAFE_NO_PAD.encode([1; 32]);
+    let good = json!({ "kty": "oct", "kid": "good", "alg": "HS256", "k": secret });
+    for other in [
+        json!({ "kty": "new", "kid": "x" }),
+        json!({ "kty": "oct", "alg": "HS1024", "k": secret }),
+        json!({ "kty": "oct", "alg": "HS256", "k": "" }),
+        json!({ "kty": "oct", "alg": "HS256", "k": "!" }),
+        json!({ "kty": "oct", "alg": "RS256", "k": secret }),
+        json!({ "kty": "RSA", "alg": "HS256", "n": point, "e": "AQAB" }),
+        json!({ "kty": "RSA", "alg": "ES256", "n": point, "e": "AQAB" }),
+        json!({ "kty": "EC", "crv": "secp256k1", "x": point, "y": point }),
+        json!({ "kty": "EC", "crv": "P-521", "x": point, "y": point }),
+        json!({ "kty": "EC", "crv": "P-256", "alg": "ES384", "x": point, "y": point }),
+        json!({ "kty": "OKP", "crv": "X25519", "x": point }),
+        json!({ "kty": "OKP", "crv": "P-256", "x": point }),
+        json!({ "kty": "oct", "kid": 5, "k": secret }),
+        json!("no key"),
+    ] {
+        let mut keyring = Keyring::default();
+        let left_out = keyring.add_set(json!({ "keys": [other, good] }).to_string().as_bytes()).unwrap();
+        assert_eq!((keyring.len(), left_out.len(), left_out[0].index), (1, 1, 0), "{other}");
+        let token = sign(Algorithm::HS256, Some("good"), &json!({ "exp": NOW + 1 }));
+        assert!(keyring.verify(&token, NOW).is_ok(), "{other}");
+        let alone = Keyring::default().add_set(json!({ "keys": [other] }).to_string().as_bytes()).unwrap_err();
+        assert!(alone.to_string().starts_with("none of the 1 keys in the set can be used"), "{other}: {alone}");
     }
 }
 

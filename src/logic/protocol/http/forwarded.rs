@@ -1,6 +1,7 @@
 //! Where a client behind proxies is: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 
 use core::net::{IpAddr, SocketAddr};
+use std::borrow::Cow;
 
 use super::Request;
 
@@ -25,22 +26,86 @@ fn address(entry: &str) -> Option<IpAddr> {
 }
 
 /// The elements of a `Forwarded` field; commas within quotes part nothing.
+///
+/// Quotes are believed only if all of the line is as the grammar has it. A client may have opened one that it never
+/// closes, so that what the proxy appends would count as quoted: then every comma parts, and what the proxy has written
+/// last stands alone again.
 fn elements(line: &str) -> Vec<&str> {
-    let mut is_quoted = false;
-    line.split(|c: char| {
-        is_quoted ^= c == '"';
-        c == ',' && !is_quoted
-    })
-    .collect()
+    split(line, ',').unwrap_or_else(|| line.split(',').collect())
+}
+
+/// Where in an element a character stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// In a parameter's name, or before it.
+    Name,
+    /// Right after the `=`: here a value may begin with a quote.
+    Start,
+    /// In a value without quotes.
+    Bare,
+    /// In a quoted value (RFC 9110 §5.6.4).
+    Quoted,
+    /// After a backslash in a quoted value.
+    Escaped,
+    /// After the closing quote.
+    Closed,
+}
+
+/// Splits at a separator, `,` or `;`, outside of quoted values; `None` if a quote or a backslash stands where there can be
+/// none, or a quoted value does not end.
+fn split(text: &str, separator: char) -> Option<Vec<&str>> {
+    let mut parts = Vec::new();
+    let (mut at, mut start) = (At::Name, 0);
+    for (index, c) in text.char_indices() {
+        at = match (at, c) {
+            (At::Quoted, '"') => At::Closed,
+            (At::Quoted, '\\') => At::Escaped,
+            (At::Quoted | At::Escaped, _) => At::Quoted,
+            (_, ',' | ';') => {
+                if c == separator {
+                    parts.push(&text[start..index]);
+                    start = index + 1;
+                }
+                At::Name
+            }
+            (At::Start, '"') => At::Quoted,
+            (_, '"' | '\\') => return None,
+            (At::Name, '=') => At::Start,
+            (At::Name, _) => At::Name,
+            (At::Closed, ' ' | '\t') => At::Closed,
+            (At::Closed, _) => return None,
+            (At::Start | At::Bare, _) => At::Bare,
+        };
+    }
+    parts.push(&text[start..]);
+    (!matches!(at, At::Quoted | At::Escaped)).then_some(parts)
 }
 
 /// The `for` of an element: an address, one in quotes, or an IPv6 one in brackets within quotes. Names and
 /// obfuscated identifiers (`unknown`, `_hidden`) are no addresses.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
-    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node);
-    address(node)
+    let pairs = split(element, ';')?;
+    let (_, node) = pairs
+        .into_iter()
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    address(&unquoted(node))
+}
+
+/// A value without its quotes, and without the backslashes within.
+fn unquoted(value: &str) -> Cow<'_, str> {
+    match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+        Some(inner) if inner.contains('\\') => {
+            let mut is_escaped = false;
+            let is_kept = |c: &char| {
+                is_escaped = *c == '\\' && !is_escaped;
+                !is_escaped
+            };
+            Cow::Owned(inner.chars().filter(is_kept).collect())
+        }
+        Some(inner) => Cow::Borrowed(inner),
+        None => Cow::Borrowed(value),
+    }
 }
 
 #[cfg(test)]
@@ -75,5 +140,37 @@ mod tests {
         ] {
             assert_eq!(client(fields).as_deref(), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn quotes_hide_nothing_that_a_proxy_has_written() {
+        for (line, expected) in [
+            // As they should be.
+            (r#"for=9.9.9.9;host="a\"b, for=1.1.1.1""#, Some("9.9.9.9")),
+            (r#"for="9.9.9.9";host="a;for=1.1.1.1;b""#, Some("9.9.9.9")),
+            (r#"host="a;for=1.1.1.1;b";for=9.9.9.9"#, Some("9.9.9.9")),
+            (r#"for="\[2001:db8::7\]:443" , for=10.0.0.1"#, Some("2001:db8::7")),
+            (r#"for=1.1.1.1;host="", for="9.9.9.9:80""#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host="x\\", for=9.9.9.9"#, Some("9.9.9.9")),
+            // A client's quote that never ends; the proxy's own element comes last.
+            (r#"for=1.1.1.1;host=", for=9.9.9.9"#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host=", for="9.9.9.9:80""#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host=", for=9.9.9.9, for=10.0.0.1"#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host="\, for=9.9.9.9"#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host="x\", for=9.9.9.9"#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host="x\", for="9.9.9.9""#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host=", for=9.9.9.9;host="a\"b""#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host=", for=9.9.9.9;host="h";proto=http"#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1;host=a", for=9.9.9.9;host="h""#, Some("9.9.9.9")),
+            (r#"for=1.1.1.1", for=9.9.9.9"#, Some("9.9.9.9")),
+            // What cannot be told apart any more is nobody's.
+            (r#"for=1.1.1.1;host=", for=9.9.9.9;host="a,b""#, None),
+            (r#"for=9.9.9.9, for="1.1.1.1"#, None),
+            (r#"for=9.9.9.9, for=1.1.1.1;x=\a"#, None),
+        ] {
+            assert_eq!(client(&format!("Forwarded: {line}\r\n")).as_deref(), expected, "{line}");
+        }
+        let lines = "Forwarded: for=1.1.1.1;host=\"\r\nForwarded: for=9.9.9.9\r\n";
+        assert_eq!(client(lines).as_deref(), Some("9.9.9.9"));
     }
 }
