@@ -2,15 +2,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use serde_json::json;
 
 use super::Control;
+
+/// How long a body may take to come.
+const BODY_MAX: Duration = Duration::from_secs(30);
 
 /// An answer that is an error, in the form that all of the server's errors have.
 #[derive(Debug)]
@@ -54,7 +60,28 @@ fn names_address(headers: &HeaderMap) -> bool {
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Lets through who shows the token; where there is none, who cannot be a page of another site.
+/// Reads a body of `length_max` bytes at most. What is longer is read too, and thrown away: a client that is answered
+/// while it still writes may see nothing but that the connection has ended.
+async fn whole(body: Body, length_max: usize) -> Result<Bytes, ApiError> {
+    let mut parts = body.into_data_stream();
+    let (mut whole, mut length) = (Vec::new(), 0);
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "body", error.to_string()))?;
+        length += part.len();
+        match length > length_max {
+            true => whole = Vec::new(),
+            false => whole.extend_from_slice(&part),
+        }
+    }
+    if length > length_max {
+        let message = format!("the body has {length} bytes, and [feed] max_line is {length_max}");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", message));
+    }
+    Ok(whole.into())
+}
+
+/// Lets through who shows the token; where there is none, who cannot be a page of another site, and who only looks if
+/// the feed is not for everybody.
 pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if !control.token.is_empty() {
@@ -68,16 +95,34 @@ pub(super) async fn check(State(control): State<Arc<Control>>, request: Request,
         let message = "without an [admin] token, name this host by its address or as localhost";
         return ApiError::new(StatusCode::FORBIDDEN, "host", message).into_response();
     }
-    // A page of another site may send forms and texts, but JSON only if it is allowed to, which nobody is here.
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    // The kernel says who is at the other end of the feed, and not who is at the other end here.
+    if changes && control.token.is_empty() && control.feed_is_narrowed {
+        let message = "set [admin] token to change anything here: [feed] group, allow_users or readers says who may, \
+                       and without a token anybody on this host could";
+        return ApiError::new(StatusCode::FORBIDDEN, "no_token", message).into_response();
+    }
+    // A page of another site may send forms and texts, but JSON only if it is allowed to, which nobody is here.
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if changes && media.split(';').next().map(str::trim) != Some("application/json") {
         let message = "send JSON, with Content-Type: application/json";
         return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
     }
-    // What is being answered is bounded, and with it the memory that its bodies take.
+    // What is being answered is bounded, and with it the memory that its bodies take: a command's line waits with its
+    // request, and what is given up is not done later.
     let _permit = control.permits.acquire().await;
-    next.run(request).await
+    if !changes {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_MAX, whole(body, control.max_line)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => {
+            let message = format!("the body did not come within {} s", BODY_MAX.as_secs());
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).into_response()
+        }
+    }
 }
 
 /// What every answer says.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -19,20 +19,22 @@ use super::calls::{self, CallError, Feed};
 
 type Answer = Result<Json<calls::Answer>, ApiError>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
+type Named = Result<Path<String>, PathRejection>;
 
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> ApiError {
         let message = error.to_string();
-        let CallError::Refused { code, .. } = error else {
-            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        let (status, code) = match &error {
+            CallError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_long"),
+            CallError::Late | CallError::Gone => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            CallError::Refused { code, .. } => match code.as_str() {
+                "no_channel" | "no_connection" => (StatusCode::NOT_FOUND, code.as_str()),
+                // The server's own fault, not the request's.
+                "channels" | "state" | "not_kept" => (StatusCode::SERVICE_UNAVAILABLE, code.as_str()),
+                _ => (StatusCode::BAD_REQUEST, code.as_str()),
+            },
         };
-        let status = match code.as_str() {
-            "no_channel" | "no_connection" => StatusCode::NOT_FOUND,
-            "too_long" => StatusCode::PAYLOAD_TOO_LARGE,
-            "channels" | "state" => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        ApiError::new(status, &code, message)
+        ApiError::new(status, code, message)
     }
 }
 
@@ -47,6 +49,10 @@ async fn ask(feed: &Feed, op: &str, members: &impl Serialize) -> Answer {
 
 fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
     query.map(|Query(query)| query).map_err(|error| bad(error.body_text()))
+}
+
+fn named(path: Named) -> Result<String, ApiError> {
+    path.map(|Path(name)| name).map_err(|error| bad(error.body_text()))
 }
 
 /// All figures.
@@ -87,17 +93,13 @@ pub(super) struct HistoryQuery {
 }
 
 /// A channel's history.
-pub(super) async fn history(
-    State(control): State<Arc<Control>>,
-    Path(channel): Path<String>,
-    query: Asked<HistoryQuery>,
-) -> Answer {
-    ask(&control.ask, "history", &HistoryQuery { channel, ..asked(query)? }).await
+pub(super) async fn history(State(control): State<Arc<Control>>, channel: Named, query: Asked<HistoryQuery>) -> Answer {
+    ask(&control.ask, "history", &HistoryQuery { channel: named(channel)?, ..asked(query)? }).await
 }
 
 /// Who is on a channel.
-pub(super) async fn presence(State(control): State<Arc<Control>>, Path(channel): Path<String>) -> Answer {
-    ask(&control.ask, "presence", &json!({ "channel": channel })).await
+pub(super) async fn presence(State(control): State<Arc<Control>>, channel: Named) -> Answer {
+    ask(&control.ask, "presence", &json!({ "channel": named(channel)? })).await
 }
 
 /// Which connections to show.
@@ -122,8 +124,8 @@ pub(super) async fn connections(State(control): State<Arc<Control>>, query: Aske
 }
 
 /// All about one connection.
-pub(super) async fn connection(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Answer {
-    ask(&control.ask, "connection", &json!({ "conn": name })).await
+pub(super) async fn connection(State(control): State<Arc<Control>>, name: Named) -> Answer {
+    ask(&control.ask, "connection", &json!({ "conn": named(name)? })).await
 }
 
 /// A command's members as they were written: what is published must reach subscribers as it came.

@@ -29,8 +29,16 @@ pub(super) enum CallError {
         /// A sentence for people.
         message: String,
     },
-    /// The hub did not answer.
-    #[error("the hub did not answer in time; a shard may be overloaded")]
+    /// The hub would not read it to its end.
+    #[error("as a line of the feed this has {length} bytes, and [feed] max_line is {max}")]
+    TooLong {
+        /// What there is.
+        length: usize,
+        /// What there may be.
+        max: usize,
+    },
+    /// The hub did not answer. It may have what it was asked for, and do it yet.
+    #[error("the hub did not answer in time, and may do it yet; a shard may be overloaded")]
     Late,
     /// The hub is gone.
     #[error("the hub is gone; the server is going away")]
@@ -44,10 +52,12 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 
 /// A connection to the feed on which several commands may be under way.
 pub(super) struct Feed {
-    /// Lines to be written. Another task writes them: a command that is given up must not leave half a line.
-    lines: mpsc::UnboundedSender<Vec<u8>>,
+    /// Lines to be written, each with its command's number. Another task writes them: a command that is given up must
+    /// not leave half a line. One may wait beside the one that is being written; the others wait with their commands.
+    lines: mpsc::Sender<(u64, Vec<u8>)>,
     waiting: Waiting,
     next: AtomicU64,
+    max_line: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,11 +65,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Feed {
-    /// Takes a connection, and writes commands and reads answers for as long as it lasts.
+    /// Takes a connection, and writes commands of `max_line` bytes at most and reads answers for as long as it lasts.
     ///
     /// # Errors
     /// If the connection cannot be used without blocking.
-    pub(super) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Feed> {
+    pub(super) fn new(stream: std::os::unix::net::UnixStream, max_line: usize) -> io::Result<Feed> {
         stream.set_nonblocking(true)?;
         let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
         let waiting = Waiting::default();
@@ -75,15 +85,18 @@ impl Feed {
             }
             lock(&answers).clear();
         });
-        let (lines, mut waiting_lines) = mpsc::unbounded_channel::<Vec<u8>>();
+        let wanted = waiting.clone();
+        let (lines, mut waiting_lines) = mpsc::channel::<(u64, Vec<u8>)>(1);
         tokio::spawn(async move {
-            while let Some(line) = waiting_lines.recv().await {
-                if writer.write_all(&line).await.is_err() {
+            while let Some((reference, line)) = waiting_lines.recv().await {
+                // What was given up meanwhile must not be done after all: whoever asked may ask again.
+                let is_wanted = lock(&wanted).contains_key(&reference);
+                if is_wanted && writer.write_all(&line).await.is_err() {
                     break;
                 }
             }
         });
-        Ok(Feed { lines, waiting, next: AtomicU64::new(1) })
+        Ok(Feed { lines, waiting, next: AtomicU64::new(1), max_line })
     }
 
     /// Sends a command with its members, an object, and waits for its answer.
@@ -93,14 +106,21 @@ impl Feed {
         json::write(&Line { op, reference, members }, &mut line);
         // Within a value that is sent as it came a line break is nothing but white space.
         line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        // The hub says of a line that is too long that it is, but not whose it was.
+        if line.len() > self.max_line {
+            return Err(CallError::TooLong { length: line.len(), max: self.max_line });
+        }
         line.push(b'\n');
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(reference, sender);
         let forget = Forget { waiting: &self.waiting, reference };
-        self.lines.send(line).map_err(|_| CallError::Gone)?;
-        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
+        let answered = async {
+            self.lines.send((reference, line)).await.map_err(|_| CallError::Gone)?;
+            answer.await.map_err(|_| CallError::Gone)
+        };
+        let answer = tokio::time::timeout(ANSWER_MAX, answered).await;
         drop(forget);
-        let mut answer = answer.map_err(|_| CallError::Late)?.map_err(|_| CallError::Gone)?;
+        let mut answer = answer.map_err(|_| CallError::Late)??;
         let Some(error) = answer.get("error") else {
             // They belong to the feed alone.
             answer.remove("ref");
@@ -132,5 +152,69 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         lock(self.waiting).remove(&self.reference);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A feed whose far end is held here, and which takes lines of a mebibyte.
+    fn feed() -> (Arc<Feed>, BufReader<UnixStream>) {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        (Arc::new(Feed::new(near, 1 << 20).unwrap()), BufReader::new(UnixStream::from_std(far).unwrap()))
+    }
+
+    async fn next_line(far: &mut BufReader<UnixStream>) -> Value {
+        let mut line = String::new();
+        far.read_line(&mut line).await.unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_not_done_after_all() {
+        let (feed, mut far) = feed();
+        // More than the socket takes, so that it is being written until the far end reads.
+        let publish = |number: usize| {
+            let feed = feed.clone();
+            let members = json!({ "channel": "a", "data": "x".repeat(900_000), "number": number });
+            tokio::spawn(async move { feed.call("publish", &members).await })
+        };
+        let calls: Vec<_> = (0..6).map(publish).collect();
+        far.get_ref().readable().await.unwrap();
+        while lock(&feed.waiting).len() < calls.len() {
+            tokio::task::yield_now().await;
+        }
+        for call in calls {
+            call.abort();
+            assert!(call.await.unwrap_err().is_cancelled());
+        }
+        assert!(lock(&feed.waiting).is_empty());
+        let asker = feed.clone();
+        let last = tokio::spawn(async move { asker.call("stats", &json!({})).await });
+        // A line that has begun is written to its end; those behind it have never been.
+        assert_eq!(next_line(&mut far).await["number"], 0);
+        let line = next_line(&mut far).await;
+        assert_eq!(line["op"], "stats");
+        let answer = format!("{{\"ref\":{},\"ok\":true,\"stats\":1}}\n", line["ref"]);
+        far.get_mut().write_all(answer.as_bytes()).await.unwrap();
+        assert_eq!(last.await.unwrap().unwrap()["stats"].get(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_line_is_as_long_as_the_hub_takes_it() {
+        let (feed, mut far) = feed();
+        // The op, a reference of one digit, and the quotation marks.
+        let around = "{\"op\":\"publish\",\"ref\":1,\"data\":\"\"}".len();
+        let call = |length: usize| json!({ "data": "x".repeat(length - around) });
+        let error = feed.call("publish", &call((1 << 20) + 1)).await.unwrap_err();
+        assert!(matches!(error, CallError::TooLong { length: 1_048_577, max: 1_048_576 }), "{error}");
+        let fits = call(1 << 20);
+        let sent = tokio::spawn(async move { feed.call("publish", &fits).await });
+        let line = next_line(&mut far).await;
+        assert_eq!(line.to_string().len(), 1 << 20);
+        sent.abort();
     }
 }

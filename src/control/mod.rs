@@ -14,11 +14,16 @@ use std::net::TcpListener;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
+use axum::serve::Listener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
 use crate::link::ToHub;
@@ -55,6 +60,8 @@ pub struct ControlParts {
     pub log_filter: Arc<dyn LogFilter>,
     /// The longest command, in bytes.
     pub max_line: usize,
+    /// Whether the feed is for certain users only: then nobody changes anything here without a token.
+    pub feed_is_narrowed: bool,
 }
 
 /// What requests need.
@@ -70,10 +77,25 @@ struct Control {
     viewers: AtomicUsize,
     /// Requests that are being answered; more wait.
     permits: Semaphore,
+    max_line: usize,
+    feed_is_narrowed: bool,
 }
 
 /// Requests that are answered at a time.
 const REQUESTS_MAX: usize = 64;
+
+/// What connections may cost. The memory and the descriptors that they take are the hub's too.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// How many there may be; others wait in the kernel's queue.
+    connections: usize,
+    /// How long a request's head may take, and how long a connection may wait for one.
+    head: Duration,
+    /// How long a client may take nothing of what it is sent.
+    deaf: Duration,
+}
+
+const BOUNDS: Bounds = Bounds { connections: 512, head: Duration::from_secs(10), deaf: Duration::from_secs(30) };
 
 /// Starts the thread, which serves until the process ends.
 ///
@@ -94,21 +116,47 @@ async fn run(parts: ControlParts) -> io::Result<()> {
     let control = Arc::new(Control {
         token: parts.token,
         stats: parts.stats,
-        ask: Feed::new(ask)?,
-        publish: Feed::new(publish)?,
+        ask: Feed::new(ask, parts.max_line)?,
+        publish: Feed::new(publish, parts.max_line)?,
         own_listener: parts.own_listener,
         to_hub: parts.to_hub,
         log_filter: parts.log_filter,
         viewers: AtomicUsize::new(0),
         permits: Semaphore::new(REQUESTS_MAX),
+        max_line: parts.max_line,
+        feed_is_narrowed: parts.feed_is_narrowed,
     });
     tokio::spawn(live::publish(control.clone()));
     parts.listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(parts.listener)?;
-    axum::serve(listener, router(control, parts.max_line)).await
+    serve(listener, router(control), BOUNDS).await
 }
 
-fn router(control: Arc<Control>, max_line: usize) -> Router {
+/// Serves connections for as long as there may be new ones.
+async fn serve(mut listener: tokio::net::TcpListener, router: Router, bounds: Bounds) -> io::Result<()> {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.head);
+    let connections = Arc::new(Semaphore::new(bounds.connections));
+    loop {
+        let room = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+        // It waits and tries again when the kernel cannot give one.
+        let (stream, _) = Listener::accept(&mut listener).await;
+        // A client that reads nothing would keep its connection for good.
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.deaf)) {
+            tracing::debug!(%error, "a connection to the admin listener broke");
+            continue;
+        }
+        let (builder, service) = (builder.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(error, "a connection to the admin listener broke");
+            }
+            drop(room);
+        });
+    }
+}
+
+fn router(control: Arc<Control>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(pages::metrics))
         .route("/stats", get(api::stats))
@@ -123,7 +171,8 @@ fn router(control: Arc<Control>, max_line: usize) -> Router {
         .route("/v1/drain", get(api::drain).put(api::set_drain))
         .route("/v1/log", get(api::log).put(api::set_log))
         .route("/v1/live", get(live::live))
-        .layer(DefaultBodyLimit::max(max_line))
+        // It has been read by then.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(control.clone(), access::check));
     Router::new()
         .route("/", get(pages::dashboard))
@@ -135,4 +184,81 @@ fn router(control: Arc<Control>, max_line: usize) -> Router {
         .method_not_allowed_fallback(access::wrong_method)
         .layer(from_fn(access::add_headers))
         .with_state(control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A listener in a thread of its own, whose answers are longer than any socket's buffer.
+    fn start(bounds: Bounds) -> impl Fn() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let router = Router::new().route("/", get(async || "ok")).route("/long", get(async || vec![0; 64 << 20]));
+            let listen = async { serve(tokio::net::TcpListener::from_std(listener).unwrap(), router, bounds).await };
+            runtime.block_on(listen)
+        });
+        move || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            stream
+        }
+    }
+
+    /// Asks, and reads the answer to its end.
+    fn is_answered(stream: &mut TcpStream) -> bool {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while !answer.ends_with(b"\r\n\r\nok") {
+            if stream.read_exact(&mut byte).is_err() {
+                return false;
+            }
+            answer.push(byte[0]);
+        }
+        answer.starts_with(b"HTTP/1.1 200")
+    }
+
+    #[test]
+    fn half_a_head_is_not_waited_for() {
+        let connect = start(Bounds { connections: 512, head: Duration::from_millis(50), deaf: LONG });
+        for sent in ["", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+            let mut stream = connect();
+            stream.write_all(sent.as_bytes()).unwrap();
+            assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0, "{sent}");
+        }
+        assert!(is_answered(&mut connect()));
+    }
+
+    #[test]
+    fn there_are_so_many_connections_and_no_more() {
+        let connect = start(Bounds { connections: 1, head: LONG, deaf: LONG });
+        let mut first = connect();
+        assert!(is_answered(&mut first));
+        let mut second = connect();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        // While the first is there the second one gets nothing, however often the first one asks.
+        second.set_nonblocking(true).unwrap();
+        for _ in 0..20 {
+            assert!(is_answered(&mut first));
+            assert_eq!(second.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        second.set_nonblocking(false).unwrap();
+        drop(first);
+        assert!(second.read(&mut [0; 12]).unwrap() > 0);
+    }
+
+    #[test]
+    fn one_who_never_reads_is_given_up() {
+        let connect = start(Bounds { connections: 1, head: LONG, deaf: Duration::from_millis(200) });
+        let mut deaf = connect();
+        deaf.write_all(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert!(is_answered(&mut connect()));
+    }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::control::stats::Stats;
 use crate::control::{self, ControlParts, LogFilter};
 use crate::hub::ids::{IdSource, MarkError};
@@ -224,6 +224,7 @@ impl Server {
                 to_hub: to_hub.clone(),
                 log_filter,
                 max_line: config.feed.max_line,
+                feed_is_narrowed: is_narrowed(&config.feed),
             })?;
         }
         keys::watch(config.auth.clone(), to_hub.clone())?;
@@ -284,6 +285,11 @@ impl Server {
         drop(self.files);
         info!("stopped");
     }
+}
+
+/// Whether the configuration says whose the feed is.
+fn is_narrowed(feed: &config::Feed) -> bool {
+    !(feed.group.is_empty() && feed.allow_users.is_empty() && feed.readers.is_empty())
 }
 
 #[allow(clippy::too_many_arguments)]

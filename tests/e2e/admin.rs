@@ -1,5 +1,7 @@
 //! The admin listener: the API and the document that describes it, metrics, and who may see them.
 
+use std::os::unix::fs::MetadataExt;
+
 use serde_json::{Value, json};
 
 use super::clients::{Answer, Http, Stream, get};
@@ -23,6 +25,26 @@ fn ask(server: &Server, target: &str) -> Value {
     let answer = get(server.admin, target);
     assert_eq!(answer.status, 200, "{target}: {}", answer.body);
     answer.json()
+}
+
+/// Holds an answer against what the document says of an operation.
+fn is_as_described(document: &Value, (method, path): (&str, &str), answer: &Answer) {
+    let operation = &document["paths"][path][method];
+    assert!(operation.is_object(), "the document has no {method} {path}");
+    let status = answer.status;
+    let mut response = &operation["responses"][status.to_string()];
+    if let Some(name) = response["$ref"].as_str() {
+        response = document.pointer(&name[1..]).unwrap();
+    }
+    let media = answer.header("content-type").unwrap().split(';').next().unwrap();
+    let schema = &response["content"][media]["schema"];
+    assert!(schema.is_object(), "{method} {path}: {status} as {media} is not in the document: {}", answer.body);
+    let value = if media == "application/json" { answer.json() } else { answer.body.clone().into() };
+    let mut schema = schema.clone();
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{method} {path}: {errors:?} in {value}");
 }
 
 #[test]
@@ -66,26 +88,12 @@ fn every_path_answers_as_the_document_says() {
         ("post", "/v1/kick", "/v1/kick".into(), Some(json!({})), 400),
     ];
     for (method, path, target, body, status) in &cases {
-        let operation = &document["paths"][path][method];
-        assert!(operation.is_object(), "the document has no {method} {path}");
         let answer = match body {
             Some(body) => send(&server, &method.to_uppercase(), target, JSON, &body.to_string()),
             None => get(server.admin, target),
         };
         assert_eq!(answer.status, *status, "{method} {target}: {}", answer.body);
-        let mut response = &operation["responses"][status.to_string()];
-        if let Some(name) = response["$ref"].as_str() {
-            response = document.pointer(&name[1..]).unwrap();
-        }
-        let media = answer.header("content-type").unwrap().split(';').next().unwrap();
-        let schema = &response["content"][media]["schema"];
-        assert!(schema.is_object(), "{method} {target}: {status} as {media} is not in the document");
-        let value = if media == "application/json" { answer.json() } else { answer.body.into() };
-        let mut schema = schema.clone();
-        schema["components"] = document["components"].clone();
-        let validator = jsonschema::validator_for(&schema).unwrap();
-        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
-        assert!(errors.is_empty(), "{method} {target}: {errors:?} in {value}");
+        is_as_described(&document, (method, path), &answer);
         tried += 1;
     }
     assert_eq!(tried, cases.len());
@@ -98,6 +106,41 @@ fn every_path_answers_as_the_document_says() {
         }
     }
     assert_eq!(stream.next().unwrap().data, "{\"z\":1}");
+}
+
+#[test]
+fn errors_are_as_the_document_says() {
+    let server = Server::start("[feed]\nmax_line = \"64KiB\"");
+    let document = ask(&server, "/v1/openapi.json");
+    let refused = |method: &str, path: &str, target: &str, fields: &str, body: &str| {
+        let answer = send(&server, &method.to_uppercase(), target, fields, body);
+        is_as_described(&document, (method, path), &answer);
+        (answer.status, answer.json()["error"]["code"].as_str().unwrap().to_owned())
+    };
+    let too_long = (413, "too_long".to_owned());
+    let max = 64 << 10;
+    let publish = |fields: &str, body: &str| refused("post", "/v1/publish", "/v1/publish", fields, body);
+    let event = |length: usize| {
+        let around = json!({ "channel": "a", "data": "" }).to_string().len();
+        json!({ "channel": "a", "data": "x".repeat(length - around) }).to_string()
+    };
+    // Too long by itself, and as the line that it makes with an op, a reference and a key.
+    for length in [50 * max, max + 1, max, max - 20] {
+        assert_eq!(publish(JSON, &event(length)), too_long, "{length}");
+    }
+    let fits = event(max - 60);
+    assert_eq!(publish(&format!("{JSON}Idempotency-Key: {}\r\n", "k".repeat(60)), &fits), too_long);
+    assert_eq!(send(&server, "POST", "/v1/publish", JSON, &fits).status, 200);
+    for (method, path) in [("put", "/v1/log"), ("put", "/v1/drain"), ("post", "/v1/kick")] {
+        assert_eq!(refused(method, path, path, JSON, &" ".repeat(max + 1)), too_long, "{path}");
+    }
+    assert_eq!(publish("", &fits), (415, "media_type".into()));
+    let history = "/v1/channels/{channel}/history";
+    assert_eq!(refused("get", history, "/v1/channels/%ff/history", "", ""), (400, "bad_field".into()));
+    // What the server fails at is no fault of the request's: here a folder is in the way of a file.
+    std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
+    let kicked = refused("post", "/v1/kick", "/v1/kick", JSON, &json!({ "jti": "lost" }).to_string());
+    assert_eq!(kicked, (503, "not_kept".into()));
 }
 
 #[test]
@@ -335,5 +378,43 @@ fn the_token_is_asked_for_everywhere_but_for_health() {
     }
     for path in ["/healthz", "/readyz", "/", "/v1/openapi.json"] {
         assert_eq!(get(server.admin, path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn without_a_token_nobody_gets_round_the_feeds_permissions() {
+    let own = std::fs::metadata("/proc/self").unwrap();
+    let (user, group) = (own.uid(), own.gid());
+    let changes = [
+        ("post", "/v1/publish", json!({ "channel": "a", "data": 1 })),
+        ("post", "/v1/kick", json!({ "channel": "a" })),
+        ("put", "/v1/drain", json!({ "draining": true })),
+        ("put", "/v1/log", json!({ "level": "debug" })),
+    ];
+    for narrowed in [
+        format!("[feed]\nreaders = [\"{user}\"]"),
+        format!("[feed]\nallow_users = [\"{user}\"]"),
+        format!("[feed]\ngroup = \"{group}\""),
+    ] {
+        let server = Server::start(&narrowed);
+        let document = ask(&server, "/v1/openapi.json");
+        for (method, path, body) in &changes {
+            let answer = send(&server, &method.to_uppercase(), path, JSON, &body.to_string());
+            assert_eq!(answer.status, 403, "{narrowed}: {method} {path}: {}", answer.body);
+            is_as_described(&document, (method, path), &answer);
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "no_token");
+            assert!(error["message"].as_str().unwrap().starts_with("set [admin] token"), "{error}");
+        }
+        // Nothing has happened, and looking is free.
+        assert_eq!(ask(&server, "/v1/drain"), json!({ "draining": false }));
+        assert_eq!(ask(&server, "/v1/log")["level"], "info");
+        assert_eq!(ask(&server, "/v1/stats")["node"]["events"], 0);
+    }
+    let server = Server::start(&format!("[feed]\ngroup = \"{group}\"\n[admin]\ntoken = \"secret\""));
+    for (method, path, body) in &changes {
+        let fields = format!("{JSON}Authorization: Bearer secret\r\n");
+        let answer = send(&server, &method.to_uppercase(), path, &fields, &body.to_string());
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
     }
 }
