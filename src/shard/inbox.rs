@@ -128,6 +128,7 @@ impl Shard {
 
     /// A page of what a connection has missed.
     fn on_replay(&mut self, replay: &Replay) {
+        self.page_has_come();
         if replay.last {
             self.seen = self.seen.max(replay.until);
         }

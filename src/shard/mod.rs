@@ -188,6 +188,10 @@ struct Shard {
     scratch: Vec<u8>,
     /// Lanes without users, and logs that may have grown old, each with when to look.
     unused_lanes: VecDeque<(Tick, u32)>,
+    /// Pages of missed events that the hub has been asked for and has not sent.
+    pages_asked: usize,
+    /// Who asks when fewer are: the slot, and the number of what it resumes.
+    pages_waiting: VecDeque<(u32, u32)>,
     aging_logs: VecDeque<(Tick, u32)>,
     drain: Option<Drain>,
     surveys: Surveys,
@@ -254,6 +258,8 @@ impl Shard {
             completions: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
             unused_lanes: VecDeque::new(),
+            pages_asked: 0,
+            pages_waiting: VecDeque::new(),
             aging_logs: VecDeque::new(),
             drain: None,
             surveys: Surveys::default(),

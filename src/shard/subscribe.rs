@@ -20,6 +20,9 @@ use super::settings::ticks;
 /// How long a lane without readers is kept up, for clients that come and go.
 pub(super) const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Pages that the hub is asked for at a time.
+const PAGES_ASKED_MAX: usize = 256;
+
 impl Shard {
     /// Whether channels that the shard does not know yet could be added.
     pub(super) fn has_room_for_channels(&self, names: &[String]) -> Result<(), Reject> {
@@ -123,15 +126,39 @@ impl Shard {
         }
     }
 
-    /// Asks for the next page of what is being resumed first.
+    /// Asks for the next page of what is being resumed first, or puts that off while many others have asked: when
+    /// everybody comes back at once, the pages are sent about as fast as they come and do not pile up here.
     pub(super) fn ask_for_page(&mut self, slot: u32) {
         let shard = self.index;
+        if self.pages_asked >= PAGES_ASKED_MAX {
+            let connection = &mut self.connections[slot];
+            if let Some(resume) = connection.extra.as_mut().and_then(|extra| extra.resumes.front_mut()) {
+                resume.page_due = false;
+                self.pages_waiting.push_back((slot, resume.number));
+            }
+            return;
+        }
         let connection = &mut self.connections[slot];
         let generation = connection.generation;
         let Some(resume) = connection.extra.as_mut().and_then(|extra| extra.resumes.front_mut()) else { return };
         resume.page_due = false;
         let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
+        self.pages_asked += 1;
         self.tell_hub(HubMessage::Resume { shard, slot, generation, number, channels, after });
+    }
+
+    /// A page has come, for whomever: those who wait may ask.
+    pub(super) fn page_has_come(&mut self) {
+        self.pages_asked -= 1;
+        while self.pages_asked < PAGES_ASKED_MAX
+            && let Some((slot, number)) = self.pages_waiting.pop_front()
+        {
+            let extra = self.connections.get(slot).and_then(|connection| connection.extra.as_ref());
+            // Its number is no other's, whoever has the slot now.
+            if extra.and_then(|extra| extra.resumes.front()).is_some_and(|resume| resume.number == number) {
+                self.ask_for_page(slot);
+            }
+        }
     }
 
     /// Puts a subscription among its lane's readers, with everything up to now behind it.

@@ -157,3 +157,26 @@ fn a_proxys_connection_is_whose_request_it_brings() {
     assert_eq!(ask(&mut fourth, "10.0.0.1", "/poll?channel=a&wait=0"), 200);
     assert_eq!(get(server.address, "/healthz").status, 200);
 }
+
+#[test]
+fn all_who_come_back_at_once_are_told_everything() {
+    let server = Server::start_with(HISTORY, &["--shards", "1"]);
+    let mut feed = server.feed();
+    publish(&mut feed, "a", "first");
+    let text = "x".repeat(20_000);
+    (0..10).for_each(|_| drop(publish(&mut feed, "a", &text)));
+    let head = "GET /sse?channel=a&last_event_id=1-0 HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Some leave while they wait for their turn.
+    let gone: Vec<Http> = (0..200).map(|_| Http::connect(server.address)).collect();
+    let mut clients: Vec<Http> = (0..900).map(|_| Http::connect(server.address)).collect();
+    for mut http in gone {
+        http.send(head);
+    }
+    clients.iter_mut().for_each(|http| http.send(head));
+    for http in clients {
+        let mut stream = super::clients::Stream::of(http);
+        let texts = std::iter::from_fn(|| stream.next()).filter(|event| event.name.is_empty()).skip(1).take(10);
+        assert_eq!(texts.filter(|event| event.data.len() == 20_000).count(), 10);
+    }
+    assert!(server.figure("resumed_hub") >= 900);
+}

@@ -143,6 +143,11 @@ impl Stream {
     /// Opens it over a connection that is there.
     pub fn over(mut http: Http, target: &str, fields: &str) -> Stream {
         http.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+        Stream::of(http)
+    }
+
+    /// The stream that a connection has been asked for.
+    pub fn of(mut http: Http) -> Stream {
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let mut stream = Stream { http, head, body: String::new(), is_over: false, last_id: String::new() };
