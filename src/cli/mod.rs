@@ -37,7 +37,9 @@ enum Command {
     )]
     Publish(publish::PublishArgs),
     /// Subscribe and print events as they come; reconnects and resumes.
-    #[command(after_help = "Example: ringcast subscribe http://127.0.0.1:8080 --channel news --transport ws")]
+    #[command(
+        after_help = "Exit status: 0 all channels have ended, or --count or --timeout says that it is enough; 1 the server refuses, or the connection has ended and --no-reconnect is set.\nExample: ringcast subscribe http://127.0.0.1:8080 --channel news --transport ws"
+    )]
     Subscribe(subscribe::SubscribeArgs),
     /// End connections.
     Kick(admin::KickArgs),

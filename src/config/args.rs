@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::address::ListenAddress;
 use super::model::LogFormat;
@@ -32,9 +33,17 @@ pub struct ServeArgs {
     /// Let the kernel place the shards.
     #[arg(long)]
     pub no_pin: bool,
-    /// Let everyone subscribe to every channel, also from other hosts.
-    #[arg(long, env = "RINGCAST_ALLOW_ANONYMOUS")]
-    pub allow_anonymous: bool,
+    /// Let everyone subscribe to every channel, also from other hosts; `=false` takes back what the file says.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "RINGCAST_ALLOW_ANONYMOUS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub allow_anonymous: Option<bool>,
     /// How log lines are written.
     #[arg(long, value_enum, value_name = "FORMAT", env = "RINGCAST_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,

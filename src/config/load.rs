@@ -69,7 +69,9 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
     if args.pin || args.no_pin {
         config.server.pin = args.pin;
     }
-    config.auth.allow_anonymous |= args.allow_anonymous;
+    if let Some(allow_anonymous) = args.allow_anonymous {
+        config.auth.allow_anonymous = allow_anonymous;
+    }
     if let Some(format) = args.log_format {
         config.log.format = format;
     }
@@ -116,10 +118,11 @@ pub fn default_feed_path(environment: &dyn Fn(&str) -> Option<String>) -> PathBu
     }
 }
 
-/// Reads and checks a file without running with it.
+/// Reads and checks a file without running with it: what `serve` would refuse is refused here.
 pub fn check_file(path: &Path) -> Result<Config, ConfigError> {
     let config = read_file(path)?;
     check(&config)?;
+    check_exposure(&config, &config.server.listen)?;
     Ok(config)
 }
 
@@ -348,13 +351,27 @@ mod tests {
         let mut args = ServeArgs { listen: vec!["0.0.0.0:80".parse().unwrap()], ..ServeArgs::default() };
         let error = load(&args, &none).unwrap_err().to_string();
         assert!(error.contains("allow_anonymous = true"), "{error}");
-        args.allow_anonymous = true;
+        args.allow_anonymous = Some(true);
         assert!(load(&args, &none).is_ok());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.toml");
         std::fs::write(&path, "[auth]\nkeys = [{ alg = \"HS256\", secret = \"s\" }]").unwrap();
-        (args.allow_anonymous, args.config) = (false, Some(path));
+        (args.allow_anonymous, args.config) = (None, Some(path.clone()));
         assert!(load(&args, &none).is_ok(), "tokens are a way to say who is meant");
+        std::fs::write(&path, "[auth]\nallow_anonymous = true").unwrap();
+        assert!(load(&args, &none).is_ok());
+        args.allow_anonymous = Some(false);
+        assert!(matches!(load(&args, &none), Err(ConfigError::Open(_))), "a flag beats the file both ways");
+    }
+
+    #[test]
+    fn a_file_is_checked_for_what_serve_would_refuse() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, "[server]\nlisten = [\"0.0.0.0:80\"]").unwrap();
+        assert!(matches!(check_file(&path), Err(ConfigError::Open(_))));
+        std::fs::write(&path, "[server]\nlisten = [\"0.0.0.0:80\"]\n[auth]\nallow_anonymous = true").unwrap();
+        assert!(check_file(&path).is_ok());
     }
 
     #[test]

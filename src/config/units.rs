@@ -43,7 +43,12 @@ pub(super) fn read_duration(text: &str) -> Option<Duration> {
 }
 
 fn read_size(text: &str) -> Option<usize> {
-    read(text, &SIZES).filter(|bytes| *bytes < 1e15).map(|bytes| bytes as usize)
+    read(text, &SIZES).and_then(whole_bytes)
+}
+
+/// A size that can be: neither below nothing nor beyond any memory.
+fn whole_bytes(bytes: f64) -> Option<usize> {
+    (0.0..1e15).contains(&bytes).then_some(bytes as usize)
 }
 
 struct Quantity<T> {
@@ -64,7 +69,7 @@ impl<T> Visitor<'_> for Quantity<T> {
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        let value = u32::try_from(number).ok().and_then(|number| (self.from_number)(number.into()));
+        let value = u64::try_from(number).ok().and_then(|number| (self.from_number)(number as f64));
         value.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
     }
 
@@ -149,7 +154,7 @@ pub(super) mod size {
         deserializer.deserialize_any(Quantity {
             expecting: "a size such as \"64KiB\", \"1MiB\", or a number of bytes",
             from_text: read_size,
-            from_number: |bytes| Some(bytes as usize),
+            from_number: whole_bytes,
         })
     }
 
@@ -199,5 +204,24 @@ mod tests {
             assert_eq!(read_duration(bad), None, "{bad}");
             assert_eq!(read_size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn plain_numbers_may_be_as_large_as_those_with_a_unit() {
+        #[derive(serde::Deserialize)]
+        struct Quantities {
+            #[serde(with = "size")]
+            size: usize,
+            #[serde(with = "duration")]
+            duration: Duration,
+        }
+        let read =
+            |size: &str, duration: &str| toml::from_str::<Quantities>(&format!("size = {size}\nduration = {duration}"));
+        let found = read("5368709120", "3000000000").unwrap();
+        assert_eq!((found.size, found.duration), (5 << 30, Duration::from_secs(3_000_000_000)));
+        for bad in ["-1", "-1.5", "nan", "inf", "9223372036854775807"] {
+            assert!(read(bad, "1").is_err(), "{bad}");
+        }
+        assert!(read("1", "-1").is_err());
     }
 }

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
 use super::server::{Server, command};
@@ -89,6 +89,97 @@ fn subscribe_brings_a_token_and_kick_knows_users() {
 }
 
 #[test]
+fn subscribe_ends_with_the_last_of_its_channels() {
+    let server = Server::start("");
+    let url = format!("http://{}/", server.address);
+    let end = |channel: &str| server.feed().call(serde_json::json!({ "op": "end", "channel": channel })).unwrap();
+    for (transport, gauge) in [("sse", "sse"), ("ws", "websocket"), ("poll", "poll")] {
+        let (first, second) = (format!("{transport}:1"), format!("{transport}:2"));
+        let mut child = command()
+            .args(["subscribe", &url, "--transport", transport, "--format", "data"])
+            .args(["--channel", &format!("{first},{second}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        server.await_figure(gauge, 1);
+        server.publish(&first, "1");
+        end(&first);
+        server.publish(&second, "2");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.by_ref().take(2).collect::<Vec<_>>(), ["1", "2"], "{transport}");
+        assert!(child.try_wait().unwrap().is_none(), "{transport}: {second} has not ended");
+        end(&second);
+        assert_eq!(lines.next(), None, "{transport}");
+        assert!(child.wait().unwrap().success(), "{transport}");
+    }
+}
+
+#[test]
+fn subscribe_takes_channels_from_the_url() {
+    let server = Server::start("");
+    let id = server.publish("a:1", "x");
+    let before = server.publish("b", "y");
+    let target = format!("http://{}/events?channel=a%3A1,b&after={id}", server.address);
+    for transport in ["sse", "ws", "poll"] {
+        let output = run(&["subscribe", &target, "--transport", transport, "--count", "1"]);
+        assert!(output.status.success(), "{transport}: {}", text(&output.stderr));
+        let event: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(event["id"], before, "{transport}");
+    }
+    let output = run(&["subscribe", &format!("http://{}/sse?x=y", server.address)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--channel CHANNEL"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn subscribe_says_what_is_refused_and_what_is_for_it_alone() {
+    let server = Server::start(super::tokens::KEYS);
+    let url = format!("http://{}", server.address);
+    let token = super::tokens::token(serde_json::json!({ "sub": "u", "channels": ["a"] }));
+    for transport in ["sse", "ws", "poll"] {
+        let args = ["subscribe", &url, "--channel", "b,c", "--transport", transport, "--timeout", "20"];
+        let refused = command().args(args).env("RINGCAST_TOKEN", &token).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{transport}");
+        assert!(text(&refused.stderr).contains("does not allow the channel"), "{}", text(&refused.stderr));
+    }
+    for (transport, gauge) in [("sse", "sse"), ("ws", "websocket")] {
+        let child = command()
+            .args(["subscribe", &url, "--channel", "a", "--transport", transport, "--count", "1"])
+            .env("RINGCAST_TOKEN", &token)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        server.await_figure(gauge, 1);
+        let line = serde_json::json!({ "op": "send", "user": "u", "data": { "for": "you" } });
+        server.feed().call(line).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(text(&output.stdout), "{\"data\":{\"for\":\"you\"}}\n", "{transport}");
+    }
+}
+
+#[test]
+fn the_environment_beats_the_file_and_the_flag_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.toml");
+    std::fs::write(&file, "[server]\nlisten = [\"0.0.0.0:80\"]\n[auth]\nallow_anonymous = true\n").unwrap();
+    let print = |value: &str, flags: &[&str]| {
+        let print = ["config", "print", "--config", file.to_str().unwrap()];
+        command().args(print).args(flags).env("RINGCAST_ALLOW_ANONYMOUS", value).output().unwrap()
+    };
+    assert!(print("1", &[]).status.success());
+    for refused in [print("false", &[]), print("0", &[]), print("true", &["--allow-anonymous=no"])] {
+        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+        assert!(text(&refused.stderr).contains("can be reached from other hosts"), "{}", text(&refused.stderr));
+    }
+    let output = print("false", &["--allow-anonymous", "--shards", "3"]);
+    assert!(text(&output.stdout).contains("allow_anonymous = true"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("shards = 3"));
+    for senseless in ["", "perhaps"] {
+        assert_eq!(print(senseless, &[]).status.code(), Some(2), "{senseless:?} is neither yes nor no");
+    }
+}
+
+#[test]
 fn mistakes_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.toml");
@@ -99,6 +190,11 @@ fn mistakes_are_explained() {
     assert!(text(&output.stderr).contains("line 2") && text(&output.stderr).contains("did you mean `shards`?"));
     std::fs::write(&file, "[server]\nshards = 1\n").unwrap();
     assert!(run(&["config", "check", path]).status.success());
+    std::fs::write(&file, "[server]\nlisten = [\"0.0.0.0:80\"]\n").unwrap();
+    let open = run(&["config", "check", path]);
+    assert_eq!(open.status.code(), Some(1), "serve would not start with it");
+    assert!(text(&open.stderr).contains("allow_anonymous = true"), "{}", text(&open.stderr));
+    std::fs::write(&file, "[server]\nshards = 1\n").unwrap();
     let printed = run(&["config", "print", "--config", path, "--listen", "127.0.0.1:9"]);
     assert!(text(&printed.stdout).contains("127.0.0.1:9"), "{}", text(&printed.stdout));
     assert_eq!(run(&["serve", "--no-such-flag"]).status.code(), Some(2));

@@ -1,16 +1,16 @@
 //! Connecting, and one request and the head of its answer.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Where a server is.
+/// Where a server is, and what its URL says beside that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Url {
-    Tcp { authority: String, path: String },
+    Tcp { authority: String, path: String, query: String },
     Unix(PathBuf),
 }
 
@@ -23,9 +23,12 @@ impl FromStr for Url {
         }
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("ws://"));
         let rest = rest.ok_or_else(|| format!("{text:?} is no server; write http://HOST:PORT or unix:PATH"))?;
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let port = if authority.rsplit(']').next().unwrap_or_default().contains(':') { "" } else { ":80" };
-        Ok(Url::Tcp { authority: format!("{authority}{port}"), path: path.trim_end_matches('/').to_string() })
+        let path = path.trim_end_matches('/').to_string();
+        Ok(Url::Tcp { authority: format!("{authority}{port}"), path, query: query.to_string() })
     }
 }
 
@@ -35,6 +38,14 @@ impl Url {
         match self {
             Url::Tcp { path, .. } if !path.is_empty() => path,
             _ => transport,
+        }
+    }
+
+    /// The URL's own query.
+    pub(super) fn query(&self) -> &str {
+        match self {
+            Url::Tcp { query, .. } => query,
+            Url::Unix(_) => "",
         }
     }
 
@@ -80,33 +91,54 @@ pub(super) struct Head {
     pub(super) accept_key: Option<String>,
 }
 
+/// How long there is still to wait; an error if that is over.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    let too_late = || io::Error::new(io::ErrorKind::TimedOut, "the server has said nothing for too long");
+    Some(left).filter(|left| !left.is_zero()).ok_or_else(too_late)
+}
+
+fn connect_tcp(authority: &str, until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{authority} has no address"));
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 impl Connection {
     /// Connects; a token goes with each request.
-    pub(super) fn open(url: &Url, token: Option<&str>) -> io::Result<Connection> {
+    pub(super) fn open(url: &Url, token: Option<&str>, until: Instant) -> io::Result<Connection> {
         let stream: Box<dyn Stream> = match url {
-            Url::Tcp { authority, .. } => Box::new(TcpStream::connect(authority.as_str())?),
+            Url::Tcp { authority, .. } => Box::new(connect_tcp(authority, until)?),
             Url::Unix(path) => Box::new(UnixStream::connect(path)?),
         };
         let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         Ok(Connection { stream, waiting: Vec::new(), authorization })
     }
 
-    /// How long a read may take; `None` for ever.
-    pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_timeout(timeout)
-    }
-
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// What has come, waiting for something; an error at the end.
-    pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
+    /// What has come, waiting for something; an error at the end, or if nothing comes in time.
+    pub(super) fn read(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         if !self.waiting.is_empty() {
             return Ok(std::mem::take(&mut self.waiting));
         }
         let mut buffer = vec![0; 64 * 1024];
-        let length = self.stream.read(&mut buffer)?;
+        let length = loop {
+            self.stream.set_timeout(Some(left(until)?))?;
+            match self.stream.read(&mut buffer) {
+                Ok(length) => break length,
+                // The clock decides, here and above, when it is too late.
+                Err(error) if is_to_be_tried_again(error.kind()) => {}
+                Err(error) => return Err(error),
+            }
+        };
         if length == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the connection"));
         }
@@ -115,7 +147,7 @@ impl Connection {
     }
 
     /// Sends a GET and reads the head of the answer.
-    pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str) -> io::Result<Head> {
+    pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str, until: Instant) -> io::Result<Head> {
         let version = env!("CARGO_PKG_VERSION");
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ringcast/{version}\r\n{}{fields}\r\n",
@@ -125,7 +157,7 @@ impl Connection {
         self.write(request.as_bytes())?;
         let mut bytes = Vec::new();
         loop {
-            bytes.extend(self.read()?);
+            bytes.extend(self.read(until)?);
             if let Some((head, length)) = parse_head(&bytes).map_err(io::Error::other)? {
                 self.waiting = bytes.split_off(length);
                 return Ok(head);
@@ -134,14 +166,18 @@ impl Connection {
     }
 
     /// Reads a body of known length.
-    pub(super) fn body(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    pub(super) fn body(&mut self, length: usize, until: Instant) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         while body.len() < length {
-            body.extend(self.read()?);
+            body.extend(self.read(until)?);
         }
         self.waiting = body.split_off(length);
         Ok(body)
     }
+}
+
+fn is_to_be_tried_again(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, &'static str> {
@@ -173,13 +209,15 @@ mod tests {
     #[test]
     fn urls() {
         let tcp = |text: &str| match text.parse().unwrap() {
-            Url::Tcp { authority, path } => (authority, path),
+            Url::Tcp { authority, path, query } => (authority, path, query),
             Url::Unix(_) => panic!(),
         };
-        assert_eq!(tcp("http://h"), ("h:80".into(), "".into()));
-        assert_eq!(tcp("http://h:8080/"), ("h:8080".into(), "".into()));
-        assert_eq!(tcp("ws://[::1]:1/events"), ("[::1]:1".into(), "/events".into()));
-        assert_eq!(tcp("http://[::1]"), ("[::1]:80".into(), "".into()));
+        assert_eq!(tcp("http://h"), ("h:80".into(), "".into(), "".into()));
+        assert_eq!(tcp("http://h:8080/"), ("h:8080".into(), "".into(), "".into()));
+        assert_eq!(tcp("ws://[::1]:1/events"), ("[::1]:1".into(), "/events".into(), "".into()));
+        assert_eq!(tcp("http://[::1]"), ("[::1]:80".into(), "".into(), "".into()));
+        assert_eq!(tcp("http://h/sse/?channel=a/b#c"), ("h:80".into(), "/sse".into(), "channel=a/b".into()));
+        assert_eq!(tcp("http://h?channel=a"), ("h:80".into(), "".into(), "channel=a".into()));
         assert!("https://h".parse::<Url>().is_err());
     }
 

@@ -3,7 +3,10 @@
 mod chunked;
 mod connection;
 mod sse;
+#[cfg(test)]
+mod tests;
 mod transports;
+mod wanted;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,14 +15,15 @@ use serde_json::{Value, json};
 
 use super::Result;
 use connection::Url;
+use wanted::{Left, Wanted};
 
 /// What to subscribe to, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct SubscribeArgs {
-    /// The server: http://HOST:PORT, or unix:PATH.
+    /// The server: http://HOST:PORT, also with a path and a query of its own, or unix:PATH.
     url: String,
-    /// A channel; may be given several times.
-    #[arg(long, value_name = "CHANNEL", required = true)]
+    /// A channel; may be given several times, with commas too, beside those that the URL names (?channel=…).
+    #[arg(long, value_name = "CHANNEL", value_delimiter = ',')]
     channel: Vec<String>,
     /// How.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
@@ -65,7 +69,7 @@ enum Format {
 /// Why a connection ended.
 #[derive(Debug)]
 enum Ended {
-    /// Enough events were printed, or the time is over, or the channel has ended.
+    /// Enough events were printed, or the time is over, or all channels have ended.
     Done,
     /// It broke, or the server ended it; another try may work, after this time if the server said so.
     Again { why: String, after: Option<Duration> },
@@ -79,30 +83,42 @@ enum Ended {
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// How long a server may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// To let us in and to answer: one that asks its backend is slow, and so is a long way.
+    answer: Duration,
+    /// To say anything at all on an open connection. By default servers break their silence every 25 to 30 s; from one
+    /// that is set to do so more rarely than this we come back each time, and resume.
+    silence: Duration,
+}
+
+const PATIENCE: Patience = Patience { answer: Duration::from_secs(20), silence: Duration::from_secs(90) };
+
 /// What has been received so far, over all connections.
 struct Subscriber<'a> {
     args: &'a SubscribeArgs,
+    /// Where events are printed.
+    out: Box<dyn Write + 'a>,
+    wanted: Wanted,
     last_id: Option<String>,
     printed: u64,
     deadline: Option<Instant>,
+    patience: Patience,
     /// What the server asks for between tries.
     retry: Option<Duration>,
-    /// Something came over the present connection.
+    /// The server has let the present connection in.
     is_fresh: bool,
 }
 
 pub(super) fn run(args: &SubscribeArgs) -> Result {
     let url: Url = args.url.parse()?;
-    let mut subscriber = Subscriber {
-        args,
-        last_id: args.since.clone(),
-        printed: 0,
-        deadline: args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
-        retry: None,
-        is_fresh: false,
-    };
+    let mut subscriber = Subscriber::new(args, &url, Box::new(std::io::stdout()));
+    if subscriber.wanted.is_empty() {
+        wrong_usage("name a channel: --channel CHANNEL, or ?channel=CHANNEL in the URL");
+    }
     let mut tries = 0;
-    loop {
+    while !subscriber.is_over() {
         subscriber.is_fresh = false;
         let ended = match args.transport {
             Transport::Sse => transports::stream(&url, &mut subscriber),
@@ -119,10 +135,20 @@ pub(super) fn run(args: &SubscribeArgs) -> Result {
                 tries = if subscriber.is_fresh { 0 } else { tries + 1 };
                 let pause = after.unwrap_or_else(|| pause(tries, subscriber.retry, fastrand::f64()));
                 eprintln!("ringcast: {why}; trying again in {:.1} s", pause.as_secs_f64());
-                std::thread::sleep(pause);
+                std::thread::sleep(subscriber.time_left().map_or(pause, |left| left.min(pause)));
             }
         }
     }
+    Ok(())
+}
+
+/// Ends the process as `clap` does when arguments make no sense.
+fn wrong_usage(problem: &str) -> ! {
+    use clap::CommandFactory;
+    let mut command = super::Cli::command();
+    command.build();
+    let mut command = command.find_subcommand("subscribe").cloned().unwrap_or(command);
+    command.error(clap::error::ErrorKind::MissingRequiredArgument, problem).exit()
 }
 
 /// Exponential backoff with full jitter: so that many clients do not come back together.
@@ -132,78 +158,112 @@ fn pause(tries: u32, base: Option<Duration>, random: f64) -> Duration {
     base / 2 + most.saturating_sub(base / 2).mul_f64(random)
 }
 
-impl Subscriber<'_> {
-    fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+impl<'a> Subscriber<'a> {
+    fn new(args: &'a SubscribeArgs, url: &Url, out: Box<dyn Write + 'a>) -> Subscriber<'a> {
+        let mut wanted = Wanted::new(&args.channel, url.query());
+        let since = wanted.since.take();
+        Subscriber {
+            args,
+            out,
+            wanted,
+            last_id: args.since.clone().or(since),
+            printed: 0,
+            deadline: args.timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds))),
+            patience: PATIENCE,
+            retry: None,
+            is_fresh: false,
+        }
     }
 
-    /// Prints an event; returns whether that was the last one asked for.
+    fn is_over(&self) -> bool {
+        self.time_left().is_some_and(|left| left.is_zero())
+    }
+
+    /// How long the subscriber still goes on, if that is bounded.
+    fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The end of a wait that may take so long, and not beyond the subscriber's own end.
+    fn until(&self, most: Duration) -> Instant {
+        Instant::now() + self.time_left().map_or(most, |left| left.min(most))
+    }
+
+    /// The query of the next request; `position` is what this transport calls the id to go on after.
+    fn query(&self, position: &str) -> String {
+        self.wanted.query(position, self.last_id.as_deref())
+    }
+
+    /// The server lets us in: whatever made earlier tries fail is over.
+    fn opened(&mut self) {
+        self.is_fresh = true;
+        self.retry = None;
+    }
+
+    /// Prints an event; an error if that was the last one asked for.
     fn event(
         &mut self,
         id: Option<&str>,
         channel: Option<&str>,
         name: Option<&str>,
         data: Value,
-    ) -> std::io::Result<bool> {
-        self.is_fresh = true;
+    ) -> std::result::Result<(), Ended> {
         if let Some(id) = id {
             self.last_id = Some(id.to_string());
         }
-        let line = match (self.args.format, data) {
-            (Format::Data, Value::String(text)) => text,
+        let mut event = json!({ "id": id, "channel": channel, "data": data });
+        if let Some(name) = name {
+            event["event"] = name.into();
+        }
+        self.print(&event)
+    }
+
+    /// Prints what was sent to this connection alone, which has no id and is of no channel.
+    fn direct(&mut self, data: Value) -> std::result::Result<(), Ended> {
+        self.print(&json!({ "data": data }))
+    }
+
+    fn print(&mut self, event: &Value) -> std::result::Result<(), Ended> {
+        let line = match (self.args.format, &event["data"]) {
+            (Format::Data, Value::String(text)) => text.clone(),
             (Format::Data, data) => data.to_string(),
-            (Format::Json, data) => {
-                let mut event = json!({ "id": id, "channel": channel, "data": data });
-                if let Some(name) = name {
-                    event["event"] = name.into();
-                }
-                event.to_string()
-            }
+            (Format::Json, _) => event.to_string(),
         };
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()?;
+        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(Ended::Output)?;
         self.printed += 1;
-        Ok(self.args.count.is_some_and(|count| self.printed >= count))
+        match self.args.count {
+            Some(count) if self.printed >= count => Err(Ended::Done),
+            _ => Ok(()),
+        }
+    }
+
+    /// A channel has ended; an error if that was the last one.
+    fn channel_ended(&mut self, channel: &str) -> std::result::Result<(), Ended> {
+        eprintln!("ringcast: the channel {channel:?} has ended");
+        self.wanted.end(channel);
+        self.go_on()
+    }
+
+    /// A channel is refused or taken away, and why; an error if nothing is left.
+    fn channel_refused(&mut self, channel: &str, why: &str) -> std::result::Result<(), Ended> {
+        self.wanted.refuse(channel, why);
+        self.go_on()?;
+        // As the last word it is what the program ends with.
+        eprintln!("ringcast: {why}");
+        Ok(())
+    }
+
+    /// Whether there is still something to wait for.
+    fn go_on(&self) -> std::result::Result<(), Ended> {
+        match self.wanted.left() {
+            Left::Some => Ok(()),
+            Left::Ended => Err(Ended::Done),
+            Left::Refused(why) => Err(Ended::Refused(why)),
+        }
     }
 
     /// Says something that is no event.
-    fn notice(&mut self, what: &str, details: &str) {
-        self.is_fresh = true;
+    fn notice(&self, what: &str, details: &str) {
         eprintln!("ringcast: {what}: {details}");
-    }
-
-    /// The query of the next request.
-    fn query(&self, position: &str) -> String {
-        let mut query = String::new();
-        for channel in &self.args.channel {
-            query.push_str(if query.is_empty() { "?channel=" } else { "&channel=" });
-            for byte in channel.bytes() {
-                match byte {
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b',' => {
-                        query.push(byte.into())
-                    }
-                    byte => query.push_str(&format!("%{byte:02X}")),
-                }
-            }
-        }
-        if let Some(id) = &self.last_id {
-            query.push_str(&format!("&{position}={id}"));
-        }
-        query
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_up_to_a_bound_and_are_spread() {
-        assert_eq!(pause(0, None, 0.0), PAUSE_MIN / 2);
-        assert_eq!(pause(0, None, 1.0), PAUSE_MIN);
-        assert!(pause(3, None, 1.0) == PAUSE_MIN * 8);
-        assert_eq!(pause(60, None, 1.0), PAUSE_MAX);
-        assert_eq!(pause(0, Some(Duration::from_secs(3)), 1.0), Duration::from_secs(3));
     }
 }

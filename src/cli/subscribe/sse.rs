@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) struct Event {
     /// The last id, of this event or an earlier one.
     pub(super) id: Option<String>,
+    /// Whether the id is its own: what is for one connection alone has none.
+    pub(super) has_own_id: bool,
     pub(super) name: Option<String>,
     pub(super) data: String,
 }
@@ -17,6 +19,7 @@ pub(super) struct Parser {
     line: Vec<u8>,
     after_cr: bool,
     id: Option<String>,
+    has_id: bool,
     name: Option<String>,
     data: Option<String>,
     /// What the server last asked for between tries.
@@ -44,12 +47,16 @@ impl Parser {
     fn read_line(&mut self, line: &str) -> Option<Event> {
         if line.is_empty() {
             let name = self.name.take();
-            return self.data.take().map(|data| Event { id: self.id.clone(), name, data });
+            let has_own_id = std::mem::take(&mut self.has_id);
+            return self.data.take().map(|data| Event { id: self.id.clone(), has_own_id, name, data });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "id" if !value.contains('\0') => self.id = Some(value.to_string()),
+            "id" if !value.contains('\0') => {
+                self.id = Some(value.to_string());
+                self.has_id = true;
+            }
             "event" => self.name = Some(value.to_string()),
             "retry" => self.retry = value.parse().ok().map(Duration::from_millis).or(self.retry),
             "data" => match &mut self.data {
@@ -78,8 +85,8 @@ mod tests {
         assert_eq!(
             events,
             [
-                Event { id: Some("5-1".into()), name: Some("e".into()), data: "a\nb\n".into() },
-                Event { id: Some("6".into()), name: None, data: "c".into() },
+                Event { id: Some("5-1".into()), has_own_id: true, name: Some("e".into()), data: "a\nb\n".into() },
+                Event { id: Some("6".into()), has_own_id: false, name: None, data: "c".into() },
             ]
         );
         assert_eq!(parser.retry, Some(Duration::from_millis(1500)));

@@ -1,5 +1,6 @@
 //! One connection by each transport, until it ends.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -14,36 +15,37 @@ use super::connection::{Connection, Head, Url};
 use super::sse::{Event, Parser};
 use super::{Ended, Subscriber};
 
-/// How often a reader that has a deadline looks at the clock.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a poll is held at most, in seconds.
+const WAIT_MAX: u64 = 25;
 
 fn again(error: io::Error) -> Ended {
-    Ended::Again { why: error.to_string(), after: None }
+    senseless(error.to_string())
+}
+
+/// What the server said makes no sense, or nothing could be heard of it.
+fn senseless(why: impl Into<String>) -> Ended {
+    Ended::Again { why: why.into(), after: None }
 }
 
 fn connect(url: &Url, subscriber: &Subscriber<'_>) -> Result<Connection, Ended> {
-    let connection = Connection::open(url, subscriber.args.token.as_deref()).map_err(again)?;
-    connection.set_timeout(subscriber.deadline.map(|_| LOOK_EVERY)).map_err(again)?;
-    Ok(connection)
+    let until = subscriber.until(subscriber.patience.answer);
+    Connection::open(url, subscriber.args.token.as_deref(), until).map_err(again)
 }
 
-/// The next bytes; an empty `Vec` if none came within the time.
+/// The next bytes. The clock is looked at each time: on busy channels none of the reads would ever be too long.
 fn read(connection: &mut Connection, subscriber: &Subscriber<'_>) -> Result<Vec<u8>, Ended> {
-    match connection.read() {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            if subscriber.is_over() { Err(Ended::Done) } else { Ok(Vec::new()) }
-        }
-        Err(error) => Err(again(error)),
+    if subscriber.is_over() {
+        return Err(Ended::Done);
     }
+    connection.read(subscriber.until(subscriber.patience.silence)).map_err(again)
 }
 
 /// Turns an answer that is an error into the end it means.
-fn expect(head: &Head, status: u16, connection: &mut Connection) -> Result<(), Ended> {
+fn expect(head: &Head, status: u16, connection: &mut Connection, until: Instant) -> Result<(), Ended> {
     if head.status == status {
         return Ok(());
     }
-    let body = connection.body(head.content_length.unwrap_or_default()).unwrap_or_default();
+    let body = connection.body(head.content_length.unwrap_or_default(), until).unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = format!("{} {}", head.status, body["error"]["message"].as_str().unwrap_or("without a reason"));
     match head.status {
@@ -52,61 +54,79 @@ fn expect(head: &Head, status: u16, connection: &mut Connection) -> Result<(), E
     }
 }
 
-fn unwrap(result: Result<Ended, Ended>) -> Ended {
-    result.unwrap_or_else(|ended| ended)
-}
-
+/// One event stream, until it ends.
 pub(super) fn stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
-    unwrap(try_stream(url, subscriber))
+    let Err(ended) = try_stream(url, subscriber);
+    ended
 }
 
-fn try_stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, Ended> {
+fn try_stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, Ended> {
     let mut connection = connect(url, subscriber)?;
     let target = format!("{}{}&envelope=1", url.path("/sse"), subscriber.query("last_event_id"));
-    let head = connection.get(url, &target, "Accept: text/event-stream\r\n").map_err(again)?;
-    expect(&head, 200, &mut connection)?;
+    let until = subscriber.until(subscriber.patience.answer);
+    let head = connection.get(url, &target, "Accept: text/event-stream\r\n", until).map_err(again)?;
+    expect(&head, 200, &mut connection, until)?;
+    subscriber.opened();
     let mut body = Body::new(head.is_chunked);
     let mut parser = Parser::default();
     loop {
         let bytes = read(&mut connection, subscriber)?;
         let mut text = Vec::new();
-        body.push(&bytes, &mut text).map_err(|why| Ended::Again { why: why.into(), after: None })?;
-        for event in parser.push(&text) {
-            subscriber.retry = parser.retry;
-            if take_stream_event(subscriber, event)? {
-                return Ok(Ended::Done);
+        body.push(&bytes, &mut text).map_err(senseless)?;
+        let events = parser.push(&text);
+        subscriber.retry = parser.retry;
+        for event in events {
+            take_stream_event(subscriber, event)?;
+        }
+        if body.is_over() {
+            return Err(senseless("the server ended the stream"));
+        }
+    }
+}
+
+pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -> Result<(), Ended> {
+    let details = || serde_json::from_str::<Value>(&event.data).unwrap_or_default();
+    match event.name.as_deref() {
+        Some("ringcast.gap") => {
+            subscriber.notice("some events are lost", &event.data);
+            if event.has_own_id {
+                // A stream that is cut here goes on after the gap.
+                subscriber.last_id = event.id;
             }
         }
-        subscriber.retry = parser.retry;
-        if body.is_over() {
-            return Ok(Ended::Again { why: "the server ended the stream".into(), after: None });
-        }
-    }
-}
-
-fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -> Result<bool, Ended> {
-    match event.name.as_deref() {
-        Some("ringcast.gap") => subscriber.notice("some events are lost", &event.data),
         Some("ringcast.bye") => subscriber.notice("the server says goodbye", &event.data),
-        Some("ringcast.end") => {
-            subscriber.notice("the channel has ended", &event.data);
-            return Ok(subscriber.args.channel.len() == 1);
+        Some("ringcast.end") => return channel_ended(subscriber, &details()),
+        Some("ringcast.unsubscribed") => return unsubscribed(subscriber, &details()),
+        None if !event.has_own_id => {
+            let data = serde_json::from_str(&event.data).unwrap_or(Value::String(event.data));
+            return subscriber.direct(data);
         }
         name => {
-            let envelope: Value = serde_json::from_str(&event.data).unwrap_or_default();
-            let channel = envelope["channel"].as_str();
-            let data = envelope.get("data").cloned().unwrap_or_default();
-            return subscriber.event(event.id.as_deref(), channel, name, data).map_err(Ended::Output);
+            let mut envelope = details();
+            let data = envelope["data"].take();
+            return subscriber.event(event.id.as_deref(), envelope["channel"].as_str(), name, data);
         }
     }
-    Ok(false)
+    Ok(())
 }
 
+fn channel_ended(subscriber: &mut Subscriber<'_>, details: &Value) -> Result<(), Ended> {
+    subscriber.channel_ended(details["channel"].as_str().unwrap_or_default())
+}
+
+fn unsubscribed(subscriber: &mut Subscriber<'_>, details: &Value) -> Result<(), Ended> {
+    let channel = details["channel"].as_str().unwrap_or_default();
+    let reason = details["reason"].as_str().unwrap_or("without a reason");
+    subscriber.channel_refused(channel, &format!("the server has taken this client off {channel:?}: {reason}"))
+}
+
+/// One WebSocket, until it ends.
 pub(super) fn websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
-    unwrap(try_websocket(url, subscriber))
+    let Err(ended) = try_websocket(url, subscriber);
+    ended
 }
 
-fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, Ended> {
+fn open_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Connection, Ended> {
     let mut connection = connect(url, subscriber)?;
     let mut nonce = [0; 16];
     fastrand::fill(&mut nonce);
@@ -116,18 +136,23 @@ fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, En
          Sec-WebSocket-Protocol: ringcast.v1\r\n"
     );
     let target = format!("{}{}", url.path("/ws"), subscriber.query("last_event_id"));
-    let head = connection.get(url, &target, &fields).map_err(again)?;
-    expect(&head, 101, &mut connection)?;
+    let until = subscriber.until(subscriber.patience.answer);
+    let head = connection.get(url, &target, &fields, until).map_err(again)?;
+    expect(&head, 101, &mut connection, until)?;
     if head.accept_key != Some(accept_key(&key)) {
         return Err(Ended::Refused("the server did not understand the WebSocket handshake".into()));
     }
+    subscriber.opened();
+    Ok(connection)
+}
+
+fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, Ended> {
+    let mut connection = open_websocket(url, subscriber)?;
     let mut bytes = Vec::new();
     loop {
         bytes.extend(read(&mut connection, subscriber)?);
         let mut used = 0;
-        while let Some(frame) =
-            parse_server_frame(&bytes[used..]).map_err(|why| Ended::Again { why: why.into(), after: None })?
-        {
+        while let Some(frame) = parse_server_frame(&bytes[used..]).map_err(senseless)? {
             used += frame.consumed;
             let mut mask = [0; 4];
             fastrand::fill(&mut mask);
@@ -137,9 +162,9 @@ fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, En
                 Opcode::Close => {
                     write_client_frame(&mut answer, Opcode::Close, frame.payload, mask);
                     let _ = connection.write(&answer);
-                    return Ok(closed(frame.payload));
+                    return Err(closed(frame.payload));
                 }
-                Opcode::Text if take_message(subscriber, frame.payload)? => return Ok(Ended::Done),
+                Opcode::Text => take_message(subscriber, frame.payload)?,
                 _ => {}
             }
             connection.write(&answer).map_err(again)?;
@@ -159,59 +184,80 @@ fn closed(payload: &[u8]) -> Ended {
     }
 }
 
-fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> Result<bool, Ended> {
+pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> Result<(), Ended> {
     let mut message: Value = serde_json::from_slice(payload).unwrap_or_default();
-    if message["id"].is_null() {
-        for (name, what) in
-            [("gap", "some events are lost"), ("bye", "the server says goodbye"), ("end", "a channel has ended")]
-        {
-            if let Some(details) = message.get(name) {
-                subscriber.notice(what, &details.to_string());
-            }
-        }
-        return Ok(false);
+    if message["channel"].is_string() {
+        let data = message["data"].take();
+        let text = |name: &str| message[name].as_str();
+        return subscriber.event(text("id"), text("channel"), text("event"), data);
     }
-    let data = message["data"].take();
-    let text = |name: &str| message[name].as_str();
-    subscriber.event(text("id"), text("channel"), text("event"), data).map_err(Ended::Output)
+    if let Some(details) = message.get("gap") {
+        subscriber.notice("some events are lost", &details.to_string());
+    } else if let Some(details) = message.get("bye") {
+        subscriber.notice("the server says goodbye", &details.to_string());
+        subscriber.retry = details["retry_ms"].as_u64().map(Duration::from_millis);
+    } else if let Some(details) = message.get("end") {
+        channel_ended(subscriber, details)?;
+    } else if let Some(details) = message.get("unsubscribed") {
+        unsubscribed(subscriber, details)?;
+    } else if let Some(error) = message.get("error") {
+        refused(subscriber, error)?;
+    } else if let Some(data) = message.get_mut("data") {
+        subscriber.direct(data.take())?;
+    }
+    Ok(())
 }
 
+/// A WebSocket is open before the server looks at the channels, so it refuses them in messages.
+fn refused(subscriber: &mut Subscriber<'_>, error: &Value) -> Result<(), Ended> {
+    let why = error["message"].as_str().unwrap_or("the server refuses, without a reason");
+    let Some(channels) = error["channels"].as_array() else {
+        subscriber.notice("the server refuses something", why);
+        return Ok(());
+    };
+    channels.iter().filter_map(Value::as_str).try_for_each(|channel| subscriber.channel_refused(channel, why))
+}
+
+/// Polls over one connection, until it ends.
 pub(super) fn poll(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
-    unwrap(try_poll(url, subscriber))
+    let Err(ended) = try_poll(url, subscriber);
+    ended
 }
 
-fn try_poll(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Ended, Ended> {
+fn try_poll(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, Ended> {
     let mut connection = connect(url, subscriber)?;
-    connection.set_timeout(None).map_err(again)?;
-    loop {
-        let left = subscriber.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs());
-        let wait = left.unwrap_or(25).min(25);
+    while !subscriber.is_over() {
+        let wait = subscriber.time_left().map_or(WAIT_MAX, whole_seconds).min(WAIT_MAX);
         let target = format!("{}{}&wait={wait}", url.path("/poll"), subscriber.query("after"));
-        let head = connection.get(url, &target, "").map_err(again)?;
-        expect(&head, 200, &mut connection)?;
-        let body = connection.body(head.content_length.unwrap_or_default()).map_err(again)?;
-        let mut answer: Value =
-            serde_json::from_slice(&body).map_err(|error| Ended::Again { why: error.to_string(), after: None })?;
-        if answer["gap"] == true {
-            subscriber.notice("some events are lost", &format!("before {}", answer["next"]));
-        }
-        for event in answer["events"].as_array_mut().into_iter().flatten() {
-            let data = event["data"].take();
-            let text = |name: &str| event[name].as_str();
-            if subscriber.event(text("id"), text("channel"), text("event"), data).map_err(Ended::Output)? {
-                return Ok(Ended::Done);
-            }
-        }
-        subscriber.is_fresh = true;
-        subscriber.last_id = answer["next"].as_str().map(String::from).or(subscriber.last_id.take());
-        if let Some(ended) = answer.get("ended") {
-            subscriber.notice("these channels have ended", &ended.to_string());
-            if ended.as_array().is_some_and(|ended| ended.len() == subscriber.args.channel.len()) {
-                return Ok(Ended::Done);
-            }
-        }
-        if subscriber.is_over() {
-            return Ok(Ended::Done);
-        }
+        let until = subscriber.until(Duration::from_secs(wait) + subscriber.patience.answer);
+        let head = connection.get(url, &target, "", until).map_err(again)?;
+        expect(&head, 200, &mut connection, until)?;
+        let body = connection.body(head.content_length.unwrap_or_default(), until).map_err(again)?;
+        subscriber.opened();
+        take_answer(subscriber, serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))?)?;
     }
+    Err(Ended::Done)
+}
+
+/// Rounded up: the last part of a second is waited for as well, instead of asking again and again.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+pub(super) fn take_answer(subscriber: &mut Subscriber<'_>, mut answer: Value) -> Result<(), Ended> {
+    if answer["gap"] == true {
+        subscriber.notice("some events are lost", &format!("before {}", answer["next"]));
+    }
+    let mut events = answer["events"].take();
+    let events = events.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    for event in &mut *events {
+        let data = event["data"].take();
+        let text = |name: &str| event[name].as_str();
+        subscriber.event(text("id"), text("channel"), text("event"), data)?;
+    }
+    subscriber.last_id = answer["next"].as_str().map(String::from).or(subscriber.last_id.take());
+    // An answer may be full: as long as there are events, there may be more of a channel that has ended.
+    let ended = answer["ended"].as_array().filter(|_| events.is_empty());
+    let names = ended.into_iter().flatten().filter_map(Value::as_str);
+    names.into_iter().try_for_each(|channel| subscriber.channel_ended(channel))
 }
