@@ -260,6 +260,7 @@ fn metrics_agree_with_what_happened() {
     for stream in &mut streams {
         stream.next().unwrap();
     }
+    server.await_fresh_figures();
     let sum = |text: &str, metric: &str| -> f64 {
         let values = text.lines().filter(|line| line.starts_with(metric));
         values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()

@@ -142,7 +142,7 @@ fn storms_of_short_connections_leave_nothing_behind() {
     server.await_figure("accepted", 2000);
     server.await_figure("connections", 0);
     for gauge in ["http", "sse", "websocket", "poll"] {
-        assert_eq!(server.figure(gauge), 0, "{gauge}");
+        server.await_figure(gauge, 0);
     }
     let mut stream = Stream::open(address, "/sse?channel=a");
     server.publish("a", "alive");

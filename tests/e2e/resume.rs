@@ -69,7 +69,7 @@ fn also_from_history_when_the_shard_keeps_nothing() {
     let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"\n[limits]\nretained = 0";
     let server = Server::start(config);
     cut_fifty_times(&server, &["a", "b"], "channel=a,b");
-    assert!(server.figure("resumed_hub") > 0);
+    server.await_at_least("resumed_hub", 1);
 }
 
 #[test]

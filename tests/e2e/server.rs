@@ -118,8 +118,24 @@ impl Server {
         stats["shards"].as_array().unwrap().iter().map(|shard| shard.pointer(&pointer).unwrap().as_u64().unwrap()).sum()
     }
 
+    /// Waits until the figures show everything that was seen so far: a shard publishes its own after each slice of
+    /// work, which is a moment after a client may have seen what they count, and each second at the latest.
+    pub fn await_fresh_figures(&self) {
+        let turns = || -> Vec<Value> {
+            self.stats()["shards"].as_array().unwrap().iter().map(|shard| shard["turns"].clone()).collect()
+        };
+        let before = turns();
+        eventually("every shard has had a turn", || {
+            turns().iter().zip(&before).all(|(now, before)| now != before).then_some(())
+        });
+    }
+
     pub fn await_figure(&self, name: &str, expected: u64) {
         eventually(&format!("{name} is {expected}"), || (self.figure(name) == expected).then_some(()));
+    }
+
+    pub fn await_at_least(&self, name: &str, expected: u64) {
+        eventually(&format!("{name} is {expected} or more"), || (self.figure(name) >= expected).then_some(()));
     }
 
     pub fn signal(&self, signal: i32) {

@@ -13,6 +13,7 @@ use super::tokens::{KEYS, token};
 fn top_shows_connections_channels_and_flow() {
     let server = Server::start_with("", &["--shards", "2"]);
     let mut streams: Vec<Stream> = (0..5).map(|_| Stream::open(server.address, "/sse?channel=busy")).collect();
+    server.await_fresh_figures();
     let text = eventually("something flows while it looks", || {
         let mut top = command();
         top.args(["top", "--once", "--every", "0.2", "--feed"]).arg(&server.feed_path).stdout(Stdio::piped());
