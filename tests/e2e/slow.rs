@@ -154,9 +154,8 @@ fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
     for _ in 0..5000 {
         publish(&mut feed, "a", &padding);
     }
-    let after = server.resident_bytes();
-    // 20 MB went by each of 200 clients, none of which has read.
-    assert!(after < before + (8 << 20), "{before} bytes grew to {after}");
+    // 20 MB went by each of 200 clients, none of which has read; what waits for the shard is gone soon.
+    eventually("the memory is what it was", || (server.resident_bytes() < before + (8 << 20)).then_some(()));
     assert_eq!(server.figure("sse"), 200);
     drop(clients);
 }
