@@ -109,8 +109,9 @@ pub(super) async fn check(State(control): State<Arc<Control>>, request: Request,
         return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
     }
     // What is being answered is bounded, and with it the memory that its bodies take: a command's line waits with its
-    // request, and what is given up is not done later.
-    let _permit = control.permits.acquire().await;
+    // request, and what is given up is not done later. Bodies that are slow to come hold up none who look.
+    let permits = if changes { &control.changing } else { &control.looking };
+    let _permit = permits.acquire().await;
     if !changes {
         return next.run(request).await;
     }

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::link::HubMessage;
 use crate::logic::event::{Draft, Kind};
+use crate::sys::socket;
 
 use super::Control;
 use super::access::ApiError;
@@ -26,6 +27,8 @@ const LISTS_EVERY: u32 = 3;
 const ROWS: usize = 10;
 /// How many may look at a time.
 const VIEWERS_MAX: usize = 100;
+/// How long the shard may take to answer.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a response's head at most.
 const HEAD_MAX: usize = 4096;
 
@@ -78,13 +81,14 @@ impl Drop for Viewer {
 
 /// An event stream of the figures.
 pub(super) async fn live(State(control): State<Arc<Control>>) -> Response {
-    if control.viewers.load(Ordering::Relaxed) >= VIEWERS_MAX {
+    let viewer = Viewer::new(control.clone());
+    if control.viewers.load(Ordering::Relaxed) > VIEWERS_MAX {
         let message = format!("{VIEWERS_MAX} look at the figures already");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", message).into_response();
     }
-    match connect(&control).await {
+    let connected = tokio::time::timeout(CONNECT_MAX, connect(&control)).await;
+    match connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
         Ok((stream, rest)) => {
-            let viewer = Viewer::new(control);
             let body = Body::from_stream(bytes_of(stream, rest, viewer));
             ([("content-type", "text/event-stream")], body).into_response()
         }
@@ -97,9 +101,7 @@ pub(super) async fn live(State(control): State<Arc<Control>>) -> Response {
 
 /// Opens the stream and returns it with what came after the response's head.
 async fn connect(control: &Control) -> std::io::Result<(UnixStream, Vec<u8>)> {
-    let stream = std::os::unix::net::UnixStream::connect_addr(&control.own_listener)?;
-    stream.set_nonblocking(true)?;
-    let mut stream = UnixStream::from_std(stream)?;
+    let mut stream = UnixStream::from_std(socket::connect_privately(&control.own_listener)?)?;
     // HTTP/1.0: its body has no chunks that would have to be taken off again.
     stream.write_all(b"GET /figures HTTP/1.0\r\nHost: own\r\n\r\n").await?;
     let mut bytes = Vec::new();

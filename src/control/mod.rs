@@ -75,13 +75,15 @@ struct Control {
     log_filter: Arc<dyn LogFilter>,
     /// Who looks at the figures as they change.
     viewers: AtomicUsize,
-    /// Requests that are being answered; more wait.
-    permits: Semaphore,
+    /// Requests that only look and are being answered; more wait.
+    looking: Semaphore,
+    /// Requests that change something, likewise.
+    changing: Semaphore,
     max_line: usize,
     feed_is_narrowed: bool,
 }
 
-/// Requests that are answered at a time.
+/// Requests of each sort that are answered at a time.
 const REQUESTS_MAX: usize = 64;
 
 /// What connections may cost. The memory and the descriptors that they take are the hub's too.
@@ -122,7 +124,8 @@ async fn run(parts: ControlParts) -> io::Result<()> {
         to_hub: parts.to_hub,
         log_filter: parts.log_filter,
         viewers: AtomicUsize::new(0),
-        permits: Semaphore::new(REQUESTS_MAX),
+        looking: Semaphore::new(REQUESTS_MAX),
+        changing: Semaphore::new(REQUESTS_MAX),
         max_line: parts.max_line,
         feed_is_narrowed: parts.feed_is_narrowed,
     });

@@ -1,8 +1,10 @@
 //! Sockets: listeners with everything their connections inherit, accepting, receiving, sending.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -356,6 +358,15 @@ pub fn listen_privately() -> io::Result<UnixListener> {
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
+/// Connects to what [`listen_privately`] has opened; nonblocking, and without waiting for room in its queue.
+pub fn connect_privately(address: &std::os::unix::net::SocketAddr) -> io::Result<UnixStream> {
+    let name = std::os::linux::net::SocketAddrExt::as_abstract_name(address).unwrap_or_default();
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()))?)?;
+    Ok(UnixStream::from(OwnedFd::from(socket)))
+}
+
 /// Whether this process is at the other end of a Unix socket, too.
 pub fn is_own_process(fd: BorrowedFd<'_>) -> bool {
     peer_process(fd) == i32::try_from(std::process::id()).ok()
@@ -450,9 +461,18 @@ mod tests {
     fn a_private_listener_knows_its_own() {
         let listener = listen_privately().unwrap();
         let address = listener.local_addr().unwrap();
-        let client = UnixStream::connect_addr(&address).unwrap();
+        let client = connect_privately(&address).unwrap();
         let (server, _) = accept(listener.as_fd()).unwrap().unwrap();
         assert!(is_own_process(server.as_fd()) && is_own_process(client.as_fd()));
+        // A queue that is full is an error, and not waited for.
+        let mut waiting: Vec<UnixStream> = Vec::new();
+        let error = loop {
+            match connect_privately(&address) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

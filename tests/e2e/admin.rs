@@ -367,6 +367,25 @@ fn pages_of_other_sites_get_nothing() {
 }
 
 #[test]
+fn bodies_that_are_slow_to_come_hold_up_nobody_who_looks() {
+    let server = Server::start("");
+    let slow = |_| {
+        let mut http = Http::connect(server.admin);
+        http.send(&format!("POST /v1/publish HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: 100\r\n\r\n{{"));
+        http
+    };
+    let slow: Vec<Http> = (0..100).map(slow).collect();
+    for path in ["/metrics", "/v1/stats", "/v1/live"] {
+        let mut http = Http::connect(server.admin);
+        assert_eq!(http.request("HEAD", path, "").status, 200, "{path}");
+    }
+    for http in &slow {
+        http.stream.set_nonblocking(true).unwrap();
+        assert_eq!(http.stream.peek(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
 fn the_token_is_asked_for_everywhere_but_for_health() {
     let server = Server::start("[admin]\ntoken = \"secret\"");
     for path in ["/v1/stats", "/v1/connections", "/metrics", "/v1/live", "/v1/log", "/stats"] {
