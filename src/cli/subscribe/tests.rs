@@ -215,3 +215,23 @@ fn a_poll_takes_a_channel_for_ended_when_it_has_all_of_it() {
     let last = take_answer(&mut subscriber, json!({ "events": [], "next": "2-0", "gap": false, "ended": ["b"] }));
     assert!(matches!(last, Err(Ended::Done)));
 }
+
+#[test]
+fn what_is_in_no_envelope_is_taken_as_it_is() {
+    let (args, mut out) = (arguments("http://h --channel a --format json"), Vec::new());
+    let mut to = subscriber(&args, &mut out);
+    for data in ["[1]", "hello", "7", "null", "{\"channel\":\"a\",\"data\":[2]}"] {
+        let event = Event { id: Some("1-0".into()), data: data.into(), has_own_id: true, ..Event::default() };
+        take_stream_event(&mut to, event).unwrap();
+    }
+    take_message(&mut to, b"[1]").unwrap();
+    for answer in [json!([]), json!(1), json!({ "events": 1, "next": 1 }), json!({ "events": [1, []] })] {
+        let is_object = answer.is_object();
+        assert_eq!(take_answer(&mut to, answer).is_ok(), is_object);
+    }
+    drop(to);
+    let lines = String::from_utf8(out).unwrap();
+    let data: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let data: Vec<_> = data.iter().map(|line| line["data"].to_string()).collect();
+    assert_eq!(data, ["\"[1]\"", "\"hello\"", "\"7\"", "\"null\"", "[2]", "null", "null"]);
+}

@@ -103,7 +103,8 @@ pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -
         }
         name => {
             let mut envelope = details();
-            let data = envelope["data"].take();
+            // What is in no envelope is the data itself.
+            let data = envelope.get_mut("data").map_or_else(|| Value::from(event.data.as_str()), Value::take);
             return subscriber.event(event.id.as_deref(), envelope["channel"].as_str(), name, data);
         }
     }
@@ -244,14 +245,22 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
+/// Takes a member out, null if there is none; `value[name]` would panic where it is to be changed and is no object.
+fn member(value: &mut Value, name: &str) -> Value {
+    value.get_mut(name).map(Value::take).unwrap_or_default()
+}
+
 pub(super) fn take_answer(subscriber: &mut Subscriber<'_>, mut answer: Value) -> Result<(), Ended> {
+    if !answer.is_object() {
+        return Err(senseless("the server's answer to a poll is no object"));
+    }
     if answer["gap"] == true {
         subscriber.notice("some events are lost", &format!("before {}", answer["next"]));
     }
-    let mut events = answer["events"].take();
+    let mut events = member(&mut answer, "events");
     let events = events.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
     for event in &mut *events {
-        let data = event["data"].take();
+        let data = member(event, "data");
         let text = |name: &str| event[name].as_str();
         subscriber.event(text("id"), text("channel"), text("event"), data)?;
     }
