@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::address::ListenAddress;
 use super::args::ServeArgs;
 use super::model::Config;
+use crate::logic::auth::LEEWAY_MAX_S;
 
 /// Why there is no configuration to run with.
 #[derive(Debug, thiserror::Error)]
@@ -258,6 +259,9 @@ fn check_admin(config: &Config) -> Result<(), ConfigError> {
         let problem = "must be an address of this host alone, such as 127.0.0.1, as long as [admin] token is empty";
         return Err(value("[admin] listen", problem));
     }
+    if address.port() != 0 && config.server.listen.contains(&ListenAddress::Tcp(address)) {
+        return Err(value("[admin] listen", "must be another address than those of [server] listen"));
+    }
     Ok(())
 }
 
@@ -283,8 +287,8 @@ fn check_auth(config: &Config) -> Result<(), ConfigError> {
             ));
         }
     }
-    if config.auth.leeway > Duration::from_secs(3600) {
-        return Err(value("[auth] leeway", "must be at most 1h"));
+    if config.auth.leeway > Duration::from_secs(LEEWAY_MAX_S) || config.auth.leeway.subsec_nanos() != 0 {
+        return Err(value("[auth] leeway", "must be whole seconds, and at most 1h"));
     }
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !config.auth.cookie.bytes().all(is_token) {
@@ -407,12 +411,14 @@ mod tests {
             "[backplane]\nkind = \"redis\"",
             "[admin]\nlisten = \"here\"",
             "[admin]\nlisten = \"0.0.0.0:8081\"",
+            "[server]\nlisten = [\"127.0.0.1:80\"]\n[admin]\nlisten = \"127.0.0.1:80\"",
             "[namespace.x]\nmax_lag = 1",
             "[diagnostics]\necho_path = \"echo\"",
             "[auth]\nkeys = [{ alg = \"HS256\" }]",
             "[auth]\nkeys = [{ secret = \"x\" }]",
             "[auth]\nkeys = [{ alg = \"ES256\", secret = \"x\", pem_file = \"y\" }]",
             "[auth]\nleeway = \"2h\"",
+            "[auth]\nleeway = \"500ms\"",
             "[auth]\ncookie = \"a b\"",
             "[server]\nproxy_protocol = true",
             "[namespace.x]\nclient_publish = true",

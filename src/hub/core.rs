@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::link::{ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
+use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::idempotency::IdempotencyKeys;
@@ -81,8 +82,6 @@ pub(super) struct Core {
     pub(super) traces: Traces,
     pub(super) listeners: Listeners,
     pub(super) revocations: Revocations,
-    /// For how long after its expiry a token still counts, in seconds.
-    pub(super) leeway_s: u64,
     /// What clients have published and shards have no room for yet: it is owed to the clients' shards.
     pub(super) held: Vec<Rc<Owed>>,
     pub(super) presence: Presence,
@@ -112,7 +111,6 @@ impl Core {
             traces: Traces::default(),
             listeners: Listeners::default(),
             revocations: Revocations::default(),
-            leeway_s: 0,
             held: Vec::new(),
             presence: Presence::default(),
             drained: 0,
@@ -406,9 +404,10 @@ impl Core {
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                // A token counts for the leeway after its expiry: so long it must be refused, too.
+                // A token counts for the leeway after its expiry: so long it must be refused, too. After a restart that
+                // may be another one.
                 let until_s = match until_s {
-                    Some(expires_s) => expires_s.saturating_add(self.leeway_s),
+                    Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
                     None => now_ms / 1000 + REVOKED_FOR_S,
                 };
                 kept = self.revocations.add(&id, until_s, now_ms / 1000);

@@ -1,7 +1,7 @@
 //! The node's ids: never backwards, also not across restarts with the clock set back.
 //!
 //! A mark on disk says up to which millisecond ids may have been given. It is written ahead, so that giving
-//! an id costs no write; a clean stop writes the last id itself, so that ids do not run ahead of the clock.
+//! an id costs no write; a start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,14 +46,13 @@ pub enum MarkError {
 }
 
 impl IdSource {
-    /// Starts after everything that the mark at `path` covers, and writes the first mark.
+    /// Starts after everything that the mark at `path` covers, and writes the first mark, which covers no id yet.
     pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
         let mark_ms = match std::fs::read_to_string(path) {
             // The host lost its power before the kernel wrote what was in it. When it was written is known.
-            Ok(text) if text.is_empty() => written_ms(path) + RESERVE_MS,
-            Ok(text) => text.trim().parse().map_err(|_| MarkError::Malformed {
-                path: path.display().to_string(),
-                found: text.chars().take(40).collect(),
+            Ok(text) if text.trim_matches('\0').is_empty() => written_ms(path) + RESERVE_MS,
+            Ok(text) => text.trim().parse().ok().filter(|ms| *ms < Id::MAX.ms()).ok_or_else(|| {
+                MarkError::Malformed { path: path.display().to_string(), found: text.chars().take(40).collect() }
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(MarkError::Io { what: "read", path: path.display().to_string(), source }),
@@ -61,7 +60,8 @@ impl IdSource {
         // The whole millisecond of the mark may be used up.
         let last = Id::new(now_ms.max(mark_ms + 1), 0);
         let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
-        ids.write_mark(last.ms() + RESERVE_MS)?;
+        // No id has been given yet, and a start that fails must not push ids ahead of the clock.
+        ids.write_mark(last.ms())?;
         Ok(ids)
     }
 
@@ -144,18 +144,36 @@ mod tests {
     fn an_empty_mark_is_made_up_for_by_when_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids");
-        std::fs::write(&path, "").unwrap();
-        let written = written_ms(&path);
-        assert!(written > 0);
-        let ids = IdSource::open(&path, 5).unwrap();
-        assert!(ids.last().ms() > written + RESERVE_MS, "{:?}", ids.last());
+        for mark in ["", "\0\0\0\0"] {
+            std::fs::write(&path, mark).unwrap();
+            let written = written_ms(&path);
+            assert!(written > 0);
+            let ids = IdSource::open(&path, 5).unwrap();
+            assert!(ids.last().ms() > written + RESERVE_MS, "{:?}", ids.last());
+        }
+    }
+
+    #[test]
+    fn starts_that_come_to_nothing_do_not_push_ids_ahead_of_the_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        for round in 0..100 {
+            let mut ids = IdSource::open(&path, 1_000_000).unwrap();
+            assert_eq!(ids.last().ms(), 1_000_000 + round);
+            assert!(!ids.is_reserved(1_000_000), "the first id waits for its mark");
+            ids.reserve(1_000_000).unwrap();
+            assert!(ids.is_reserved(1_000_000));
+            ids.close().unwrap();
+        }
     }
 
     #[test]
     fn a_damaged_mark_is_an_error_not_a_zero() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.ids");
-        std::fs::write(&path, "abc").unwrap();
-        assert!(matches!(IdSource::open(&path, 5), Err(MarkError::Malformed { .. })));
+        for mark in ["abc".to_owned(), u64::MAX.to_string(), Id::MAX.ms().to_string()] {
+            std::fs::write(&path, &mark).unwrap();
+            assert!(matches!(IdSource::open(&path, 5), Err(MarkError::Malformed { .. })), "{mark}");
+        }
     }
 }

@@ -67,8 +67,6 @@ pub struct HubParts {
     pub ids: IdSource,
     /// What was revoked before, and where it is written down.
     pub revocations: Revocations,
-    /// For how long after its expiry a token still counts.
-    pub leeway: Duration,
     /// Its end of the queue from the shards.
     pub inbox: HubInbox,
     /// Its ends of the queues to the shards.
@@ -209,7 +207,6 @@ pub fn run(parts: HubParts) -> io::Result<()> {
         figures: parts.figures,
         figures_writer: parts.figures_writer,
         revocations: parts.revocations,
-        leeway_s: parts.leeway.as_secs(),
         ..Core::new(parts.ids, parts.shards, parts.history)
     };
     let answered = core.answered.clone();

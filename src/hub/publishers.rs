@@ -121,12 +121,19 @@ impl Conversation {
     /// Gives the connection a copy of a channel's events.
     fn trace(&mut self, hub: &Rc<Hub>, channel: ChannelName) -> Result<(), FeedError> {
         let outbox = self.outbox(hub);
+        // Who has stopped reading would be owed what nobody writes out.
+        if outbox.is_closed() {
+            return Ok(());
+        }
         hub.core.borrow_mut().traces.add(channel, &outbox)
     }
 
     /// Makes the connection a listener, or changes what it listens to.
     fn listen(&mut self, hub: &Rc<Hub>, what: Listening) {
         let outbox = self.outbox(hub);
+        if outbox.is_closed() {
+            return;
+        }
         let mut core = hub.core.borrow_mut();
         if core.listeners.set(&outbox, what) {
             core.tell_what_is_heard();

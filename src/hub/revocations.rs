@@ -59,14 +59,14 @@ impl Revocations {
     /// Reads what was revoked before and is not over at `now_s`, in seconds since 1970.
     pub fn open(path: &Path, now_s: u64) -> Result<Revocations, RevocationsError> {
         let mut revocations = Revocations { path: Some(path.into()), lines_max: LINES_MIN, ..Revocations::default() };
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
             Err(source) => return Err(failed("read", path, source)),
         };
-        // What follows the last line's end was being written when the host lost its power.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for (index, line) in whole.lines().enumerate() {
+        // What follows the last line's end was being written when the host lost its power, or the disk its room.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
+        for (index, line) in whole.split(|byte| *byte == b'\n').enumerate().filter(|_| !whole.is_empty()) {
             let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
             let (id, until_s) = parse(line).ok_or_else(malformed)?;
             revocations.known.add(id, until_s);
@@ -129,8 +129,8 @@ fn line(id: &str, until_s: u64) -> String {
     format!("{until_s} {}\n", serde_json::Value::from(id))
 }
 
-fn parse(line: &str) -> Option<(ArcStr, u64)> {
-    let (until_s, id) = line.split_once(' ')?;
+fn parse(line: &[u8]) -> Option<(ArcStr, u64)> {
+    let (until_s, id) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     Some((serde_json::from_str::<String>(id).ok()?.into(), until_s.parse().ok()?))
 }
 
@@ -166,11 +166,16 @@ mod tests {
     fn half_a_line_at_the_end_is_left_out_and_any_other_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.revoked");
-        fs::write(&path, "200 \"a\"\n300 \"b").unwrap();
-        assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), [("a".into(), 200)]);
-        fs::write(&path, "200 \"a\"\nnonsense\n").unwrap();
-        let error = Revocations::open(&path, 100).unwrap_err();
-        assert!(matches!(error, RevocationsError::Malformed { line: 2, .. }), "{error}");
+        // The second one ends within a character.
+        for half in [&b"200 \"a\"\n300 \"b"[..], b"200 \"a\"\n300 \"\xc3"] {
+            fs::write(&path, half).unwrap();
+            assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), [("a".into(), 200)]);
+        }
+        for damaged in [&b"200 \"a\"\nnonsense\n"[..], b"200 \"a\"\n300 \"\xc3\"\n", b"200 \"a\"\n\n\n"] {
+            fs::write(&path, damaged).unwrap();
+            let error = Revocations::open(&path, 100).unwrap_err();
+            assert!(matches!(error, RevocationsError::Malformed { line: 2, .. }), "{error}");
+        }
         fs::write(&path, "200 \"a\"").unwrap();
         assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), []);
     }

@@ -1,7 +1,7 @@
 //! The keys for tokens: read at the start, on SIGHUP, and when one of their files has changed.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
@@ -85,20 +85,30 @@ pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     Ok(Some(Arc::new(keyring)))
 }
 
-/// When the files were last changed, and what they are: a file that was put in another's place may be older.
-fn look(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+/// When the files were last changed, and what they are: a file that was put in another's place may be older, and one
+/// that is still being written as old.
+pub(super) type Looks = Vec<Option<(SystemTime, u64, u64)>>;
+
+/// How the files look. To be asked before they are read, so that no later change is missed.
+pub(super) fn look(auth: &Auth) -> Looks {
     use std::os::unix::fs::MetadataExt;
-    let of = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|data| Some((data.modified().ok()?, data.ino())));
-    files.iter().map(of).collect()
+    let of = |path: PathBuf| {
+        let data = std::fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.ino(), data.len()))
+    };
+    files(auth).map(of).collect()
 }
 
-fn files(auth: &Auth) -> Vec<PathBuf> {
+fn files(auth: &Auth) -> impl Iterator<Item = PathBuf> {
     let of_keys = auth.keys.iter().flat_map(|key| [key.secret_file.clone(), key.pem_file.clone()]);
-    of_keys.chain([auth.jwks_file.clone()]).filter(|path| !path.as_os_str().is_empty()).collect()
+    of_keys.chain([auth.jwks_file.clone()]).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Reads the keys again and gives them to the shards; returns whether they could be read. If not, those there are stay.
 pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
+    // Of two who read at a time, the one who has read the older ones must not be the last to give them away.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match load(auth) {
         Ok(Some(keyring)) => {
             info!(keys = keyring.len(), "the keys for tokens were read again");
@@ -114,17 +124,16 @@ pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
     }
 }
 
-/// Reads the keys again whenever one of their files has changed, for as long as the process lives.
-pub(super) fn watch(auth: Auth, to_hub: ToHub) -> std::io::Result<()> {
-    let files = files(&auth);
-    if files.is_empty() {
+/// Reads the keys again whenever one of their files has changed since it looked as `seen`, for as long as the process
+/// lives.
+pub(super) fn watch(auth: Auth, mut seen: Looks, to_hub: ToHub) -> std::io::Result<()> {
+    if seen.is_empty() {
         return Ok(());
     }
-    let mut seen = look(&files);
     std::thread::Builder::new().name("keys".into()).spawn(move || {
         loop {
             std::thread::sleep(LOOK_EVERY);
-            let now = look(&files);
+            let now = look(&auth);
             // A file that is being replaced may be gone for a moment.
             if now != seen && now.iter().all(Option::is_some) {
                 seen = now;
@@ -133,4 +142,28 @@ pub(super) fn watch(auth: Auth, to_hub: ToHub) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_between_reading_and_watching_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "one").unwrap();
+        let key = TokenKey { alg: "HS256".into(), secret_file: file.clone(), ..TokenKey::default() };
+        let auth = Auth { keys: vec![key], ..Auth::default() };
+        let seen = look(&auth);
+        load(&auth).unwrap();
+        std::fs::write(&file, "another").unwrap();
+        let (to_hub, inbox) = crate::link::to_hub().unwrap();
+        watch(auth, seen, to_hub).unwrap();
+        let deadline = std::time::Instant::now() + LOOK_EVERY * 20;
+        while !matches!(inbox.next(), Some(HubMessage::Keys(_))) {
+            assert!(std::time::Instant::now() < deadline, "nothing was read again");
+            std::thread::sleep(LOOK_EVERY / 50);
+        }
+    }
 }

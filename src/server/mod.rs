@@ -147,6 +147,7 @@ impl Server {
                 "each shard can hold about that many connections; raise LimitNOFILE (ulimit -n) for more"
             );
         }
+        let looks = keys::look(&config.auth);
         let keyring = keys::load(&config.auth)?;
         let allowed_users = user_ids("allow_users", &config.feed.allow_users)?;
         let readers = user_ids("readers", &config.feed.readers)?;
@@ -155,8 +156,10 @@ impl Server {
         // Clients come last: whatever else is in the way must not take them from a server that runs.
         let inherited = listeners::inherit()?;
         let mut files = Vec::new();
+        let feed_is_inherited = inherited.feed.is_some();
+        let lock = state::lock(config).map_err(|error| name_the_feed(error, config, feed_is_inherited))?;
         let feed = open_feed(config, inherited.feed, &mut files)?;
-        let State { ids, revocations, lock } = state::open(config)?;
+        let State { ids, revocations } = state::open(&lock)?;
         let admin = listen_for_admins(config)?;
         let own_listener = socket::listen_privately()?;
         let own_address = own_listener.local_addr()?;
@@ -224,10 +227,10 @@ impl Server {
                 to_hub: to_hub.clone(),
                 log_filter,
                 max_line: config.feed.max_line,
-                feed_is_narrowed: is_narrowed(&config.feed),
+                feed_is_narrowed: is_narrowed(&config.feed) || feed_is_inherited,
             })?;
         }
-        keys::watch(config.auth.clone(), to_hub.clone())?;
+        keys::watch(config.auth.clone(), looks, to_hub.clone())?;
         room.set_ready();
         let service = service::start(stats)?;
         info!(shards, feed = %config.feed.path.display(), "ready");
@@ -245,7 +248,9 @@ impl Server {
             match signal {
                 Signal::Stop => break,
                 Signal::Reload => {
-                    if keys::reload(&config.auth, &self.to_hub) {
+                    if !config.auth.has_keys() {
+                        info!("there are no keys to read again; the configuration is read at the start only");
+                    } else if keys::reload(&config.auth, &self.to_hub) {
                         info!("keys are read again; the rest of the configuration is read at the start only");
                     }
                 }
@@ -287,7 +292,7 @@ impl Server {
     }
 }
 
-/// Whether the configuration says whose the feed is.
+/// Whether the configuration says whose the feed is. Where the service manager has opened it, its unit does.
 fn is_narrowed(feed: &config::Feed) -> bool {
     !(feed.group.is_empty() && feed.allow_users.is_empty() && feed.readers.is_empty())
 }
@@ -323,7 +328,6 @@ fn hub_parts(
         }),
         ids,
         revocations,
-        leeway: config.auth.leeway,
         inbox,
         shards,
         figures,
@@ -362,6 +366,16 @@ fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, StartError>
     let listener = TcpListener::bind(address).map_err(failed)?;
     info!(address = %listener.local_addr()?, "admin listening");
     Ok(Some(listener))
+}
+
+/// Whoever has locked the state is most often the server on the same feed, which is the clearer thing to say.
+fn name_the_feed(error: StartError, config: &Config, is_inherited: bool) -> StartError {
+    match error {
+        StartError::StateInUse(_) if !is_inherited && UnixStream::connect(&config.feed.path).is_ok() => {
+            UnixListenError::InUse(config.feed.path.display().to_string()).into()
+        }
+        error => error,
+    }
 }
 
 /// Opens the feed, unless the service manager has. Whoever is there already is noticed here, before anything is touched

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::hub::ids::IdSource;
@@ -14,24 +15,23 @@ use super::StartError;
 pub(super) struct State {
     pub(super) ids: IdSource,
     pub(super) revocations: Revocations,
-    /// To be kept until the process ends.
-    pub(super) lock: StateLock,
 }
 
 /// Keeps other servers from the same state files. The kernel lets go of it when the process ends, however it does.
 #[derive(Debug)]
 pub(super) struct StateLock {
+    folder: PathBuf,
+    /// The files' name, which is the feed's: several servers may share a directory.
+    name: String,
     _file: File,
 }
 
-/// Opens the state files, if no other server has.
-///
-/// Opening them writes them anew, so it comes after whatever shows that there is another server already.
-pub(super) fn open(config: &Config) -> Result<State, StartError> {
+/// Locks the state, if no other server has. It writes nothing that another one has open, and of two servers that start
+/// together it stops one before they could take each other's sockets for stale.
+pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     let folder = &config.server.state_dir;
     let failed = |source| StartError::State { path: folder.display().to_string(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
-    // By the feed's name, so that several servers may share a directory.
     let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // The file stays: if it were removed, two servers could each lock one of the same name.
     let path = folder.join(format!("{name}.lock"));
@@ -40,7 +40,13 @@ pub(super) fn open(config: &Config) -> Result<State, StartError> {
         TryLockError::WouldBlock => StartError::StateInUse(path.display().to_string()),
         TryLockError::Error(source) => failed(source),
     })?;
-    let ids = IdSource::open(&folder.join(format!("{name}.ids")), unix_ms())?;
-    let revocations = Revocations::open(&folder.join(format!("{name}.revoked")), unix_ms() / 1000)?;
-    Ok(State { ids, revocations, lock: StateLock { _file: file } })
+    Ok(StateLock { folder: folder.clone(), name, _file: file })
+}
+
+/// Opens the state files, which writes them anew: so it comes after whatever shows that there is another server already.
+pub(super) fn open(lock: &StateLock) -> Result<State, StartError> {
+    let path = |suffix: &str| lock.folder.join(format!("{}.{suffix}", lock.name));
+    let ids = IdSource::open(&path("ids"), unix_ms())?;
+    let revocations = Revocations::open(&path("revoked"), unix_ms() / 1000)?;
+    Ok(State { ids, revocations })
 }

@@ -164,6 +164,27 @@ fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
 }
 
 #[test]
+fn of_two_servers_that_start_together_one_has_everything() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let feed = folder.path().join("feed.sock");
+        let mut servers = [0, 1].map(|_| {
+            let mut serve = command();
+            serve.args(["serve", "--admin", "off", "--shards", "1", "--listen", "127.0.0.1:0", "--feed"]).arg(&feed);
+            serve.stderr(std::process::Stdio::null()).spawn().unwrap()
+        });
+        let ended = eventually("one of them has ended", || {
+            servers.iter_mut().position(|server| server.try_wait().unwrap().is_some())
+        });
+        let left = &mut servers[1 - ended];
+        eventually("the other one has the feed", || UnixStream::connect(&feed).ok());
+        assert!(left.try_wait().unwrap().is_none());
+        left.kill().unwrap();
+        left.wait().unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_finds_another_one_touches_nothing_of_it() {
     let keys = super::tokens::KEYS;
     let server = Server::start(keys);

@@ -55,7 +55,7 @@ fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path:
     let mut shell = std::process::Command::new("sh");
     // The number must be that of the process which the program becomes.
     shell.arg("-c").arg("export LISTEN_PID=$$; exec \"$0\" \"$@\"").arg(binary);
-    shell.args(["serve", "--admin", "off", "--shards", "2", "--no-pin", "--log-format", "json", "--config"]).arg(file);
+    shell.args(["serve", "--shards", "2", "--no-pin", "--log-format", "json", "--config"]).arg(file);
     shell.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     shell.env("STATE_DIRECTORY", folder).env("RUNTIME_DIRECTORY", folder);
     // SAFETY: between fork and exec only two system calls are made, on numbers that the closure owns.
@@ -75,7 +75,8 @@ fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path:
 
 #[test]
 fn sockets_of_the_service_manager_outlive_the_server() {
-    use super::clients::{Stream, get};
+    use super::clients::{Http, Stream, get};
+    use super::server::eventually;
     use ringcast::feed::client::FeedClient;
     use std::os::fd::AsRawFd;
     let folder = tempfile::tempdir().unwrap();
@@ -87,13 +88,20 @@ fn sockets_of_the_service_manager_outlive_the_server() {
     for round in 0..2 {
         // The second one's clients come before it is there, and wait.
         let early = std::thread::spawn(move || get(address, "/healthz").status);
-        let mut child = start_with_sockets(&sockets, "", folder.path());
+        let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = format!("[admin]\nlisten = \"{admin}\"");
+        let mut child = start_with_sockets(&sockets, &config, folder.path());
         assert_eq!(early.join().unwrap(), 200);
         let mut stream = Stream::open(address, "/sse?channel=a");
         let mut feed = FeedClient::connect(&feed_path).unwrap();
         feed.call(serde_json::json!({ "op": "publish", "channel": "a", "data": round })).unwrap();
         assert_eq!(stream.next().unwrap().data, round.to_string());
         assert!(!folder.path().join("feed.sock").exists(), "the feed is the one that was handed over");
+        // Its unit says who may publish, and the admin listener is no way round that.
+        let mut http =
+            eventually("it listens", || std::net::TcpStream::connect(admin).is_ok().then(|| Http::connect(admin)));
+        http.send("POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+        assert_eq!(http.answer(false).json()["error"]["code"], "no_token");
         // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own.
         assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
         assert_eq!(stream.next().unwrap().name, "ringcast.bye");

@@ -186,13 +186,16 @@ fn a_revoked_token_stays_refused_after_a_crash() {
 
 #[test]
 fn a_revoked_token_is_refused_within_the_leeway_after_its_expiry() {
-    let config = format!("{KEYS}leeway = \"60s\"");
-    let server = Server::start(&config);
     let exp = now() - 5;
+    let server = Server::start(KEYS);
+    kick(&server, json!({ "op": "kick", "jti": "lost before", "expires": exp }), "kicked");
+    let config = format!("{KEYS}leeway = \"60s\"");
+    let server = Server::start_in(server.stop(), &config, &[]);
     let target = |jti: &str| {
         let token = token(json!({ "sub": "u", "jti": jti, "exp": exp, "channels": ["*"] }));
         format!("/poll?channel=a&wait=0&token={token}")
     };
+    assert_eq!(get(server.address, &target("lost before")).status, 401, "the leeway was shorter then");
     assert_eq!(get(server.address, &target("lost")).status, 200, "it counts for a while yet");
     kick(&server, json!({ "op": "kick", "jti": "lost", "expires": exp }), "kicked");
     assert_eq!(get(server.address, &target("lost")).status, 401);

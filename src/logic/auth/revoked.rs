@@ -15,6 +15,7 @@ impl Revoked {
     /// Refuses a token until `until_s`, or longer if it is refused for longer.
     pub fn add(&mut self, id: ArcStr, until_s: u64) {
         if self.0.len() >= REVOKED_MAX
+            && !self.0.contains_key(&id)
             && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone())
         {
             self.0.remove(&first);
