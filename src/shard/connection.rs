@@ -81,6 +81,8 @@ impl Flags {
     pub(super) const OWN: Flags = Flags(1 << 17);
     /// Comes through a trusted proxy, which says with each request whose it is.
     pub(super) const VIA_PROXY: Flags = Flags(1 << 18);
+    /// Has a page of missed events in `out` that is still to be sent for the first time, and one of the places for those.
+    pub(super) const PAGE: Flags = Flags(1 << 19);
 
     pub(super) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
