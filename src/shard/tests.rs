@@ -5,6 +5,7 @@
 //!
 //! `RINGCAST_MODEL_SEEDS=10000 cargo test --release --lib model` tries more; `RINGCAST_MODEL_SEED=N` repeats one.
 
+mod asking;
 mod poll;
 mod subscribe;
 
