@@ -7,6 +7,7 @@
 
 mod asking;
 mod poll;
+mod proxied;
 mod subscribe;
 
 use std::collections::HashMap;
