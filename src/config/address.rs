@@ -89,9 +89,9 @@ pub struct Network {
 const UNIX: Network = Network { address: IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), bits: 128 };
 
 impl Network {
-    /// Whether `ip` is in the range.
+    /// Whether `ip` is in the range, also if it is an IPv4 address in IPv6's form.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address, ip) {
+        match (self.address, ip.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(ip)) => {
                 (u32::from(network) ^ u32::from(ip)).leading_zeros() >= u32::from(self.bits)
             }
@@ -149,6 +149,8 @@ mod tests {
         let network: Network = "10.1.0.0/16".parse().unwrap();
         assert!(network.contains("10.1.2.3".parse().unwrap()));
         assert!(!network.contains("10.2.0.0".parse().unwrap()));
+        assert!(network.contains("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!network.contains("::ffff:10.2.0.0".parse().unwrap()));
         assert!("::1".parse::<Network>().unwrap().contains("::1".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
         assert!("unix:".parse::<Network>().unwrap().contains("::".parse().unwrap()));

@@ -29,6 +29,12 @@ impl BareHub {
         self.core.flush();
     }
 
+    /// As [`BareHub::hear`] for all that waits at once, which the shards then have at once, too.
+    pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
+        messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
+        self.core.flush();
+    }
+
     /// Carries out a command and lets the shards have what came of it; the answer is appended to `out`.
     ///
     /// # Errors

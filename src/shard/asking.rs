@@ -11,6 +11,14 @@ use super::Shard;
 use super::connection::{Asking, Flags, State};
 use super::identities::Known;
 
+/// What a connection is allowed that was asked about some channels: those themselves, or what the answer names. Of a long
+/// list only the last names are kept, and what was asked about must be among them.
+fn to_allow(asked: Vec<String>, named: Option<Vec<String>>) -> Vec<String> {
+    let Some(mut named) = named else { return asked };
+    named.sort_by_cached_key(|name| asked.contains(name));
+    named
+}
+
 impl Shard {
     /// Whether who has no token may be allowed by the backend.
     pub(super) fn asks_backend(&self) -> bool {
@@ -29,15 +37,12 @@ impl Shard {
         if !self.asks_backend() || self.settings.config.auth.allow_anonymous || self.came_with_token(slot) {
             return Ok(false);
         }
+        let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.take());
+        if let Some(outcome) = asking.and_then(|asking| asking.outcome) {
+            return outcome.map(|()| false);
+        }
         let unknown: Vec<String> =
             channels.iter().filter(|name| self.may_subscribe(slot, name).is_err()).cloned().collect();
-        let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.take());
-        if let Some(Asking { channels: asked, answer: Some(Answer { allowed, user }), .. }) =
-            asking.map(|asking| *asking)
-        {
-            self.allow(slot, allowed.unwrap_or(asked), user)?;
-            return Ok(false);
-        }
         if unknown.is_empty() {
             return Ok(false);
         }
@@ -59,7 +64,7 @@ impl Shard {
         let number = self.counters.questions as u32;
         let connection = &mut self.connections[slot];
         connection.flags.set(Flags::PAUSED);
-        connection.extra().asking = Some(Box::new(Asking { number, channels: channels.clone(), answer: None }));
+        connection.extra().asking = Some(Box::new(Asking { number, channels: channels.clone(), outcome: None }));
         let cookies = request.map(|request| request.cookies.join("; ")).filter(|cookies| !cookies.is_empty());
         let question = Question {
             number,
@@ -78,13 +83,14 @@ impl Shard {
     /// The backend, or its silence, has decided.
     pub(super) fn on_answer(&mut self, id: ConnectionId, number: u32, answer: Answer) {
         let Some(slot) = self.find(id) else { return };
-        let Some(asking) = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut()) else {
-            return;
-        };
-        if asking.number != number || asking.answer.is_some() {
-            return;
+        let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut());
+        let Some(asking) = asking.filter(|asking| asking.number == number && asking.outcome.is_none()) else { return };
+        let asked = std::mem::take(&mut asking.channels);
+        // Not only when the request is looked at again: until then its user may be kicked.
+        let outcome = self.allow(slot, to_allow(asked, answer.allowed), answer.user);
+        if let Some(asking) = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut()) {
+            asking.outcome = Some(outcome);
         }
-        asking.answer = Some(answer);
         let connection = &mut self.connections[slot];
         connection.flags.clear(Flags::PAUSED);
         connection.deadline = 0;
@@ -99,7 +105,7 @@ impl Shard {
     pub(super) fn answer_by_default(&mut self, slot: u32) -> bool {
         let connection = &self.connections[slot];
         let asking = connection.extra.as_ref().and_then(|extra| extra.asking.as_ref());
-        let Some(number) = asking.filter(|asking| asking.answer.is_none()).map(|asking| asking.number) else {
+        let Some(number) = asking.filter(|asking| asking.outcome.is_none()).map(|asking| asking.number) else {
             return false;
         };
         let allowed = if self.settings.config.auth.ask_default == Verdict::Allow { None } else { Some(Vec::new()) };
@@ -112,8 +118,10 @@ impl Shard {
     /// Remembers what the backend has allowed a connection, beside what it did before.
     fn allow(&mut self, slot: u32, channels: Vec<String>, user: Option<arcstr::ArcStr>) -> Result<(), Reject> {
         let before = self.identities.get(slot).cloned();
-        let nobody = Known { user, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
+        let nobody = Known { user: None, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
         let mut known = before.unwrap_or(nobody);
+        // A connection stays whose it is.
+        known.user = known.user.or(user);
         known.grants.allow(&channels, self.settings.config.limits.subscriptions);
         (known.expires, known.is_asked) = (Tick::MAX, true);
         if known.user.as_ref() == self.user(slot) {

@@ -47,7 +47,9 @@ impl Shard {
             return;
         }
         if state == State::Poll {
-            self.answer_empty(slot);
+            // The answer says that it is the connection's last.
+            self.connections[slot].flags.clear(Flags::KEEP_ALIVE);
+            self.write_rest(slot);
         }
         self.unsubscribe_all(slot);
         let retry_ms = self.spread_retry(reason);
@@ -143,6 +145,10 @@ impl Shard {
         self.connections[slot].set_mid_frame(None);
         self.unsubscribe_all(slot);
         let flags = self.connections[slot].flags;
+        if flags.has(Flags::PAGE) {
+            self.connections[slot].flags.clear(Flags::PAGE);
+            self.page_has_gone();
+        }
         if flags.has(Flags::REFUSED) {
             self.refusals -= 1;
         } else {

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use crate::link::{Answer, LocalChannel};
+use crate::link::LocalChannel;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
 use crate::logic::protocol::dialect::Dialect;
+use crate::logic::protocol::http::Reject;
 use crate::logic::protocol::ws::Decoder;
 use crate::logic::wheel::Tick;
 
@@ -81,6 +82,8 @@ impl Flags {
     pub(super) const OWN: Flags = Flags(1 << 17);
     /// Comes through a trusted proxy, which says with each request whose it is.
     pub(super) const VIA_PROXY: Flags = Flags(1 << 18);
+    /// Has a page of missed events in `out` that is still to be sent for the first time, and one of the places for those.
+    pub(super) const PAGE: Flags = Flags(1 << 19);
 
     pub(super) fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
@@ -244,8 +247,8 @@ pub(super) struct Asking {
     pub(super) number: u32,
     /// The channels that it is asked about.
     pub(super) channels: Vec<String>,
-    /// The answer, until the request is looked at again.
-    pub(super) answer: Option<Answer>,
+    /// What has come of the answer, until the request is looked at again.
+    pub(super) outcome: Option<Result<(), Reject>>,
 }
 
 /// What a WebSocket that came without a token has asked for.
@@ -314,7 +317,7 @@ impl Connection {
     /// Whether it waits for room for what it says, or for the backend's word, and is not read meanwhile.
     pub(super) fn is_held_back(&self) -> bool {
         let Some(extra) = &self.extra else { return false };
-        extra.unsaid.is_some() || extra.asking.as_ref().is_some_and(|asking| asking.answer.is_none())
+        extra.unsaid.is_some() || extra.asking.as_ref().is_some_and(|asking| asking.outcome.is_none())
     }
 
     /// Whether nothing is open to it before it has sent a token.

@@ -90,8 +90,14 @@ impl Shard {
     fn plan_ready(&mut self) {
         for _ in 0..self.ready.len().min(READY_MAX) {
             let Some(slot) = self.ready.pop_front() else { break };
-            self.connections[slot].flags.clear(Flags::QUEUED);
+            let connection = &mut self.connections[slot];
+            let has_page = connection.flags.has(Flags::PAGE);
+            connection.flags.clear(Flags::QUEUED | Flags::PAGE);
             self.plan(slot);
+            if has_page {
+                // It is part of the batch.
+                self.page_has_gone();
+            }
         }
     }
 

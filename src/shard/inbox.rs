@@ -58,6 +58,8 @@ impl Shard {
                 self.seen = self.seen.max(since);
                 if self.channels.channels[channel].following == Following::Asked {
                     self.channels.channels[channel].following = Following::Yes;
+                    // If it still has, the hub says so after this.
+                    self.channels.channels[channel].ended = false;
                     let mut lane = self.channels.channels[channel].lanes;
                     while lane != NONE {
                         self.channels.lanes[lane].log.set_since(since);
@@ -126,24 +128,37 @@ impl Shard {
         }
     }
 
-    /// A page of what a connection has missed.
+    /// A page of what a connection has missed. Its place is given back once it is sent, unless the client takes nothing.
     fn on_replay(&mut self, replay: &Replay) {
-        self.page_has_come();
+        if self.take_replay(replay) {
+            let connection = &mut self.connections[replay.slot];
+            let flags = connection.flags;
+            if connection.out_waiting() > 0 && flags.has(Flags::QUEUED) && !flags.has(Flags::BLOCKED | Flags::PAGE) {
+                connection.flags.set(Flags::PAGE);
+                return;
+            }
+        }
+        self.page_has_gone();
+    }
+
+    /// Returns whether somebody waits for it.
+    fn take_replay(&mut self, replay: &Replay) -> bool {
         if replay.last {
             self.seen = self.seen.max(replay.until);
         }
         let slot = replay.slot;
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.connections.get(slot) else { return false };
         let state = connection.state;
         let awaited = connection.extra.as_ref().and_then(|extra| extra.resumes.front()).map(|resume| resume.number);
         if connection.generation != replay.generation || awaited != Some(replay.number) {
-            return;
+            return false;
         }
         match state {
             State::Poll => self.on_poll_replay(slot, replay),
             State::Stream | State::WebSocket => self.on_stream_replay(slot, replay),
             _ => {}
         }
+        true
     }
 
     fn on_poll_replay(&mut self, slot: u32, replay: &Replay) {
@@ -164,6 +179,8 @@ impl Shard {
         let wanted = connection.extra().resumes.front().map(|resume| resume.channels.clone()).unwrap_or_default();
         if wanted.is_empty() {
             self.end_resume(slot);
+            // What is live has waited for this, and so may have what the client says.
+            self.queue(slot);
             return;
         }
         if let (Some(after), Some(resumed)) = (replay.after, replay.gap) {

@@ -249,7 +249,14 @@ impl Shard {
         let awaited = self.hear_token(slot, token).map_err(|(code, message)| refusal(code, message))?;
         self.reply(slot, reference, Ok(()));
         if let Some(awaited) = awaited {
-            self.begin_subscriptions(slot, &awaited.channels, awaited.after);
+            // There was when it came; others may have taken it since.
+            match self.has_room_for_channels(&awaited.channels) {
+                Ok(()) => self.begin_subscriptions(slot, &awaited.channels, awaited.after),
+                Err(reject) => {
+                    let refused = Refusal { channels: awaited.channels, ..refusal(reject.code, reject.message) };
+                    self.reply(slot, None, Err(refused));
+                }
+            }
         }
         for name in self.no_longer_granted(slot) {
             let _ = self.unsubscribe_some(slot, &[name.to_string()]);

@@ -188,7 +188,7 @@ struct Shard {
     scratch: Vec<u8>,
     /// Lanes without users, and logs that may have grown old, each with when to look.
     unused_lanes: VecDeque<(Tick, u32)>,
-    /// Pages of missed events that the hub has been asked for and has not sent.
+    /// Pages of missed events that the hub has been asked for and that are not sent yet.
     pages_asked: usize,
     /// Who asks when fewer are: the slot, and the number of what it resumes.
     pages_waiting: VecDeque<(u32, u32)>,

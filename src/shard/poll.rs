@@ -98,6 +98,11 @@ impl Shard {
 
     /// Answers with everything between the cursors and the heads; `next` is at least `position`.
     fn answer_poll_from(&mut self, slot: u32, position: Id) {
+        self.write_pending(slot, position);
+        self.await_request(slot);
+    }
+
+    fn write_pending(&mut self, slot: u32, position: Id) {
         let mut events = Vec::new();
         let (count, last) = self.merge_pending(slot, &mut events, ANSWER_BYTES_MAX);
         let is_whole = !self.has_unread(slot);
@@ -106,20 +111,26 @@ impl Shard {
             if is_whole { last.unwrap_or(position).max(self.seen).max(position) } else { last.unwrap_or(position) };
         self.counters.events_out += count;
         self.connections[slot].events = self.connections[slot].events.saturating_add(count as u32);
-        self.write_answer(slot, &events, next, false);
+        self.write_answer(slot, &events, next, false, is_whole);
     }
 
-    /// Answers a held poll whose time is over, or whose server is going away: with nothing, if nothing has come.
+    /// Answers a held poll whose time is over: with nothing, if nothing has come.
     pub(super) fn answer_empty(&mut self, slot: u32) {
+        self.write_rest(slot);
+        self.await_request(slot);
+    }
+
+    /// Writes the answer of a held poll that is over: with nothing, if nothing has come.
+    pub(super) fn write_rest(&mut self, slot: u32) {
         // Its readers may be being walked at the moment, and it was not reached yet.
         if self.has_unread(slot) {
-            self.answer_poll_from(slot, self.seen);
+            self.write_pending(slot, self.seen);
             return;
         }
         // What the hub has not told yet must not be passed over.
         let asked = self.connections[slot].extra.as_ref().and_then(|extra| extra.resumes.front()).map(|r| r.after);
         let next = asked.map_or(self.seen, |after| after.unwrap_or(self.seen));
-        self.write_answer(slot, &[], next, false);
+        self.write_answer(slot, &[], next, false, asked.is_none());
     }
 
     /// Answers with a page of missed events; `false` if there is nothing to say yet and the poll is held.
@@ -134,17 +145,20 @@ impl Shard {
         if replay.gap.is_some() {
             self.counters.gaps += 1;
         }
-        self.write_answer(slot, &events, replay.until, replay.gap.is_some());
+        self.write_answer(slot, &events, replay.until, replay.gap.is_some(), replay.last);
+        self.await_request(slot);
     }
 
-    /// Writes the answer, ends the subscriptions, and lets the connection go on with its next request.
-    fn write_answer(&mut self, slot: u32, events: &[u8], next: Id, gap: bool) {
+    /// Writes the answer and ends the subscriptions. `is_whole`: nothing is left for the next one.
+    fn write_answer(&mut self, slot: u32, events: &[u8], next: Id, gap: bool, is_whole: bool) {
         let mut body = b"{\"events\":[".to_vec();
         body.extend_from_slice(events.strip_suffix(b",").unwrap_or(events));
         body.extend_from_slice(b"],\"next\":\"");
         next.write(&mut body);
         body.extend_from_slice(if gap { b"\",\"gap\":true" } else { b"\",\"gap\":false" });
-        self.write_ended(slot, &mut body);
+        if is_whole {
+            self.write_ended(slot, &mut body);
+        }
         body.extend_from_slice(b"}\n");
         self.unsubscribe_all(slot);
         let connection = &mut self.connections[slot];
@@ -175,6 +189,10 @@ impl Shard {
         }
         self.forget(slot);
         self.enter_state(slot, State::Http);
+    }
+
+    /// Lets the connection go on with its next request.
+    fn await_request(&mut self, slot: u32) {
         self.after_answer(slot);
         if self.connections[slot].extra.as_ref().is_some_and(|extra| !extra.input.is_empty()) {
             self.read_later(slot);

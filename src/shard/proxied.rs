@@ -19,7 +19,9 @@ impl Shard {
                 self.enter_state(slot, State::Http);
                 // Nobody comes from the unspecified address: whoever the proxy means is not known.
                 if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
-                    if let Err(refused) = self.count_address(slot, client.ip(), true) {
+                    // A proxy behind the proxy is no client either: each request says whose it is.
+                    let is_counted = !self.settings.trusts(client.ip());
+                    if is_counted && let Err(refused) = self.count_address(slot, client.ip(), true) {
                         self.reject(slot, &refused);
                         return;
                     }

@@ -1,6 +1,7 @@
 //! What a request is for, and the answers that need no channel.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use tracing::info;
 
@@ -13,6 +14,7 @@ use crate::logic::protocol::http::{
 };
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
+use crate::sys::socket;
 
 use super::connection::{Flags, Peer, State};
 use super::counters::Reason;
@@ -81,7 +83,14 @@ impl Shard {
             return Ok(());
         }
         self.connections[slot].flags.set(Flags::VIA_PROXY);
-        let Some(client) = last_untrusted(request, |address| self.settings.trusts(address)) else { return Ok(()) };
+        let Some(client) = last_untrusted(request, |address| self.settings.trusts(address)) else {
+            if was_via_proxy && !self.settings.trusts(before) {
+                // It need not come from whom the one before it came from.
+                self.give_back_address(slot);
+                self.connections[slot].peer = self.own_peer(slot);
+            }
+            return Ok(());
+        };
         let is_same = was_via_proxy && client == before;
         if is_same && self.connections[slot].flags.has(Flags::COUNTED) {
             return Ok(());
@@ -90,6 +99,12 @@ impl Shard {
         self.count_address(slot, client, !is_same)?;
         self.connections[slot].peer = Peer::new((client, 0).into());
         Ok(())
+    }
+
+    /// Who is at the other end of a connection's socket, whatever was said about that.
+    fn own_peer(&self, slot: u32) -> Peer {
+        let fd = self.connections[slot].fd.as_ref();
+        fd.and_then(|fd| socket::peer_address(fd.as_fd())).map(Peer::new).unwrap_or_default()
     }
 
     /// Gives the place of a connection's address back, if it has one.

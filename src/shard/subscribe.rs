@@ -21,7 +21,7 @@ use super::settings::ticks;
 pub(super) const UNUSED_LANE_KEPT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Pages that the hub is asked for at a time.
-const PAGES_ASKED_MAX: usize = 256;
+pub(super) const PAGES_ASKED_MAX: usize = 256;
 
 impl Shard {
     /// Whether channels that the shard does not know yet could be added.
@@ -53,6 +53,8 @@ impl Shard {
             }
         };
         self.channels.channels[channel].following = Following::Asked;
+        // What it had come to when it was given up may hold no more; the hub says so if it does.
+        self.channels.channels[channel].ended = false;
         let name: ChannelName = self.channels.channels[channel].name.clone().unwrap_or_default();
         self.tell_hub(HubMessage::Follow { shard: self.index, local: channel, name });
         channel
@@ -147,8 +149,8 @@ impl Shard {
         self.tell_hub(HubMessage::Resume { shard, slot, generation, number, channels, after });
     }
 
-    /// A page has come, for whomever: those who wait may ask.
-    pub(super) fn page_has_come(&mut self) {
+    /// A page has come and is off: those who wait may ask.
+    pub(super) fn page_has_gone(&mut self) {
         self.pages_asked -= 1;
         while self.pages_asked < PAGES_ASKED_MAX
             && let Some((slot, number)) = self.pages_waiting.pop_front()
@@ -246,7 +248,9 @@ impl Shard {
                 let resume = connection.extra.as_ref().and_then(|extra| extra.resumes.front());
                 if resume.is_some_and(|resume| resume.page_due) {
                     self.ask_for_page(slot);
-                } else if is_paused {
+                }
+                // Between two pages as well: it may want no more of them.
+                if is_paused {
                     self.read_later(slot);
                 }
                 self.leave_ended(slot);

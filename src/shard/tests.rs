@@ -1,10 +1,18 @@
 //! A model of delivery: the real hub and a real shard, driven by hand in one thread, with socket pairs whose far ends
 //! read only when the model says so. Everything that happens is drawn from a seed.
 //!
+//! In the modules below this one the same hub and shard are taken step by step through what has gone wrong once.
+//!
 //! `RINGCAST_MODEL_SEEDS=10000 cargo test --release --lib model` tries more; `RINGCAST_MODEL_SEED=N` repeats one.
+
+mod asking;
+mod poll;
+mod proxied;
+mod subscribe;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -19,6 +27,7 @@ use crate::logic::protocol::feed::parse;
 const CHANNELS: [&str; 6] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2"];
 const MAX_LAG: usize = 8192;
 const HISTORY_EVENTS: usize = 40;
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
 
 /// A published event, as the model remembers it.
 struct Published {
@@ -154,13 +163,49 @@ impl Model {
         self.log.last().map_or(Id::ZERO, |event| event.id)
     }
 
-    fn connect(&mut self) {
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    /// A connection whose socket takes little, and its slot.
+    fn come(&mut self, address: Option<SocketAddr>) -> (u32, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         far.set_nonblocking(true).unwrap();
         socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
-        let slot = self.shard.admit(OwnedFd::from(near), None).unwrap();
+        let slot = self.shard.admit(OwnedFd::from(near), address).unwrap();
         self.shard.await_input(slot);
+        (slot, far)
+    }
+
+    /// A connection that sends a request's first line and fields.
+    fn ask(&mut self, head: &str) -> (u32, UnixStream) {
+        let (slot, far) = self.come(None);
+        (&far).write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        self.turns(5);
+        (slot, far)
+    }
+
+    /// A WebSocket.
+    fn open(&mut self, target: &str) -> (u32, UnixStream) {
+        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n{UPGRADE}"))
+    }
+
+    fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = (*self.shard.settings.config).clone();
+        change(&mut config);
+        self.shard.room = Arc::new(Room::new(&config.server));
+        self.shard.settings = Settings::new(Arc::new(config));
+    }
+
+    fn publish_on(&mut self, channel: &str, data: &str) {
+        self.say(&format!(r#"{{"op":"publish","channel":"{channel}","data":"{data}","ref":1}}"#));
+    }
+
+    fn connect(&mut self) {
+        let (_, far) = self.come(None);
         let resumed = (!self.left.is_empty() && self.rng.bool()).then(|| {
             let index = self.rng.usize(..self.left.len());
             self.left.swap_remove(index)
@@ -179,10 +224,7 @@ impl Model {
         let is_websocket = self.rng.bool();
         let names: Vec<&str> = channels.iter().map(|channel| CHANNELS[*channel]).collect();
         let (path, fields) = match is_websocket {
-            true => (
-                "/ws",
-                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
-            ),
+            true => ("/ws", UPGRADE),
             false => ("/sse", ""),
         };
         let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
@@ -297,6 +339,7 @@ impl Model {
             quiet = if next == Next::Wait && before == after { quiet + 1 } else { 0 };
             if quiet > 50 {
                 let newest = self.newest();
+                assert_eq!(self.shard.pages_asked, 0, "no place for a page is lost");
                 while let Some(client) = self.clients.pop() {
                     let until = if client.is_over { client.last } else { newest };
                     self.check(&client, until);
@@ -378,6 +421,22 @@ impl Client {
         let id = |name: &str| gap[name].as_str().unwrap().parse::<Id>().unwrap();
         self.gaps.push((id("after"), id("resumed")));
     }
+}
+
+/// Sends a WebSocket message.
+fn say_to(mut stream: &UnixStream, text: &str) {
+    assert!(text.len() < 126);
+    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(text.as_bytes());
+    stream.write_all(&frame).unwrap();
+}
+
+/// What has come, up to so many bytes.
+fn take(mut stream: &UnixStream, most: usize) -> String {
+    let mut buffer = vec![0; most];
+    let length = stream.read(&mut buffer).unwrap_or(0);
+    // Frames begin with what is no text.
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 fn run(seed: u64) -> Model {

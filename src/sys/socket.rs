@@ -204,6 +204,11 @@ fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
+/// The address at the other end of a connection; none for a Unix socket, or if it is no connection any more.
+pub fn peer_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
+}
+
 /// The process at the other end of a Unix socket; for a listener's, who called `listen`.
 pub fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: a `ucred` is what this option is, and plain numbers.
@@ -400,6 +405,7 @@ mod tests {
         };
         assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap(), 2, "they came together");
         assert_eq!(peer, client.local_addr().ok());
+        assert_eq!(peer_address(fd.as_fd()), peer);
         assert!(socket2::SockRef::from(&fd).tcp_nodelay().unwrap());
         assert_eq!(socket2::SockRef::from(&fd).tcp_user_timeout().unwrap(), Some(OPTIONS.user_timeout));
         assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -486,8 +492,8 @@ mod tests {
         drop(first);
         let second = listen_unix(&path, 0o660, Some("0")).unwrap();
         let _client = UnixStream::connect(&path).unwrap();
-        let (_fd, address) = accept(second.as_fd()).unwrap().unwrap();
-        assert_eq!(address, None);
+        let (fd, address) = accept(second.as_fd()).unwrap().unwrap();
+        assert_eq!((address, peer_address(fd.as_fd())), (None, None));
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(matches!(listen_unix(&file, 0o600, None), Err(UnixListenError::NotASocket(_))));

@@ -157,6 +157,14 @@ fn a_proxys_connection_is_whose_request_it_brings() {
     let mut fourth = Http::connect(server.address);
     assert_eq!(ask(&mut fourth, "10.0.0.1", "/poll?channel=a&wait=0"), 200);
     assert_eq!(get(server.address, "/healthz").status, 200);
+    // Nor does a request that names nobody come from whom the one before it came from.
+    assert_eq!(ask(&mut fourth, "10.0.0.1", "/healthz"), 200);
+    assert_eq!(ask(&mut Http::connect(server.address), "10.0.0.1", "/healthz"), 429);
+    fourth.send("GET /poll?channel=held&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
+    server.await_figure("poll", 1);
+    let seen = server.feed().call(json!({ "op": "connections", "channel": "held" })).unwrap();
+    assert!(seen["connections"][0]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{seen}");
+    assert_eq!(ask(&mut Http::connect(server.address), "10.0.0.1", "/healthz"), 200, "its place is free");
 }
 
 #[test]

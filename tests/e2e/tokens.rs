@@ -111,6 +111,21 @@ fn a_websocket_may_send_its_token_first() {
 }
 
 #[test]
+fn a_websocket_that_waited_for_its_token_gets_no_more_channels_than_there_is_room_for() {
+    let config = format!("{KEYS}[namespace.news]\npublic = true\n[limits]\nchannels = 2");
+    let server = Server::start_with(&config, &["--shards", "1"]);
+    let mut socket = Socket::open(server.address, "/ws?channel=a,b");
+    // There was room when it came.
+    let _stream = Stream::open(server.address, "/sse?channel=news:1");
+    socket.say(&format!(r#"{{"token":"{}","ref":1}}"#, token(json!({ "channels": "*" }))));
+    assert_eq!(socket.json(), json!({ "ref": 1, "ok": true }));
+    let refused = socket.json();
+    assert_eq!((&refused["error"]["code"], &refused["error"]["channels"]), (&json!("channels"), &json!(["a", "b"])));
+    socket.say(r#"{"subscribe":["a"],"ref":2}"#);
+    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true }), "it may ask for less");
+}
+
+#[test]
 fn a_connection_ends_with_its_token_unless_it_gets_another() {
     let server = Server::start(KEYS);
     let short = |sub: &str| token(json!({ "sub": sub, "exp": now() + 2, "channels": ["*"] }));

@@ -18,11 +18,13 @@ pub fn last_untrusted(request: &Request<'_>, is_trusted: impl Fn(IpAddr) -> bool
     elements.map_while(forwarded_for).find(|address| !is_trusted(*address))
 }
 
-/// An address, which some proxies write with its port.
+/// An address, which some proxies write with its port. That of an IPv4 peer may be in IPv6's form (`::ffff:192.0.2.1`): it
+/// is the same one.
 fn address(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
-    bare.parse().or_else(|_| entry.parse::<SocketAddr>().map(|address| address.ip())).ok()
+    let address = bare.parse().or_else(|_| entry.parse::<SocketAddr>().map(|address| address.ip())).ok();
+    address.map(|address: IpAddr| address.to_canonical())
 }
 
 /// The elements of a `Forwarded` field; commas within quotes part nothing.
@@ -129,6 +131,9 @@ mod tests {
             ("X-Forwarded-For: [2001:db8::1]:443,10.1.1.1\r\n", Some("2001:db8::1")),
             ("X-Forwarded-For: 9.9.9.9, unknown, 10.0.0.1\r\n", None),
             ("X-Forwarded-For: 10.0.0.1\r\n", None),
+            ("X-Forwarded-For: 9.9.9.9, ::ffff:10.0.0.2\r\n", Some("9.9.9.9")),
+            ("X-Forwarded-For: 9.9.9.9, [::ffff:10.0.0.2]:443, ::ffff:a00:3\r\n", Some("9.9.9.9")),
+            ("X-Forwarded-For: ::ffff:9.9.9.9\r\n", Some("9.9.9.9")),
             ("", None),
             ("Forwarded: for=9.9.9.9;proto=http, For=\"8.8.8.8:80\" ; by=10.0.0.1\r\n", Some("8.8.8.8")),
             ("Forwarded: for=\"[2001:db8::7]:443\"\r\n", Some("2001:db8::7")),
@@ -137,6 +142,7 @@ mod tests {
             ("Forwarded: for=9.9.9.9, proto=https\r\n", None),
             ("Forwarded: host=\"a,for=1.1.1.1\";for=9.9.9.9\r\n", Some("9.9.9.9")),
             ("Forwarded: for=9.9.9.9\r\nX-Forwarded-For: 1.1.1.1\r\n", Some("9.9.9.9")),
+            ("Forwarded: for=\"[::ffff:9.9.9.9]:80\", for=\"[::ffff:10.0.0.2]\"\r\n", Some("9.9.9.9")),
         ] {
             assert_eq!(client(fields).as_deref(), expected, "{fields}");
         }
