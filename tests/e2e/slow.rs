@@ -114,6 +114,18 @@ fn gap_tells_what_is_lost_and_goes_on() {
 }
 
 #[test]
+fn who_takes_nothing_of_what_it_missed_is_let_go() {
+    let config = "[heartbeat]\ntcp_user_timeout = \"1s\"\n[namespace.\"*\"]\nhistory_bytes = \"64MiB\"";
+    let server = Server::start(config);
+    let mut feed = server.feed();
+    let padding = "x".repeat(50_000);
+    (0..200).for_each(|_| drop(publish(&mut feed, "a", &padding)));
+    let _slow = lazy(&server, "/sse?channel=a&last_event_id=1-0");
+    server.await_figure("closed.broken", 1);
+    server.await_figure("sse", 0);
+}
+
+#[test]
 fn latest_skips_to_the_newest() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
