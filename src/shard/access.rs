@@ -56,7 +56,7 @@ fn refuse_token(error: TokenError) -> Reject {
 impl Shard {
     /// Verifies the token that a request carries, if it carries one, and remembers whom the connection belongs to.
     pub(super) fn identify(&mut self, slot: u32, request: &Request<'_>, query: &SubscribeQuery) -> Result<(), Reject> {
-        let is_asked = self.connections[slot].extra.as_ref().is_some_and(|extra| extra.asking.is_some());
+        let is_asked = self.connections[slot].asking().is_some();
         if !is_asked {
             self.forget(slot);
         }

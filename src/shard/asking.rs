@@ -83,12 +83,12 @@ impl Shard {
     /// The backend, or its silence, has decided.
     pub(super) fn on_answer(&mut self, id: ConnectionId, number: u32, answer: Answer) {
         let Some(slot) = self.find(id) else { return };
-        let asking = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut());
+        let asking = self.connections[slot].asking_mut();
         let Some(asking) = asking.filter(|asking| asking.number == number && asking.outcome.is_none()) else { return };
         let asked = std::mem::take(&mut asking.channels);
         // Not only when the request is looked at again: until then its user may be kicked.
         let outcome = self.allow(slot, to_allow(asked, answer.allowed), answer.user);
-        if let Some(asking) = self.connections[slot].extra.as_mut().and_then(|extra| extra.asking.as_mut()) {
+        if let Some(asking) = self.connections[slot].asking_mut() {
             asking.outcome = Some(outcome);
         }
         let connection = &mut self.connections[slot];
@@ -104,8 +104,8 @@ impl Shard {
     /// The time for an answer is over; returns whether one was waited for.
     pub(super) fn answer_by_default(&mut self, slot: u32) -> bool {
         let connection = &self.connections[slot];
-        let asking = connection.extra.as_ref().and_then(|extra| extra.asking.as_ref());
-        let Some(number) = asking.filter(|asking| asking.outcome.is_none()).map(|asking| asking.number) else {
+        let Some(number) = connection.asking().filter(|asking| asking.outcome.is_none()).map(|asking| asking.number)
+        else {
             return false;
         };
         let allowed = if self.settings.config.auth.ask_default == Verdict::Allow { None } else { Some(Vec::new()) };

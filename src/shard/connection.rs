@@ -314,10 +314,30 @@ impl Connection {
         self.extra.get_or_insert_default()
     }
 
+    /// What is being resumed: the first of those that wait for pages of what they missed.
+    pub(super) fn resume(&self) -> Option<&Resume> {
+        self.extra.as_ref()?.resumes.front()
+    }
+
+    /// As [`Connection::resume`], to be changed.
+    pub(super) fn resume_mut(&mut self) -> Option<&mut Resume> {
+        self.extra.as_mut()?.resumes.front_mut()
+    }
+
+    /// What the backend was asked, until the request or message is looked at again with the answer.
+    pub(super) fn asking(&self) -> Option<&Asking> {
+        self.extra.as_ref()?.asking.as_deref()
+    }
+
+    /// As [`Connection::asking`], to be changed.
+    pub(super) fn asking_mut(&mut self) -> Option<&mut Asking> {
+        self.extra.as_mut()?.asking.as_deref_mut()
+    }
+
     /// Whether it waits for room for what it says, or for the backend's word, and is not read meanwhile.
     pub(super) fn is_held_back(&self) -> bool {
         let Some(extra) = &self.extra else { return false };
-        extra.unsaid.is_some() || extra.asking.as_ref().is_some_and(|asking| asking.outcome.is_none())
+        extra.unsaid.is_some() || self.asking().is_some_and(|asking| asking.outcome.is_none())
     }
 
     /// Whether nothing is open to it before it has sent a token.

@@ -149,7 +149,7 @@ impl Shard {
         let slot = replay.slot;
         let Some(connection) = self.connections.get(slot) else { return false };
         let state = connection.state;
-        let awaited = connection.extra.as_ref().and_then(|extra| extra.resumes.front()).map(|resume| resume.number);
+        let awaited = connection.resume().map(|resume| resume.number);
         if connection.generation != replay.generation || awaited != Some(replay.number) {
             return false;
         }
@@ -162,7 +162,7 @@ impl Shard {
     }
 
     fn on_poll_replay(&mut self, slot: u32, replay: &Replay) {
-        let wait = self.connections[slot].extra().resumes.front().map_or(0, |resume| resume.wait);
+        let wait = self.connections[slot].resume().map_or(0, |resume| resume.wait);
         if !replay.events.is_empty() || replay.gap.is_some() || wait == 0 {
             self.answer_replay(slot, replay);
             return;
@@ -176,7 +176,7 @@ impl Shard {
         let connection = &mut self.connections[slot];
         let dialect = connection.dialect;
         let is_single = connection.subscriptions() == 1;
-        let wanted = connection.extra().resumes.front().map(|resume| resume.channels.clone()).unwrap_or_default();
+        let wanted = connection.resume().map(|resume| resume.channels.clone()).unwrap_or_default();
         if wanted.is_empty() {
             self.end_resume(slot);
             // What is live has waited for this, and so may have what the client says.
@@ -200,7 +200,7 @@ impl Shard {
         connection.events = connection.events.saturating_add(count as u32);
         if replay.last {
             self.end_resume(slot);
-        } else if let Some(resume) = connection.extra().resumes.front_mut() {
+        } else if let Some(resume) = connection.resume_mut() {
             resume.after = Some(replay.until);
             resume.page_due = true;
         }
@@ -218,7 +218,7 @@ impl Shard {
             }
         }
         let is_sent = self.connections[slot].out_waiting() == 0;
-        match self.connections[slot].extra().resumes.front_mut() {
+        match self.connections[slot].resume_mut() {
             None => self.connections[slot].flags.clear(Flags::REPLAYING),
             Some(_) if is_sent => self.ask_for_page(slot),
             // One page at a time, however much is asked for.

@@ -128,7 +128,7 @@ impl Shard {
             return;
         }
         // What the hub has not told yet must not be passed over.
-        let asked = self.connections[slot].extra.as_ref().and_then(|extra| extra.resumes.front()).map(|r| r.after);
+        let asked = self.connections[slot].resume().map(|resume| resume.after);
         let next = asked.map_or(self.seen, |after| after.unwrap_or(self.seen));
         self.write_answer(slot, &[], next, false, asked.is_none());
     }

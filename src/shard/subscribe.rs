@@ -132,18 +132,14 @@ impl Shard {
     /// everybody comes back at once, the pages are sent about as fast as they come and do not pile up here.
     pub(super) fn ask_for_page(&mut self, slot: u32) {
         let shard = self.index;
-        if self.pages_asked >= PAGES_ASKED_MAX {
-            let connection = &mut self.connections[slot];
-            if let Some(resume) = connection.extra.as_mut().and_then(|extra| extra.resumes.front_mut()) {
-                resume.page_due = false;
-                self.pages_waiting.push_back((slot, resume.number));
-            }
-            return;
-        }
         let connection = &mut self.connections[slot];
         let generation = connection.generation;
-        let Some(resume) = connection.extra.as_mut().and_then(|extra| extra.resumes.front_mut()) else { return };
+        let Some(resume) = connection.resume_mut() else { return };
         resume.page_due = false;
+        if self.pages_asked >= PAGES_ASKED_MAX {
+            self.pages_waiting.push_back((slot, resume.number));
+            return;
+        }
         let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
         self.pages_asked += 1;
         self.tell_hub(HubMessage::Resume { shard, slot, generation, number, channels, after });
@@ -155,9 +151,9 @@ impl Shard {
         while self.pages_asked < PAGES_ASKED_MAX
             && let Some((slot, number)) = self.pages_waiting.pop_front()
         {
-            let extra = self.connections.get(slot).and_then(|connection| connection.extra.as_ref());
+            let resume = self.connections.get(slot).and_then(|connection| connection.resume());
             // Its number is no other's, whoever has the slot now.
-            if extra.and_then(|extra| extra.resumes.front()).is_some_and(|resume| resume.number == number) {
+            if resume.is_some_and(|resume| resume.number == number) {
                 self.ask_for_page(slot);
             }
         }
@@ -245,8 +241,7 @@ impl Shard {
             State::Http if is_paused => self.read_later(slot),
             State::Http if has_input && connection.sent == self.now => self.read_later(slot),
             State::Stream | State::WebSocket => {
-                let resume = connection.extra.as_ref().and_then(|extra| extra.resumes.front());
-                if resume.is_some_and(|resume| resume.page_due) {
+                if connection.resume().is_some_and(|resume| resume.page_due) {
                     self.ask_for_page(slot);
                 }
                 // Between two pages as well: it may want no more of them.

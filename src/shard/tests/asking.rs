@@ -13,8 +13,7 @@ fn model_with_backend() -> Model {
 
 /// The number of the question that a connection waits for.
 fn question(model: &Model, slot: u32) -> u32 {
-    let asking = model.shard.connections[slot].extra.as_ref().and_then(|extra| extra.asking.as_ref());
-    asking.expect("it waits for the backend").number
+    model.shard.connections[slot].asking().expect("it waits for the backend").number
 }
 
 fn answer(model: &mut Model, slot: u32, allowed: Option<Vec<String>>, user: Option<&str>) {

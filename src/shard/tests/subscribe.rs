@@ -20,13 +20,19 @@ fn fill(model: &mut Model, channel: &str, count: usize) {
     (0..count).for_each(|_| model.publish_on(channel, &data));
 }
 
-#[test]
-fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
+/// A WebSocket that reads `g:1` live, and has begun to be told so many long events of `d:1`.
+fn catching_up_with(count: usize) -> (Model, u32, UnixStream) {
     let mut model = Model::new(1);
-    fill(&mut model, "d:1", 30);
+    fill(&mut model, "d:1", count);
     let (slot, far) = model.open("/ws?channel=g:1");
     say_to(&far, r#"{"subscribe":["d:1"],"after":"1-0"}"#);
     model.turns(10);
+    (model, slot, far)
+}
+
+#[test]
+fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
+    let (mut model, slot, far) = catching_up_with(30);
     let mut all = String::new();
     // Little enough waits for it to be heard, and the page after it is not asked for yet.
     while model.shard.connections[slot].out_waiting() > 60_000 {
@@ -47,11 +53,7 @@ fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
 
 #[test]
 fn who_is_catching_up_is_heard_between_two_pages() {
-    let mut model = Model::new(1);
-    fill(&mut model, "d:1", 40);
-    let (slot, far) = model.open("/ws?channel=g:1");
-    say_to(&far, r#"{"subscribe":["d:1"],"after":"1-0"}"#);
-    model.turns(10);
+    let (mut model, slot, far) = catching_up_with(40);
     let waiting = model.shard.connections[slot].out_waiting();
     assert!(waiting > model.shard.settings.config.limits.replies, "too much for it to be heard now");
     say_to(&far, r#"{"unsubscribe":["d:1"],"ref":7}"#);
