@@ -64,9 +64,9 @@ impl Revocations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
             Err(source) => return Err(failed("read", path, source)),
         };
-        // What follows the last line's end was being written when the host lost its power, or the disk its room.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
-        for (index, line) in whole.split(|byte| *byte == b'\n').enumerate().filter(|_| !whole.is_empty()) {
+        // A last line without its end was being written when the host lost its power, or the disk its room.
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        for (index, line) in lines.enumerate() {
             let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
             let (id, until_s) = parse(line).ok_or_else(malformed)?;
             revocations.known.add(id, until_s);
