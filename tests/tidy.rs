@@ -7,8 +7,38 @@ use std::path::{Path, PathBuf};
 /// The layers from top to bottom. A module imports only from those below it.
 const LAYERS: [&str; 11] =
     ["cli", "bench", "server", "control", "shard", "hub", "link", "feed", "config", "logic", "sys"];
+/// Layers that stand beside each other: neither imports from the other.
+const APART: [(&str, &str); 3] = [("logic", "sys"), ("shard", "hub"), ("hub", "shard")];
 /// A file longer than this (tests left out) has a part that wants its own name.
 const LINES_MAX: usize = 500;
+/// A function longer than this has a step that wants its own name.
+const FUNCTION_LINES_MAX: usize = 60;
+/// The modules of a shard that every part may use: the two tables, what each part is given, and functions over these. The
+/// other modules are parts, which know none of each other, and the turn and the driver, which no part knows.
+const SHARD_GROUND: [&str; 20] = [
+    "batch",
+    "closing",
+    "connection",
+    "context",
+    "counters",
+    "identities",
+    "io",
+    "lag",
+    "lanes",
+    "measures",
+    "merge",
+    "next",
+    "polls",
+    "rates",
+    "room",
+    "settings",
+    "slots",
+    "subscriptions",
+    "tests",
+    "waiting",
+];
+/// The only files that may know the runtime.
+const RUNTIME_FILES: [&str; 4] = ["shard/driver.rs", "hub/mod.rs", "hub/publishers.rs", "sys/readiness.rs"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
@@ -35,6 +65,11 @@ fn layer(path: &Path) -> Option<&'static str> {
     LAYERS.into_iter().find(|layer| *layer == first)
 }
 
+/// Whether a file is a module of tests.
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| ["tests", "tests.rs"].contains(&part.as_os_str().to_str().unwrap()))
+}
+
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap()
 }
@@ -42,7 +77,7 @@ fn without_tests(text: &str) -> &str {
 #[test]
 fn modules_import_only_from_below() {
     for (path, text) in sources(&root().join("src")) {
-        let Some(own) = layer(&path) else { continue };
+        let Some(own) = layer(&path).filter(|_| !is_test(path.strip_prefix(root()).unwrap())) else { continue };
         let rank = |layer: &str| LAYERS.iter().position(|other| *other == layer);
         // Tests may use what they like.
         for (number, line) in without_tests(&text).lines().enumerate() {
@@ -50,7 +85,7 @@ fn modules_import_only_from_below() {
                 let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 let Some(other) = rank(&name) else { continue };
                 let is_below = Some(other) >= rank(own);
-                let is_apart = own == "logic" && name == "sys";
+                let is_apart = APART.contains(&(own, name.as_str()));
                 assert!(
                     is_below && !is_apart,
                     "{}:{}: {own} must not import from {name}; the layers are {LAYERS:?}",
@@ -102,6 +137,99 @@ fn files_fit_in_a_head() {
     }
 }
 
+/// The functions of a formatted source: each with its first line and its length.
+fn functions(text: &str) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = line.len() - code.len();
+        let words: Vec<&str> = code.split([' ', '(']).collect();
+        let is_function = words.iter().position(|word| *word == "fn").is_some_and(|place| {
+            words[..place]
+                .iter()
+                .all(|word| ["pub", "super)", "crate)", "async", "const", "unsafe", "in"].contains(word))
+        });
+        if !is_function || line.ends_with('}') {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(indent));
+        let length = lines[number..].iter().position(|other| {
+            *other == end || other.trim_end().ends_with(';') && other.len() - other.trim_start().len() == indent
+        });
+        found.push((number + 1, length.unwrap_or(0) + 1));
+    }
+    found
+}
+
+#[test]
+fn functions_are_found_with_their_length() {
+    let text =
+        "fn a() {\n    1\n}\n\nimpl B {\n    pub(super) async fn c(\n        d: u8,\n    ) {\n        d\n    }\n}\n";
+    assert_eq!(functions(text), [(1, 3), (6, 5)]);
+}
+
+#[test]
+fn functions_fit_in_a_head() {
+    for (path, text) in sources(&root().join("src/shard")) {
+        for (line, length) in functions(without_tests(&text)) {
+            assert!(
+                length <= FUNCTION_LINES_MAX,
+                "{}:{line}: a function has {length} lines: look for the step that wants its own name",
+                path.display()
+            );
+        }
+    }
+}
+
+/// The modules beside it that a file of the shard names.
+fn shard_modules_named(text: &str) -> Vec<String> {
+    let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    text.lines().filter_map(|line| line.strip_prefix("use super::")).map(name).collect()
+}
+
+#[test]
+fn parts_of_a_shard_know_no_other_part() {
+    let folder = root().join("src/shard");
+    let modules: Vec<PathBuf> = sources(&folder).into_iter().map(|(path, _)| path).collect();
+    let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let is_part = |name: &str| {
+        !SHARD_GROUND.contains(&name) && modules.iter().any(|path| path.parent() == Some(&folder) && stem(path) == name)
+    };
+    for (path, text) in sources(&folder) {
+        let name = stem(&path);
+        if path.parent() != Some(&folder) || ["mod", "driver", "tests"].contains(&name.as_str()) {
+            continue;
+        }
+        for other in shard_modules_named(without_tests(&text)) {
+            assert!(!is_part(&other), "{}: {name} must not know {other}; only the turn knows parts", path.display());
+            assert!(other != "turn", "{}: {name} must not know the turn", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_shards_state_is_changed_in_one_place() {
+    let mut places = Vec::new();
+    for (path, text) in sources(&root().join("src/shard")) {
+        let count = without_tests(&text).lines().filter(|line| line.starts_with("impl Shard ")).count();
+        places.extend(std::iter::repeat_n(path.strip_prefix(root()).unwrap().to_owned(), count));
+    }
+    assert_eq!(places, [PathBuf::from("src/shard/turn/mod.rs")]);
+}
+
+#[test]
+fn the_runtime_is_known_to_the_drivers_alone() {
+    for (path, text) in sources(&root().join("src")) {
+        let relative = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned();
+        let uses = without_tests(&text).lines().any(|line| line.split("//").next().unwrap().contains("monoio::"));
+        assert!(
+            !uses || RUNTIME_FILES.contains(&relative.as_str()),
+            "{relative} uses the runtime; only the drivers may"
+        );
+    }
+}
+
 #[test]
 fn the_map_names_every_module() {
     let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
@@ -110,6 +238,7 @@ fn the_map_names_every_module() {
         let name = match relative.file_stem().unwrap().to_str().unwrap() {
             "mod" => relative.parent().unwrap().file_name().unwrap().to_str().unwrap(),
             "lib" | "main" | "tests" => continue,
+            _ if is_test(relative) => continue,
             name => name,
         };
         assert!(map.contains(name), "ARCHITECTURE.md does not name {}", relative.display());

@@ -50,6 +50,7 @@ pub struct FromHub {
     load: Arc<Load>,
     hub: Wake,
     bytes_max: usize,
+    batches_max: usize,
 }
 
 /// What a message counts for in the queue's bound.
@@ -64,11 +65,16 @@ fn weight(message: &ShardMessage) -> usize {
 
 /// Makes the queue to one shard; `hub` is rung when a congested queue has room again.
 pub fn to_shard(bytes_max: usize, hub: Wake) -> std::io::Result<(ToShard, FromHub)> {
-    let (sender, receiver) = crossbeam_channel::bounded(BATCHES_MAX);
+    to_shard_with(bytes_max, BATCHES_MAX, hub)
+}
+
+/// As [`to_shard`], for another number of batches.
+pub fn to_shard_with(bytes_max: usize, batches_max: usize, hub: Wake) -> std::io::Result<(ToShard, FromHub)> {
+    let (sender, receiver) = crossbeam_channel::bounded(batches_max);
     let wake = Wake::new()?;
     let load = Arc::new(Load::default());
     let to = ToShard { sender, wake: wake.clone(), load: load.clone(), bytes_max, staged: Vec::new(), staged_bytes: 0 };
-    Ok((to, FromHub { receiver, wake, load, hub, bytes_max }))
+    Ok((to, FromHub { receiver, wake, load, hub, bytes_max, batches_max }))
 }
 
 impl ToShard {
@@ -147,7 +153,7 @@ impl FromHub {
     /// Tells that a batch which weighed `bytes` is worked off, and wakes the hub if it waits for that.
     pub fn done(&self, bytes: usize) {
         let left = self.load.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        let has_room = left <= self.bytes_max / 2 && self.receiver.len() <= BATCHES_MAX / 2;
+        let has_room = left <= self.bytes_max / 2 && self.receiver.len() <= self.batches_max / 2;
         if has_room && self.load.awaited.load(Ordering::SeqCst) && self.load.awaited.swap(false, Ordering::SeqCst) {
             self.hub.ring();
         }

@@ -1,41 +1,28 @@
 //! Taking new connections, and turning them away when there is no room.
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
-use std::time::Duration;
 
-use crate::logic::protocol::http::{Reject, ResponseHeaders, write_error};
-use crate::sys::readiness::Readiness;
+use crate::logic::protocol::http::{Reject, Request, ResponseHeaders, last_untrusted, write_error};
 use crate::sys::socket;
 
+use super::Listener;
 use super::connection::{Flags, Peer, State};
+use super::context::Context;
 use super::counters::Reason;
 use super::rates::Refused;
-use super::{Listener, Shard};
+use super::slots::Slots;
 
-/// Connections taken at once, before other things have their turn.
+/// Connections taken from one listener in one turn.
 const BURST: usize = 64;
-/// Connections that are being told that there is no room, at most; more are closed without a word.
+/// Connections that are being told that there is no room, at most; more are closed without an answer.
 const REFUSALS_MAX: usize = 64;
-/// Rounds of the ring's reports that are worked off at most before a connection is refused.
-const REPORTS_MAX: usize = 64;
-/// How long to leave the queue alone when the kernel has no descriptor or memory to give.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-
-/// What a burst came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Burst {
-    /// The queue is empty, or others have their turn.
-    Taken,
-    /// The kernel has nothing to give.
-    Exhausted,
-    /// The shard listens no more.
-    Over,
-}
+/// Turns for which a connection waits for the place of one that is just ending, at most.
+const TURNS_WAITED_MAX: u32 = 64;
+/// Descriptors of a shard's table that are no connections, with room to spare for refusals.
+const OTHER_DESCRIPTORS: u64 = 128;
 
 impl Listener {
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -48,195 +35,173 @@ impl Listener {
     }
 }
 
-/// A descriptor that is given up when there are no others, to take a connection and close it: else it would
-/// stay in the queue, its client waiting and the listener readable for ever.
+/// A descriptor that is given up when there are no others, to take a connection and close it. Without that the
+/// connection would stay in the queue: its client would wait, and the listener would be readable all the time.
 #[derive(Debug, Default)]
-pub(super) struct Reserve(Option<OwnedFd>);
+struct Reserve(Option<OwnedFd>);
 
 impl Reserve {
-    pub(super) fn refill(&mut self) {
+    fn refill(&mut self) {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok().map(OwnedFd::from);
         }
     }
 }
 
-/// Accepts from one of the shard's listeners until the shard listens no more.
-pub(super) async fn accept_loop(shard: Rc<RefCell<Shard>>, listener: usize) -> io::Result<()> {
-    let descriptor = match shard.borrow().listeners.get(listener) {
-        Some(listener) => listener.as_fd().try_clone_to_owned()?,
-        None => return Ok(()),
-    };
-    let readiness = Readiness::new(descriptor)?;
-    loop {
-        readiness.wait().await?;
-        let burst = shard.borrow_mut().accept_burst(listener)?;
-        match burst {
-            Burst::Taken => {}
-            Burst::Exhausted => monoio::time::sleep(EXHAUSTED_PAUSE).await,
-            Burst::Over => return Ok(()),
-        }
-    }
+/// Whether connections may be taken from a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Its queue is empty, as far as is known.
+    Empty,
+    /// Its queue may have connections.
+    Ready,
+    /// The kernel has no descriptor or memory to give; the queue is left alone for a while.
+    Exhausted,
+    /// The shard listens on it no more.
+    Closed,
 }
 
-impl Shard {
-    /// Takes what waits in a listener's queue, up to a burst.
-    pub(super) fn accept_burst(&mut self, listener: usize) -> io::Result<Burst> {
-        let mut outcome = Burst::Taken;
+/// A connection that waits for the place of one that is just ending.
+#[derive(Debug)]
+struct Comer {
+    fd: OwnedFd,
+    address: Option<SocketAddr>,
+    /// The turns for which it may still wait.
+    turns_left: u32,
+}
+
+/// The shard's listeners.
+pub(super) struct Acceptor {
+    listeners: Vec<Listener>,
+    queues: Vec<Queue>,
+    reserve: Reserve,
+    comers: VecDeque<Comer>,
+    /// The ring has reports that were not taken: connections may have ended that still have their places.
+    may_free_places: bool,
+    /// Connections that this thread's descriptor table has room for.
+    descriptors_max: usize,
+}
+
+impl Acceptor {
+    /// The listeners of a thread whose table has so many descriptors.
+    pub(super) fn new(listeners: Vec<Listener>, descriptors: u64) -> Acceptor {
+        let mut reserve = Reserve::default();
+        reserve.refill();
+        Acceptor {
+            queues: vec![Queue::Empty; listeners.len()],
+            listeners,
+            reserve,
+            comers: VecDeque::new(),
+            may_free_places: false,
+            descriptors_max: descriptors.saturating_sub(OTHER_DESCRIPTORS) as usize,
+        }
+    }
+
+    /// Connections that this thread's descriptor table has room for.
+    pub(super) fn descriptors_max(&self) -> usize {
+        self.descriptors_max
+    }
+
+    /// The listeners, in the order of their numbers.
+    pub(super) fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// How a listener's queue stands.
+    pub(super) fn queue(&self, listener: usize) -> Queue {
+        self.queues.get(listener).copied().unwrap_or(Queue::Closed)
+    }
+
+    /// Notes that a listener's queue has connections.
+    pub(super) fn note_ready(&mut self, listener: usize) {
+        if let Some(queue) = self.queues.get_mut(listener).filter(|queue| **queue != Queue::Closed) {
+            *queue = Queue::Ready;
+        }
+    }
+
+    /// Whether connections wait that could be taken or refused in the next turn.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.comers.is_empty() || self.queues.contains(&Queue::Ready)
+    }
+
+    /// Takes connections that wait, up to a burst for each listener. A TCP connection comes with its request, so it is
+    /// read in this turn. `may_free_places`: the ring has reports of ended connections that this turn has not taken.
+    pub(super) fn take(&mut self, slots: &mut Slots, cx: &mut Context, may_free_places: bool) {
+        self.may_free_places = may_free_places;
+        for _ in 0..self.comers.len() {
+            let Some(comer) = self.comers.pop_front() else { break };
+            self.admit(slots, cx, comer);
+        }
+        for listener in 0..self.listeners.len() {
+            if self.queues[listener] == Queue::Ready {
+                self.queues[listener] = self.take_burst(slots, cx, listener);
+            }
+        }
+    }
+
+    fn take_burst(&mut self, slots: &mut Slots, cx: &mut Context, listener: usize) -> Queue {
         for _ in 0..BURST {
-            let Some(listener) = self.listeners.get(listener) else {
-                outcome = Burst::Over;
-                break;
-            };
+            let listener = &self.listeners[listener];
             let is_own = matches!(listener, Listener::Own(_));
             match socket::accept(listener.as_fd()) {
-                Ok(Some((fd, _))) if is_own => self.admit_own(fd),
+                Ok(Some((fd, _))) if is_own => admit_own(slots, cx, fd),
                 Ok(Some((fd, address))) => {
-                    // The kernel has kept a TCP connection until its request was there.
-                    let has_spoken = address.is_some();
-                    match self.admit(fd, address) {
-                        Some(slot) if has_spoken => self.read(slot, false),
-                        Some(slot) => self.await_input(slot),
-                        None => {}
-                    }
+                    cx.counters.accepted += 1;
+                    self.admit(slots, cx, Comer { fd, address, turns_left: TURNS_WAITED_MAX });
                 }
-                Ok(None) => break,
+                Ok(None) => return Queue::Empty,
                 Err(error) if socket::is_exhaustion(&error) => {
-                    self.turn_one_away();
-                    outcome = Burst::Exhausted;
-                    break;
+                    self.turn_one_away(cx);
+                    return Queue::Exhausted;
                 }
-                // The client was gone before it was taken; the next one may not be.
+                // The client was gone before its connection was taken; the next one may not be.
                 Err(_) => {}
             }
         }
-        // What the first requests have set off is done by the engine.
-        self.call_engine()?;
-        Ok(outcome)
+        Queue::Ready
     }
 
-    /// Takes a place for a connection, if there is one. When everybody comes back at once, those who have just gone
-    /// still have theirs, and are seen out first.
-    fn enter(&mut self, take_place: impl Fn(&Shard) -> Result<(), Refused>) -> Result<(), Refused> {
-        let first = take_place(self);
-        if first != Err(Refused::TooMany) {
-            return first;
+    /// Gives a connection a slot, which is returned, or turns it away. When all clients come back at once, those of which the connection has
+    /// just ended still have a place: then the new connection waits for it some turns.
+    fn admit(&mut self, slots: &mut Slots, cx: &mut Context, mut comer: Comer) -> Option<u32> {
+        let peer = comer.address.map(Peer::new).unwrap_or_default();
+        let is_counted = cx.room.counts_addresses() && comer.address.is_some() && !cx.settings.trusts(peer.ip());
+        let refusal = match self.take_places(slots, cx, is_counted.then(|| peer.ip())) {
+            Ok(()) => return Some(occupy(slots, cx, comer, peer, is_counted)),
+            Err(refusal) => refusal,
+        };
+        let may_wait = refusal.reason == Refused::TooMany && comer.turns_left > 0;
+        if may_wait && (slots.has_dying() || self.may_free_places) {
+            comer.turns_left -= 1;
+            self.comers.push_back(comer);
+            return None;
         }
-        if let Err(error) = self.see_out_the_gone() {
-            self.failure = Some(error);
-        }
-        take_place(self)
+        refuse(slots, cx, comer.fd, peer, refusal.reject);
+        None
     }
 
-    /// Works off what the ring has to report, and frees the slots of connections that have ended.
-    ///
-    /// Not when the shard stops listening: that may happen in the middle of a connection's input, and the ring's
-    /// reports may be about that one.
-    fn see_out_the_gone(&mut self) -> io::Result<()> {
-        if self.listeners.is_empty() {
-            return Ok(());
+    /// Takes a place of the server's and, if the connection counts towards an address, one of the address's.
+    fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), Refusal> {
+        if slots.used() >= self.descriptors_max || !cx.room.enter() {
+            let reject = Reject::fatal(503, "full", "this server has no room for more connections");
+            return Err(Refusal { reason: Refused::TooMany, reject });
         }
-        for _ in 0..REPORTS_MAX {
-            let more = self.take_completions()?;
-            // Shutting a connection down brings its polls' last words, after which the slot is free.
-            self.ring.submit()?;
-            if !more && !self.take_completions()? {
-                break;
+        match address.map(|address| cx.room.enter_from(address, true)) {
+            Some(Err(reason)) => {
+                cx.room.leave();
+                Err(Refusal { reason, reject: reason.reject() })
             }
+            _ => Ok(()),
         }
-        self.bury_all();
-        Ok(())
-    }
-
-    /// Gives the connection a slot, whose input is not waited for yet, or turns it away.
-    pub(super) fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) -> Option<u32> {
-        self.counters.accepted += 1;
-        let peer = address.map(Peer::new).unwrap_or_default();
-        let take_place = |shard: &Shard| {
-            let has_taken = shard.connections.used() < shard.descriptors_max && shard.room.enter();
-            if has_taken { Ok(()) } else { Err(Refused::TooMany) }
-        };
-        if self.enter(take_place).is_err() {
-            self.refuse(fd, peer, Reject::fatal(503, "full", "this server has no room for more connections"));
-            return None;
-        }
-        let counted = self.room.counts_addresses() && address.is_some() && !self.settings.trusts(peer.ip());
-        if counted && let Err(refused) = self.enter(|shard| shard.room.enter_from(peer.ip(), true)) {
-            self.room.leave();
-            self.refuse(fd, peer, refused.reject());
-            return None;
-        }
-        let is_proxied =
-            self.settings.config.server.proxy_protocol && (address.is_none() || self.settings.trusts(peer.ip()));
-        let slot = self.occupy(fd, peer, if is_proxied { State::Proxied } else { State::Http });
-        let deadline = self.now + self.settings.handshake;
-        let connection = &mut self.connections[slot];
-        if counted {
-            connection.flags.set(Flags::COUNTED);
-        }
-        self.set_deadline(slot, deadline);
-        Some(slot)
-    }
-
-    /// Gives a connection of this process a slot.
-    fn admit_own(&mut self, fd: OwnedFd) {
-        // The address is no secret; who is at the other end is what counts.
-        if socket::is_own_process(fd.as_fd()) && self.room.enter() {
-            let slot = self.occupy(fd, Peer::OWN, State::Http);
-            self.connections[slot].flags.set(Flags::OWN);
-            self.await_input(slot);
-            self.set_deadline(slot, self.now + self.settings.handshake);
-        }
-    }
-
-    /// Fills a free slot.
-    fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State) -> u32 {
-        let slot = self.connections.take();
-        let connection = &mut self.connections[slot];
-        let generation = connection.generation;
-        *connection = super::Connection {
-            fd: Some(fd),
-            generation,
-            opened: self.now,
-            sent: self.now,
-            received: self.now,
-            peer,
-            ..super::Connection::default()
-        };
-        self.enter_state(slot, state);
-        slot
-    }
-
-    /// Says in one answer why there is no room, and closes.
-    fn refuse(&mut self, fd: OwnedFd, peer: Peer, reject: Reject) {
-        self.counters.refused += 1;
-        self.counters.count_rejection(reject.status);
-        let reject = reject.retry_after(self.rng.u32(1..=5));
-        let mut answer = Vec::new();
-        write_error(&mut answer, &reject, &ResponseHeaders::default());
-        if self.refusals >= REFUSALS_MAX {
-            // At worst the client sees a reset instead of the answer.
-            let _ = socket::send(fd.as_fd(), &answer);
-            return;
-        }
-        self.refusals += 1;
-        let slot = self.occupy(fd, peer, State::Closing);
-        self.await_input(slot);
-        self.counters.closed[Reason::Refused as usize] += 1;
-        let connection = &mut self.connections[slot];
-        connection.flags.set(Flags::REFUSED);
-        *connection.out() = answer;
-        self.set_deadline(slot, self.now + self.settings.linger);
-        self.queue(slot);
     }
 
     /// Without a descriptor for it, takes one connection with the reserve's and closes it.
-    fn turn_one_away(&mut self) {
+    fn turn_one_away(&mut self, cx: &mut Context) {
         self.reserve.0 = None;
         for listener in &self.listeners {
             if let Ok(Some((fd, _))) = socket::accept(listener.as_fd()) {
-                self.counters.accepted += 1;
-                self.counters.refused += 1;
+                cx.counters.accepted += 1;
+                cx.counters.refused += 1;
                 let mut answer = Vec::new();
                 let reject = Reject::fatal(503, "full", "this server has no descriptors left").retry_after(2);
                 write_error(&mut answer, &reject, &ResponseHeaders::default());
@@ -247,25 +212,158 @@ impl Shard {
         self.reserve.refill();
     }
 
-    /// Takes what is left in the queues and stops listening.
-    pub(super) fn stop_listening(&mut self) -> io::Result<()> {
+    /// Takes the connections that are left in the queues, and stops listening.
+    pub(super) fn stop(&mut self, slots: &mut Slots, cx: &mut Context) {
         for listener in std::mem::take(&mut self.listeners) {
             if matches!(listener, Listener::Inherited(_)) {
-                // It goes on listening for whoever comes after this process.
+                // The service manager keeps the socket for the next process.
                 continue;
             }
             while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
-                if matches!(listener, Listener::Own(_)) {
-                    continue;
-                }
-                // It is read later: this may be in the middle of another connection's input.
-                if let Some(slot) = self.admit(fd, address) {
-                    self.await_input(slot);
+                if !matches!(listener, Listener::Own(_)) {
+                    cx.counters.accepted += 1;
+                    self.admit(slots, cx, Comer { fd, address, turns_left: 0 });
                 }
             }
-            // The accept task holds a copy of the descriptor; this ends its wait.
+            // This ends the driver's wait, which has a copy of the descriptor.
             socket::stop_listening(listener.as_fd());
         }
-        self.ring.submit()
+        self.queues.fill(Queue::Closed);
+    }
+}
+
+/// Why a connection gets no place, and what its client is told.
+struct Refusal {
+    reason: Refused,
+    reject: Reject,
+}
+
+/// Fills a slot with a connection that has its places.
+fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted: bool) -> u32 {
+    let comes_from_proxy = comer.address.is_none() || cx.settings.trusts(peer.ip());
+    let is_proxied = cx.settings.config.server.proxy_protocol && comes_from_proxy;
+    let state = if is_proxied { State::Proxied } else { State::Http };
+    let slot = slots.occupy(comer.fd, peer, state, cx.now);
+    if is_counted {
+        slots[slot].flags.insert(Flags::COUNTED);
+    }
+    slots.set_deadline(slot, cx.now + cx.settings.handshake);
+    slots.read_soon(slot);
+    slot
+}
+
+/// Gives a connection of this process a slot.
+fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
+    // The listener's address is no secret; the process at the other end is what counts.
+    if socket::is_own_process(fd.as_fd()) && cx.room.enter() {
+        let slot = slots.occupy(fd, Peer::OWN, State::Http, cx.now);
+        slots[slot].flags.insert(Flags::OWN);
+        slots.set_deadline(slot, cx.now + cx.settings.handshake);
+        slots.read_soon(slot);
+    }
+}
+
+/// Gives one answer that says why there is no room, and closes the connection.
+fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, reject: Reject) {
+    cx.counters.refused += 1;
+    cx.counters.count_rejection(reject.status);
+    let reject = reject.retry_after(cx.retry_after_secs());
+    let mut answer = Vec::new();
+    write_error(&mut answer, &reject, &ResponseHeaders::default());
+    if slots.refusals >= REFUSALS_MAX {
+        // At worst the client sees a reset instead of the answer.
+        let _ = socket::send(fd.as_fd(), &answer);
+        return;
+    }
+    slots.refusals += 1;
+    let slot = slots.occupy(fd, peer, State::Closing, cx.now);
+    cx.counters.closed[Reason::Refused as usize] += 1;
+    slots[slot].flags.insert(Flags::REFUSED);
+    *slots[slot].out() = answer;
+    slots.set_deadline(slot, cx.now + cx.settings.linger);
+    slots.read_soon(slot);
+    slots.queue(slot);
+}
+
+/// Behind a trusted proxy, sets the connection's address to the client's, with each request anew: the proxy may bring
+/// the requests of several clients on one connection.
+pub(super) fn learn_client(
+    slots: &mut Slots,
+    cx: &mut Context,
+    slot: u32,
+    request: &Request<'_>,
+) -> Result<(), Reject> {
+    if !cx.settings.trusted {
+        return Ok(());
+    }
+    let connection = &mut slots[slot];
+    let before = connection.peer.ip();
+    let was_via_proxy = connection.flags.intersects(Flags::VIA_PROXY);
+    if !was_via_proxy && (connection.flags.intersects(Flags::COUNTED) || !cx.settings.trusts(before)) {
+        return Ok(());
+    }
+    connection.flags.insert(Flags::VIA_PROXY);
+    let Some(client) = last_untrusted(request, |address| cx.settings.trusts(address)) else {
+        if was_via_proxy && !cx.settings.trusts(before) {
+            // This request need not come from the client of the one before.
+            give_back_address(slots, cx, slot);
+            slots[slot].peer = own_peer(slots, slot);
+        }
+        return Ok(());
+    };
+    let is_same = was_via_proxy && client == before;
+    if is_same && slots[slot].flags.intersects(Flags::COUNTED) {
+        return Ok(());
+    }
+    give_back_address(slots, cx, slot);
+    count_address(slots, cx, slot, client, !is_same)?;
+    slots[slot].peer = Peer::new((client, 0).into());
+    Ok(())
+}
+
+/// The address at the other end of a connection's socket, whatever a proxy has said.
+fn own_peer(slots: &Slots, slot: u32) -> Peer {
+    let fd = slots[slot].fd.as_ref();
+    fd.and_then(|fd| socket::peer_address(fd.as_fd())).map(Peer::new).unwrap_or_default()
+}
+
+/// Gives the place of a connection's address back, if it has one.
+pub(super) fn give_back_address(slots: &mut Slots, cx: &Context, slot: u32) {
+    if let Some(address) = slots.uncount(slot) {
+        cx.room.leave_from(address);
+    }
+}
+
+/// Takes one of an address's places for a connection that a proxy has brought; the peer is to be set to that address.
+/// `is_new`: whether the connection counts towards how fast the address connects.
+pub(super) fn count_address(
+    slots: &mut Slots,
+    cx: &mut Context,
+    slot: u32,
+    client: IpAddr,
+    is_new: bool,
+) -> Result<(), Reject> {
+    if cx.room.counts_addresses() {
+        if let Err(refused) = cx.room.enter_from(client, is_new) {
+            cx.counters.refused += 1;
+            return Err(refused.reject().retry_after(cx.retry_after_secs()));
+        }
+        slots[slot].flags.insert(Flags::COUNTED);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+impl Acceptor {
+    /// Admits a connection that did not come from a listener.
+    pub(super) fn admit_now(
+        &mut self,
+        slots: &mut Slots,
+        cx: &mut Context,
+        fd: OwnedFd,
+        address: Option<SocketAddr>,
+    ) -> Option<u32> {
+        cx.counters.accepted += 1;
+        self.admit(slots, cx, Comer { fd, address, turns_left: 0 })
     }
 }

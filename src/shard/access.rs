@@ -1,32 +1,34 @@
-//! Who may do what: tokens when a connection comes, what they grant, and when they end.
+//! Access: the identities that connections have by their tokens, and what these allow.
+
+use std::sync::Arc;
 
 use arcstr::ArcStr;
 
-use crate::logic::auth::{Identity, TokenError};
-use crate::logic::protocol::dialect::Dialect;
+use crate::logic::auth::{Grants, Identity, Keyring, Revoked, TokenError};
 use crate::logic::protocol::http::{Reject, Request};
 use crate::logic::protocol::query::SubscribeQuery;
-use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
 use crate::sys::clock::unix_ms;
 
-use super::Shard;
-use super::connection::{Awaited, State};
-use super::counters::Reason;
-use super::identities::Known;
+use super::connection::Connection;
+use super::context::Context;
+use super::identities::{Identities, Known};
+use super::lanes::Lanes;
+use super::rates::Talk;
 use super::settings::TICK_MS;
+use super::slots::Slots;
 
 /// Why a channel is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
-    /// It needs a token, and there is none.
+    /// It needs a token, and the connection has none.
     NoToken,
-    /// The token does not name it.
+    /// The connection's token does not name it.
     NotGranted,
 }
 
 impl Denied {
-    /// A word for programs.
+    /// The code for programs.
     pub(super) fn code(self) -> &'static str {
         match self {
             Denied::NoToken => "unauthorized",
@@ -34,7 +36,7 @@ impl Denied {
         }
     }
 
-    /// A sentence for people.
+    /// The sentence for people.
     pub(super) fn message(self, channel: &str) -> String {
         match self {
             Denied::NoToken => format!("the channel {channel:?} needs a token"),
@@ -42,224 +44,192 @@ impl Denied {
         }
     }
 
-    fn reject(self, channel: &str) -> Reject {
+    /// The answer to a request that asks for the channel.
+    pub(super) fn reject(self, channel: &str) -> Reject {
         let status = if self == Denied::NoToken { 401 } else { 403 };
         Reject::new(status, self.code(), self.message(channel))
     }
 }
 
-fn refuse_token(error: TokenError) -> Reject {
-    let code = if error == TokenError::Expired { "token_expired" } else { "invalid_token" };
-    Reject::new(401, code, error.to_string())
+/// See the module's documentation.
+pub(super) struct Access {
+    /// The keys by which tokens are verified; without any, none are asked for.
+    pub(super) keyring: Option<Arc<Keyring>>,
+    pub(super) identities: Identities,
+    /// How much each WebSocket client has said in the present second.
+    pub(super) talk: Talk,
 }
 
-impl Shard {
-    /// Verifies the token that a request carries, if it carries one, and remembers whom the connection belongs to.
-    pub(super) fn identify(&mut self, slot: u32, request: &Request<'_>, query: &SubscribeQuery) -> Result<(), Reject> {
-        let is_asked = self.connections[slot].asking().is_some();
-        if !is_asked {
-            self.forget(slot);
-        }
-        if self.keyring.is_none() {
-            return Ok(());
-        }
-        let cookie = &self.settings.config.auth.cookie;
-        let in_cookie = || request.cookie(cookie).filter(|value| !cookie.is_empty() && !value.is_empty());
-        let Some(token) = request.bearer().or(query.token.as_deref()).or_else(in_cookie) else { return Ok(()) };
-        let identity = self.verify(token).map_err(|error| {
-            self.counters.tokens_refused += 1;
-            refuse_token(error)
-        })?;
-        self.remember(slot, identity)
+impl Access {
+    pub(super) fn new(keyring: Option<Arc<Keyring>>, revoked: Revoked) -> Access {
+        Access { keyring, identities: Identities::new(revoked), talk: Talk::default() }
     }
 
-    fn verify(&self, token: &str) -> Result<Identity, TokenError> {
+    /// Verifies the token that a request carries, if it carries one.
+    pub(super) fn identity_of(
+        &self,
+        cx: &mut Context,
+        request: &Request<'_>,
+        query: &SubscribeQuery,
+    ) -> Result<Option<Identity>, Reject> {
+        if self.keyring.is_none() {
+            return Ok(None);
+        }
+        let cookie = &cx.settings.config.auth.cookie;
+        let in_cookie = || request.cookie(cookie).filter(|value| !cookie.is_empty() && !value.is_empty());
+        let Some(token) = request.bearer().or(query.token.as_deref()).or_else(in_cookie) else { return Ok(None) };
+        let identity = self.verify(cx, token).map_err(|error| {
+            let code = if error == TokenError::Expired { "token_expired" } else { "invalid_token" };
+            Reject::new(401, code, error.to_string())
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// Verifies a token.
+    pub(super) fn verify(&self, cx: &mut Context, token: &str) -> Result<Identity, TokenError> {
         let now_s = unix_ms() / 1000;
-        let identity = self.keyring.as_ref().ok_or(TokenError::NoKey)?.verify(token, now_s)?;
-        match &identity.token {
+        let verified = match &self.keyring {
+            Some(keyring) => keyring.verify(token, now_s),
+            None => Err(TokenError::NoKey),
+        };
+        let checked = verified.and_then(|identity| match &identity.token {
             Some(id) if self.identities.revoked.contains(id, now_s) => Err(TokenError::Revoked),
             _ => Ok(identity),
-        }
+        });
+        cx.counters.tokens_refused += u64::from(checked.is_err());
+        checked
     }
 
-    fn remember(&mut self, slot: u32, identity: Identity) -> Result<(), Reject> {
-        if !self.enter_user(slot, identity.user.as_ref()) {
-            return Err(self.too_many_of_user());
-        }
+    /// Gives a connection the identity of a token; refused if its user has too many connections.
+    pub(super) fn remember(&mut self, cx: &mut Context, slot: u32, identity: Identity) -> Result<(), Reject> {
         let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
         let Identity { user, token, grants, .. } = identity;
-        let expires = self.now + left.max(1);
-        self.identities.insert(slot, Known { user, token, grants, expires, is_asked: false });
+        let expires = cx.now + left.max(1);
+        self.set(cx, slot, Known { user, token, grants, expires, is_asked: false })
+    }
+
+    /// What the backend has allowed a connection, beside what it had allowed before. A connection's user stays the same
+    /// once it is known.
+    pub(super) fn decided(&self, cx: &Context, slot: u32, channels: &[String], user: Option<ArcStr>) -> Known {
+        let nobody = Known { user: None, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
+        let mut known = self.identities.get(slot).cloned().unwrap_or(nobody);
+        known.user = known.user.or(user);
+        known.grants.allow(channels, cx.settings.config.limits.subscriptions);
+        (known.expires, known.is_asked) = (Tick::MAX, true);
+        known
+    }
+
+    /// Gives a connection an identity; refused if its user has too many connections.
+    pub(super) fn set(&mut self, cx: &mut Context, slot: u32, known: Known) -> Result<(), Reject> {
+        let before = self.user(slot).cloned();
+        if before != known.user {
+            if let Some(user) = &known.user
+                && !cx.room.enter_as(user)
+            {
+                cx.counters.refused += 1;
+                let reject = Reject::new(429, "too_many", "there are too many connections of this user");
+                return Err(reject.retry_after(cx.retry_after_secs()));
+            }
+            if let Some(before) = before {
+                cx.room.leave_as(&before);
+            }
+        }
+        self.identities.insert(slot, known);
         Ok(())
     }
 
-    /// What a user is told who has too many connections.
-    pub(super) fn too_many_of_user(&mut self) -> Reject {
-        let reject = Reject::new(429, "too_many", "there are too many connections of this user");
-        reject.retry_after(self.rng.u32(1..=5))
-    }
-
-    /// Takes one of a user's places for a connection, in place of that of whom it belongs to now.
-    pub(super) fn enter_user(&mut self, slot: u32, user: Option<&ArcStr>) -> bool {
-        let before = self.user(slot).cloned();
-        if before.as_ref() == user {
-            return true;
-        }
-        if let Some(user) = user
-            && !self.room.enter_as(user)
-        {
-            self.counters.refused += 1;
-            return false;
-        }
-        if let Some(before) = before {
-            self.room.leave_as(&before);
-        }
-        true
-    }
-
-    /// Forgets whom a connection belonged to.
-    pub(super) fn forget(&mut self, slot: u32) {
+    /// Takes a connection's identity away.
+    pub(super) fn forget(&mut self, cx: &Context, slot: u32) {
         self.talk.forget(slot);
         if let Some(user) = self.identities.remove(slot).and_then(|known| known.user) {
-            self.room.leave_as(&user);
+            cx.room.leave_as(&user);
         }
     }
 
-    /// Whom a connection belongs to.
+    /// A connection's user.
     pub(super) fn user(&self, slot: u32) -> Option<&ArcStr> {
         self.identities.get(slot)?.user.as_ref()
     }
 
+    /// Whether a connection has its identity by a token.
+    pub(super) fn has_token(&self, slot: u32) -> bool {
+        self.identities.get(slot).is_some_and(|known| !known.is_asked)
+    }
+
     /// Whether a connection may subscribe to a channel.
-    pub(super) fn may_subscribe(&self, slot: u32, channel: &str) -> Result<(), Denied> {
-        let is_open = self.keyring.is_none() && !self.asks_backend();
-        if is_open || self.connections[slot].is_own() || self.settings.config.namespace(channel).public {
+    pub(super) fn may_subscribe(
+        &self,
+        cx: &Context,
+        slot: u32,
+        connection: &Connection,
+        channel: &str,
+    ) -> Result<(), Denied> {
+        let auth = &cx.settings.config.auth;
+        let is_open = self.keyring.is_none() && !auth.ask_backend;
+        if is_open || connection.is_own() || cx.settings.config.namespace(channel).public {
             return Ok(());
         }
         match self.identities.get(slot) {
             Some(known) if known.may_subscribe(channel) => Ok(()),
             Some(_) => Err(Denied::NotGranted),
-            None if self.settings.config.auth.allow_anonymous => Ok(()),
+            None if auth.allow_anonymous => Ok(()),
             None => Err(Denied::NoToken),
         }
     }
 
-    /// Refuses a request that asks for a channel it may not have.
-    pub(super) fn check_channels(&self, slot: u32, query: &SubscribeQuery) -> Result<(), Reject> {
-        query.channels.iter().try_for_each(|name| self.may_subscribe(slot, name).map_err(|denied| denied.reject(name)))
+    /// Whether a connection may publish to a channel.
+    pub(super) fn may_publish(&self, cx: &Context, slot: u32, channel: &str) -> bool {
+        cx.settings.config.namespace(channel).client_publish
+            && self.identities.get(slot).is_some_and(|known| known.may_publish(channel))
     }
 
-    /// Whether a WebSocket that came without a token must send one before it gets anything: it asks for nothing
-    /// yet, or for what needs one.
-    pub(super) fn must_send_token(&self, slot: u32, query: &SubscribeQuery) -> bool {
+    /// Refuses a request that asks for a channel which the connection may not have.
+    pub(super) fn check_channels(
+        &self,
+        cx: &Context,
+        slot: u32,
+        connection: &Connection,
+        channels: &[String],
+    ) -> Result<(), Reject> {
+        let check = |name: &String| self.may_subscribe(cx, slot, connection, name).map_err(|d| d.reject(name));
+        channels.iter().try_for_each(check)
+    }
+
+    /// Whether a WebSocket that came without a token must send one before it may do anything: it asks for no channel
+    /// yet, or for one that needs a token.
+    pub(super) fn must_send_token(
+        &self,
+        cx: &Context,
+        slot: u32,
+        connection: &Connection,
+        channels: &[String],
+    ) -> bool {
+        let auth = &cx.settings.config.auth;
         self.keyring.is_some()
             && self.identities.get(slot).is_none()
-            && !self.settings.config.auth.allow_anonymous
-            && !self.asks_backend()
-            && (query.channels.is_empty() || self.check_channels(slot, query).is_err())
+            && !auth.allow_anonymous
+            && !auth.ask_backend
+            && (channels.is_empty() || self.check_channels(cx, slot, connection, channels).is_err())
     }
 
-    /// Has a WebSocket wait for its token.
-    pub(super) fn await_token(&mut self, slot: u32, query: &SubscribeQuery) {
-        let awaited = Awaited { channels: query.channels.clone(), after: query.after };
-        self.connections[slot].extra().awaited = Some(Box::new(awaited));
-        let deadline = self.now + self.settings.token_timeout;
-        self.set_deadline(slot, deadline);
+    /// The channels that a connection is subscribed to and may not be subscribed to any more.
+    pub(super) fn no_longer_granted(&self, cx: &Context, slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ArcStr> {
+        let connection = &slots[slot];
+        let names = connection.subscriptions_from(0).filter_map(|s| lanes.channel_of(s.lane).name.clone());
+        names.filter(|name| self.may_subscribe(cx, slot, connection, name).is_err()).collect()
     }
 
-    /// Hears a token within a WebSocket: the first one, or one that takes the present one's place. Returns what
-    /// the connection was waiting for.
-    pub(super) fn hear_token(
-        &mut self,
-        slot: u32,
-        token: &str,
-    ) -> Result<Option<Box<Awaited>>, (&'static str, String)> {
-        if self.keyring.is_none() {
-            return Err(("unavailable", "this server verifies no tokens".into()));
-        }
-        let identity = self.verify(token).map_err(|error| {
-            self.counters.tokens_refused += 1;
-            ("invalid_token", error.to_string())
-        })?;
-        if let Some(known) = self.identities.get(slot)
-            && known.user != identity.user
-        {
-            return Err(("forbidden", "the token is of another user; connect again with it".into()));
-        }
-        let has_user = self.user(slot).is_some();
-        let remembered = match has_user || identity.user.is_none() {
-            true => self.remember(slot, identity),
-            // Who was nobody is somebody now.
-            false => self.change_user(slot, |shard| shard.remember(slot, identity)),
-        };
-        remembered.map_err(|reject| (reject.code, reject.message.into_owned()))?;
-        let connection = &mut self.connections[slot];
-        let awaited = connection.extra.as_mut().and_then(|extra| extra.awaited.take());
-        if awaited.is_some() {
-            connection.deadline = 0;
-        }
-        self.schedule(slot);
-        Ok(awaited)
-    }
-
-    /// The channels a connection is subscribed to and may not be any more.
-    pub(super) fn no_longer_granted(&self, slot: u32) -> Vec<ArcStr> {
-        let connection = &self.connections[slot];
-        let lanes = connection.subscriptions_from(0);
-        let names = lanes.filter_map(|s| self.channels.channels[self.channels.lanes[s.lane].channel].name.clone());
-        names.filter(|name| self.may_subscribe(slot, name).is_err()).collect()
-    }
-
-    /// When a connection's token ends.
-    pub(super) fn token_ends(&self, slot: u32) -> Option<Tick> {
+    /// When a connection's identity ends.
+    pub(super) fn ends(&self, slot: u32) -> Option<Tick> {
         if self.identities.len() == 0 {
             return None;
         }
         self.identities.get(slot).map(|known| known.expires).filter(|end| *end != Tick::MAX)
     }
 
-    /// Ends a connection whose token has ended; returns whether it has.
-    pub(super) fn end_expired(&mut self, slot: u32) -> bool {
-        if self.token_ends(slot).is_none_or(|end| end > self.now) {
-            return false;
-        }
-        if self.connections[slot].state == State::Http {
-            // Nothing is open; the next request brings its own token.
-            self.forget(slot);
-            return false;
-        }
-        self.close(slot, Reason::Expired, ws::CLOSE_EXPIRED, "the token has expired");
-        true
-    }
-
-    /// Lets go of what has no effect any more.
-    pub(super) fn tidy_access(&mut self) {
+    /// Lets go of revocations that have no effect any more.
+    pub(super) fn tidy(&mut self) {
         self.identities.revoked.tidy(unix_ms() / 1000);
-    }
-
-    /// Takes a user's connections off a channel; returns how many subscriptions that were.
-    pub(super) fn unsubscribe_user(&mut self, user: &str, channel: &str, reason: &str) -> u64 {
-        let Some(number) = self.channels.find(channel) else { return 0 };
-        let mut count = 0;
-        for slot in self.identities.of_user(user) {
-            let connection = &self.connections[slot];
-            let mut all = 0..connection.subscriptions();
-            let lane_of = |index: usize| connection.subscription(index).map(|s| self.channels.lanes[s.lane].channel);
-            let Some(index) = all.find(|index| lane_of(*index) == Some(number)) else { continue };
-            count += 1;
-            if connection.state == State::Poll {
-                self.close(slot, Reason::Kicked, ws::CLOSE_KICKED, reason);
-                continue;
-            }
-            self.unsubscribe(slot, index);
-            let connection = &mut self.connections[slot];
-            connection.dialect.write_unsubscribed(channel, reason, connection.out());
-            if connection.subscriptions() == 0 && connection.dialect != Dialect::WsJson {
-                self.close(slot, Reason::Kicked, ws::CLOSE_KICKED, reason);
-            }
-            self.queue(slot);
-        }
-        count
     }
 }

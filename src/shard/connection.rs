@@ -1,19 +1,21 @@
-//! What a connection is while nothing happens on it: a slot of 80 bytes, and beside it only what it needs
-//! at the moment.
+//! A connection's slot of 80 bytes, and beside it a box for what the connection needs only at times.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use bitflags::bitflags;
+
 use crate::link::LocalChannel;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
 use crate::logic::protocol::dialect::Dialect;
-use crate::logic::protocol::http::Reject;
 use crate::logic::protocol::ws::Decoder;
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
+
+use super::waiting::{Asking, Hold, Waiting};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,72 +41,55 @@ pub(super) enum State {
     Dead,
 }
 
-/// Single facts about a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u32);
-
-impl Flags {
-    /// The kernel has no room, or no memory: nothing is sent until there is.
-    pub(super) const BLOCKED: Flags = Flags(1);
-    /// The first subscription with `mid` set has a frame sent in part; its rest comes before anything else.
-    pub(super) const MID_FRAME: Flags = Flags(1 << 1);
-    /// A heartbeat is due.
-    pub(super) const HEARTBEAT: Flags = Flags(1 << 2);
-    /// Stands in the list of those that may have something to send.
-    pub(super) const QUEUED: Flags = Flags(1 << 3);
-    /// Part of the batch that is being put together.
-    pub(super) const PLANNED: Flags = Flags(1 << 4);
-    /// The ring reports when there is something to read, or when it is over.
-    pub(super) const ARMED: Flags = Flags(1 << 5);
-    /// Missed events are being sent; live ones wait.
-    pub(super) const REPLAYING: Flags = Flags(1 << 6);
-    /// Nothing is read until what waits to be sent has gone.
-    pub(super) const PAUSED: Flags = Flags(1 << 7);
-    /// A WebSocket ping is out and nothing has come since.
-    pub(super) const PINGED: Flags = Flags(1 << 8);
-    /// The answer to the held poll leaves the connection open for the next request.
-    pub(super) const KEEP_ALIVE: Flags = Flags(1 << 9);
-    /// The request came as HTTP/1.1.
-    pub(super) const HTTP_1_1: Flags = Flags(1 << 10);
-    /// Counts towards its address's limit.
-    pub(super) const COUNTED: Flags = Flags(1 << 11);
-    /// A WebSocket that gets its own messages back, for conformance suites.
-    pub(super) const ECHO: Flags = Flags(1 << 12);
-    /// Waits in the list of those whose input is read further next turn.
-    pub(super) const UNREAD: Flags = Flags(1 << 13);
-    /// Has been written to the log as connected, so its end is written too.
-    pub(super) const LOGGED: Flags = Flags(1 << 14);
-    /// Is only there to be told that there is no room.
-    pub(super) const REFUSED: Flags = Flags(1 << 15);
-    /// The ring reports when there is room again.
-    pub(super) const ARMED_OUT: Flags = Flags(1 << 16);
-    /// This process itself is at the other end.
-    pub(super) const OWN: Flags = Flags(1 << 17);
-    /// Comes through a trusted proxy, which says with each request whose it is.
-    pub(super) const VIA_PROXY: Flags = Flags(1 << 18);
-    /// Has a page of missed events in `out` that is still to be sent for the first time, and one of the places for those.
-    pub(super) const PAGE: Flags = Flags(1 << 19);
-
-    pub(super) fn has(self, other: Flags) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    pub(super) fn set(&mut self, other: Flags) {
-        self.0 |= other.0;
-    }
-
-    pub(super) fn clear(&mut self, other: Flags) {
-        self.0 &= !other.0;
+bitflags! {
+    /// Single facts about a connection.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(super) struct Flags: u32 {
+        /// The kernel has no room or no memory for the connection's bytes: nothing is sent until it has.
+        const BLOCKED = 1;
+        /// A frame is sent in part; its rest comes before anything else. `Extra::mid` says of which subscription.
+        const MID_FRAME = 1 << 1;
+        /// A heartbeat is due.
+        const HEARTBEAT = 1 << 2;
+        /// The slot stands in the list of connections that may have something to send.
+        const QUEUED = 1 << 3;
+        /// The connection is part of the batch that is being put together.
+        const PLANNED = 1 << 4;
+        /// The ring has a poll that reports input, or the connection's end.
+        const ARMED = 1 << 5;
+        /// Missed events are being sent; live events wait.
+        const REPLAYING = 1 << 6;
+        /// The next read goes on after a short one, because the connection's end may follow.
+        const TO_END = 1 << 7;
+        /// A WebSocket ping is out and nothing has come from the client since.
+        const PINGED = 1 << 8;
+        /// The connection stays open for the next request after the answer to this one.
+        const KEEP_ALIVE = 1 << 9;
+        /// The request came as HTTP/1.1.
+        const HTTP_1_1 = 1 << 10;
+        /// The connection counts towards its address's limit.
+        const COUNTED = 1 << 11;
+        /// A WebSocket gets its own messages back, for conformance suites.
+        const ECHO = 1 << 12;
+        /// The slot stands in the list of connections whose input is read.
+        const UNREAD = 1 << 13;
+        /// The log has a line about the connection's beginning, so its end gets one too.
+        const LOGGED = 1 << 14;
+        /// The connection is there only to be told that there is no room for it.
+        const REFUSED = 1 << 15;
+        /// The ring has a poll that reports room for more bytes.
+        const ARMED_OUT = 1 << 16;
+        /// The client is this process itself.
+        const OWN = 1 << 17;
+        /// The connection comes through a trusted proxy, which names the client with each request.
+        const VIA_PROXY = 1 << 18;
+        /// `out` has a page of missed events that is not sent yet; the page counts towards the pages asked for.
+        const PAGE = 1 << 19;
     }
 }
 
-impl std::ops::BitOr for Flags {
-    type Output = Flags;
-
-    fn bitor(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
-    }
-}
+/// Where the holds stand within the slot's word of flags.
+const HOLD_SHIFT: u32 = 24;
 
 /// A subscription: where in which lane the connection stands.
 #[derive(Clone, Copy, Debug)]
@@ -240,24 +225,6 @@ pub(super) struct Gap {
     pub(super) resumed: Id,
 }
 
-/// A question to the backend that a connection waits for.
-#[derive(Debug)]
-pub(super) struct Asking {
-    /// Tells its answer from those to earlier questions.
-    pub(super) number: u32,
-    /// The channels that it is asked about.
-    pub(super) channels: Vec<String>,
-    /// What has come of the answer, until the request is looked at again.
-    pub(super) outcome: Option<Result<(), Reject>>,
-}
-
-/// What a WebSocket that came without a token has asked for.
-#[derive(Debug)]
-pub(super) struct Awaited {
-    pub(super) channels: Vec<String>,
-    pub(super) after: Option<Id>,
-}
-
 /// What a connection needs only at times.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
@@ -277,12 +244,8 @@ pub(super) struct Extra {
     pub(super) gap: Option<Gap>,
     /// The page that a held poll's answer may be read by, if it is of another origin.
     pub(super) origin: Option<Box<str>>,
-    /// A message that waits for room on its way to the backend.
-    pub(super) unsaid: Option<Box<str>>,
-    /// What the backend is being asked about it.
-    pub(super) asking: Option<Box<Asking>>,
-    /// What is asked for once a token has come.
-    pub(super) awaited: Option<Box<Awaited>>,
+    /// What the next request or message waits for.
+    pub(super) waiting: Waiting,
     /// What is being resumed, in the order it was asked for; the first is under way.
     pub(super) resumes: VecDeque<Resume>,
 }
@@ -296,9 +259,7 @@ impl Extra {
             && self.resumes.is_empty()
             && self.gap.is_none()
             && self.origin.is_none()
-            && self.awaited.is_none()
-            && self.unsaid.is_none()
-            && self.asking.is_none()
+            && matches!(self.waiting, Waiting::Nothing)
             && self.decoder.is_idle()
     }
 }
@@ -306,7 +267,7 @@ impl Extra {
 impl Connection {
     /// Whether this process itself is at the other end.
     pub(super) fn is_own(&self) -> bool {
-        self.flags.has(Flags::OWN)
+        self.flags.intersects(Flags::OWN)
     }
 
     /// What it needs at times, made if it is not there.
@@ -324,25 +285,57 @@ impl Connection {
         self.extra.as_mut()?.resumes.front_mut()
     }
 
-    /// What the backend was asked, until the request or message is looked at again with the answer.
+    /// The reasons why the connection is not read.
+    pub(super) fn holds(&self) -> Hold {
+        Hold::from_bits_truncate((self.flags.bits() >> HOLD_SHIFT) as u8)
+    }
+
+    /// Adds a reason not to read the connection.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        self.flags = Flags::from_bits_retain(self.flags.bits() | u32::from(hold.bits()) << HOLD_SHIFT);
+    }
+
+    /// Takes a reason not to read the connection away.
+    pub(super) fn release(&mut self, hold: Hold) {
+        self.flags = Flags::from_bits_retain(self.flags.bits() & !(u32::from(hold.bits()) << HOLD_SHIFT));
+    }
+
+    /// Whether the connection's input may be read now. A finished connection's input is thrown away, whatever held it.
+    pub(super) fn may_be_read(&self) -> bool {
+        self.state == State::Lingering || self.holds().is_empty()
+    }
+
+    /// Whether a request or message of the connection is put aside until the backend has answered or has room.
+    pub(super) fn is_put_aside(&self) -> bool {
+        self.holds().intersects(Hold::BACKEND | Hold::UPSTREAM)
+    }
+
+    /// What the next request or message waits for, to be changed.
+    pub(super) fn waiting_mut(&mut self) -> Option<&mut Waiting> {
+        self.extra.as_mut().map(|extra| &mut extra.waiting)
+    }
+
+    /// Takes what the next request or message waits for; nothing is left to wait for.
+    pub(super) fn take_waiting(&mut self) -> Waiting {
+        self.extra.as_mut().map(|extra| std::mem::take(&mut extra.waiting)).unwrap_or_default()
+    }
+
+    /// The question that the backend is asked about the connection, if it has not answered yet.
     pub(super) fn asking(&self) -> Option<&Asking> {
-        self.extra.as_ref()?.asking.as_deref()
+        match self.extra.as_ref().map(|extra| &extra.waiting) {
+            Some(Waiting::Backend(asking)) => Some(asking),
+            _ => None,
+        }
     }
 
-    /// As [`Connection::asking`], to be changed.
-    pub(super) fn asking_mut(&mut self) -> Option<&mut Asking> {
-        self.extra.as_mut()?.asking.as_deref_mut()
+    /// Whether the connection's identity comes with the backend's decision on the present request.
+    pub(super) fn is_decided(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| matches!(extra.waiting, Waiting::Decided(_)))
     }
 
-    /// Whether it waits for room for what it says, or for the backend's word, and is not read meanwhile.
-    pub(super) fn is_held_back(&self) -> bool {
-        let Some(extra) = &self.extra else { return false };
-        extra.unsaid.is_some() || self.asking().is_some_and(|asking| asking.outcome.is_none())
-    }
-
-    /// Whether nothing is open to it before it has sent a token.
+    /// Whether a WebSocket may do nothing before it has sent its first token.
     pub(super) fn awaits_token(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.awaited.is_some())
+        self.extra.as_ref().is_some_and(|extra| matches!(extra.waiting, Waiting::Token(_)))
     }
 
     /// Drops what it does not need at the moment.
@@ -355,6 +348,11 @@ impl Connection {
     /// The buffer whose bytes are sent before any live event.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.extra().out
+    }
+
+    /// The bytes that wait in `out`.
+    pub(super) fn out_bytes(&self) -> &[u8] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.out[extra.out_sent..])
     }
 
     /// How many bytes wait in `out`.
@@ -412,17 +410,30 @@ impl Connection {
         }
     }
 
+    /// Puts `bytes` before everything else that waits in `out`, of which nothing is sent in part.
+    pub(super) fn put_first(&mut self, bytes: &[u8]) {
+        let extra = self.extra();
+        debug_assert_eq!(extra.out_sent, 0, "a frame and an answer are never both sent in part");
+        extra.out.splice(extra.out_sent..extra.out_sent, bytes.iter().copied());
+    }
+
+    /// The position that a notice of a gap may carry: none with several channels, because events of the other channels
+    /// from before the gap's end may still be to come.
+    pub(super) fn gap_position(&self, gap: &Gap) -> Option<Id> {
+        (self.subscriptions() <= 1).then_some(gap.resumed)
+    }
+
     /// The subscription whose frame is sent in part.
     pub(super) fn mid_frame(&self) -> Option<usize> {
-        self.flags.has(Flags::MID_FRAME).then(|| self.extra.as_ref().map_or(0, |extra| extra.mid as usize))
+        self.flags.intersects(Flags::MID_FRAME).then(|| self.extra.as_ref().map_or(0, |extra| extra.mid as usize))
     }
 
     /// Says which subscription's frame is sent in part, if any is.
     pub(super) fn set_mid_frame(&mut self, index: Option<usize>) {
         match index {
-            None => self.flags.clear(Flags::MID_FRAME),
+            None => self.flags.remove(Flags::MID_FRAME),
             Some(index) => {
-                self.flags.set(Flags::MID_FRAME);
+                self.flags.insert(Flags::MID_FRAME);
                 if let Some(extra) = &mut self.extra {
                     extra.mid = index as u32;
                 } else {

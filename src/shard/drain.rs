@@ -1,94 +1,109 @@
-//! Going away: no new clients, a word to each of those there are, at a pace that does not bring all of them
-//! down on the next host in one instant.
+//! Letting connections go: no new clients, and a word to each of those that are there, at a pace that does not bring all
+//! of them down on the next host in one instant.
 
-use crate::link::HubMessage;
-use crate::logic::protocol::ws;
 use crate::logic::wheel::Tick;
 
-use super::Shard;
 use super::connection::State;
-use super::counters::Reason;
+use super::slots::Slots;
 
 /// Connections let go per tick, at least: few clients need no pace.
 const PER_TICK_MIN: usize = 100;
 
-/// How far the shard has come with going away.
+/// Why the shard lets its connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The server goes away.
+    End,
+    /// An operator has sent the clients away; the shard may take clients again.
+    Pause,
+}
+
+/// How far the shard has come with letting its connections go.
 #[derive(Debug)]
 pub(super) struct Drain {
+    cause: Cause,
     deadline: Tick,
     /// The next slot to look at.
     position: u32,
     per_tick: usize,
+    /// Connections that may still be let go in this tick.
+    left: usize,
     /// Connections that were still open at the deadline.
     cut: u64,
-    /// The shard may take clients again.
-    is_pause: bool,
+    /// The time is over: connections are cut, without a pace.
+    is_cutting: bool,
     is_over: bool,
 }
 
-impl Shard {
-    pub(super) fn begin_drain(&mut self) {
-        if self.drain.as_ref().is_some_and(|drain| !drain.is_pause) {
-            return;
+/// What a drain does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The connection in this slot ends in good order.
+    End(u32),
+    /// The connection in this slot is cut: the time is over.
+    Cut(u32),
+    /// All connections have gone; so many were cut.
+    Over(u64),
+}
+
+impl Drain {
+    /// A drain that begins now and may take so many ticks.
+    pub(super) fn new(cause: Cause, slots: &Slots, now: Tick, ticks: Tick) -> Drain {
+        let pace = (ticks / 2).max(1) as usize;
+        let per_tick = slots.used().div_ceil(pace).max(PER_TICK_MIN);
+        Drain {
+            cause,
+            deadline: now + ticks,
+            position: 0,
+            per_tick,
+            left: per_tick,
+            cut: 0,
+            is_cutting: false,
+            is_over: false,
         }
-        if let Err(error) = self.stop_listening() {
-            self.failure = Some(error);
-        }
-        self.let_go(false);
     }
 
-    /// Takes no new clients and lets those there are go, or takes new ones again.
-    pub(super) fn pause(&mut self, on: bool) {
-        match &self.drain {
-            Some(drain) if drain.is_pause && !on => self.drain = None,
-            None if on => self.let_go(true),
-            _ => {}
+    /// Why the shard lets its connections go.
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// A tick has passed: more connections may be let go.
+    pub(super) fn on_tick(&mut self, now: Tick) {
+        self.left = self.per_tick;
+        if self.cause == Cause::End && self.deadline <= now {
+            (self.is_cutting, self.position) = (true, 0);
         }
     }
 
-    fn let_go(&mut self, is_pause: bool) {
-        let pace = (self.settings.drain / 2).max(1) as usize;
-        let per_tick = self.connections.used().div_ceil(pace).max(PER_TICK_MIN);
-        let deadline = self.now + self.settings.drain;
-        self.drain = Some(Drain { deadline, position: 0, per_tick, cut: 0, is_pause, is_over: false });
-        self.go_on_draining();
-    }
-
-    /// Lets go as many as a tick's share; reports once all are gone.
-    pub(super) fn go_on_draining(&mut self) {
-        let Some(mut drain) = self.drain.take() else { return };
-        let mut left = drain.per_tick;
-        while left > 0 && drain.position < self.connections.capacity() {
-            let slot = drain.position;
-            drain.position += 1;
-            if self.connections[slot].state != State::Free {
-                left -= 1;
+    /// What is to be done next, if anything is in this tick.
+    pub(super) fn next(&mut self, slots: &Slots) -> Option<Step> {
+        while (self.left > 0 || self.is_cutting) && self.position < slots.capacity() {
+            let slot = self.position;
+            self.position += 1;
+            let state = slots[slot].state;
+            if state == State::Free {
+                continue;
             }
-            // Who looks after the server wants to see that.
-            if !drain.is_pause || !self.connections[slot].is_own() {
-                self.close(slot, Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
+            if self.is_cutting {
+                self.cut += u64::from(!matches!(state, State::Dead | State::Lingering));
+                return Some(Step::Cut(slot));
+            }
+            self.left -= 1;
+            // The operator's own connections stay through a pause, to see what it does.
+            if self.cause == Cause::End || !slots[slot].is_own() {
+                return Some(Step::End(slot));
             }
         }
-        if drain.is_pause {
-            self.drain = Some(drain);
-            return;
+        if self.cause == Cause::End && slots.used() == 0 && !self.is_over {
+            self.is_over = true;
+            return Some(Step::Over(self.cut));
         }
-        if drain.deadline <= self.now {
-            for slot in 0..self.connections.capacity() {
-                let state = self.connections[slot].state;
-                drain.cut += u64::from(!matches!(state, State::Free | State::Dead | State::Lingering));
-                self.drop_connection(slot, Reason::Drained);
-            }
-        }
-        if self.connections.used() == 0 && !drain.is_over {
-            drain.is_over = true;
-            self.tell_hub(HubMessage::Drained { shard: self.index, cut: drain.cut });
-        }
-        self.drain = Some(drain);
+        None
     }
 
-    /// Whether all have gone.
-    pub(super) fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.is_over)
+    /// Whether all connections have gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
     }
 }

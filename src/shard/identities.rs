@@ -1,4 +1,5 @@
-//! Who the connections are that came with a token: beside the slots, so that those without one pay nothing.
+//! The identities of connections that came with a token or were named by the backend. They stand beside the slots, so
+//! that a connection without one pays nothing.
 
 use std::hash::RandomState;
 
@@ -10,24 +11,24 @@ use crate::logic::names::Names;
 use crate::logic::sparse::Sparse;
 use crate::logic::wheel::Tick;
 
-/// Whom a connection belongs to.
+/// A connection's identity.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) user: Option<ArcStr>,
     pub(super) token: Option<ArcStr>,
     pub(super) grants: Grants,
     pub(super) expires: Tick,
-    /// Whether it is by the backend's word, not by a token.
+    /// Whether the backend has decided it, without a token.
     pub(super) is_asked: bool,
 }
 
 impl Known {
-    /// Whether it may subscribe to a channel.
+    /// Whether it allows subscribing to a channel.
     pub(super) fn may_subscribe(&self, channel: &str) -> bool {
         self.grants.may_subscribe(channel, self.user.as_deref())
     }
 
-    /// Whether it may publish to a channel.
+    /// Whether it allows publishing to a channel.
     pub(super) fn may_publish(&self, channel: &str) -> bool {
         self.grants.may_publish(channel, self.user.as_deref())
     }
@@ -36,33 +37,34 @@ impl Known {
 #[derive(Debug)]
 struct Entry {
     known: Known,
-    /// By [`Index`], the next connection of the same name, or [`NONE`].
+    /// For each [`Index`] the next connection with the same user or token, or [`NONE`].
     next: [u32; 2],
-    /// By [`Index`], the one before: a token may be everybody's, and then nobody is searched for among all.
+    /// For each [`Index`] the connection before. The list is linked both ways so that removing an entry costs the same
+    /// however many connections share a token.
     before: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Option<Entry>>() == 48, "what each connection with a token costs");
 
-/// By what connections are found.
+/// What connections are found by.
 #[derive(Clone, Copy, Debug)]
 enum Index {
     User,
     Token,
 }
 
-/// All of a shard.
+/// The identities of all connections of a shard, by slot, user and token.
 #[derive(Debug)]
 pub(super) struct Identities {
     entries: Sparse<Entry>,
-    /// By [`Index`]: of each name one connection, which leads to the others.
+    /// For each [`Index`] the first connection of each user or token, which leads to the others.
     first: [Names; 2],
     pool: GrantsPool,
     /// Tokens that are refused.
     pub(super) revoked: Revoked,
 }
 
-/// A connection's name in an index; it has one, or would not be there.
+/// A connection's user or token: the name under which it stands in an index.
 fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
     let known = entries.get(slot).map(|entry| &entry.known);
     let name = known.and_then(|known| match index {
@@ -73,7 +75,7 @@ fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
 }
 
 impl Identities {
-    /// Nobody yet; some tokens are refused from the start.
+    /// No identities yet; some tokens are refused from the start.
     pub(super) fn new(revoked: Revoked) -> Identities {
         let hasher = RandomState::new();
         Identities {
@@ -84,17 +86,17 @@ impl Identities {
         }
     }
 
-    /// Whom a connection belongs to, if it came with a token.
+    /// A connection's identity, if it has one.
     pub(super) fn get(&self, slot: u32) -> Option<&Known> {
         self.entries.get(slot).map(|entry| &entry.known)
     }
 
-    /// How many connections came with a token.
+    /// How many connections have an identity.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Says whom a connection belongs to; whom it belonged to before is forgotten.
+    /// Sets a connection's identity in place of the one before.
     pub(super) fn insert(&mut self, slot: u32, mut known: Known) {
         self.remove(slot);
         known.grants = self.pool.share(known.grants);
@@ -115,7 +117,7 @@ impl Identities {
             names.add(slot, |other| name(entries, index, other));
             return;
         };
-        // Behind the head, which stays where it is found.
+        // The entry goes behind the head, because the index names the head.
         let second = entries.get_mut(head).map(|head| std::mem::replace(&mut head.next[index as usize], slot));
         let second = second.unwrap_or(NONE);
         if let Some(entry) = entries.get_mut(slot) {
@@ -132,7 +134,7 @@ impl Identities {
         let links = entries.get(slot).map(|entry| (entry.before[index as usize], entry.next[index as usize]));
         let Some((before, next)) = links else { return };
         if before == NONE {
-            // It is the head, by which the others are found.
+            // The index names this entry: it names the next one from here on.
             names.remove(slot, |other| name(entries, index, other));
             if next != NONE {
                 names.add(next, |other| name(entries, index, other));
@@ -146,7 +148,7 @@ impl Identities {
         }
     }
 
-    /// Forgets whom a connection belonged to.
+    /// Takes a connection's identity away.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Known> {
         let known = self.get(slot)?;
         let is_named = [known.user.is_some(), known.token.is_some()];
@@ -191,7 +193,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plainest model: a list of who has what.
+        /// Against the plainest model: a list of slots with their users and tokens.
         #[test]
         fn connections_are_found_by_user_and_by_token_until_they_go(
             steps in prop::collection::vec((0u32..300, prop::option::of(0u8..4), prop::option::of(0u8..4), any::<bool>()), 0..200)

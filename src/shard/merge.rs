@@ -1,111 +1,50 @@
-//! Connections on several channels: what comes next is the event with the smallest id over all of them, also
-//! when the connection lags, so that resuming after the last id it saw loses nothing. The same copying joins
-//! what lies in two chunks of one log.
+//! Frames of several lanes in the order of their ids, also for a connection that lags: resuming after the last id that
+//! its client saw then loses nothing. The same copying joins frames that lie in two chunks of one log.
 
 use crate::logic::cells::NONE;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
 
-use super::Shard;
-use super::deliver::What;
+use super::batch::{Batch, Piece};
+use super::lanes::Lanes;
+use super::slots::Slots;
 
-/// Bytes of several channels that are merged into one send, at most.
+/// Bytes that are copied for one send, at most.
 const MERGED_BYTES_MAX: usize = 128 * 1024;
-/// Bytes that are copied for one batch, at most.
-const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-impl Shard {
-    /// For a connection on several channels: in the order of ids across them.
-    pub(super) fn plan_several(&mut self, slot: u32) -> Option<What> {
-        let connection = &self.connections[slot];
-        let behind = |index: &usize| {
-            connection
-                .subscription(*index)
-                .is_some_and(|s| s.place != NONE && s.cursor < self.channels.lanes[s.lane].log.head())
-        };
-        let mut all_behind = (0..connection.subscriptions()).filter(behind);
-        let only = all_behind.next()?;
-        if all_behind.next().is_none() {
-            return self.run_to_head(slot, only);
-        }
-        drop(all_behind);
-        Some(self.merge(slot))
-    }
+/// The frames of one subscription up to the next frame of another one, by ascending ids.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    /// The subscription's number.
+    pub(super) index: usize,
+    pub(super) lane: u32,
+    pub(super) start: Position,
+    pub(super) end: Position,
+}
 
-    /// Copies what is pending into one piece, up to a bound, which may fall within a frame.
-    pub(super) fn merge(&mut self, slot: u32) -> What {
-        let mut cursors = std::mem::take(&mut self.batch.cursors);
-        let mut arena = std::mem::take(&mut self.batch.arena);
-        self.copy_cursors(slot, &mut cursors);
-        let start = arena.len();
-        while arena.len() - start < MERGED_BYTES_MAX
-            && let Some((index, run_end)) = self.next_run(slot, &cursors)
-        {
-            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
-            let room = (MERGED_BYTES_MAX - (arena.len() - start)) as u64;
-            let end = run_end.min(cursors[index] + room);
-            while cursors[index] < end {
-                let bytes = self.channels.lanes[lane].log.bytes(cursors[index], end);
-                arena.extend_from_slice(bytes);
-                cursors[index] += bytes.len() as u64;
-            }
-        }
-        let end = arena.len();
-        self.batch.cursors = cursors;
-        self.batch.arena = arena;
-        What::Merged { start, end }
-    }
+/// A walk over a connection's pending frames in the order of their ids, from its cursors to the heads.
+pub(super) struct Merge<'a> {
+    slots: &'a Slots,
+    slot: u32,
+    cursors: &'a mut Vec<Position>,
+}
 
-    /// Whether what lies between two positions in two pieces is little enough to be copied into one: at a
-    /// chunk's end every reader would need two sends otherwise.
-    pub(super) fn is_worth_merging(&self, start: Position, head: Position) -> bool {
-        head - start <= MERGED_BYTES_MAX as u64 && self.batch.arena.len() < ARENA_BYTES_MAX
-    }
-
-    /// Appends the frames between a connection's cursors and the heads, in the order of ids, up to about
-    /// `bytes_max`, and moves the cursors. Returns how many events that were and the last one's id.
-    pub(super) fn merge_pending(&mut self, slot: u32, out: &mut Vec<u8>, bytes_max: usize) -> (u64, Option<Id>) {
-        let mut cursors = std::mem::take(&mut self.batch.cursors);
-        self.copy_cursors(slot, &mut cursors);
-        let (mut count, mut last) = (0, None);
-        while out.len() < bytes_max
-            && let Some((index, run_end)) = self.next_run(slot, &cursors)
-        {
-            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
-            let cell = &mut self.channels.lanes[lane];
-            let from = cursors[index];
-            let limit = from + (bytes_max - out.len()) as u64;
-            let end = if run_end > limit { cell.log.frame_boundary(limit).min(run_end) } else { run_end };
-            while cursors[index] < end {
-                let bytes = cell.log.bytes(cursors[index], end);
-                out.extend_from_slice(bytes);
-                cursors[index] += bytes.len() as u64;
-            }
-            count += cell.log.events_between(from, end) as u64;
-            last = cell.log.id_before(end);
-            cell.at_head += u32::from(end == cell.log.head());
-            if let Some(subscription) = self.connections[slot].subscription_mut(index) {
-                subscription.cursor = end;
-            }
-        }
-        self.batch.cursors = cursors;
-        (count, last)
-    }
-
-    fn copy_cursors(&self, slot: u32, cursors: &mut Vec<Position>) {
-        let connection = &self.connections[slot];
+impl<'a> Merge<'a> {
+    /// Begins at the connection's cursors. `cursors` is memory to work in.
+    pub(super) fn new(slots: &'a Slots, slot: u32, cursors: &'a mut Vec<Position>) -> Merge<'a> {
         cursors.clear();
-        cursors.extend(connection.subscriptions_from(0).map(|s| s.cursor));
+        cursors.extend(slots[slot].subscriptions_from(0).map(|subscription| subscription.cursor));
+        Merge { slots, slot, cursors }
     }
 
-    /// Which subscription has the smallest next id, and up to where it may go before another one's turn comes.
-    fn next_run(&self, slot: u32, cursors: &[Position]) -> Option<(usize, Position)> {
-        let connection = &self.connections[slot];
+    /// The next stretch: of the subscription whose next id is smallest, up to the next id of another one.
+    pub(super) fn next(&self, lanes: &Lanes) -> Option<Stretch> {
+        let connection = &self.slots[self.slot];
         let mut first: Option<(Id, usize)> = None;
         let mut second: Option<Id> = None;
-        for (index, cursor) in cursors.iter().enumerate() {
+        for (index, cursor) in self.cursors.iter().enumerate() {
             let Some(subscription) = connection.subscription(index).filter(|s| s.place != NONE) else { continue };
-            let Some(id) = self.channels.lanes[subscription.lane].log.id_at(*cursor) else { continue };
+            let Some(id) = lanes[subscription.lane].log.id_at(*cursor) else { continue };
             match first {
                 Some((smallest, _)) if smallest <= id => second = Some(second.map_or(id, |other| other.min(id))),
                 _ => {
@@ -115,33 +54,80 @@ impl Shard {
             }
         }
         let (_, index) = first?;
-        let log = &self.channels.lanes[connection.subscription(index)?.lane].log;
-        let end = second.map_or(log.head(), |limit| log.end_before(cursors[index], limit));
-        debug_assert!(end > cursors[index], "the smallest id's own frame is in its run");
-        Some((index, end))
+        let (lane, start) = (connection.subscription(index)?.lane, self.cursors[index]);
+        let log = &lanes[lane].log;
+        let end = second.map_or(log.head(), |limit| log.end_before(start, limit));
+        debug_assert!(end > start, "the frame of the smallest id is in its stretch");
+        Some(Stretch { index, lane, start, end })
     }
 
-    /// Merges once more, for as far as the kernel took: nothing has changed since, so it comes out the same.
-    pub(super) fn account_merged(&mut self, slot: u32, taken: usize) {
-        let mut cursors = std::mem::take(&mut self.batch.cursors);
-        self.copy_cursors(slot, &mut cursors);
-        let mut left = taken as u64;
-        while left > 0
-            && let Some((index, end)) = self.next_run(slot, &cursors)
-        {
-            let Some(lane) = self.connections[slot].subscription(index).map(|s| s.lane) else { break };
-            let from = cursors[index];
-            let to = end.min(from + left);
-            if left == taken as u64 {
-                self.measure_delivery(lane, from);
-            }
-            left -= to - from;
-            cursors[index] = to;
-            self.move_cursor(slot, index, lane, from, to);
-            let is_mid = self.channels.lanes[lane].log.frame_boundary(to) != to;
-            self.connections[slot].set_mid_frame(is_mid.then_some(index));
-            self.settle(lane);
-        }
-        self.batch.cursors = cursors;
+    /// Goes on after `to`, which lies in the stretch.
+    pub(super) fn advance(&mut self, stretch: &Stretch, to: Position) {
+        debug_assert!(stretch.start < to && to <= stretch.end, "a merge goes forward within its stretch");
+        self.cursors[stretch.index] = to;
     }
+}
+
+/// Appends the bytes between two positions of a lane's log.
+fn copy(lanes: &Lanes, lane: u32, mut from: Position, to: Position, out: &mut Vec<u8>) {
+    while from < to {
+        let bytes = lanes[lane].log.bytes(from, to);
+        out.extend_from_slice(bytes);
+        from += bytes.len() as u64;
+    }
+}
+
+/// Copies a connection's pending frames into one piece of the arena, up to a bound that may fall within a frame.
+pub(super) fn merge(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -> Piece {
+    let Batch { arena, cursors, .. } = batch;
+    let start = arena.len();
+    let mut merge = Merge::new(slots, slot, cursors);
+    while arena.len() - start < MERGED_BYTES_MAX
+        && let Some(stretch) = merge.next(lanes)
+    {
+        let room = (MERGED_BYTES_MAX - (arena.len() - start)) as u64;
+        let end = stretch.end.min(stretch.start + room);
+        copy(lanes, stretch.lane, stretch.start, end, arena);
+        merge.advance(&stretch, end);
+    }
+    Piece::Merged { start, end: arena.len() }
+}
+
+/// Whether the bytes between two positions are few enough to be copied into one piece: at a chunk's end every reader
+/// would need two sends otherwise.
+pub(super) fn is_short_enough(start: Position, head: Position) -> bool {
+    head - start <= MERGED_BYTES_MAX as u64
+}
+
+/// Appends the frames between a connection's cursors and the heads, in the order of ids and up to about `bytes_max`, and
+/// moves the cursors. Returns how many events these are and the id of the last one.
+pub(super) fn take_pending(
+    slots: &mut Slots,
+    lanes: &mut Lanes,
+    slot: u32,
+    out: &mut Vec<u8>,
+    bytes_max: usize,
+) -> (u64, Option<Id>) {
+    let mut cursors = Vec::new();
+    let (mut count, mut last) = (0, None);
+    let mut merge = Merge::new(slots, slot, &mut cursors);
+    while out.len() < bytes_max
+        && let Some(stretch) = merge.next(lanes)
+    {
+        let log = &lanes[stretch.lane].log;
+        let limit = stretch.start + (bytes_max - out.len()) as u64;
+        let end = if stretch.end > limit { log.frame_boundary(limit).min(stretch.end) } else { stretch.end };
+        copy(lanes, stretch.lane, stretch.start, end, out);
+        count += log.events_between(stretch.start, end) as u64;
+        last = log.id_before(end);
+        merge.advance(&stretch, end);
+    }
+    for (index, cursor) in cursors.into_iter().enumerate() {
+        let Some(subscription) = slots[slot].subscription_mut(index) else { continue };
+        let cell = &mut lanes[subscription.lane];
+        let has_moved = subscription.place != NONE && subscription.cursor != cursor;
+        subscription.cursor = cursor;
+        cell.at_head += u32::from(has_moved && cursor == cell.log.head());
+    }
+    (count, last)
 }

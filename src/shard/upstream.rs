@@ -1,196 +1,155 @@
-//! What clients say to the backend and publish themselves, on its way to the hub.
+//! The queues to and from the hub, and the bytes of clients' messages on their way to it.
 //!
-//! It is on the shard's account until the hub has passed it on. When too much is, a client that says more is not read
-//! any further until there is room: a slow backend slows its clients and costs no memory beyond the account.
+//! A message is on the shard's account until the hub has passed it on. When the account is full, a client that says more is
+//! not read any further until there is room: a slow backend slows its clients and costs no memory beyond the account.
 
 use std::collections::VecDeque;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use crate::link::{FromHub, HubMessage, Listening, ShardMessage, ToHub, upstream_weight};
+use crate::sys::wake::Wake;
 
-use crate::link::{ConnectionId, HubMessage, Listening, Speaker, upstream_weight};
-use crate::logic::event::{Draft, check_channel_name};
-use crate::logic::id::Id;
-use crate::logic::protocol::feed::draft_of;
+use super::connection::State;
+use super::context::Context;
+use super::slots::Slots;
+use super::waiting::{Hold, Waiting};
 
-use super::connection::{Flags, State};
-use super::counters::Reason;
-use super::messages::{Refusal, refusal};
-use super::{Shard, connection_id};
+/// A batch from the hub that is being worked off.
+struct Batch {
+    messages: std::vec::IntoIter<ShardMessage>,
+    /// What the batch counts for in the queue's bound.
+    weight: usize,
+}
 
-/// The account.
-#[derive(Debug, Default)]
+/// See the module's documentation.
 pub(super) struct Upstream {
+    to_hub: ToHub,
+    from_hub: FromHub,
+    /// The queue to the hub has messages that the hub has not been woken for.
+    must_ring: bool,
+    /// The queue from the hub may have messages.
+    has_messages: bool,
+    batch: Option<Batch>,
+    /// What backends listen to.
     pub(super) listening: Listening,
+    /// The account.
     bytes: usize,
-    /// Connections that have something to say and no room, with their slots' generations.
+    /// Connections that have a message to the backend and no room, with their slots' generations.
     waiting: VecDeque<(u32, u32)>,
 }
 
-/// `{"publish":{…}}`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted<'a> {
-    channel: String,
-    #[serde(default)]
-    event: Option<String>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
-
-impl Shard {
-    /// Whether a client may say something more now; else its message is kept and it is read no further.
-    pub(super) fn has_room_upstream(&mut self, slot: u32, message: &str) -> bool {
-        if self.upstream.bytes < self.settings.config.limits.upstream {
-            return true;
+impl Upstream {
+    pub(super) fn new(to_hub: ToHub, from_hub: FromHub) -> Upstream {
+        Upstream {
+            to_hub,
+            from_hub,
+            must_ring: false,
+            has_messages: true,
+            batch: None,
+            listening: Listening::default(),
+            bytes: 0,
+            waiting: VecDeque::new(),
         }
-        let connection = &mut self.connections[slot];
-        connection.flags.set(Flags::PAUSED);
-        connection.extra().unsaid = Some(message.into());
-        self.upstream.waiting.push_back((slot, connection.generation));
-        self.counters.messages_held += 1;
-        false
     }
 
-    /// A client as the backend knows it.
-    pub(super) fn speaker(&self, slot: u32) -> Speaker {
-        let connection = connection_id(self.index, slot, self.connections[slot].generation);
-        Speaker { connection, user: self.user(slot).cloned() }
-    }
-
-    /// Passes what a client says to the backend.
-    pub(super) fn say(&mut self, slot: u32, data: &RawValue) -> Result<(), Refusal> {
-        if !self.upstream.listening.messages {
-            return Err(refusal("no_backend", "nobody listens to messages at the moment"));
+    /// Queues a message to the hub, which is woken at the end of the turn.
+    pub(super) fn send(&mut self, message: HubMessage) {
+        match &message {
+            HubMessage::Said { data, .. } => self.bytes += upstream_weight(data.len()),
+            HubMessage::Publish { draft, .. } => self.bytes += upstream_weight(draft.payload.len()),
+            _ => {}
         }
-        let data = String::from_utf8(crate::logic::json::compact(data.get())).unwrap_or_default().into_boxed_str();
-        self.upstream.bytes += upstream_weight(data.len());
-        let from = self.speaker(slot);
-        self.tell_hub(HubMessage::Said { from, data });
-        Ok(())
+        self.to_hub.send(message);
+        self.must_ring = true;
     }
 
-    /// Publishes for a client whose token allows it; the answer comes from the hub.
-    pub(super) fn publish_for(&mut self, slot: u32, said: &RawValue, reference: Option<&str>) -> Result<(), Refusal> {
-        let wanted: Wanted<'_> =
-            serde_json::from_str(said.get()).map_err(|error| refusal("bad_message", error.to_string()))?;
-        check_channel_name(&wanted.channel).map_err(|error| refusal("bad_channel", error.to_string()))?;
-        let is_open = self.settings.config.namespace(&wanted.channel).client_publish;
-        let is_granted = self.identities.get(slot).is_some_and(|known| known.may_publish(&wanted.channel));
-        if !is_open || !is_granted {
-            let message = format!("this connection may not publish to {:?}", wanted.channel);
-            return Err(Refusal { channels: vec![wanted.channel], ..refusal("forbidden", message) });
+    /// Wakes the hub if it has messages that it was not woken for.
+    pub(super) fn ring(&mut self) {
+        if std::mem::take(&mut self.must_ring) {
+            self.to_hub.ring();
         }
-        let draft =
-            draft_of(wanted.data, wanted.event.as_deref()).map_err(|error| refusal(error.code, error.message))?;
-        self.upstream.bytes += upstream_weight(draft.payload.len());
-        let from = self.speaker(slot);
-        let channel = wanted.channel.into();
-        self.tell_hub(HubMessage::Publish { from, channel, draft, reference: reference.map(Into::into) });
-        Ok(())
     }
 
-    /// So much is off the account: whoever waited for room goes on.
-    pub(super) fn on_heard(&mut self, bytes: usize) {
-        self.upstream.bytes = self.upstream.bytes.saturating_sub(bytes);
-        for _ in 0..self.upstream.waiting.len() {
-            if self.upstream.bytes >= self.settings.config.limits.upstream {
-                break;
+    /// What rings when the hub has sent something.
+    pub(super) fn wake(&self) -> &Wake {
+        &self.from_hub.wake
+    }
+
+    /// Notes that the hub has sent something.
+    pub(super) fn note_messages(&mut self) {
+        self.has_messages = true;
+    }
+
+    /// Whether messages from the hub may wait.
+    pub(super) fn has_messages(&self) -> bool {
+        self.has_messages
+    }
+
+    /// Whether messages from the hub wait now, looked up in the queue itself.
+    pub(super) fn is_behind(&mut self) -> bool {
+        let is_behind = self.batch.is_some() || !self.from_hub.is_empty();
+        self.has_messages |= is_behind;
+        is_behind
+    }
+
+    /// Bytes that wait in the queue from the hub.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.from_hub.waiting_bytes()
+    }
+
+    /// Takes the hub's wake-up back before its messages are taken.
+    pub(super) fn clear_wake(&self) {
+        if self.from_hub.wake.is_rung() {
+            self.from_hub.wake.clear();
+        }
+    }
+
+    /// The next message from the hub.
+    pub(super) fn next(&mut self) -> Option<ShardMessage> {
+        loop {
+            if let Some(batch) = &mut self.batch {
+                if let Some(message) = batch.messages.next() {
+                    return Some(message);
+                }
+                self.from_hub.done(batch.weight);
+                self.batch = None;
             }
-            let Some((slot, generation)) = self.upstream.waiting.pop_front() else { break };
-            let connection = &mut self.connections[slot];
-            if connection.generation != generation || connection.state != State::WebSocket {
-                continue;
+            let Some(messages) = self.from_hub.next() else {
+                self.has_messages = false;
+                return None;
+            };
+            let weight = FromHub::weigh(&messages);
+            self.batch = Some(Batch { messages: messages.into_iter(), weight });
+        }
+    }
+
+    /// Whether a client may say something to the backend now.
+    pub(super) fn has_room(&self, cx: &Context) -> bool {
+        self.bytes < cx.settings.config.limits.upstream
+    }
+
+    /// Puts a client's message aside until there is room for it. The client is not read meanwhile.
+    pub(super) fn put_aside(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, message: &str) {
+        let connection = &mut slots[slot];
+        connection.hold(Hold::UPSTREAM);
+        connection.extra().waiting = Waiting::Upstream(message.into());
+        self.waiting.push_back((slot, connection.generation));
+        cx.counters.messages_held += 1;
+    }
+
+    /// Takes bytes off the account.
+    pub(super) fn free(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// The next connection whose message finds room now.
+    pub(super) fn next_with_room(&mut self, slots: &Slots, cx: &Context) -> Option<u32> {
+        while self.has_room(cx) {
+            let (slot, generation) = self.waiting.pop_front()?;
+            let connection = &slots[slot];
+            if connection.generation == generation && connection.state == State::WebSocket {
+                return Some(slot);
             }
-            self.say_again(slot);
         }
-    }
-
-    /// Has a client say once more what had to wait, and reads on.
-    pub(super) fn say_again(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot];
-        let Some(message) = connection.extra.as_mut().and_then(|extra| extra.unsaid.take()) else { return };
-        connection.flags.clear(Flags::PAUSED);
-        self.hear_json(slot, &message);
-        let connection = &self.connections[slot];
-        if connection.state == State::WebSocket && !connection.flags.has(Flags::PAUSED) {
-            self.read_later(slot);
-        }
-        self.queue(slot);
-    }
-
-    /// What became of something a client has published.
-    pub(super) fn on_published(
-        &mut self,
-        id: ConnectionId,
-        reference: Option<&str>,
-        result: Result<Id, (&'static str, String)>,
-    ) {
-        let Some(slot) = self.find(id).filter(|slot| self.connections[*slot].state == State::WebSocket) else { return };
-        match result {
-            Ok(id) => self.reply_with_id(slot, reference, id),
-            Err((code, message)) => self.reply(slot, reference, Err(refusal(code, message))),
-        }
-        self.queue(slot);
-    }
-
-    /// Sends something to all connections of a user.
-    pub(super) fn send_to_user(&mut self, user: &str, draft: &Draft) {
-        for slot in self.identities.of_user(user) {
-            let id = connection_id(self.index, slot, self.connections[slot].generation);
-            self.send_direct(id, draft);
-        }
-    }
-
-    /// Tells those who listen that a client has come.
-    pub(super) fn tell_came(&mut self, slot: u32) {
-        if !self.upstream.listening.connections || self.connections[slot].is_own() {
-            return;
-        }
-        let who = self.speaker(slot);
-        let connection = &self.connections[slot];
-        let transport = if connection.state == State::Stream { "sse" } else { "ws" };
-        let address = connection.peer.to_string().into();
-        self.tell_hub(HubMessage::Came { who, address, transport });
-    }
-
-    /// Tells those who listen that a client has gone.
-    pub(super) fn tell_gone(&mut self, slot: u32, reason: Reason) {
-        let connection = &self.connections[slot];
-        let is_client = matches!(connection.state, State::Stream | State::WebSocket) && !connection.is_own();
-        if self.upstream.listening.connections && is_client {
-            let who = self.speaker(slot);
-            self.tell_hub(HubMessage::Gone { who, reason: reason.name() });
-        }
-    }
-
-    /// Tells the hub that a connection is on a lane's channel, if its coming and going counts.
-    pub(super) fn tell_presence(&mut self, slot: u32, lane: u32, is_coming: bool) {
-        let channel = self.channels.lanes[lane].channel;
-        // A poll comes and goes with each request, and means nothing by it.
-        let is_counted = self.policies.get(self.channels.channels[channel].policy).presence
-            && self.connections[slot].dialect != crate::logic::protocol::dialect::Dialect::Poll;
-        if !is_counted {
-            return;
-        }
-        let (shard, local, user) = (self.index, channel, self.user(slot).cloned());
-        self.tell_hub(match is_coming {
-            true => HubMessage::Join { shard, local, user },
-            false => HubMessage::Leave { shard, local, user },
-        });
-    }
-
-    /// Has all presence of a connection told anew under another identity, by doing `change` in between.
-    pub(super) fn change_user<T>(&mut self, slot: u32, change: impl FnOnce(&mut Shard) -> T) -> T {
-        let connection = &self.connections[slot];
-        let lanes: Vec<u32> = connection.subscriptions_from(0).map(|s| s.lane).collect();
-        for lane in &lanes {
-            self.tell_presence(slot, *lane, false);
-        }
-        let result = change(self);
-        for lane in &lanes {
-            self.tell_presence(slot, *lane, true);
-        }
-        result
+        None
     }
 }

@@ -1,38 +1,43 @@
-//! Walking: passes over the readers of lanes with news. A walk visits each reader, who gets everything up to the
-//! head; walks take turns, short ones first.
+//! Walks: passes over the readers of lanes with new events. A walk visits each reader, which is planned a send with
+//! everything up to the head; walks take turns, short ones first.
 
 use std::collections::VecDeque;
 
 use crate::logic::log::Position;
 
-use super::Shard;
-use super::channels::Reader;
+use super::batch::Batch;
 use super::connection::{Flags, State};
+use super::context::Context;
+use super::lag::overrun;
+use super::lanes::{Lanes, Reader};
 use super::measures::Measure;
+use super::next::plan;
+use super::polls;
+use super::slots::Slots;
 
 /// Readers of one lane that are visited before the next lane has its turn. A walk of no more than that is short.
 const VISITS_MAX: usize = 64;
 /// Readers visited in one turn, also if there is nothing to send to them.
 const VISITS_PER_TURN: usize = 4096;
 
-/// A pass over the readers of a lane, from the last one down: so a reader that leaves during the pass makes
-/// none be missed.
+/// A pass over the readers of a lane, from the last one down, so that no reader is missed when another one leaves during
+/// the pass.
 #[derive(Debug, Default)]
 struct Walk {
     lane: u32,
     /// Readers before this place are still to be visited.
     position: usize,
-    /// Who has no room and stands before this has fallen too far behind.
+    /// A reader before this position for whose bytes the kernel has no room has fallen too far behind.
     floor: Position,
     /// The head when the pass began.
     head: Position,
-    /// A pass begins with its first visit, so that it takes in everything that came with the event that set it
+    /// A pass begins with its first visit, so that it takes in every event that came together with the one that set it
     /// off.
     has_begun: bool,
-    /// Someone stands before the floor only because the shard has not sent to them yet.
+    /// A reader stands before the floor only because the shard has not sent to it yet.
     stragglers: bool,
     lag_max: u64,
-    /// Readers for whom a send was planned.
+    /// Readers that a send was planned for.
     sends: u64,
 }
 
@@ -43,12 +48,14 @@ pub(super) enum Length {
     Long,
 }
 
-/// Lanes whose readers are being walked. Short walks go before long ones, as far as their share of a batch goes:
-/// an event for a few never waits for events for many.
+/// The walks that are under way. Short walks go before long ones, as far as their share of a batch goes: an event for a
+/// few readers never waits for events for many.
 #[derive(Debug, Default)]
 pub(super) struct Walks {
     short: VecDeque<Walk>,
     long: VecDeque<Walk>,
+    /// A lane whose readers must be walked before the shard takes more events.
+    held_by: Option<u32>,
 }
 
 impl Walks {
@@ -72,46 +79,68 @@ impl Walks {
     pub(super) fn is_empty(&self) -> bool {
         self.short.is_empty() && self.long.is_empty()
     }
-}
 
-impl Shard {
-    /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head.
-    pub(super) fn begin_walk(&mut self, lane: u32) {
-        let readers = self.channels.readers(lane).len();
-        if readers > 0 && !std::mem::replace(&mut self.channels.lanes[lane].walking, true) {
-            self.walks.add(Walk { lane, ..Walk::default() }, readers);
+    /// Whether the shard takes no more events before a walk is over.
+    pub(super) fn holds_events_back(&self) -> bool {
+        self.held_by.is_some()
+    }
+
+    /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head. If the lane
+    /// has outgrown that walk, no more events are taken until the walk is over.
+    pub(super) fn begin(&mut self, lanes: &mut Lanes, lane: u32) {
+        if self.is_outgrown(lanes, lane) {
+            self.held_by = Some(lane);
+        }
+        let readers = lanes.readers(lane).len();
+        if readers > 0 && !std::mem::replace(&mut lanes[lane].walking, true) {
+            self.add(Walk { lane, ..Walk::default() }, readers);
         }
     }
 
+    /// Whether a lane has grown so much since the present pass over its readers began that those at its end would be
+    /// further behind than they may be. Readers that have fallen behind before that do not hold up the others.
+    fn is_outgrown(&self, lanes: &Lanes, lane: u32) -> bool {
+        let (log, max_lag) = (&lanes[lane].log, lanes.max_lag(lane));
+        let is_behind = |walk: &Walk| walk.lane == lane && walk.has_begun && log.head() - walk.head > max_lag;
+        log.kept_bytes() > max_lag && self.iter().any(is_behind)
+    }
+
     /// Goes on with walks of one kind, in turn, until so many sends are planned.
-    pub(super) fn walk(&mut self, length: Length, plans_max: usize) {
+    pub(super) fn go_on(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        cx: &mut Context,
+        batch: &mut Batch,
+        (length, plans_max): (Length, usize),
+    ) {
         let mut visits = VISITS_PER_TURN;
-        while self.batch.len() < plans_max && visits > 0 {
-            let Some(mut walk) = self.walks.of(length).pop_front() else { break };
+        while batch.len() < plans_max && visits > 0 {
+            let Some(mut walk) = self.of(length).pop_front() else { break };
             if !walk.has_begun {
-                self.set_out(&mut walk);
+                walk.set_out(lanes);
             }
             let mut left = VISITS_MAX.min(visits);
             visits -= left;
             let mut must_send = false;
-            while left > 0 && !must_send && self.batch.len() < plans_max {
-                let readers = self.channels.readers(walk.lane);
+            while left > 0 && !must_send && batch.len() < plans_max {
+                let readers = lanes.readers(walk.lane);
                 walk.position = walk.position.min(readers.len());
                 let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place).copied()) else {
                     break;
                 };
-                if self.visit(reader, &mut walk) {
+                if walk.visit(slots, lanes, cx, batch, reader) {
                     walk.position -= 1;
                 } else {
                     must_send = true;
                 }
                 left -= 1;
             }
-            let readers = self.channels.readers(walk.lane).len();
+            let readers = lanes.readers(walk.lane).len();
             if must_send || walk.position > 0 && readers > 0 {
-                self.walks.add(walk, readers);
+                self.add(walk, readers);
             } else {
-                self.end_walk(&walk);
+                self.end(lanes, cx, &walk);
             }
             if must_send {
                 break;
@@ -119,76 +148,77 @@ impl Shard {
         }
     }
 
-    /// Begins a pass with what there is now. Whoever comes later stands behind this floor already.
-    fn set_out(&self, walk: &mut Walk) {
-        let lane = &self.channels.lanes[walk.lane];
-        walk.position = self.channels.readers(walk.lane).len();
-        walk.floor = lane.log.floor(self.max_lag(walk.lane));
-        walk.head = lane.log.head();
-        walk.has_begun = true;
-    }
-
-    /// Plans what a reader gets; returns whether the walk can go on without sending the batch first.
-    fn visit(&mut self, reader: Reader, walk: &mut Walk) -> bool {
-        let connection = &self.connections[reader.slot];
-        let Some(cursor) = connection.subscription(reader.subscription as usize).map(|s| s.cursor) else {
-            debug_assert!(false, "a reader has its subscription");
-            return true;
-        };
-        let lane = &self.channels.lanes[walk.lane];
-        if cursor == lane.log.head() && !self.channels.channels[lane.channel].ended {
-            return true;
-        }
-        walk.lag_max = walk.lag_max.max(walk.head.saturating_sub(cursor));
-        let is_overrun = cursor < walk.floor;
-        let flags = connection.flags;
-        if flags.has(Flags::PLANNED) {
-            return !is_overrun;
-        }
-        if flags.has(Flags::BLOCKED) {
-            self.measures.record(Measure::Lag, walk.head.saturating_sub(cursor));
-        }
-        if connection.state == State::Poll {
-            self.answer_poll(reader.slot);
-        } else if is_overrun {
-            if flags.has(Flags::BLOCKED | Flags::REPLAYING) {
-                self.overrun(reader, walk.lane, walk.floor);
-                return true;
-            }
-            walk.stragglers = true;
-        }
-        let planned = self.batch.len();
-        self.plan(reader.slot);
-        walk.sends += (self.batch.len() - planned) as u64;
-        true
-    }
-
-    /// Whether a lane has grown so much since the present pass over its readers began that those at its end would
-    /// be further behind than they may be. That some have fallen behind before is no reason to hold up the others.
-    pub(super) fn outgrows_its_walk(&self, lane: u32) -> bool {
-        let (log, max_lag) = (&self.channels.lanes[lane].log, self.max_lag(lane));
-        let is_behind = |walk: &Walk| walk.lane == lane && walk.has_begun && log.head() - walk.head > max_lag;
-        log.kept_bytes() > max_lag && self.walks.iter().any(is_behind)
-    }
-
-    /// A pass is over: what is too old goes, and another one begins if there was news meanwhile.
-    fn end_walk(&mut self, walk: &Walk) {
-        let lane = &mut self.channels.lanes[walk.lane];
+    /// A pass is over: frames that are too old go, and another pass begins if there were new events meanwhile.
+    fn end(&mut self, lanes: &mut Lanes, cx: &mut Context, walk: &Walk) {
+        let lane = &mut lanes[walk.lane];
         lane.walking = false;
         let has_news = lane.log.head() != walk.head;
-        self.counters.walks += 1;
+        cx.counters.walks += 1;
         if walk.sends > 0 {
-            self.measures.record(Measure::Pass, walk.sends);
+            cx.measures.record(Measure::Pass, walk.sends);
         }
-        self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
+        cx.counters.lag_bytes_max = cx.counters.lag_bytes_max.max(walk.lag_max);
         if self.held_by == Some(walk.lane) {
             self.held_by = None;
         }
         if !walk.stragglers {
-            self.channels.trim(walk.lane, walk.floor);
+            lanes.trim(walk.lane, walk.floor);
         }
         if has_news || walk.stragglers {
-            self.begin_walk(walk.lane);
+            self.begin(lanes, walk.lane);
         }
+    }
+}
+
+impl Walk {
+    /// Begins the pass with the readers that there are now. A reader that comes later stands behind the floor already.
+    fn set_out(&mut self, lanes: &Lanes) {
+        let log = &lanes[self.lane].log;
+        self.position = lanes.readers(self.lane).len();
+        self.floor = log.floor(lanes.max_lag(self.lane));
+        self.head = log.head();
+        self.has_begun = true;
+    }
+
+    /// Plans a reader's next send; returns whether the walk can go on without sending the batch first.
+    fn visit(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        cx: &mut Context,
+        batch: &mut Batch,
+        reader: Reader,
+    ) -> bool {
+        let connection = &slots[reader.slot];
+        let Some(cursor) = connection.subscription(reader.subscription as usize).map(|s| s.cursor) else {
+            debug_assert!(false, "a reader has its subscription");
+            return true;
+        };
+        let lane = &lanes[self.lane];
+        if cursor == lane.log.head() && !lanes.channels[lane.channel].ended {
+            return true;
+        }
+        self.lag_max = self.lag_max.max(self.head.saturating_sub(cursor));
+        let is_overrun = cursor < self.floor;
+        let flags = connection.flags;
+        if flags.intersects(Flags::PLANNED) {
+            return !is_overrun;
+        }
+        if flags.intersects(Flags::BLOCKED) {
+            cx.measures.record(Measure::Lag, self.head.saturating_sub(cursor));
+        }
+        if connection.state == State::Poll {
+            polls::answer(slots, lanes, cx, reader.slot);
+        } else if is_overrun {
+            if flags.intersects(Flags::BLOCKED | Flags::REPLAYING) {
+                overrun(slots, lanes, cx, reader, self.lane, self.floor);
+                return true;
+            }
+            self.stragglers = true;
+        }
+        let planned = batch.len();
+        plan(slots, lanes, cx, batch, reader.slot);
+        self.sends += (batch.len() - planned) as u64;
+        true
     }
 }

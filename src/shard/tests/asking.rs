@@ -13,13 +13,13 @@ fn model_with_backend() -> Model {
 
 /// The number of the question that a connection waits for.
 fn question(model: &Model, slot: u32) -> u32 {
-    model.shard.connections[slot].asking().expect("it waits for the backend").number
+    model.shard.slots[slot].asking().expect("it waits for the backend").number
 }
 
 fn answer(model: &mut Model, slot: u32, allowed: Option<Vec<String>>, user: Option<&str>) {
     let number = question(model, slot);
-    let id = connection_id(0, slot, model.shard.connections[slot].generation);
-    model.shard.on_answer(id, number, Answer { allowed, user: user.map(Into::into) });
+    let id = model.shard.slots.name(0, slot);
+    hooks::answer(&mut model.shard, id, number, Answer { allowed, user: user.map(Into::into) });
     model.turns(3);
 }
 
@@ -36,18 +36,18 @@ fn whom_the_backend_names_later_is_known() {
     say_to(&far, r#"{"subscribe":["d:2"],"ref":2}"#);
     model.turns(3);
     answer(&mut model, slot, None, Some("42"));
-    assert_eq!(model.shard.connections[slot].subscriptions(), 1);
-    assert_eq!(model.shard.identities.of_user("42"), [slot]);
+    assert_eq!(model.shard.slots[slot].subscriptions(), 1);
+    assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
     // It stays whose it is, whatever is said later, and counts once.
     say_to(&far, r#"{"subscribe":["d:3"],"ref":3}"#);
     model.turns(3);
     answer(&mut model, slot, None, Some("43"));
-    assert_eq!(model.shard.connections[slot].subscriptions(), 2);
-    assert_eq!(model.shard.identities.of_user("42"), [slot]);
-    assert!(model.shard.room.enter_as(&"43".into()) && !model.shard.room.enter_as(&"42".into()));
+    assert_eq!(model.shard.slots[slot].subscriptions(), 2);
+    assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
+    assert!(model.shard.cx.room.enter_as(&"43".into()) && !model.shard.cx.room.enter_as(&"42".into()));
     drop(far);
     model.turns(3);
-    assert!(model.shard.room.enter_as(&"42".into()), "its place is free");
+    assert!(model.shard.cx.room.enter_as(&"42".into()), "its place is free");
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn who_is_named_later_and_has_too_many_connections_is_told_so() {
     model.turns(3);
     answer(&mut model, slot, None, Some("42"));
     assert!(take(&far, 4096).contains(r#""too_many""#));
-    assert_eq!(model.shard.connections[slot].subscriptions(), 1);
-    assert_eq!(model.shard.identities.of_user("42"), [first]);
-    assert_eq!(model.shard.counters.refused, 1);
+    assert_eq!(model.shard.slots[slot].subscriptions(), 1);
+    assert_eq!(model.shard.access.identities.of_user("42"), [first]);
+    assert_eq!(model.shard.cx.counters.refused, 1);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn who_is_kicked_right_after_being_named_has_gone() {
     model.configure(|config| config.server.per_user = 1);
     let (slot, far) = model.ask("GET /sse?channel=d:1 HTTP/1.1\r\nHost: x\r\n");
     let number = question(&model, slot);
-    let name = connection_id(0, slot, model.shard.connections[slot].generation);
+    let name = model.shard.slots.name(0, slot);
     // Both are there before the request is looked at again.
     for line in [
         format!(r#"{{"op":"authorized","conn":"{name}","ask":{number},"allow":true,"user":"42"}}"#),
@@ -84,11 +84,11 @@ fn who_is_kicked_right_after_being_named_has_gone() {
         model.hub.execute(parse(line.as_bytes()).unwrap(), model.now_ms, &mut Vec::new()).unwrap();
     }
     model.turns(5);
-    assert!(model.shard.connections[slot].state != connection::State::Stream);
-    assert_eq!(model.shard.counters.closed[Reason::Kicked as usize], 1);
+    assert!(model.shard.slots[slot].state != State::Stream);
+    assert_eq!(model.shard.cx.counters.closed[Reason::Kicked as usize], 1);
     drop(far);
     model.turns(3);
-    assert!(model.shard.room.enter_as(&"42".into()), "its place is free");
+    assert!(model.shard.cx.room.enter_as(&"42".into()), "its place is free");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_user_with_too_many_connections_is_refused_once() {
     answer(&mut model, second, None, Some("42"));
     let said = take(&refused, 4096);
     assert!(said.starts_with("HTTP/1.1 429") && said.contains("Retry-After"), "{said}");
-    assert_eq!(model.shard.counters.refused, 1);
+    assert_eq!(model.shard.cx.counters.refused, 1);
     // The connection is kept, and may be somebody else's.
     (&refused).write_all(format!("{head}\r\n").as_bytes()).unwrap();
     model.turns(3);
@@ -111,18 +111,18 @@ fn a_user_with_too_many_connections_is_refused_once() {
     assert!(take(&refused, 4096).starts_with("HTTP/1.1 200"));
     drop(stream);
     model.turns(3);
-    assert!(model.shard.room.enter_as(&"42".into()) && !model.shard.room.enter_as(&"43".into()));
+    assert!(model.shard.cx.room.enter_as(&"42".into()) && !model.shard.cx.room.enter_as(&"43".into()));
 }
 
 #[test]
 fn what_the_backend_allows_is_allowed_however_long_its_list() {
     let mut model = model_with_backend();
-    let max = model.shard.settings.config.limits.subscriptions;
+    let max = model.shard.cx.settings.config.limits.subscriptions;
     let (slot, far) = model.open("/ws");
     say_to(&far, r#"{"subscribe":["d:1","d:0"]}"#);
     model.turns(3);
     let allowed = (1..=max + 1).map(|number| format!("d:{number}")).collect();
     answer(&mut model, slot, Some(allowed), None);
-    assert_eq!(model.shard.connections[slot].subscriptions(), 1, "d:1 and not d:0");
+    assert_eq!(model.shard.slots[slot].subscriptions(), 1, "d:1 and not d:0");
     assert!(take(&far, 4096).contains(r#""channels":["d:0"]"#));
 }

@@ -1,6 +1,5 @@
 //! How held polls end, and what their answers say.
 
-use super::connection::State;
 use super::*;
 
 /// The answer's head and its body.
@@ -14,10 +13,10 @@ fn a_held_poll_that_is_sent_away_is_counted_once_and_told_that_it_ends() {
     for (fields, drains) in [("Connection: close\r\n", false), ("", false), ("", true)] {
         let mut model = Model::new(1);
         let (slot, far) = model.ask(&format!("GET /poll?channel=d:1&wait=20 HTTP/1.1\r\nHost: x\r\n{fields}"));
-        assert_eq!(model.shard.connections[slot].state, State::Poll);
+        assert_eq!(model.shard.slots[slot].state, State::Poll);
         let reason = if drains { Reason::Drained } else { Reason::Kicked };
         if drains {
-            model.shard.begin_drain();
+            hooks::begin_drain(&mut model.shard);
         } else {
             model.say(r#"{"op":"kick","channel":"d:1"}"#);
         }
@@ -26,9 +25,9 @@ fn a_held_poll_that_is_sent_away_is_counted_once_and_told_that_it_ends() {
         let (head, body) = split(&answer);
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("Connection: close"), "{head}");
         assert_eq!(body["events"], serde_json::json!([]));
-        let closed = &model.shard.counters.closed;
+        let closed = &model.shard.cx.counters.closed;
         assert_eq!((closed[reason as usize], closed.iter().sum::<u64>()), (1, 1), "{fields:?} {drains}");
-        assert_eq!(model.shard.connections[slot].state, State::Lingering);
+        assert_eq!(model.shard.slots[slot].state, State::Lingering);
     }
 }
 
@@ -95,7 +94,7 @@ fn a_poll_that_is_sent_away_before_it_was_told_what_it_missed_hears_of_no_end() 
     for _ in 0..3 {
         model.shard.turn().unwrap();
     }
-    assert_eq!(model.shard.connections[slot].state, State::Poll);
-    model.shard.begin_drain();
+    assert_eq!(model.shard.slots[slot].state, State::Poll);
+    hooks::begin_drain(&mut model.shard);
     assert_eq!(answer(&mut model, &far), (0, false, "1-0".to_owned()));
 }

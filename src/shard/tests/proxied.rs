@@ -27,13 +27,13 @@ fn a_request_that_names_nobody_is_not_the_client_of_the_one_before() {
             (&far).write_all(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes()).unwrap();
             model.turns(3);
             assert!(take(&far, 4096).starts_with("HTTP/1.1 200"));
-            model.shard.connections[slot].peer.ip()
+            model.shard.slots[slot].peer.ip()
         };
         assert_eq!(send("X-Forwarded-For: 203.0.113.5\r\n"), ip("203.0.113.5"));
         // The test's sockets have no address.
         assert_eq!(send(fields), ip("::"), "{fields}");
-        assert!(model.shard.room.enter_from(ip("203.0.113.5"), true).is_ok(), "its place is free");
-        model.shard.room.leave_from(ip("203.0.113.5"));
+        assert!(model.shard.cx.room.enter_from(ip("203.0.113.5"), true).is_ok(), "its place is free");
+        model.shard.cx.room.leave_from(ip("203.0.113.5"));
     }
 }
 
@@ -48,10 +48,10 @@ fn a_proxy_behind_a_proxy_says_who_comes() {
         let head = format!("GET /poll?channel=d:1&wait=20 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
         (&far).write_all(format!("{header}{head}").as_bytes()).unwrap();
         model.turns(5);
-        assert_eq!(model.shard.connections[slot].state, connection::State::Poll);
-        assert_eq!(model.shard.connections[slot].peer.ip(), ip(client));
-        assert!(model.shard.room.enter_from(ip(client), true).is_err(), "it counts as the client's");
+        assert_eq!(model.shard.slots[slot].state, State::Poll);
+        assert_eq!(model.shard.slots[slot].peer.ip(), ip(client));
+        assert!(model.shard.cx.room.enter_from(ip(client), true).is_err(), "it counts as the client's");
         all.push(far);
     }
-    assert!(model.shard.room.enter_from(ip("127.0.0.2"), true).is_ok());
+    assert!(model.shard.cx.room.enter_from(ip("127.0.0.2"), true).is_ok());
 }

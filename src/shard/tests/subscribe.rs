@@ -35,16 +35,16 @@ fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
     let (mut model, slot, far) = catching_up_with(30);
     let mut all = String::new();
     // Little enough waits for it to be heard, and the page after it is not asked for yet.
-    while model.shard.connections[slot].out_waiting() > 60_000 {
+    while model.shard.slots[slot].out_waiting() > 60_000 {
         all.push_str(&take(&far, 4096));
         model.turn();
     }
-    assert!(model.shard.connections[slot].out_waiting() > 10_000);
+    assert!(model.shard.slots[slot].out_waiting() > 10_000);
     model.publish_on("g:1", "live");
     model.turns(5);
     say_to(&far, r#"{"unsubscribe":["d:1"]}"#);
     model.turns(5);
-    assert_eq!(model.shard.connections[slot].subscriptions(), 1, "it was heard");
+    assert_eq!(model.shard.slots[slot].subscriptions(), 1, "it was heard");
     all.push_str(&take_all(&mut model, &far));
     assert_eq!(all.matches(r#""live""#).count(), 1);
     say_to(&far, r#"{"ping":1}"#);
@@ -54,8 +54,8 @@ fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
 #[test]
 fn who_is_catching_up_is_heard_between_two_pages() {
     let (mut model, slot, far) = catching_up_with(40);
-    let waiting = model.shard.connections[slot].out_waiting();
-    assert!(waiting > model.shard.settings.config.limits.replies, "too much for it to be heard now");
+    let waiting = model.shard.slots[slot].out_waiting();
+    assert!(waiting > model.shard.cx.settings.config.limits.replies, "too much for it to be heard now");
     say_to(&far, r#"{"unsubscribe":["d:1"],"ref":7}"#);
     model.turns(5);
     let all = take_all(&mut model, &far);
@@ -68,33 +68,32 @@ fn who_is_catching_up_is_heard_between_two_pages() {
 fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
     let mut model = Model::new(1);
     let (slot, far) = model.open("/ws?channel=d:1");
-    let channel = model.shard.channels.find("d:1").unwrap();
+    let channel = model.shard.lanes.find("d:1").unwrap();
     say_to(&far, r#"{"subscribe":["d:2"]}"#);
     model.turns(3);
     model.say(r#"{"op":"end","channel":"d:1"}"#);
     model.turns(3);
-    assert!(model.shard.channels.channels[channel].ended);
+    assert!(model.shard.lanes.channels[channel].ended);
     // The event is on its way while the shard gives the channel up, and another client wants it.
     model.publish_on("d:1", "on");
-    model.shard.started -= Duration::from_secs(100);
-    model.shard.look_at_clock();
-    model.shard.pass_time();
-    assert_eq!(model.shard.channels.channels[channel].following, channels::Following::GivenUp);
+    model.shard.deadlines.pass(Duration::from_secs(100));
+    model.shard.note_tick();
+    model.shard.turn().unwrap();
+    assert_eq!(model.shard.lanes.channels[channel].following, Following::GivenUp);
     say_to(&far, r#"{"subscribe":["d:1"]}"#);
     model.shard.turn().unwrap();
     model.turns(5);
     let said = take(&far, 64 * 1024);
     assert_eq!(said.matches(r#""end""#).count(), 1, "it has ended once: {said}");
-    assert_eq!(model.shard.connections[slot].subscriptions(), 2);
+    assert_eq!(model.shard.slots[slot].subscriptions(), 2);
     // One that has ended again is still told to be so.
     say_to(&far, r#"{"unsubscribe":["d:1"]}"#);
     model.turns(3);
     model.say(r#"{"op":"end","channel":"d:1"}"#);
-    model.shard.started -= Duration::from_secs(100);
     model.turns(3);
-    model.shard.look_at_clock();
-    model.shard.pass_time();
-    model.turns(3);
+    model.shard.deadlines.pass(Duration::from_secs(100));
+    model.shard.note_tick();
+    model.turns(6);
     say_to(&far, r#"{"subscribe":["d:1"]}"#);
     model.turns(5);
     let said = take(&far, 64 * 1024);
@@ -104,13 +103,13 @@ fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
 #[test]
 fn pages_for_those_who_come_back_at_once_do_not_pile_up() {
     const CLIENTS: usize = 700;
-    fdtable::raise_descriptor_limit().unwrap();
+    crate::sys::fdtable::raise_descriptor_limit().unwrap();
     let mut model = Model::new(1);
     fill(&mut model, "d:1", 3);
     let all: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let (slot, far) = model.come(None);
-            socket2::SockRef::from(model.shard.connections[slot].fd.as_ref().unwrap())
+            socket2::SockRef::from(model.shard.slots[slot].fd.as_ref().unwrap())
                 .set_send_buffer_size(256 * 1024)
                 .unwrap();
             (&far).write_all(b"GET /sse?channel=d:1&last_event_id=1-0 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -123,13 +122,13 @@ fn pages_for_those_who_come_back_at_once_do_not_pile_up() {
         let messages: Vec<_> = std::iter::from_fn(|| model.inbox.next()).collect();
         model.hub.hear_all(messages, model.now_ms);
         model.shard.turn().unwrap();
-        let waiting = all.iter().filter(|(slot, _)| model.shard.connections[*slot].out_waiting() > 50_000);
+        let waiting = all.iter().filter(|(slot, _)| model.shard.slots[*slot].out_waiting() > 50_000);
         most = most.max(waiting.count());
         told += all.iter().map(|(_, far)| take(far, 256 * 1024).matches("data: x").count()).sum::<usize>();
         if told == 3 * CLIENTS {
             break;
         }
     }
-    assert_eq!((told, model.shard.pages_asked, model.shard.pages_waiting.len()), (3 * CLIENTS, 0, 0));
-    assert!(most <= crate::shard::subscribe::PAGES_ASKED_MAX, "{most} pages wait to be sent");
+    assert_eq!((told, model.shard.resumes.pending()), (3 * CLIENTS, (0, 0)));
+    assert!(most <= PAGES_ASKED_MAX, "{most} pages wait to be sent");
 }

@@ -1,0 +1,83 @@
+//! A batch of sends while it is put together: which connection is sent what, and the memory that this needs. Kept from
+//! turn to turn.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::logic::log::Position;
+use crate::logic::protocol::{dialect, ws};
+
+use super::connection::{Connection, State};
+use super::lanes::Lanes;
+use super::slots::Slots;
+
+/// Bytes that are copied for one batch, at most.
+const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The bytes that a connection is sent next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Piece {
+    /// Frames of one lane, from one position to another.
+    Run { subscription: u32, lane: u32, start: Position, end: Position },
+    /// The bytes that wait in `out`.
+    Out,
+    /// A heartbeat.
+    Heartbeat,
+    /// Frames of several lanes, from one offset of the arena to another.
+    Merged { start: usize, end: usize },
+}
+
+/// One planned send.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) slot: u32,
+    pub(super) piece: Piece,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) plans: Vec<Plan>,
+    /// Frames of several lanes, put together.
+    pub(super) arena: Vec<u8>,
+    /// The cursors of the connection whose frames are put together.
+    pub(super) cursors: Vec<Position>,
+}
+
+impl Batch {
+    /// How many sends are planned.
+    pub(super) fn len(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// Whether more bytes may be copied for this batch.
+    pub(super) fn has_room_to_copy(&self) -> bool {
+        self.arena.len() < ARENA_BYTES_MAX
+    }
+
+    /// Each planned send: the socket and its bytes.
+    pub(super) fn sends<'a>(
+        &'a self,
+        slots: &'a Slots,
+        lanes: &'a Lanes,
+    ) -> impl Iterator<Item = (BorrowedFd<'a>, &'a [u8])> {
+        self.plans.iter().filter_map(move |plan| {
+            let connection = &slots[plan.slot];
+            let bytes = match plan.piece {
+                Piece::Run { lane, start, end, .. } => lanes[lane].log.bytes(start, end),
+                Piece::Out => connection.out_bytes(),
+                Piece::Heartbeat => heartbeat(connection),
+                Piece::Merged { start, end } => &self.arena[start..end],
+            };
+            Some((connection.fd.as_ref()?.as_fd(), bytes))
+        })
+    }
+}
+
+/// A connection's heartbeat.
+pub(super) fn heartbeat(connection: &Connection) -> &'static [u8] {
+    match connection.state {
+        State::WebSocket => ws::PING_FRAME,
+        _ if connection.dialect.is_chunked() => dialect::SSE_HEARTBEAT_CHUNK,
+        _ => dialect::SSE_HEARTBEAT,
+    }
+}

@@ -1,0 +1,157 @@
+//! What every part of a shard is given beside the slots and lanes: the settings, the time, the figures, and a queue for
+//! the effects that only the turn can carry out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::link::{HubMessage, LocalChannel};
+use crate::logic::wheel::Tick;
+
+use super::counters::{Counters, Reason};
+use super::measures::Measures;
+use super::room::Room;
+use super::settings::Settings;
+
+/// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the
+/// order in which they came about. Effects are for changes of a connection's state; a delivery has none.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// A message goes to the hub.
+    ToHub(HubMessage),
+    /// A connection has come to a channel with presence, or has left it.
+    Presence {
+        /// The connection's slot.
+        slot: u32,
+        /// The channel.
+        channel: LocalChannel,
+        /// Whether the connection has come.
+        is_coming: bool,
+    },
+    /// A stream or WebSocket has ended, of which listening backends are told.
+    Gone {
+        /// The connection's slot.
+        slot: u32,
+        /// Why it has ended.
+        reason: Reason,
+    },
+    /// A connection must end in good order.
+    End {
+        /// The connection's slot.
+        slot: u32,
+        /// Why it ends, and what the client is told.
+        ending: Ending,
+    },
+    /// A connection is broken and must be dropped.
+    Drop {
+        /// The connection's slot.
+        slot: u32,
+        /// Why.
+        reason: Reason,
+    },
+    /// A held poll has its answer: the identity and the address that came with its request are let go.
+    PollAnswered(u32),
+    /// The next page of what a connection has missed is to be asked for.
+    AskForPage(u32),
+    /// A page of missed events has been sent, or is not needed any more.
+    PageSent,
+}
+
+/// How a connection ends in good order: why, and what the client is told.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Why.
+    pub(super) reason: Reason,
+    /// The code of a WebSocket's close frame.
+    pub(super) code: u16,
+    /// A sentence for people.
+    pub(super) words: Arc<str>,
+}
+
+impl Ending {
+    pub(super) fn new(reason: Reason, code: u16, words: &str) -> Ending {
+        Ending { reason, code, words: words.into() }
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Context {
+    /// The shard's number.
+    pub(super) index: u16,
+    pub(super) settings: Settings,
+    /// The counters of connections that all shards share.
+    pub(super) room: Arc<Room>,
+    /// The present, in ticks since the start; 0 is before it.
+    pub(super) now: Tick,
+    pub(super) counters: Counters,
+    pub(super) measures: Measures,
+    pub(super) effects: Vec<Effect>,
+    /// Whether the shard lets its connections go: an answer is then the last one on its connection.
+    pub(super) is_draining: bool,
+    pub(super) rng: fastrand::Rng,
+}
+
+impl Context {
+    /// Queues an effect.
+    pub(super) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Queues a message to the hub.
+    pub(super) fn tell_hub(&mut self, message: HubMessage) {
+        self.effects.push(Effect::ToHub(message));
+    }
+
+    /// The seconds after which a client that is turned away may come back: random, so that not all come at once.
+    pub(super) fn retry_after_secs(&mut self) -> u32 {
+        self.rng.u32(1..=5)
+    }
+}
+
+/// How much of one kind of input a turn takes: so many pieces, and none once the time is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    left: usize,
+    until: Instant,
+}
+
+/// Pieces of input between two looks at the clock.
+const PIECES_PER_LOOK: usize = 16;
+
+impl Budget {
+    /// A budget of `pieces` and `time` from now on.
+    pub(super) fn new(pieces: usize, time: Duration) -> Budget {
+        Budget { left: pieces, until: Instant::now() + time }
+    }
+
+    /// Takes one piece's share; returns whether there was one.
+    pub(super) fn take(&mut self) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        if self.left.is_multiple_of(PIECES_PER_LOOK) && Instant::now() >= self.until {
+            self.left = 0;
+        }
+        true
+    }
+
+    /// Whether nothing more is taken in this turn.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_with_its_pieces_or_its_time() {
+        let mut budget = Budget::new(40, Duration::from_secs(3600));
+        assert_eq!((0..100).filter(|_| budget.take()).count(), 40);
+        assert!(budget.is_spent());
+        let mut over = Budget::new(1000, Duration::ZERO);
+        let taken = (0..100).filter(|_| over.take()).count();
+        assert!((1..=PIECES_PER_LOOK).contains(&taken), "{taken}");
+    }
+}

@@ -1,0 +1,527 @@
+//! The channels that a shard follows, and for each dialect with subscribers a *lane*: the channel's log in that dialect
+//! and the list of its readers.
+
+use std::collections::VecDeque;
+use std::hash::RandomState;
+use std::ops::{Index, IndexMut};
+use std::time::Duration;
+
+use crate::logic::event::ChannelName;
+use crate::logic::id::Id;
+use crate::logic::log::{Log, Position};
+use crate::logic::names::Names;
+use crate::logic::protocol::dialect::Dialect;
+use crate::logic::wheel::Tick;
+
+use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
+
+use super::settings::{Policies, Policy, ticks};
+
+/// How long a lane without subscriptions is kept up, for clients that leave and come back.
+const UNUSED_LANE_KEPT: Duration = Duration::from_secs(30);
+/// How old the newest event of a log may get before the log is emptied, if every reader has everything.
+const LOG_KEPT: Duration = Duration::from_secs(30);
+/// Bytes that a log keeps at most for the sake of cheap resumes, once every reader has everything.
+const RETAINED_PER_LOG: u64 = 64 * 1024;
+/// What keeping a log costs beside its bytes.
+const LOG_OVERHEAD: u64 = 512;
+
+/// Whether the events of a channel come from the hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Following {
+    /// The shard has asked for them; the hub has not said yet from which id on they come.
+    #[default]
+    Asked,
+    /// Every event comes through the queue.
+    Yes,
+    /// The shard has given the channel up; its number is free once the hub has confirmed that.
+    GivenUp,
+}
+
+/// A channel as the shard knows it.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    /// `None` in a free cell.
+    pub(super) name: Option<ChannelName>,
+    /// The first lane; while the cell is free, the next free cell.
+    pub(super) lanes: u32,
+    /// Which of the shard's policies applies.
+    pub(super) policy: u16,
+    pub(super) following: Following,
+    /// Whether its publisher has ended it and nothing was published since.
+    pub(super) ended: bool,
+}
+
+const _: () = assert!(size_of::<Channel>() <= 16, "a channel of its own for each connection must cost little");
+const _: () = assert!(wastes_nothing::<Channel>());
+
+impl Cell for Channel {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.lanes
+    }
+}
+
+/// A reader of a lane: a connection's slot and which of its subscriptions reads.
+///
+/// In a lane a slot of [`NONE`] means that the lane has no reader, or several, which stand in the list of the number
+/// `subscription`: a channel of one subscriber needs no list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reader {
+    pub(super) slot: u32,
+    pub(super) subscription: u32,
+}
+
+const NO_READER: Reader = Reader { slot: NONE, subscription: NONE };
+
+/// One channel in one dialect.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) log: Log,
+    reader: Reader,
+    pub(super) channel: u32,
+    /// The channel's next lane; while the cell is free, the next free cell.
+    next: u32,
+    /// Readers that have everything up to the head. When these are all of them the log is not needed.
+    pub(super) at_head: u32,
+    /// Subscriptions, also those that wait for missed events and do not read yet.
+    users: u32,
+    /// When an event was last appended, or the last user left.
+    pub(super) touched: Tick,
+    pub(super) dialect: Dialect,
+    /// Stands in the list of lanes that are being walked.
+    pub(super) walking: bool,
+    /// Stands in the list of logs that are looked at for their age.
+    pub(super) aging: bool,
+}
+
+const _: () = assert!(size_of::<Lane>() <= 56, "a channel of its own for each connection must cost little");
+const _: () = assert!(wastes_nothing::<Lane>());
+
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane {
+            log: Log::new(None),
+            reader: NO_READER,
+            channel: NONE,
+            next: NONE,
+            at_head: 0,
+            users: 0,
+            touched: 0,
+            dialect: Dialect::Sse,
+            walking: false,
+            aging: false,
+        }
+    }
+}
+
+impl Cell for Lane {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.next
+    }
+}
+
+impl Lane {
+    /// Whether the lane has no subscription, neither reading nor waiting for missed events.
+    pub(super) fn is_unused(&self) -> bool {
+        self.users == 0
+    }
+
+    /// Whether the lane has subscriptions beside its `readers`: those that still wait for missed events.
+    pub(super) fn has_waiting(&self, readers: usize) -> bool {
+        self.users as usize > readers
+    }
+}
+
+fn name(channels: &Cells<Channel>, channel: u32) -> &str {
+    channels[channel].name.as_deref().unwrap_or_default()
+}
+
+/// All channels and lanes of a shard. Indexing it gives a lane.
+pub(super) struct Lanes {
+    pub(super) channels: Cells<Channel>,
+    cells: Cells<Lane>,
+    names: Names,
+    /// The readers of lanes that have several.
+    lists: Pool<Vec<Reader>>,
+    /// Framed bytes kept in all logs.
+    pub(super) kept_bytes: u64,
+    policies: Policies,
+    /// Every event up to this id on a channel that the shard follows has come from the hub.
+    pub(super) seen: Id,
+    /// Lanes without subscriptions, each with the time at which it may be freed.
+    unused: VecDeque<(Tick, u32)>,
+    /// Logs that may have grown old, each with the time at which it is looked at.
+    aging: VecDeque<(Tick, u32)>,
+}
+
+impl Index<u32> for Lanes {
+    type Output = Lane;
+
+    fn index(&self, lane: u32) -> &Lane {
+        &self.cells[lane]
+    }
+}
+
+impl IndexMut<u32> for Lanes {
+    fn index_mut(&mut self, lane: u32) -> &mut Lane {
+        &mut self.cells[lane]
+    }
+}
+
+impl Lanes {
+    pub(super) fn new() -> Lanes {
+        Lanes {
+            channels: Cells::new(),
+            cells: Cells::new(),
+            names: Names::new(RandomState::new()),
+            lists: Pool::default(),
+            kept_bytes: 0,
+            policies: Policies::default(),
+            seen: Id::ZERO,
+            unused: VecDeque::new(),
+            aging: VecDeque::new(),
+        }
+    }
+
+    /// Raises the id up to which every event has come.
+    pub(super) fn see(&mut self, id: Id) {
+        self.seen = self.seen.max(id);
+    }
+
+    /// The channel of a lane.
+    pub(super) fn channel_of(&self, lane: u32) -> &Channel {
+        &self.channels[self.cells[lane].channel]
+    }
+
+    /// The policy of a lane's channel.
+    pub(super) fn policy_of(&self, lane: u32) -> Policy {
+        self.policies.get(self.channel_of(lane).policy)
+    }
+
+    /// How many framed bytes a reader of the lane may be behind.
+    pub(super) fn max_lag(&self, lane: u32) -> u64 {
+        self.policy_of(lane).max_lag
+    }
+
+    /// The number of a policy.
+    pub(super) fn policy_number(&mut self, policy: Policy) -> u16 {
+        self.policies.number(policy)
+    }
+
+    /// The channel of that name, if the shard has it.
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        self.names.find(name, |index| self.name(index))
+    }
+
+    /// A channel's name; empty in a free cell.
+    pub(super) fn name(&self, channel: u32) -> &str {
+        name(&self.channels, channel)
+    }
+
+    /// Adds a channel that is not there yet.
+    pub(super) fn add(&mut self, name: ChannelName, policy: u16) -> u32 {
+        let index = self.channels.take();
+        self.channels[index] = Channel { name: Some(name), lanes: NONE, policy, ..Channel::default() };
+        let Lanes { channels, names, .. } = self;
+        names.add(index, |index| self::name(channels, index));
+        index
+    }
+
+    /// Forgets a channel without lanes, once the hub has forgotten its number.
+    pub(super) fn remove(&mut self, channel: u32) {
+        debug_assert_eq!(self.channels[channel].lanes, NONE, "a channel goes after its lanes");
+        let Lanes { channels, names, .. } = self;
+        names.remove(channel, |index| name(channels, index));
+        self.channels[channel] = Channel::default();
+        self.channels.give_back(channel);
+    }
+
+    /// The channel's lane in a dialect, made if it is not there.
+    pub(super) fn lane(&mut self, channel: u32, dialect: Dialect) -> u32 {
+        let mut lane = self.channels[channel].lanes;
+        while lane != NONE {
+            if self.cells[lane].dialect == dialect {
+                return lane;
+            }
+            lane = self.cells[lane].next;
+        }
+        let followed = self.channels[channel].following == Following::Yes;
+        let index = self.cells.take();
+        let next = std::mem::replace(&mut self.channels[channel].lanes, index);
+        let log = Log::new(followed.then_some(self.seen));
+        self.cells[index] = Lane { log, channel, dialect, next, ..Lane::default() };
+        index
+    }
+
+    /// The lanes of a channel.
+    pub(super) fn lanes_of(&self, channel: u32) -> impl Iterator<Item = u32> {
+        let first = self.channels[channel].lanes;
+        std::iter::successors((first != NONE).then_some(first), |lane| {
+            let next = self.cells[*lane].next;
+            (next != NONE).then_some(next)
+        })
+    }
+
+    /// The channel's lane after `lane`, or [`NONE`].
+    pub(super) fn next_lane(&self, lane: u32) -> u32 {
+        self.cells[lane].next
+    }
+
+    /// Frees a lane without subscriptions; returns whether it was the channel's last.
+    fn remove_lane(&mut self, lane: u32) -> bool {
+        debug_assert!(self.cells[lane].is_unused() && !self.cells[lane].walking, "a lane goes when nothing needs it");
+        self.clear_log(lane);
+        let Lane { channel, next, .. } = std::mem::take(&mut self.cells[lane]);
+        if self.channels[channel].lanes == lane {
+            self.channels[channel].lanes = next;
+        } else {
+            let before = self.lanes_of(channel).find(|before| self.cells[*before].next == lane);
+            debug_assert!(before.is_some(), "a lane stands in its channel's list");
+            if let Some(before) = before {
+                self.cells[before].next = next;
+            }
+        }
+        self.cells.give_back(lane);
+        self.channels[channel].lanes == NONE
+    }
+
+    /// Counts one more subscription to a lane, which does not read yet.
+    pub(super) fn enter(&mut self, lane: u32) {
+        self.cells[lane].users += 1;
+    }
+
+    /// Who reads a lane, by place.
+    pub(super) fn readers(&self, lane: u32) -> &[Reader] {
+        match &self.cells[lane].reader {
+            Reader { slot: NONE, subscription: NONE } => &[],
+            Reader { slot: NONE, subscription: list } => &self.lists[*list],
+            alone => std::slice::from_ref(alone),
+        }
+    }
+
+    /// Whether every reader of a lane has everything.
+    pub(super) fn is_read(&self, lane: u32) -> bool {
+        self.cells[lane].at_head as usize == self.readers(lane).len()
+    }
+
+    /// Adds a reader that stands at `cursor` and returns its place.
+    pub(super) fn add_reader(&mut self, lane: u32, reader: Reader, cursor: Position) -> u32 {
+        let lane = &mut self.cells[lane];
+        lane.at_head += u32::from(cursor == lane.log.head());
+        match lane.reader {
+            NO_READER => {
+                lane.reader = reader;
+                0
+            }
+            Reader { slot: NONE, subscription: list } => {
+                self.lists[list].push(reader);
+                self.lists[list].len() as u32 - 1
+            }
+            first => {
+                lane.reader.subscription = self.lists.add(vec![first, reader]);
+                lane.reader.slot = NONE;
+                1
+            }
+        }
+    }
+
+    /// Takes out the reader at `place`, which stands at `cursor`; returns the reader that is there now.
+    pub(super) fn remove_reader(&mut self, lane: u32, place: u32, cursor: Position) -> Option<Reader> {
+        let lane = &mut self.cells[lane];
+        lane.at_head -= u32::from(cursor == lane.log.head());
+        if lane.reader.slot != NONE {
+            lane.reader = NO_READER;
+            return None;
+        }
+        let number = lane.reader.subscription;
+        let list = &mut self.lists[number];
+        list.swap_remove(place as usize);
+        let moved = list.get(place as usize).copied();
+        if list.is_empty() {
+            self.lists.remove(number);
+            lane.reader = NO_READER;
+        } else if list.capacity() > 64 && list.len() < list.capacity() / 4 {
+            list.shrink_to(list.len() * 2);
+        }
+        moved
+    }
+
+    /// Counts one subscription less. A lane that has had its last one is freed after a while.
+    pub(super) fn leave(&mut self, lane: u32, now: Tick) {
+        let cell = &mut self.cells[lane];
+        cell.users -= 1;
+        if cell.users == 0 {
+            cell.touched = now;
+            self.unused.push_back((now + ticks(UNUSED_LANE_KEPT), lane));
+        }
+    }
+
+    /// Says that the reader at `place` is its connection's subscription number `subscription` now.
+    pub(super) fn rename_reader(&mut self, lane: u32, place: u32, subscription: u32) {
+        let reader = match &mut self.cells[lane].reader {
+            Reader { slot: NONE, subscription: list } => self.lists[*list].get_mut(place as usize),
+            alone => Some(alone),
+        };
+        debug_assert!(reader.is_some(), "a subscription knows its place");
+        if let Some(reader) = reader {
+            reader.subscription = subscription;
+        }
+    }
+
+    /// Appends an event's frame; every reader is behind now. The log is looked at for its age after a while.
+    pub(super) fn append(&mut self, lane: u32, id: Id, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
+        let cell = &mut self.cells[lane];
+        let before = cell.log.head();
+        cell.log.append(id, write);
+        cell.at_head = 0;
+        // In a lane without subscriptions `touched` is when the last one left.
+        if cell.users > 0 {
+            cell.touched = now;
+        }
+        self.kept_bytes += cell.log.head() - before;
+        if !std::mem::replace(&mut cell.aging, true) {
+            self.aging.push_back((now + ticks(LOG_KEPT), lane));
+        }
+    }
+
+    /// Once every reader has everything, keeps of a log only what makes resumes cheap and is within `budget` bytes over
+    /// all logs.
+    pub(super) fn settle(&mut self, lane: u32, budget: u64) {
+        let cell = &self.cells[lane];
+        if cell.log.is_empty() || !self.is_read(lane) {
+            return;
+        }
+        let cost = self.kept_bytes + self.aging.len() as u64 * LOG_OVERHEAD;
+        if cost > budget {
+            self.clear_log(lane);
+        } else if cell.log.kept_bytes() > RETAINED_PER_LOG {
+            let floor = cell.log.floor(self.max_lag(lane).min(RETAINED_PER_LOG));
+            self.trim(lane, floor);
+        }
+    }
+
+    /// Frees the next lane that has had no subscriptions for a while. Returns its channel if that was its last lane and
+    /// is given up with it, `Some(None)` if there may be more to do, and `None` once there is nothing more to do now.
+    pub(super) fn free_unused_lane(&mut self, now: Tick) -> Option<Option<u32>> {
+        let (due, lane) = self.unused.front().copied().filter(|(due, _)| *due <= now)?;
+        self.unused.pop_front();
+        debug_assert!(due <= now, "a lane is looked at in its time");
+        let cell = &self.cells[lane];
+        let is_old = cell.touched + ticks(UNUSED_LANE_KEPT) <= now;
+        // A lane that was used and left again since has an entry of its own.
+        if cell.channel == NONE || !cell.is_unused() || !is_old {
+            return Some(None);
+        }
+        if cell.walking {
+            self.unused.push_back((now + 1, lane));
+            return Some(None);
+        }
+        let channel = cell.channel;
+        if !self.remove_lane(lane) {
+            return Some(None);
+        }
+        self.channels[channel].following = Following::GivenUp;
+        Some(Some(channel))
+    }
+
+    /// Empties logs that every reader has read and that had no event for a while.
+    pub(super) fn empty_old_logs(&mut self, now: Tick) {
+        while let Some((due, lane)) = self.aging.front().copied() {
+            if due > now {
+                break;
+            }
+            self.aging.pop_front();
+            let is_read = self.is_read(lane);
+            let cell = &mut self.cells[lane];
+            if cell.log.is_empty() {
+                cell.aging = false;
+            } else if is_read && (cell.is_unused() || cell.touched + ticks(LOG_KEPT) <= now) {
+                cell.aging = false;
+                self.clear_log(lane);
+            } else {
+                self.aging.push_back((now + ticks(LOG_KEPT), lane));
+            }
+        }
+    }
+
+    /// Checks what must hold between two turns.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        let mut kept = 0;
+        for lane in 0..self.cells.capacity() {
+            let cell = &self.cells[lane];
+            if cell.channel == NONE {
+                continue;
+            }
+            kept += cell.log.kept_bytes();
+            let readers = self.readers(lane).len();
+            assert!(cell.at_head as usize <= readers && readers <= cell.users as usize, "{lane} {cell:?}");
+            assert!(self.lanes_of(cell.channel).any(|other| other == lane), "a lane stands in its channel's list");
+        }
+        assert_eq!(kept, self.kept_bytes);
+    }
+
+    /// Drops the frames before `position`.
+    pub(super) fn trim(&mut self, lane: u32, position: Position) {
+        self.kept_bytes -= self.cells[lane].log.trim(position);
+    }
+
+    /// Drops all frames of a log.
+    pub(super) fn clear_log(&mut self, lane: u32) {
+        self.kept_bytes -= self.cells[lane].log.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_until_they_are_removed() {
+        let mut channels = Lanes::new();
+        let all: Vec<u32> = (0..1000).map(|i| channels.add(format!("c{i}").into(), 0)).collect();
+        for (i, index) in all.iter().enumerate() {
+            assert_eq!(channels.find(&format!("c{i}")), Some(*index));
+        }
+        channels.remove(all[7]);
+        assert_eq!(channels.find("c7"), None);
+        assert_eq!(channels.find("c8"), Some(all[8]));
+    }
+
+    #[test]
+    fn a_channel_has_a_lane_per_dialect() {
+        let mut lanes = Lanes::new();
+        let channel = lanes.add("c".into(), 0);
+        let sse = lanes.lane(channel, Dialect::Sse);
+        let ws = lanes.lane(channel, Dialect::WsJson);
+        assert_eq!(lanes.lane(channel, Dialect::Sse), sse);
+        assert_eq!(lanes.lanes_of(channel).count(), 2);
+        assert!(!lanes.remove_lane(sse));
+        assert_eq!(lanes.lanes_of(channel).collect::<Vec<_>>(), [ws]);
+        assert!(lanes.remove_lane(ws));
+    }
+
+    #[test]
+    fn a_lane_knows_when_every_reader_has_everything() {
+        let mut lanes = Lanes::new();
+        let channel = lanes.add("c".into(), 0);
+        let lane = lanes.lane(channel, Dialect::WsRaw);
+        let reader = |slot| Reader { slot, subscription: 0 };
+        for slot in 0..3 {
+            lanes.enter(lane);
+            assert_eq!(lanes.add_reader(lane, reader(slot), 0), slot);
+        }
+        assert!(lanes.is_read(lane));
+        lanes.append(lane, Id::new(1, 0), 5, |out| out.extend_from_slice(b"frame"));
+        assert!(!lanes.is_read(lane));
+        assert_eq!(lanes.remove_reader(lane, 0, 0), Some(reader(2)));
+        lanes[lane].at_head += 2;
+        assert!(lanes.is_read(lane));
+        assert_eq!(lanes.kept_bytes, 5);
+        lanes.clear_log(lane);
+        assert_eq!(lanes.kept_bytes, 0);
+    }
+}

@@ -1,0 +1,171 @@
+//! Held polls: the answer with which a poll's subscriptions end.
+
+use crate::link::Replay;
+use crate::logic::cells::NONE;
+use crate::logic::id::Id;
+use crate::logic::json;
+use crate::logic::protocol::dialect::Dialect;
+use crate::logic::protocol::http::{Cors, ResponseHeaders, decide_cors, write_json};
+
+use super::closing::after_answer;
+use super::connection::{Flags, State};
+use super::context::{Context, Effect};
+use super::lanes::{Following, Lanes};
+use super::merge::take_pending;
+use super::slots::Slots;
+use super::subscriptions::unsubscribe_all;
+use super::waiting::Hold;
+
+/// Bytes of events in one answer, beyond which the rest is left for the next answer.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Whether the hub has confirmed that the events of all the connection's channels come.
+pub(super) fn follows_all(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    slots[slot].subscriptions_from(0).all(|s| lanes.channel_of(s.lane).following == Following::Yes)
+}
+
+fn has_unread(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    slots[slot].subscriptions_from(0).any(|s| s.place != NONE && s.cursor < lanes[s.lane].log.head())
+}
+
+/// Whether there is anything to answer with: events, or that a channel has ended.
+pub(super) fn has_news(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    has_unread(slots, lanes, slot) || slots[slot].subscriptions_from(0).any(|s| lanes.channel_of(s.lane).ended)
+}
+
+/// Answers a held poll, if there is anything to answer with.
+pub(super) fn answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    if has_news(slots, lanes, slot) {
+        let position = lanes.seen;
+        answer_from(slots, lanes, cx, slot, position);
+    }
+}
+
+/// Answers with everything between the cursors and the heads; `next` in the answer is at least `position`.
+pub(super) fn answer_from(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, position: Id) {
+    write_pending(slots, lanes, cx, slot, position);
+    await_request(slots, cx, slot);
+}
+
+/// Answers a held poll whose time is over: with nothing, if nothing has come.
+pub(super) fn answer_empty(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    write_rest(slots, lanes, cx, slot);
+    await_request(slots, cx, slot);
+}
+
+fn write_pending(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, position: Id) {
+    let mut events = Vec::new();
+    let (count, last) = take_pending(slots, lanes, slot, &mut events, ANSWER_BYTES_MAX);
+    let is_whole = !has_unread(slots, lanes, slot);
+    // With everything told, the client need not ask again about the ids that the shard has seen of other channels.
+    let next = match is_whole {
+        true => last.unwrap_or(position).max(lanes.seen).max(position),
+        false => last.unwrap_or(position),
+    };
+    count_events(slots, cx, slot, count);
+    write_answer(slots, lanes, cx, slot, Answer { events: &events, next, has_gap: false, is_whole });
+}
+
+/// Writes the answer of a held poll that is over: with nothing, if nothing has come.
+pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    // The lane's walk may not have reached the poll yet.
+    if has_unread(slots, lanes, slot) {
+        let position = lanes.seen;
+        write_pending(slots, lanes, cx, slot, position);
+        return;
+    }
+    // Missed events that the hub has not sent yet must not be passed over.
+    let asked = slots[slot].resume().map(|resume| resume.after);
+    let next = asked.map_or(lanes.seen, |after| after.unwrap_or(lanes.seen));
+    write_answer(slots, lanes, cx, slot, Answer { events: &[], next, has_gap: false, is_whole: asked.is_none() });
+}
+
+/// Answers with a page of missed events.
+pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) {
+    let slot = replay.slot;
+    let mut events = Vec::new();
+    for event in &replay.events {
+        Dialect::Poll.write_event(event, &mut events);
+    }
+    count_events(slots, cx, slot, replay.events.len() as u64);
+    let has_gap = replay.gap.is_some();
+    cx.counters.gaps += u64::from(has_gap);
+    let answer = Answer { events: &events, next: replay.until, has_gap, is_whole: replay.last };
+    write_answer(slots, lanes, cx, slot, answer);
+    await_request(slots, cx, slot);
+}
+
+fn count_events(slots: &mut Slots, cx: &mut Context, slot: u32, count: u64) {
+    cx.counters.events_out += count;
+    slots[slot].events = slots[slot].events.saturating_add(count as u32);
+}
+
+/// What an answer says.
+struct Answer<'a> {
+    /// The events' frames, one after the other.
+    events: &'a [u8],
+    /// The position for the next poll.
+    next: Id,
+    /// Whether events before these are lost.
+    has_gap: bool,
+    /// Whether nothing is left for the next answer.
+    is_whole: bool,
+}
+
+/// Writes the answer and ends the subscriptions.
+fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, answer: Answer<'_>) {
+    let mut body = b"{\"events\":[".to_vec();
+    body.extend_from_slice(answer.events.strip_suffix(b",").unwrap_or(answer.events));
+    body.extend_from_slice(b"],\"next\":\"");
+    answer.next.write(&mut body);
+    body.extend_from_slice(if answer.has_gap { b"\",\"gap\":true" } else { b"\",\"gap\":false" });
+    if answer.is_whole {
+        write_ended(slots, lanes, slot, &mut body);
+    }
+    body.extend_from_slice(b"}\n");
+    unsubscribe_all(slots, lanes, cx, slot);
+    let connection = &mut slots[slot];
+    connection.flags.remove(Flags::REPLAYING);
+    if cx.is_draining {
+        connection.flags.remove(Flags::KEEP_ALIVE);
+    }
+    let origin = connection.extra.as_mut().and_then(|extra| extra.origin.take());
+    let allowed = &cx.settings.config.http.cors_origins;
+    let cors = match &origin {
+        Some(origin) => Cors::Origin(origin),
+        // Harmless where no page has asked, and a held poll need not remember the page's origin.
+        None if allowed.iter().any(|origin| origin == "*") => Cors::Any,
+        None => decide_cors(allowed, None),
+    };
+    let headers = ResponseHeaders {
+        keep_alive: connection.flags.intersects(Flags::KEEP_ALIVE),
+        is_http_1_1: connection.flags.intersects(Flags::HTTP_1_1),
+        cors,
+        head_only: false,
+    };
+    if let Some(extra) = &mut connection.extra {
+        extra.resumes.clear();
+    }
+    write_json(connection.out(), &body, &headers);
+    slots.enter_state(slot, State::Http);
+    cx.effect(Effect::PollAnswered(slot));
+}
+
+/// Lets the connection go on with its next request.
+fn await_request(slots: &mut Slots, cx: &mut Context, slot: u32) {
+    after_answer(slots, cx, slot);
+    slots[slot].release(Hold::AHEAD);
+    if slots[slot].extra.as_ref().is_some_and(|extra| !extra.input.is_empty()) {
+        slots.read_later(slot);
+    }
+}
+
+/// Names the channels that have ended, so that the client need not ask for them again.
+fn write_ended(slots: &Slots, lanes: &Lanes, slot: u32, body: &mut Vec<u8>) {
+    let channels = slots[slot].subscriptions_from(0).map(|s| lanes.channel_of(s.lane));
+    let mut names = channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.as_deref()).peekable();
+    if names.peek().is_some() {
+        body.extend_from_slice(b",\"ended\":");
+        json::write_strings(names, body);
+    }
+}

@@ -1,0 +1,197 @@
+//! Resuming from the hub's history: asking for pages of missed events, one at a time for each connection, and writing them.
+
+use std::collections::VecDeque;
+
+use crate::link::{HubMessage, LocalChannel, Replay};
+use crate::logic::cells::NONE;
+use crate::logic::id::Id;
+use crate::logic::wheel::Tick;
+
+use super::connection::{Flags, Resume, State};
+use super::context::Context;
+use super::lanes::Lanes;
+use super::slots::Slots;
+use super::subscriptions::read_from_head;
+
+/// Pages that the hub is asked for at a time.
+pub(super) const PAGES_ASKED_MAX: usize = 256;
+
+/// What a page from the hub leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// Nothing: no connection waits for it, or it is written and waits to be sent.
+    Done,
+    /// A held poll is to be answered with it.
+    AnswerPoll,
+    /// Nothing was missed: the poll is held, unless events have come meanwhile.
+    HoldPoll,
+}
+
+/// The pages that the hub has been asked for.
+#[derive(Debug, Default)]
+pub(super) struct Resumes {
+    /// Pages that are not sent yet.
+    asked: usize,
+    /// Connections that ask once there are fewer: the slot, and the number of what it resumes.
+    waiting: VecDeque<(u32, u32)>,
+}
+
+impl Resumes {
+    /// Pages that were asked for and are not sent yet, and connections that wait to ask.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> (usize, usize) {
+        (self.asked, self.waiting.len())
+    }
+
+    /// Asks the hub for the events that the subscriptions from number `first` on have missed after `after`; without a
+    /// position, for the present position only. Live events wait until that is through. `wait` is how long a poll may be
+    /// held if nothing was missed.
+    pub(super) fn begin(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &Lanes,
+        cx: &mut Context,
+        (slot, first): (u32, usize),
+        after: Option<Id>,
+        wait: Tick,
+    ) {
+        cx.counters.resumed_hub += 1;
+        let number = cx.counters.resumed_hub as u32;
+        let connection = &mut slots[slot];
+        let channels: Vec<LocalChannel> =
+            connection.subscriptions_from(first).map(|subscription| lanes[subscription.lane].channel).collect();
+        connection.flags.insert(Flags::REPLAYING);
+        let resumes = &mut connection.extra().resumes;
+        resumes.push_back(Resume { number, channels, after, page_due: false, wait });
+        if resumes.len() == 1 {
+            self.ask_for_page(slots, cx, slot);
+        }
+    }
+
+    /// Asks for the next page of what is resumed first, or puts that off while many other pages are asked for: when all
+    /// clients come back at once, pages are sent about as fast as they come and do not pile up here.
+    pub(super) fn ask_for_page(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32) {
+        let connection = &mut slots[slot];
+        let generation = connection.generation;
+        let Some(resume) = connection.resume_mut() else { return };
+        resume.page_due = false;
+        if self.asked >= PAGES_ASKED_MAX {
+            self.waiting.push_back((slot, resume.number));
+            return;
+        }
+        let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
+        self.asked += 1;
+        cx.tell_hub(HubMessage::Resume { shard: cx.index, slot, generation, number, channels, after });
+    }
+
+    /// A page is sent, or was not needed: connections that wait may ask.
+    pub(super) fn on_page_sent(&mut self, slots: &mut Slots, cx: &mut Context) {
+        debug_assert!(self.asked > 0, "a page was asked for before it was sent");
+        self.asked -= 1;
+        while self.asked < PAGES_ASKED_MAX
+            && let Some((slot, number)) = self.waiting.pop_front()
+        {
+            let resume = slots.get(slot).and_then(|connection| connection.resume());
+            // The number is no other connection's, whichever has the slot now.
+            if resume.is_some_and(|resume| resume.number == number) {
+                self.ask_for_page(slots, cx, slot);
+            }
+        }
+    }
+
+    /// Takes a page from the hub. For a stream or a WebSocket it is written; for a poll the caller goes on.
+    pub(super) fn take(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) -> Page {
+        if replay.last {
+            lanes.see(replay.until);
+        }
+        let slot = replay.slot;
+        let Some(connection) = slots.get(slot) else { return Page::Done };
+        let awaited = connection.resume().map(|resume| (resume.number, resume.wait));
+        let Some((number, wait)) = awaited.filter(|_| connection.generation == replay.generation) else {
+            return Page::Done;
+        };
+        if number != replay.number {
+            return Page::Done;
+        }
+        match connection.state {
+            State::Poll if !replay.events.is_empty() || replay.gap.is_some() || wait == 0 => Page::AnswerPoll,
+            State::Poll => {
+                self.end(slots, lanes, cx, slot);
+                slots.set_deadline(slot, cx.now + wait);
+                Page::HoldPoll
+            }
+            State::Stream | State::WebSocket => {
+                self.write(slots, lanes, cx, replay);
+                Page::Done
+            }
+            _ => Page::Done,
+        }
+    }
+
+    /// Says that the page that a connection was just given is still to be sent; without that it counts as sent. A
+    /// connection that takes nothing does not keep a page's place.
+    pub(super) fn note_page(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32) {
+        let Some(flags) = slots.get(slot).map(|connection| connection.flags) else {
+            return self.on_page_sent(slots, cx);
+        };
+        let is_waiting = flags.intersects(Flags::QUEUED) && !flags.intersects(Flags::BLOCKED | Flags::PAGE);
+        if is_waiting && slots[slot].out_waiting() > 0 {
+            slots[slot].flags.insert(Flags::PAGE);
+        } else {
+            self.on_page_sent(slots, cx);
+        }
+    }
+
+    fn write(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) {
+        let slot = replay.slot;
+        let connection = &mut slots[slot];
+        let dialect = connection.dialect;
+        let is_single = connection.subscriptions() == 1;
+        let wanted = connection.resume().map(|resume| resume.channels.clone()).unwrap_or_default();
+        if wanted.is_empty() {
+            self.end(slots, lanes, cx, slot);
+            // Live events have waited for this, and the client's messages may have.
+            slots.queue(slot);
+            return;
+        }
+        if let (Some(after), Some(resumed)) = (replay.after, replay.gap) {
+            cx.counters.gaps += 1;
+            dialect.write_gap(after, resumed, is_single.then_some(resumed), connection.out());
+        }
+        let mut count = 0;
+        for event in &replay.events {
+            // A channel that was unsubscribed while its events were fetched is not wanted any more.
+            if lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel)) {
+                dialect.write_event(event, connection.out());
+                count += 1;
+            }
+        }
+        cx.counters.events_out += count;
+        connection.events = connection.events.saturating_add(count as u32);
+        if replay.last {
+            self.end(slots, lanes, cx, slot);
+        } else if let Some(resume) = connection.resume_mut() {
+            resume.after = Some(replay.until);
+            resume.page_due = true;
+        }
+        slots.queue(slot);
+    }
+
+    /// Everything missed is told: the subscriptions read on from here, and the next resume has its turn.
+    fn end(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+        let Some(resume) = slots[slot].extra().resumes.pop_front() else { return };
+        for index in 0..slots[slot].subscriptions() {
+            let Some(subscription) = slots[slot].subscription(index) else { continue };
+            if subscription.place == NONE && resume.channels.contains(&lanes[subscription.lane].channel) {
+                read_from_head(slots, lanes, slot, index);
+            }
+        }
+        let is_sent = slots[slot].out_waiting() == 0;
+        match slots[slot].resume_mut() {
+            None => slots[slot].flags.remove(Flags::REPLAYING),
+            Some(_) if is_sent => self.ask_for_page(slots, cx, slot),
+            // One page at a time, however many resumes a connection has.
+            Some(next) => next.page_due = true,
+        }
+    }
+}

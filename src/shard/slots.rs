@@ -1,0 +1,290 @@
+//! The connections' slots, and the lists of slots that the turn has to look at.
+
+use std::net::IpAddr;
+use std::ops::{Index, IndexMut};
+use std::os::fd::{AsFd, OwnedFd};
+
+use std::collections::VecDeque;
+
+use crate::link::ConnectionId;
+use crate::logic::cells::{Cells, NONE};
+use crate::logic::wheel::Tick;
+use crate::sys::socket;
+
+use super::connection::{Connection, Flags, Peer, State};
+
+/// Generations leave room in a poll's `user_data` for the bits beside them.
+pub(super) const GENERATION_MASK: u32 = 0x0fff_ffff;
+
+/// How many connections are in each state that is shown as a figure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Open {
+    pub(super) http: u64,
+    pub(super) sse: u64,
+    pub(super) websocket: u64,
+    pub(super) poll: u64,
+}
+
+/// All connections of a shard.
+#[derive(Debug)]
+pub(super) struct Slots {
+    cells: Cells<Connection>,
+    /// Connections that may have something to send: those with [`Flags::QUEUED`].
+    pub(super) ready: VecDeque<u32>,
+    /// Connections whose input is read: those with [`Flags::UNREAD`].
+    unread: VecDeque<u32>,
+    /// Connections whose next time in the wheel may have changed.
+    pub(super) rescheduled: Vec<u32>,
+    /// Dead slots that the ring has no poll of.
+    graves: Vec<u32>,
+    /// Dead slots that are not free yet.
+    dying: usize,
+    /// Connections that are being told that there is no room for them.
+    pub(super) refusals: usize,
+    open: Open,
+}
+
+impl Index<u32> for Slots {
+    type Output = Connection;
+
+    fn index(&self, slot: u32) -> &Connection {
+        &self.cells[slot]
+    }
+}
+
+impl IndexMut<u32> for Slots {
+    fn index_mut(&mut self, slot: u32) -> &mut Connection {
+        &mut self.cells[slot]
+    }
+}
+
+impl Slots {
+    pub(super) fn new() -> Slots {
+        Slots {
+            cells: Cells::new(),
+            ready: VecDeque::new(),
+            unread: VecDeque::new(),
+            rescheduled: Vec::new(),
+            graves: Vec::new(),
+            dying: 0,
+            refusals: 0,
+            open: Open::default(),
+        }
+    }
+
+    /// The connection in a slot, if there ever was one.
+    pub(super) fn get(&self, slot: u32) -> Option<&Connection> {
+        self.cells.get(slot)
+    }
+
+    /// How many slots are in use.
+    pub(super) fn used(&self) -> usize {
+        self.cells.used()
+    }
+
+    /// The slots there are, used or not.
+    pub(super) fn capacity(&self) -> u32 {
+        self.cells.capacity()
+    }
+
+    /// How many connections are in each state that is shown.
+    pub(super) fn open(&self) -> Open {
+        self.open
+    }
+
+    /// Whether connections have ended whose slots are not free yet.
+    pub(super) fn has_dying(&self) -> bool {
+        self.dying > 0
+    }
+
+    /// A connection's name for the outside.
+    pub(super) fn name(&self, shard: u16, slot: u32) -> ConnectionId {
+        ConnectionId { shard, slot, generation: self.cells[slot].generation }
+    }
+
+    /// The slot of a connection, if it is still there.
+    pub(super) fn find(&self, shard: u16, id: ConnectionId) -> Option<u32> {
+        let connection = self.cells.get(id.slot)?;
+        (id.shard == shard && connection.generation == id.generation && connection.state != State::Free)
+            .then_some(id.slot)
+    }
+
+    /// Fills a free slot with a new connection.
+    pub(super) fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State, now: Tick) -> u32 {
+        let slot = self.cells.take();
+        let generation = self.cells[slot].generation;
+        self.cells[slot] = Connection {
+            fd: Some(fd),
+            generation,
+            opened: now,
+            sent: now,
+            received: now,
+            peer,
+            ..Connection::default()
+        };
+        self.enter_state(slot, state);
+        slot
+    }
+
+    fn gauge(&mut self, state: State) -> Option<&mut u64> {
+        match state {
+            State::Proxied | State::Http => Some(&mut self.open.http),
+            State::Stream => Some(&mut self.open.sse),
+            State::WebSocket => Some(&mut self.open.websocket),
+            State::Poll => Some(&mut self.open.poll),
+            _ => None,
+        }
+    }
+
+    /// Moves a connection to another state.
+    pub(super) fn enter_state(&mut self, slot: u32, state: State) {
+        let before = std::mem::replace(&mut self.cells[slot].state, state);
+        if let Some(gauge) = self.gauge(before) {
+            *gauge -= 1;
+        }
+        if let Some(gauge) = self.gauge(state) {
+            *gauge += 1;
+        }
+    }
+
+    /// Has the connection looked at for bytes to send.
+    pub(super) fn queue(&mut self, slot: u32) {
+        let flags = &mut self.cells[slot].flags;
+        if !flags.intersects(Flags::QUEUED) {
+            flags.insert(Flags::QUEUED);
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Has the connection's input read, to its end.
+    pub(super) fn read_later(&mut self, slot: u32) {
+        self.cells[slot].flags.insert(Flags::TO_END);
+        self.read_soon(slot);
+    }
+
+    /// Has the connection's input read, up to the first short read.
+    pub(super) fn read_soon(&mut self, slot: u32) {
+        let flags = &mut self.cells[slot].flags;
+        if !flags.intersects(Flags::UNREAD) {
+            flags.insert(Flags::UNREAD);
+            self.unread.push_back(slot);
+        }
+    }
+
+    /// The next connection to read, if one waits for that.
+    pub(super) fn next_unread(&mut self) -> Option<u32> {
+        while let Some(slot) = self.unread.pop_front() {
+            let flags = &mut self.cells[slot].flags;
+            if flags.intersects(Flags::UNREAD) {
+                flags.remove(Flags::UNREAD);
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// How many connections wait to be read.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// Sets when the connection ends whatever happens.
+    pub(super) fn set_deadline(&mut self, slot: u32, deadline: Tick) {
+        self.cells[slot].deadline = deadline;
+        self.reschedule(slot);
+    }
+
+    /// Says that the time at which the connection must be looked at may have changed.
+    pub(super) fn reschedule(&mut self, slot: u32) {
+        self.rescheduled.push(slot);
+    }
+
+    /// Everything is sent: ends the sending side, so that the client reads all of it and then the end.
+    pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
+        if let Some(fd) = &self.cells[slot].fd {
+            socket::shutdown_write(fd.as_fd());
+        }
+        self.enter_state(slot, State::Lingering);
+        self.cells[slot].extra = None;
+        self.set_deadline(slot, deadline);
+        if !self.cells[slot].flags.intersects(Flags::ARMED) {
+            // The client's end may have come already.
+            self.read_later(slot);
+        }
+    }
+
+    /// Ends a connection's life. Its slot is free once the ring has no poll of it any more.
+    pub(super) fn kill(&mut self, slot: u32) {
+        let flags = self.cells[slot].flags;
+        debug_assert!(!matches!(self.cells[slot].state, State::Free | State::Dead), "a connection dies once");
+        self.enter_state(slot, State::Dead);
+        self.dying += 1;
+        if flags.intersects(Flags::REFUSED) {
+            self.refusals -= 1;
+        }
+        let connection = &mut self.cells[slot];
+        connection.extra = None;
+        match &connection.fd {
+            // A poll reports the shutdown and ends with that.
+            Some(fd) if flags.intersects(Flags::ARMED | Flags::ARMED_OUT) => socket::shutdown(fd.as_fd()),
+            _ => self.graves.push(slot),
+        }
+    }
+
+    /// Closes the descriptor of a dead connection and frees its slot: the ring has no poll of it.
+    pub(super) fn bury(&mut self, slot: u32) {
+        let connection = &self.cells[slot];
+        debug_assert_eq!(connection.state, State::Dead, "only a dead connection is buried");
+        debug_assert_eq!(connection.first.lane, NONE, "no subscription outlives its connection");
+        let generation = connection.generation.wrapping_add(1) & GENERATION_MASK;
+        self.cells[slot] = Connection { generation, ..Connection::default() };
+        self.cells.give_back(slot);
+        self.dying -= 1;
+    }
+
+    /// Frees the slots of connections that died while the ring had no poll of them.
+    pub(super) fn bury_all(&mut self) {
+        while let Some(slot) = self.graves.pop() {
+            if self.cells[slot].state == State::Dead {
+                self.bury(slot);
+            }
+        }
+    }
+
+    /// The address that a connection counts towards, if it counts; it does no more.
+    pub(super) fn uncount(&mut self, slot: u32) -> Option<IpAddr> {
+        let connection = &mut self.cells[slot];
+        let is_counted = connection.flags.intersects(Flags::COUNTED);
+        connection.flags.remove(Flags::COUNTED);
+        is_counted.then(|| connection.peer.ip())
+    }
+
+    /// Checks what must hold between two turns.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        let (mut dying, mut used, mut refusals) = (0, 0, 0);
+        let mut counted = Slots::new();
+        for slot in 0..self.capacity() {
+            let connection = &self.cells[slot];
+            let flags = connection.flags;
+            used += usize::from(connection.state != State::Free);
+            dying += usize::from(connection.state == State::Dead);
+            if let Some(gauge) = counted.gauge(connection.state) {
+                *gauge += 1;
+            }
+            if connection.state == State::Free {
+                continue;
+            }
+            refusals += usize::from(flags.intersects(Flags::REFUSED) && connection.state != State::Dead);
+            // A list may still name a slot whose connection has gone.
+            assert!(!flags.intersects(Flags::QUEUED) || self.ready.contains(&slot), "{slot} {connection:?}");
+            assert!(!flags.intersects(Flags::UNREAD) || self.unread.contains(&slot), "{slot} {connection:?}");
+            assert!(!flags.intersects(Flags::PLANNED), "a batch is accounted for within its turn");
+            assert!(connection.fd.is_some(), "a connection has a socket");
+        }
+        assert_eq!((counted.open, dying, used, refusals), (self.open, self.dying, self.used(), self.refusals));
+    }
+}

@@ -1,0 +1,245 @@
+//! Subscriptions: following a channel, taking a place among a lane's readers, and leaving it. These functions change the
+//! slots and the lanes together, so that both always tell the same of a subscription.
+//!
+//! Nothing here waits. A follow is in the queue to the hub before the client reads that it is subscribed, and the hub
+//! works that queue off before it takes further events in: an event that is published after the client has read the
+//! answer reaches the client.
+
+use crate::link::HubMessage;
+use crate::logic::cells::NONE;
+use crate::logic::event::ChannelName;
+use crate::logic::id::Id;
+use crate::logic::protocol::dialect::Dialect;
+use crate::logic::protocol::http::Reject;
+use crate::logic::protocol::ws;
+
+use super::connection::{State, Subscription};
+use super::context::{Context, Effect, Ending};
+use super::counters::Reason;
+use super::lanes::{Following, Lanes, Reader};
+use super::slots::Slots;
+
+/// Whether the channels that the shard does not know yet could be added.
+pub(super) fn check_room_for_channels(lanes: &Lanes, cx: &Context, names: &[String]) -> Result<(), Reject> {
+    let channels_max = cx.settings.config.limits.channels;
+    if lanes.channels.used() + names.len() <= channels_max {
+        return Ok(());
+    }
+    let new = names.iter().filter(|name| lanes.find(name).is_none()).count();
+    if lanes.channels.used() + new > channels_max {
+        return Err(Reject::new(503, "channels", "this server has no room for more channels").retry_after(5));
+    }
+    Ok(())
+}
+
+/// The channel of that name; the hub is asked for its events if they do not come yet.
+fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
+    let channel = match lanes.find(name) {
+        Some(channel) if lanes.channels[channel].following != Following::GivenUp => return channel,
+        Some(channel) => channel,
+        None => {
+            let policy = lanes.policy_number(cx.settings.policy(name));
+            lanes.add(name.into(), policy)
+        }
+    };
+    let cell = &mut lanes.channels[channel];
+    cell.following = Following::Asked;
+    // A channel may have ended before it was given up and gone on since; if it is still ended, the hub says so.
+    cell.ended = false;
+    let name: ChannelName = cell.name.clone().unwrap_or_default();
+    cx.tell_hub(HubMessage::Follow { shard: cx.index, local: channel, name });
+    channel
+}
+
+/// Adds a subscription, which does not read yet; does nothing if there is one to the channel already.
+pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, name: &str) {
+    let channel = follow(lanes, cx, name);
+    let lane = lanes.lane(channel, slots[slot].dialect);
+    if slots[slot].subscriptions_from(0).any(|subscription| subscription.lane == lane) {
+        return;
+    }
+    lanes.enter(lane);
+    slots[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
+    note_presence(slots, lanes, cx, slot, lane, true);
+}
+
+/// Notes that a connection has come to a lane's channel or has left it, if the channel's namespace has presence.
+pub(super) fn note_presence(slots: &Slots, lanes: &Lanes, cx: &mut Context, slot: u32, lane: u32, is_coming: bool) {
+    // A poll comes and goes with each request, which says nothing about its user's presence.
+    if lanes.policy_of(lane).presence && slots[slot].dialect != Dialect::Poll {
+        cx.effect(Effect::Presence { slot, channel: lanes[lane].channel, is_coming });
+    }
+}
+
+/// Starts the subscriptions from number `first` on with the next event.
+pub(super) fn start_from_now(slots: &mut Slots, lanes: &mut Lanes, slot: u32, first: usize) {
+    for index in first..slots[slot].subscriptions() {
+        read_from_head(slots, lanes, slot, index);
+    }
+}
+
+/// Starts the subscriptions from number `first` on after a position, if the shard's own logs reach back so far; returns
+/// whether they do.
+pub(super) fn start_after(
+    slots: &mut Slots,
+    lanes: &mut Lanes,
+    cx: &mut Context,
+    slot: u32,
+    first: usize,
+    after: Id,
+) -> bool {
+    if first == slots[slot].subscriptions() {
+        return true;
+    }
+    if !can_resume_here(slots, lanes, slot, first, after) {
+        return false;
+    }
+    cx.counters.resumed_here += 1;
+    for index in first..slots[slot].subscriptions() {
+        let Some(lane) = slots[slot].subscription(index).map(|subscription| subscription.lane) else { continue };
+        let log = &lanes[lane].log;
+        let cursor = log.position_after(after).unwrap_or(log.head());
+        read_from(slots, lanes, slot, index, cursor);
+    }
+    true
+}
+
+/// Whether the shard's logs hold everything after `after`, and will until it is sent: frames before the floor may go
+/// with the end of a walk that is under way.
+pub(super) fn can_resume_here(slots: &Slots, lanes: &Lanes, slot: u32, first: usize, after: Id) -> bool {
+    after <= lanes.seen
+        && slots[slot].subscriptions_from(first).all(|subscription| {
+            let log = &lanes[subscription.lane].log;
+            let floor = log.floor(lanes.max_lag(subscription.lane));
+            lanes.channel_of(subscription.lane).following == Following::Yes
+                && log.position_after(after).is_some_and(|position| position >= floor)
+        })
+}
+
+/// Puts a subscription among its lane's readers, at the head.
+pub(super) fn read_from_head(slots: &mut Slots, lanes: &mut Lanes, slot: u32, index: usize) {
+    let Some(lane) = slots[slot].subscription(index).map(|subscription| subscription.lane) else { return };
+    let head = lanes[lane].log.head();
+    read_from(slots, lanes, slot, index, head);
+}
+
+fn read_from(slots: &mut Slots, lanes: &mut Lanes, slot: u32, index: usize, cursor: u64) {
+    let Some(subscription) = slots[slot].subscription_mut(index) else { return };
+    debug_assert_eq!(subscription.place, NONE, "a subscription enters the list of readers once");
+    let reader = Reader { slot, subscription: index as u32 };
+    subscription.cursor = cursor;
+    subscription.place = lanes.add_reader(subscription.lane, reader, cursor);
+    slots.queue(slot);
+}
+
+/// Ends one subscription. The connection's last subscription takes its number.
+pub(super) fn unsubscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
+    if slots[slot].state != State::Dead {
+        finish_frame(slots, lanes, cx, slot, index);
+    }
+    let Some(&Subscription { lane, place, cursor }) = slots[slot].subscription(index) else { return };
+    note_presence(slots, lanes, cx, slot, lane, false);
+    if place == NONE {
+        forget_missed(slots, slot, lanes[lane].channel);
+    } else {
+        if let Some(moved) = lanes.remove_reader(lane, place, cursor)
+            && let Some(subscription) = slots[moved.slot].subscription_mut(moved.subscription as usize)
+        {
+            subscription.place = place;
+        }
+        lanes.settle(lane, cx.settings.config.limits.retained as u64);
+    }
+    lanes.leave(lane, cx.now);
+    let connection = &mut slots[slot];
+    let last = connection.subscriptions() - 1;
+    let mid = connection.mid_frame();
+    connection.remove_subscription(index);
+    if index == last {
+        return;
+    }
+    if mid == Some(last) {
+        connection.set_mid_frame(Some(index));
+    }
+    if let Some(moved) = connection.subscription(index)
+        && moved.place != NONE
+    {
+        lanes.rename_reader(moved.lane, moved.place, index as u32);
+    }
+}
+
+/// Takes a channel out of what a connection resumes. The channel's number may soon be another channel's.
+fn forget_missed(slots: &mut Slots, slot: u32, channel: u32) {
+    let Some(extra) = &mut slots[slot].extra else { return };
+    extra.resumes.iter_mut().for_each(|resume| resume.channels.retain(|number| *number != channel));
+    // The first resume stays: the answer to it is on its way.
+    let mut is_first = true;
+    extra.resumes.retain(|resume| std::mem::take(&mut is_first) || !resume.channels.is_empty());
+}
+
+/// Ends all subscriptions.
+pub(super) fn unsubscribe_all(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    while let Some(last) = slots[slot].subscriptions().checked_sub(1) {
+        unsubscribe(slots, lanes, cx, slot, last);
+    }
+}
+
+/// Ends the connection's subscription to a channel; returns whether it had one.
+pub(super) fn unsubscribe_from(
+    slots: &mut Slots,
+    lanes: &mut Lanes,
+    cx: &mut Context,
+    slot: u32,
+    channel: u32,
+) -> bool {
+    let position = slots[slot].subscriptions_from(0).position(|s| lanes[s.lane].channel == channel);
+    if let Some(index) = position {
+        unsubscribe(slots, lanes, cx, slot, index);
+    }
+    position.is_some()
+}
+
+/// Copies the rest of a subscription's frame before everything else that waits, if the frame is sent in part. The cursor
+/// then stands between two frames and can be moved.
+pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
+    let connection = &mut slots[slot];
+    if connection.mid_frame() != Some(index) {
+        return;
+    }
+    connection.set_mid_frame(None);
+    let Some(&Subscription { lane, cursor, .. }) = connection.subscription(index) else { return };
+    let cell = &mut lanes[lane];
+    let boundary = cell.log.frame_boundary(cursor);
+    connection.put_first(cell.log.bytes(cursor, boundary));
+    if let Some(subscription) = connection.subscription_mut(index) {
+        subscription.cursor = boundary;
+    }
+    let events = cell.log.events_between(cursor, boundary) as u32;
+    connection.events = connection.events.saturating_add(events);
+    cx.counters.events_out += u64::from(events);
+    cell.at_head += u32::from(boundary == cell.log.head());
+}
+
+/// Takes a connection that has everything off the channels that have ended. It ends with the last of its channels.
+pub(super) fn leave_ended(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    let mut index = 0;
+    while let Some(subscription) = slots[slot].subscription(index) {
+        let lane = &lanes[subscription.lane];
+        let has_everything = subscription.place != NONE && subscription.cursor == lane.log.head();
+        let channel = lanes.channel_of(subscription.lane);
+        if !has_everything || !channel.ended {
+            index += 1;
+            continue;
+        }
+        let name = channel.name.clone().unwrap_or_default();
+        unsubscribe(slots, lanes, cx, slot, index);
+        let connection = &mut slots[slot];
+        let dialect = connection.dialect;
+        dialect.write_end(&name, connection.out());
+        if connection.subscriptions() == 0 {
+            let ending = Ending::new(Reason::Ended, ws::CLOSE_NORMAL, "the channel has ended");
+            cx.effect(Effect::End { slot, ending });
+            return;
+        }
+        slots.queue(slot);
+    }
+}

@@ -1,0 +1,97 @@
+//! A client of the model: it takes bytes for frames, and remembers the events and gaps that these tell of.
+
+use std::os::unix::net::UnixStream;
+
+use crate::logic::id::Id;
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
+    pub(super) is_websocket: bool,
+    pub(super) is_resumed: bool,
+    pub(super) channels: Vec<usize>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) text: String,
+    pub(super) has_head: bool,
+    /// Everything after this must come, or its loss be told.
+    pub(super) since: Id,
+    /// The newest event that came.
+    pub(super) last: Id,
+    /// Between which ids something is lost, as the client was told.
+    pub(super) gaps: Vec<(Id, Id)>,
+    pub(super) received: Vec<Id>,
+    pub(super) is_over: bool,
+}
+
+impl Client {
+    /// Takes what has come for events and notices.
+    pub(super) fn understand(&mut self) {
+        if !self.has_head {
+            let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+            assert!(self.bytes.starts_with(if self.is_websocket { b"HTTP/1.1 101" } else { b"HTTP/1.1 200" }));
+            self.bytes.drain(..end + 4);
+            self.has_head = true;
+        }
+        if self.is_websocket {
+            self.understand_frames();
+        } else {
+            self.understand_chunks();
+        }
+    }
+
+    fn understand_frames(&mut self) {
+        while self.bytes.len() >= 2 {
+            let (length, start) = match self.bytes[1] {
+                126 if self.bytes.len() >= 4 => (usize::from(u16::from_be_bytes([self.bytes[2], self.bytes[3]])), 4),
+                126 => return,
+                127 => panic!("no event is that long"),
+                length => (usize::from(length), 2),
+            };
+            if self.bytes.len() < start + length {
+                return;
+            }
+            let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
+            if frame[0] == 0x81 {
+                let value: serde_json::Value = serde_json::from_slice(&frame[start..]).unwrap();
+                if let Some(id) = value["id"].as_str() {
+                    self.on_event(id.parse().unwrap());
+                } else if value["gap"].is_object() {
+                    self.on_gap(&value["gap"]);
+                }
+            }
+        }
+    }
+
+    fn understand_chunks(&mut self) {
+        while let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&self.bytes[..end]).unwrap(), 16).unwrap();
+            let whole = end + 2 + size + 2;
+            if self.bytes.len() < whole {
+                return;
+            }
+            let chunk: Vec<u8> = self.bytes.drain(..whole).collect();
+            self.text.push_str(std::str::from_utf8(&chunk[end + 2..end + 2 + size]).unwrap());
+            while let Some(end) = self.text.find("\n\n") {
+                let event: String = self.text.drain(..end + 2).collect();
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                if field("event: ").as_deref() == Some("ringcast.gap") {
+                    self.on_gap(&serde_json::from_str(&field("data: ").unwrap()).unwrap());
+                } else if let Some(id) = field("id: ") {
+                    self.on_event(id.parse().unwrap());
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, id: Id) {
+        assert!(self.received.last().is_none_or(|last| id > *last), "{id} comes too late: {self:?}");
+        // What was on its way to the shard when the client came may still come to it.
+        self.last = self.last.max(id);
+        self.received.push(id);
+    }
+
+    fn on_gap(&mut self, gap: &serde_json::Value) {
+        let id = |name: &str| gap[name].as_str().unwrap().parse::<Id>().unwrap();
+        self.gaps.push((id("after"), id("resumed")));
+    }
+}

@@ -1,0 +1,104 @@
+//! A kernel that does what a real one seldom does, by a seed: it takes sends in part or not at all, has no memory for
+//! them, reports late, and gives bytes in small pieces or later.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::sys::ring::{Completion, Ring};
+use crate::sys::socket;
+
+/// The faults that a shard's [`Io`](crate::shard::io::Io) is given.
+#[derive(Debug)]
+pub(in crate::shard) struct Faults {
+    rng: fastrand::Rng,
+    /// Of 256 operations so many have a fault.
+    rate: u8,
+    /// Reports that are held back.
+    late: VecDeque<Completion>,
+    /// How many faults of each kind there were: short, refused and starved sends, short and late receives, late reports.
+    pub(in crate::shard) counts: [u64; 6],
+}
+
+impl Faults {
+    pub(in crate::shard) fn new(seed: u64, rate: u8) -> Faults {
+        Faults { rng: fastrand::Rng::with_seed(seed), rate, late: VecDeque::new(), counts: [0; 6] }
+    }
+
+    fn strikes(&mut self) -> bool {
+        self.rng.u8(..) < self.rate
+    }
+
+    /// No more faults from here on; what is held back comes.
+    pub(in crate::shard) fn end(&mut self) {
+        self.rate = 0;
+    }
+
+    /// Whether reports are held back, which the ring's descriptor does not tell of.
+    pub(in crate::shard) fn holds_reports_back(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Holds some reports back, and lets others come that were held back before.
+    pub(in crate::shard) fn delay_reports(&mut self, out: &mut Vec<Completion>) {
+        let mut now: Vec<Completion> = Vec::new();
+        while !self.late.is_empty() && !self.strikes() {
+            now.extend(self.late.pop_front());
+        }
+        for report in out.drain(..) {
+            // Later reports stay behind earlier ones that are held back.
+            if !self.late.is_empty() || self.strikes() {
+                self.counts[5] += 1;
+                self.late.push_back(report);
+            } else {
+                now.push(report);
+            }
+        }
+        out.append(&mut now);
+    }
+
+    /// Sends with faults: a send may be taken in part, or meet a full socket or a kernel without memory.
+    pub(in crate::shard) fn send_batch<'a>(
+        &mut self,
+        ring: &mut Ring,
+        sends: impl Iterator<Item = (BorrowedFd<'a>, &'a [u8])>,
+        results: &mut Vec<i32>,
+    ) -> io::Result<()> {
+        let mut all = Vec::new();
+        let mut faults = Vec::new();
+        for (fd, bytes) in sends {
+            let fault = if self.strikes() { self.rng.u8(..3) } else { 3 };
+            let part = match fault {
+                0 if bytes.len() > 1 => &bytes[..self.rng.usize(1..bytes.len())],
+                1 | 2 => &bytes[..0],
+                _ => bytes,
+            };
+            faults.push(fault);
+            all.push((fd, part));
+        }
+        ring.send_batch(all.into_iter(), results)?;
+        for (fault, result) in faults.into_iter().zip(results) {
+            match fault {
+                0 => self.counts[0] += 1,
+                1 => (*result, self.counts[1]) = (-libc::EAGAIN, self.counts[1] + 1),
+                2 => (*result, self.counts[2]) = (-libc::ENOBUFS, self.counts[2] + 1),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives with faults: the kernel may give fewer bytes than it has, or have none yet.
+    pub(in crate::shard) fn receive(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.strikes() {
+            if self.rng.bool() {
+                self.counts[4] += 1;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.counts[3] += 1;
+            let length = self.rng.usize(1..=16.min(buffer.len()));
+            return socket::receive(fd, &mut buffer[..length]);
+        }
+        socket::receive(fd, buffer)
+    }
+}

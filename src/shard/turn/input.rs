@@ -1,0 +1,186 @@
+//! The clients' bytes: reading them, and handing them to what the connection is doing.
+
+use std::io;
+
+use crate::logic::protocol::proxy::{self, ProxyHeader};
+
+use super::super::accept::count_address;
+use super::super::closing::{finish, reject};
+use super::super::connection::{Flags, Peer, State};
+use super::super::context::Budget;
+use super::super::counters::Reason;
+use super::super::waiting::Hold;
+use super::super::wire::Received;
+use super::ending::drop_connection;
+use super::{INPUT, Shard, messages, requests};
+
+/// Reads of one connection in one turn.
+const READS_MAX: usize = 4;
+
+/// Reads the connections that have input, up to the turn's budget.
+pub(super) fn read_all(shard: &mut Shard) -> io::Result<()> {
+    for _ in 0..shard.slots.unread() {
+        if shard.reading.is_spent() {
+            break;
+        }
+        let Some(slot) = shard.slots.next_unread() else { break };
+        read(shard, slot)?;
+        shard.carry_out();
+    }
+    Ok(())
+}
+
+/// Goes on with the requests that have waited until the hub's messages were worked off.
+pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
+    if shard.parked.is_empty() {
+        return Ok(());
+    }
+    shard.reading = Budget::new(INPUT.0, INPUT.1);
+    shard.is_caught_up = true;
+    for slot in std::mem::take(&mut shard.parked) {
+        let connection = &mut shard.slots[slot];
+        // The hub's messages may have ended the connection.
+        if connection.holds().intersects(Hold::INBOX) {
+            connection.release(Hold::INBOX);
+            connection.flags.insert(Flags::TO_END);
+            read(shard, slot)?;
+            shard.carry_out();
+        }
+    }
+    shard.is_caught_up = false;
+    Ok(())
+}
+
+/// Goes on with input that was kept, reads what has come since, and waits for more.
+fn read(shard: &mut Shard, slot: u32) -> io::Result<()> {
+    let connection = &mut shard.slots[slot];
+    if connection.is_put_aside() || connection.state == State::Dead {
+        return Ok(());
+    }
+    let to_end = connection.flags.intersects(Flags::TO_END);
+    connection.flags.remove(Flags::TO_END);
+    if to_end {
+        go_on_with_kept_input(shard, slot);
+    }
+    let has_all = read_socket(shard, slot, to_end);
+    if has_all { shard.wire.await_input(&mut shard.slots, slot) } else { Ok(()) }
+}
+
+/// Reads what the socket has; returns whether that is all for now. `to_end`: the connection's end may follow a short read.
+fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
+    for round in 0.. {
+        let connection = &shard.slots[slot];
+        if connection.state == State::Dead || !connection.may_be_read() {
+            return false;
+        }
+        if round == READS_MAX || !shard.reading.take() {
+            shard.slots.read_later(slot);
+            return false;
+        }
+        match shard.wire.receive(&shard.slots, slot) {
+            Received::Nothing => return true,
+            Received::End => {
+                on_end(shard, slot);
+                return false;
+            }
+            Received::Broken => {
+                drop_connection(shard, slot, Reason::Broken);
+                return false;
+            }
+            Received::Bytes(length) => {
+                shard.cx.counters.bytes_in += length as u64;
+                let mut scratch = std::mem::take(&mut shard.wire.scratch);
+                let is_short = length < scratch.len();
+                on_bytes(shard, slot, &mut scratch[..length]);
+                shard.wire.scratch = scratch;
+                if is_short && !to_end {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// The client has closed its sending side. None of the protocols has a use for a half-open connection.
+fn on_end(shard: &mut Shard, slot: u32) {
+    match shard.slots[slot].state {
+        // Answers on their way are still sent; a client may end its side right after its request.
+        State::Http if shard.slots[slot].out_waiting() > 0 => {
+            finish(&mut shard.slots, &mut shard.cx, slot, Reason::Client);
+        }
+        State::Closing => {}
+        _ => drop_connection(shard, slot, Reason::Client),
+    }
+}
+
+fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
+    let connection = &mut shard.slots[slot];
+    connection.received = shard.cx.now;
+    match connection.state {
+        State::Proxied => read_proxy_header(shard, slot, bytes),
+        State::Http => requests::read(shard, slot, bytes),
+        State::Poll => keep(shard, slot, bytes),
+        State::WebSocket => {
+            if connection.flags.intersects(Flags::PINGED) {
+                connection.flags.remove(Flags::PINGED);
+                // The wheel's entry stands at the deadline; the next ping is due before that.
+                shard.slots.set_deadline(slot, 0);
+            }
+            messages::read(shard, slot, bytes);
+        }
+        // Nothing is expected here.
+        State::Stream | State::Closing | State::Lingering | State::Dead | State::Free => {}
+    }
+}
+
+/// Keeps bytes that come while a poll is held: the next request, which is carried out after the poll's answer.
+fn keep(shard: &mut Shard, slot: u32, bytes: &[u8]) {
+    let connection = &mut shard.slots[slot];
+    let input = &mut connection.extra().input;
+    input.extend_from_slice(bytes);
+    if input.len() >= shard.cx.settings.config.limits.inbound {
+        connection.hold(Hold::AHEAD);
+    }
+}
+
+/// Goes on with input that was kept, if the connection can go on with it now.
+fn go_on_with_kept_input(shard: &mut Shard, slot: u32) {
+    let connection = &mut shard.slots[slot];
+    let Some(extra) = connection.extra.as_mut().filter(|extra| !extra.input.is_empty()) else { return };
+    let mut input = std::mem::take(&mut extra.input);
+    match connection.state {
+        State::Http => requests::read(shard, slot, &input),
+        State::WebSocket => messages::read(shard, slot, &mut input),
+        // An earlier part of it was a poll that is held meanwhile.
+        State::Poll => keep(shard, slot, &input),
+        _ => {}
+    }
+}
+
+/// Reads the PROXY protocol's header; the bytes after it are the client's request.
+fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
+    let mut input = std::mem::take(&mut shard.slots[slot].extra().input);
+    input.extend_from_slice(bytes);
+    let (client, consumed) = match proxy::parse(&input) {
+        ProxyHeader::Partial => {
+            shard.slots[slot].extra().input = input;
+            return;
+        }
+        // A peer that does not speak the PROXY protocol is no client, and would not understand an answer either.
+        ProxyHeader::Malformed => return drop_connection(shard, slot, Reason::BadRequest),
+        ProxyHeader::Whole { client, consumed } => (client, consumed),
+    };
+    let Shard { slots, cx, .. } = shard;
+    slots.enter_state(slot, State::Http);
+    // No client has the unspecified address: the proxy does not know its client.
+    if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
+        // A proxy behind the proxy is no client: each of its requests names the client.
+        let is_counted = !cx.settings.trusts(client.ip());
+        if is_counted && let Err(refused) = count_address(slots, cx, slot, client.ip(), true) {
+            return reject(slots, cx, slot, &refused, Reason::BadRequest);
+        }
+        slots[slot].peer = Peer::new(client);
+    }
+    requests::read(shard, slot, &input[consumed..]);
+}

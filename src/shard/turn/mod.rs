@@ -1,0 +1,324 @@
+//! The turn: the only place where a shard's state changes.
+//!
+//! A turn takes its inputs in a fixed order, each within a budget: the ring's reports, the clients' bytes, new
+//! connections, the hub's messages, the clock. Then it delivers. It never blocks and is never entered from within itself.
+//! The parts do the work; what concerns more than one of them is in the modules below this one, and effects are carried
+//! out here.
+
+mod ending;
+#[cfg(test)]
+pub(super) mod hooks;
+mod input;
+mod messages;
+mod orders;
+mod permission;
+mod requests;
+mod time;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::link::HubMessage;
+
+use super::ShardParts;
+use super::accept::{self, Acceptor, Queue};
+use super::access::Access;
+use super::connection::Flags;
+use super::context::{Budget, Context, Effect};
+use super::counters::{Counters, Published};
+use super::deadlines::Deadlines;
+use super::drain::Drain;
+use super::lanes::Lanes;
+use super::measures::{Measure, Measures};
+use super::next::plan;
+use super::resume::Resumes;
+use super::settings::Settings;
+use super::slots::Slots;
+use super::survey::{Identified, Surveys, View};
+use super::upstream::Upstream;
+use super::walk::{Length, Walks};
+use super::wire::Wire;
+
+/// How long the shard goes on turning before it lets its driver look for other readiness.
+const SLICE: Duration = Duration::from_millis(2);
+/// Reads, requests and messages of clients in one turn, and the time that they may take.
+const INPUT: (usize, Duration) = (4096, Duration::from_millis(4));
+/// Sends in one batch, at most: about two milliseconds of the kernel's time.
+const BATCH_MAX: usize = 256;
+/// Sends in one batch for short walks while other sends wait.
+const SHORT_MAX: usize = 96;
+/// Sends in one batch to connections that are not part of a walk.
+const READY_MAX: usize = 96;
+
+/// What the shard does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// There is more to do.
+    Go,
+    /// There is nothing to do until the driver reports readiness.
+    Wait,
+    /// The shard is drained.
+    Stop,
+}
+
+/// A shard's state: its slots and lanes, and the parts that work on them. One thread owns it.
+pub(super) struct Shard {
+    pub(super) slots: Slots,
+    pub(super) lanes: Lanes,
+    pub(super) cx: Context,
+    pub(super) wire: Wire,
+    pub(super) walks: Walks,
+    pub(super) resumes: Resumes,
+    pub(super) access: Access,
+    pub(super) acceptor: Acceptor,
+    pub(super) upstream: Upstream,
+    pub(super) deadlines: Deadlines,
+    surveys: Surveys,
+    drain: Option<Drain>,
+    /// Connections with a request that waits until this turn has worked the hub's messages off.
+    parked: Vec<u32>,
+    /// The hub's messages that were there when the parked requests came are worked off.
+    is_caught_up: bool,
+    /// The clock has ticked since the last turn.
+    has_ticked: bool,
+    /// What this turn may still read.
+    reading: Budget,
+    /// The page that is shown at `/`, if one is.
+    page: Option<&'static str>,
+    figures: Arc<Published>,
+}
+
+impl Shard {
+    /// A shard of these parts, whose thread has so many descriptors.
+    pub(super) fn new(parts: ShardParts, descriptors: u64) -> io::Result<Shard> {
+        let mut wire = Wire::new()?;
+        let upstream = Upstream::new(parts.to_hub, parts.from_hub);
+        wire.watch_inbox(upstream.wake())?;
+        let lines_per_second = parts.config.log.connections_per_second;
+        Ok(Shard {
+            slots: Slots::new(),
+            lanes: Lanes::new(),
+            cx: Context {
+                index: parts.index,
+                settings: Settings::new(parts.config),
+                room: parts.room,
+                now: 1,
+                counters: Counters::default(),
+                measures: Measures::default(),
+                effects: Vec::new(),
+                is_draining: false,
+                rng: fastrand::Rng::new(),
+            },
+            wire,
+            walks: Walks::default(),
+            resumes: Resumes::default(),
+            access: Access::new(parts.keyring, parts.revoked),
+            acceptor: Acceptor::new(parts.listeners, descriptors),
+            upstream,
+            deadlines: Deadlines::new(lines_per_second),
+            surveys: Surveys::default(),
+            drain: None,
+            parked: Vec::new(),
+            is_caught_up: false,
+            has_ticked: false,
+            reading: Budget::new(0, Duration::ZERO),
+            page: parts.page,
+            figures: parts.figures,
+        })
+    }
+
+    /// A descriptor that is readable while the ring has reports.
+    pub(super) fn waitable(&self) -> io::Result<OwnedFd> {
+        self.wire.waitable()
+    }
+
+    /// Copies of the listeners' descriptors, for waiting.
+    pub(super) fn listener_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.acceptor.listeners().iter().map(|listener| listener.as_fd().try_clone_to_owned()).collect()
+    }
+
+    /// Notes that a listener's queue has connections.
+    pub(super) fn note_ready(&mut self, listener: usize) {
+        self.acceptor.note_ready(listener);
+    }
+
+    /// How a listener's queue stands.
+    pub(super) fn queue(&self, listener: usize) -> Queue {
+        self.acceptor.queue(listener)
+    }
+
+    /// Notes that the clock has ticked.
+    pub(super) fn note_tick(&mut self) {
+        self.has_ticked = true;
+    }
+
+    /// Turns, until there is nothing to do or the slice is used up.
+    pub(super) fn turns(&mut self) -> io::Result<Next> {
+        let begun = Instant::now();
+        let mut turn_begun = begun;
+        loop {
+            let next = self.turn()?;
+            let now = Instant::now();
+            self.cx.measures.record(Measure::Turn, (now - turn_begun).as_micros() as u64);
+            turn_begun = now;
+            if next != Next::Go || now - begun >= SLICE {
+                self.cx.counters.busy_us += (now - begun).as_micros() as u64;
+                self.publish();
+                return Ok(next);
+            }
+        }
+    }
+
+    /// One turn; see the module's documentation.
+    pub(super) fn turn(&mut self) -> io::Result<Next> {
+        self.cx.counters.turns += 1;
+        self.cx.now = self.deadlines.now();
+        let reports = self.wire.take_reports(&mut self.slots, self.upstream.wake())?;
+        if reports.inbox {
+            self.upstream.note_messages();
+        }
+        self.reading = Budget::new(INPUT.0, INPUT.1);
+        input::read_all(self)?;
+        if self.acceptor.has_waiting() {
+            self.acceptor.take(&mut self.slots, &mut self.cx, reports.has_more);
+            input::read_all(self)?;
+        }
+        orders::work_off(self);
+        input::read_parked(self)?;
+        time::pass(self);
+        let more_to_send = self.deliver()?;
+        let more_to_show = self.go_on_with_surveys();
+        self.end_turn()?;
+        let more = reports.has_more
+            || more_to_send
+            || more_to_show
+            || self.slots.unread() > 0
+            || self.upstream.has_messages()
+            || self.acceptor.has_waiting()
+            || self.deadlines.has_fired()
+            // The ring's descriptor does not tell of reports that came while sends were under way.
+            || self.wire.io.has_stashed();
+        Ok(match more {
+            true => Next::Go,
+            false if self.drain.as_ref().is_some_and(Drain::is_over) => Next::Stop,
+            false => Next::Wait,
+        })
+    }
+
+    /// Frees slots, hands what was asked of the ring to the kernel, and wakes the hub.
+    fn end_turn(&mut self) -> io::Result<()> {
+        self.carry_out();
+        self.slots.bury_all();
+        let access = &self.access;
+        self.deadlines.schedule_all(&mut self.slots, &self.cx, |slot| access.ends(slot));
+        self.wire.io.submit()?;
+        self.upstream.ring();
+        Ok(())
+    }
+
+    /// Sends one batch; returns whether there is more to send.
+    fn deliver(&mut self) -> io::Result<bool> {
+        self.walk(Length::Short, SHORT_MAX);
+        self.plan_ready();
+        self.walk(Length::Long, BATCH_MAX);
+        self.walk(Length::Short, BATCH_MAX);
+        // A follow is in the queue to the hub before its client reads the answer.
+        self.carry_out();
+        self.wire.send(&mut self.slots, &mut self.lanes, &mut self.cx)?;
+        self.carry_out();
+        Ok(!self.slots.ready.is_empty() || !self.walks.is_empty())
+    }
+
+    fn walk(&mut self, length: Length, plans_max: usize) {
+        let Shard { slots, lanes, cx, wire, walks, .. } = self;
+        walks.go_on(slots, lanes, cx, &mut wire.batch, (length, plans_max));
+    }
+
+    /// Plans sends to connections that are not part of a walk.
+    fn plan_ready(&mut self) {
+        let Shard { slots, lanes, cx, wire, .. } = self;
+        for _ in 0..slots.ready.len().min(READY_MAX) {
+            let Some(slot) = slots.ready.pop_front() else { break };
+            let flags = &mut slots[slot].flags;
+            let has_page = flags.intersects(Flags::PAGE);
+            flags.remove(Flags::QUEUED | Flags::PAGE);
+            plan(slots, lanes, cx, &mut wire.batch, slot);
+            if has_page {
+                // The page is part of the batch.
+                cx.effect(Effect::PageSent);
+            }
+        }
+    }
+
+    fn go_on_with_surveys(&mut self) -> bool {
+        let Shard { slots, lanes, cx, access, surveys, .. } = self;
+        surveys.go_on(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx)
+    }
+
+    /// Carries out the effects of what was done so far, and their own.
+    pub(super) fn carry_out(&mut self) {
+        while !self.cx.effects.is_empty() {
+            for effect in std::mem::take(&mut self.cx.effects) {
+                self.carry(effect);
+            }
+        }
+    }
+
+    fn carry(&mut self, effect: Effect) {
+        match effect {
+            Effect::ToHub(message) => self.upstream.send(message),
+            Effect::Presence { slot, channel, is_coming } => {
+                let (shard, local, user) = (self.cx.index, channel, self.access.user(slot).cloned());
+                self.upstream.send(match is_coming {
+                    true => HubMessage::Join { shard, local, user },
+                    false => HubMessage::Leave { shard, local, user },
+                });
+            }
+            Effect::Gone { slot, reason } => {
+                if self.upstream.listening.connections {
+                    let who = messages::speaker(self, slot);
+                    self.upstream.send(HubMessage::Gone { who, reason: reason.name() });
+                }
+            }
+            Effect::End { slot, ending } => ending::end(self, slot, &ending),
+            Effect::Drop { slot, reason } => ending::drop_connection(self, slot, reason),
+            Effect::PollAnswered(slot) => {
+                if self.slots[slot].flags.intersects(Flags::VIA_PROXY) {
+                    // The proxy keeps the connection for other clients' requests.
+                    accept::give_back_address(&mut self.slots, &self.cx, slot);
+                }
+                self.access.forget(&self.cx, slot);
+            }
+            Effect::AskForPage(slot) => self.resumes.ask_for_page(&mut self.slots, &mut self.cx, slot),
+            Effect::PageSent => self.resumes.on_page_sent(&mut self.slots, &mut self.cx),
+        }
+    }
+
+    /// Makes the present figures readable for other threads.
+    fn publish(&mut self) {
+        let counters = &mut self.cx.counters;
+        let open = self.slots.open();
+        counters.http = open.http;
+        counters.sse = open.sse;
+        counters.websocket = open.websocket;
+        counters.poll = open.poll;
+        counters.connections = self.slots.used() as u64;
+        counters.identified = self.access.identities.len() as u64;
+        counters.channels = self.lanes.channels.used() as u64;
+        counters.log_bytes = self.lanes.kept_bytes;
+        counters.queued_bytes = self.upstream.waiting_bytes() as u64;
+        counters.descriptors_max = self.acceptor.descriptors_max() as u64;
+        let ring = self.wire.io.counters();
+        counters.ring_enters = ring.enters;
+        counters.ring_submissions = ring.submissions;
+        counters.ring_overflows = ring.overflows;
+        counters.publish(&self.figures);
+    }
+}
+
+/// What a connection's identity is shown as.
+fn identified(access: &Access, slot: u32) -> Identified<'_> {
+    Identified { user: access.user(slot).map(|user| user.as_str()), expires: access.ends(slot) }
+}

@@ -1,0 +1,251 @@
+//! The hub's messages: events, pages of missed events, and orders.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, Target};
+use crate::logic::cells::NONE;
+use crate::logic::event::{Draft, Event};
+use crate::logic::id::Id;
+use crate::logic::protocol::dialect::Dialect;
+use crate::logic::protocol::ws;
+
+use super::super::connection::{Flags, State};
+use super::super::context::{Budget, Ending};
+use super::super::counters::Reason;
+use super::super::drain::Cause;
+use super::super::lanes::Following;
+use super::super::polls;
+use super::super::resume::Page;
+use super::super::subscriptions::unsubscribe_from;
+use super::super::survey::View;
+use super::{Shard, ending, identified, messages, permission, time};
+
+/// Messages of the hub in one turn, and the time that they may take.
+const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
+
+/// Works off the hub's messages, up to a budget. A lane that grows faster than its readers are walked is walked first:
+/// publishers wait for the shard then, and no client is taken for slow because the shard is.
+pub(super) fn work_off(shard: &mut Shard) {
+    if !shard.upstream.has_messages() || shard.walks.holds_events_back() {
+        return;
+    }
+    shard.upstream.clear_wake();
+    let mut budget = Budget::new(MESSAGES.0, MESSAGES.1);
+    while !shard.walks.holds_events_back() && budget.take() {
+        let Some(message) = shard.upstream.next() else { return };
+        carry_out(shard, message);
+        shard.carry_out();
+    }
+}
+
+fn carry_out(shard: &mut Shard, message: ShardMessage) {
+    match message {
+        ShardMessage::Event(channel, event) => on_event(shard, channel, &event),
+        ShardMessage::Followed(channel, since) => on_followed(shard, channel, since),
+        ShardMessage::Unfollowed(channel) => {
+            if shard.lanes.channels[channel].following == Following::GivenUp {
+                shard.lanes.remove(channel);
+            }
+        }
+        ShardMessage::Replay(replay) => on_replay(shard, &replay),
+        ShardMessage::Ended(channel) => on_ended(shard, channel),
+        ShardMessage::Kick { request, target, reason } => {
+            let count = kick(shard, &target, reason);
+            shard.cx.tell_hub(HubMessage::Kicked { request, count });
+        }
+        ShardMessage::SendUser(user, draft) => {
+            for slot in shard.access.identities.of_user(&user) {
+                send_direct(shard, slot, &draft);
+            }
+        }
+        ShardMessage::Send(connection, draft) => {
+            if let Some(slot) = shard.slots.find(shard.cx.index, connection) {
+                send_direct(shard, slot, &draft);
+            }
+        }
+        ShardMessage::Listening(listening) => shard.upstream.listening = listening,
+        ShardMessage::Heard(bytes) => {
+            shard.upstream.free(bytes);
+            while let Some(slot) = shard.upstream.next_with_room(&shard.slots, &shard.cx) {
+                messages::hear_again(shard, slot);
+            }
+        }
+        ShardMessage::Answered { connection, number, answer } => {
+            permission::on_answer(shard, connection, number, answer);
+        }
+        ShardMessage::Published { connection, reference, result } => {
+            on_published(shard, connection, reference.as_deref(), result);
+        }
+        ShardMessage::Look { request, look } => {
+            let Shard { slots, lanes, cx, access, surveys, .. } = shard;
+            surveys.look(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx, request, &look);
+        }
+        ShardMessage::Pause(true) => time::begin_drain(shard, Cause::Pause),
+        ShardMessage::Pause(false) => time::end_pause(shard),
+        ShardMessage::Keys(keyring) => shard.access.keyring = Some(keyring),
+        ShardMessage::Drain => time::begin_drain(shard, Cause::End),
+    }
+}
+
+fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
+    let lanes = &mut shard.lanes;
+    lanes.see(since);
+    let cell = &mut lanes.channels[channel];
+    if cell.following != Following::Asked {
+        return;
+    }
+    cell.following = Following::Yes;
+    // If the channel is ended, the hub says so after this.
+    cell.ended = false;
+    let mut lane = cell.lanes;
+    while lane != NONE {
+        lanes[lane].log.set_since(since);
+        lane = lanes.next_lane(lane);
+    }
+}
+
+/// Frames an event once for each dialect that has a lane, and begins a walk over each lane's readers.
+fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
+    let Shard { lanes, cx, walks, .. } = shard;
+    cx.counters.events_in += 1;
+    lanes.see(event.id);
+    // This event was under way when the channel was given up. It is left out, because events between it and the one
+    // from which the channel is followed again may be missing.
+    if lanes.channels[channel].following != Following::Yes {
+        return;
+    }
+    lanes.channels[channel].ended = false;
+    let retained = cx.settings.config.limits.retained as u64;
+    let mut lane = lanes.channels[channel].lanes;
+    while lane != NONE {
+        let dialect = lanes[lane].dialect;
+        lanes.append(lane, event.id, cx.now, |out| dialect.write_event(event, out));
+        walks.begin(lanes, lane);
+        // A lane without readers has no walk that would do it.
+        lanes.settle(lane, retained);
+        lane = lanes.next_lane(lane);
+    }
+}
+
+fn on_ended(shard: &mut Shard, channel: LocalChannel) {
+    let Shard { lanes, walks, .. } = shard;
+    lanes.channels[channel].ended = true;
+    let mut lane = lanes.channels[channel].lanes;
+    while lane != NONE {
+        walks.begin(lanes, lane);
+        lane = lanes.next_lane(lane);
+    }
+}
+
+/// A page of events that a connection has missed.
+fn on_replay(shard: &mut Shard, replay: &Replay) {
+    let Shard { slots, lanes, cx, resumes, .. } = shard;
+    match resumes.take(slots, lanes, cx, replay) {
+        Page::Done => {}
+        Page::AnswerPoll => polls::answer_replay(slots, lanes, cx, replay),
+        Page::HoldPoll => polls::answer(slots, lanes, cx, replay.slot),
+    }
+    resumes.note_page(slots, cx, replay.slot);
+}
+
+fn on_published(
+    shard: &mut Shard,
+    id: ConnectionId,
+    reference: Option<&str>,
+    result: Result<Id, (&'static str, String)>,
+) {
+    let Some(slot) = shard.slots.find(shard.cx.index, id) else { return };
+    if shard.slots[slot].state != State::WebSocket {
+        return;
+    }
+    match result {
+        Ok(id) => messages::reply_with_id(shard, slot, reference, id),
+        Err((code, message)) => messages::reply(shard, slot, reference, Err(messages::refusal(code, message))),
+    }
+    shard.slots.queue(slot);
+}
+
+/// Ends the connections that a kick is for, or their subscriptions; returns how many these are.
+fn kick(shard: &mut Shard, target: &Target, reason: Arc<str>) -> u64 {
+    let mut slots = Vec::new();
+    match target {
+        Target::Connection(id) => slots.extend(shard.slots.find(shard.cx.index, *id)),
+        Target::User(user) => slots = shard.access.identities.of_user(user),
+        Target::Token { id, until_s } => {
+            shard.access.identities.revoked.add(id.clone(), *until_s);
+            slots = shard.access.identities.of_token(id);
+        }
+        Target::Subscription { user, channel } => return unsubscribe_user(shard, user, channel, reason),
+        Target::Channel(name) => {
+            let channel = shard.lanes.find(name);
+            for lane in channel.into_iter().flat_map(|channel| shard.lanes.lanes_of(channel)) {
+                let readers = shard.lanes.readers(lane);
+                slots.extend(readers.iter().map(|reader| reader.slot));
+                if shard.lanes[lane].has_waiting(readers.len()) {
+                    slots.extend(catching_up_on(shard, lane));
+                }
+            }
+        }
+    }
+    let is_open = |slot: &&u32| matches!(shard.slots[**slot].state, State::Stream | State::WebSocket | State::Poll);
+    let count = slots.iter().filter(is_open).count() as u64;
+    for slot in slots {
+        ending::end(shard, slot, &kicked(&reason));
+    }
+    count
+}
+
+fn kicked(reason: &Arc<str>) -> Ending {
+    Ending { reason: Reason::Kicked, code: ws::CLOSE_KICKED, words: reason.clone() }
+}
+
+/// The connections that get missed events of a lane and do not read it yet. They stand in no list.
+fn catching_up_on(shard: &Shard, lane: u32) -> Vec<u32> {
+    let is_on = |slot: &u32| {
+        let connection = &shard.slots[*slot];
+        connection.flags.intersects(Flags::REPLAYING)
+            && connection.subscriptions_from(0).any(|s| s.lane == lane && s.place == NONE)
+    };
+    (0..shard.slots.capacity()).filter(is_on).collect()
+}
+
+/// Takes a user's connections off a channel; returns how many subscriptions that were.
+fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: Arc<str>) -> u64 {
+    let Some(number) = shard.lanes.find(channel) else { return 0 };
+    let mut count = 0;
+    for slot in shard.access.identities.of_user(user) {
+        let Shard { slots, lanes, cx, .. } = &mut *shard;
+        let is_subscribed = slots[slot].subscriptions_from(0).any(|s| lanes[s.lane].channel == number);
+        if !is_subscribed {
+            continue;
+        }
+        count += 1;
+        if slots[slot].state == State::Poll {
+            ending::end(shard, slot, &kicked(&reason));
+            continue;
+        }
+        unsubscribe_from(slots, lanes, cx, slot, number);
+        let connection = &mut slots[slot];
+        connection.dialect.write_unsubscribed(channel, &reason, connection.out());
+        if connection.subscriptions() == 0 && connection.dialect != Dialect::WsJson {
+            ending::end(shard, slot, &kicked(&reason));
+        }
+        shard.slots.queue(slot);
+    }
+    count
+}
+
+/// Sends a message to one connection alone.
+fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
+    let connection = &mut shard.slots[slot];
+    if !matches!(connection.state, State::Stream | State::WebSocket) {
+        return;
+    }
+    if connection.out_waiting() > shard.cx.settings.config.limits.replies {
+        let ending = Ending::new(Reason::Slow, ws::CLOSE_TOO_SLOW, "too many messages wait to be read");
+        return ending::end(shard, slot, &ending);
+    }
+    connection.dialect.write_direct(draft, connection.out());
+    shard.slots.queue(slot);
+}

@@ -1,0 +1,152 @@
+//! The clock: deadlines, heartbeats, and what is let go after a while.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::link::HubMessage;
+use crate::logic::protocol::ws;
+use crate::logic::wheel::Tick;
+use crate::sys::memory;
+
+use super::super::connection::State;
+use super::super::context::{Budget, Ending};
+use super::super::counters::Reason;
+use super::super::deadlines::beat;
+use super::super::drain::{Cause, Drain, Step};
+use super::super::polls;
+use super::{Shard, ending, permission, requests};
+
+/// Ticks after which unused memory is given back.
+const TIDY_EVERY: Tick = 10;
+/// Connections that are looked at for time's sake in one turn, and how long that may take.
+const LOOKS: (usize, Duration) = (16 * 1024, Duration::from_millis(4));
+
+/// Does what the clock's ticks bring.
+pub(super) fn pass(shard: &mut Shard) {
+    let has_ticked = std::mem::take(&mut shard.has_ticked);
+    if has_ticked {
+        tick(shard);
+    }
+    if !shard.deadlines.has_fired() && !has_ticked {
+        return;
+    }
+    let mut budget = Budget::new(LOOKS.0, LOOKS.1);
+    while budget.take()
+        && let Some(due) = shard.deadlines.next(&mut shard.slots, shard.cx.now)
+    {
+        look_at(shard, due.slot, due.is_deadline);
+        shard.carry_out();
+    }
+    go_on_draining(shard);
+}
+
+fn tick(shard: &mut Shard) {
+    let now = shard.cx.now;
+    #[cfg(feature = "faults")]
+    crate::shard::faults::stall_if_asked(shard.cx.index);
+    shard.deadlines.advance(now);
+    shard.wire.feed_starved(&mut shard.slots);
+    let left_out = shard.deadlines.lines.left_out(now);
+    if left_out > 0 {
+        info!(target: "ringcast::connection", shard = shard.cx.index, left_out, "lines about connections were left out");
+    }
+    while let Some(freed) = shard.lanes.free_unused_lane(now) {
+        if let Some(local) = freed {
+            shard.cx.tell_hub(HubMessage::Unfollow { shard: shard.cx.index, local });
+        }
+    }
+    shard.lanes.empty_old_logs(now);
+    if let Some(drain) = &mut shard.drain {
+        drain.on_tick(now);
+    }
+    if now.is_multiple_of(TIDY_EVERY) {
+        memory::give_back();
+    }
+    if now.is_multiple_of(60 * TIDY_EVERY) {
+        shard.access.tidy();
+    }
+    shard.cx.measures.publish(&shard.figures.measures);
+}
+
+/// Looks at a connection whose time has come.
+fn look_at(shard: &mut Shard, slot: u32, is_deadline: bool) {
+    if is_deadline {
+        on_deadline(shard, slot);
+    }
+    if !end_expired(shard, slot) {
+        beat(&mut shard.slots, &shard.cx, slot);
+    }
+}
+
+fn on_deadline(shard: &mut Shard, slot: u32) {
+    if permission::answer_by_default(shard, slot) {
+        return;
+    }
+    match shard.slots[slot].state {
+        State::Proxied => ending::drop_connection(shard, slot, Reason::HandshakeTimeout),
+        State::Http => requests::on_timeout(shard, slot),
+        State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
+        State::WebSocket if shard.slots[slot].awaits_token() => {
+            let ending = Ending::new(Reason::Unauthorized, ws::CLOSE_POLICY, "no token came in time");
+            ending::end(shard, slot, &ending);
+        }
+        State::WebSocket => ending::drop_connection(shard, slot, Reason::Unresponsive),
+        State::Closing | State::Lingering => ending::drop_connection(shard, slot, Reason::Lingered),
+        State::Stream | State::Dead | State::Free => {}
+    }
+}
+
+/// Ends a connection whose identity has ended; returns whether it has.
+fn end_expired(shard: &mut Shard, slot: u32) -> bool {
+    if shard.access.ends(slot).is_none_or(|end| end > shard.cx.now) {
+        return false;
+    }
+    if shard.slots[slot].state == State::Http {
+        // Nothing is open; the next request brings its own token.
+        shard.access.forget(&shard.cx, slot);
+        return false;
+    }
+    let ending = Ending::new(Reason::Expired, ws::CLOSE_EXPIRED, "the token has expired");
+    ending::end(shard, slot, &ending);
+    true
+}
+
+/// Lets the connections go from now on, unless the shard does that for good already.
+pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
+    let before = shard.drain.as_ref().map(Drain::cause);
+    if before == Some(Cause::End) || before == Some(cause) {
+        return;
+    }
+    if cause == Cause::End {
+        shard.acceptor.stop(&mut shard.slots, &mut shard.cx);
+    }
+    shard.drain = Some(Drain::new(cause, &shard.slots, shard.cx.now, shard.cx.settings.drain));
+    shard.cx.is_draining = true;
+    go_on_draining(shard);
+}
+
+/// Takes clients again after a pause.
+pub(super) fn end_pause(shard: &mut Shard) {
+    if shard.drain.as_ref().is_some_and(|drain| drain.cause() == Cause::Pause) {
+        shard.drain = None;
+        shard.cx.is_draining = false;
+    }
+}
+
+/// Lets go of a tick's share of the connections, and tells the hub once all have gone.
+fn go_on_draining(shard: &mut Shard) {
+    let Some(mut drain) = shard.drain.take() else { return };
+    while let Some(step) = drain.next(&shard.slots) {
+        match step {
+            Step::End(slot) => {
+                let ending = Ending::new(Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
+                ending::end(shard, slot, &ending);
+                shard.carry_out();
+            }
+            Step::Cut(slot) => ending::drop_connection(shard, slot, Reason::Drained),
+            Step::Over(cut) => shard.cx.tell_hub(HubMessage::Drained { shard: shard.cx.index, cut }),
+        }
+    }
+    shard.drain = Some(drain);
+}

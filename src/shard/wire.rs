@@ -1,0 +1,374 @@
+//! The wire: what the ring reports about connections, reading their bytes, and sending batches.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::logic::cells::NONE;
+use crate::logic::log::Position;
+use crate::sys::clock::unix_ms;
+use crate::sys::ring::{self, Completion};
+use crate::sys::wake::Wake;
+
+use super::batch::{Batch, Piece, Plan, heartbeat};
+use super::connection::{Flags, State};
+use super::context::{Context, Effect};
+use super::counters::Reason;
+use super::io::Io;
+use super::lanes::Lanes;
+use super::measures::Measure;
+use super::merge::{Merge, Stretch};
+use super::slots::{GENERATION_MASK, Slots};
+
+/// Bytes that one read takes at most.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Reports that one turn looks at.
+const REPORTS_PER_TURN: usize = 1024;
+/// The most reports that wait in the ring's own queue; more wait in the kernel.
+const COMPLETION_QUEUE: u32 = 16 * 1024;
+/// What a parked connection is polled for.
+const POLLED: u32 = ring::POLL_IN | ring::POLL_RDHUP;
+/// Part of the `user_data` of polls for room.
+const FOR_ROOM: u64 = 1 << 60;
+/// The inbox's `user_data`: no slot has this number in its lower half.
+const INBOX: u64 = u32::MAX as u64;
+
+/// What a turn's look at the ring has come to, beside marks on the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reports {
+    /// There may be more reports.
+    pub(super) has_more: bool,
+    /// The hub has sent something.
+    pub(super) inbox: bool,
+}
+
+/// A read's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// So many bytes are in the scratch buffer.
+    Bytes(usize),
+    /// Nothing has come yet.
+    Nothing,
+    /// The client has closed its sending side.
+    End,
+    /// The connection is broken.
+    Broken,
+}
+
+/// See the module's documentation.
+pub(super) struct Wire {
+    pub(super) io: Io,
+    pub(super) batch: Batch,
+    /// Where bytes are read into; never kept from one read to the next.
+    pub(super) scratch: Vec<u8>,
+    completions: Vec<Completion>,
+    results: Vec<i32>,
+    /// The stretches that a merged send has moved its connection over.
+    stretches: Vec<Stretch>,
+    /// Connections that the kernel had no memory for. No poll reports when it has: the clock asks again.
+    starved: Vec<u32>,
+}
+
+impl Wire {
+    pub(super) fn new() -> io::Result<Wire> {
+        Ok(Wire {
+            io: Io::new(COMPLETION_QUEUE)?,
+            batch: Batch::default(),
+            scratch: vec![0; SCRATCH_BYTES],
+            completions: Vec::new(),
+            results: Vec::new(),
+            stretches: Vec::new(),
+            starved: Vec::new(),
+        })
+    }
+
+    /// A descriptor that is readable while the ring has reports.
+    pub(super) fn waitable(&self) -> io::Result<OwnedFd> {
+        self.io.waitable()
+    }
+
+    /// Has the ring report each message from the hub.
+    pub(super) fn watch_inbox(&mut self, wake: &Wake) -> io::Result<()> {
+        self.io.arm_multishot_poll(wake.as_fd(), INBOX)
+    }
+
+    /// Takes the ring's reports and marks the slots that they are about.
+    pub(super) fn take_reports(&mut self, slots: &mut Slots, inbox: &Wake) -> io::Result<Reports> {
+        let has_more = self.io.completions(&mut self.completions, REPORTS_PER_TURN);
+        let mut reports = Reports { has_more, inbox: false };
+        for completion in self.completions.drain(..) {
+            if completion.user_data == INBOX {
+                reports.inbox = true;
+                if !completion.armed {
+                    self.io.arm_multishot_poll(inbox.as_fd(), INBOX)?;
+                }
+            } else {
+                mark(slots, completion);
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Has the ring report the connection's next input, unless it is not to be read now.
+    pub(super) fn await_input(&mut self, slots: &mut Slots, slot: u32) -> io::Result<()> {
+        let connection = &slots[slot];
+        let is_awaited = connection.flags.intersects(Flags::ARMED | Flags::UNREAD);
+        if is_awaited || !connection.may_be_read() || connection.state == State::Dead {
+            return Ok(());
+        }
+        self.arm(slots, slot, POLLED, 0, Flags::ARMED)
+    }
+
+    /// Sends nothing more to the connection before the ring has reported room for it.
+    fn await_room(&mut self, slots: &mut Slots, slot: u32) -> io::Result<()> {
+        slots[slot].flags.insert(Flags::BLOCKED);
+        if slots[slot].flags.intersects(Flags::ARMED_OUT) {
+            return Ok(());
+        }
+        self.arm(slots, slot, ring::POLL_OUT, FOR_ROOM, Flags::ARMED_OUT)
+    }
+
+    fn arm(&mut self, slots: &mut Slots, slot: u32, events: u32, tag: u64, flag: Flags) -> io::Result<()> {
+        let connection = &mut slots[slot];
+        let Some(fd) = &connection.fd else { return Ok(()) };
+        let user_data = u64::from(connection.generation) << 32 | u64::from(slot) | tag;
+        self.io.arm_poll(fd.as_fd(), events, user_data)?;
+        connection.flags.insert(flag);
+        Ok(())
+    }
+
+    /// Reads some of a connection's bytes into the scratch buffer.
+    pub(super) fn receive(&mut self, slots: &Slots, slot: u32) -> Received {
+        let Some(fd) = &slots[slot].fd else { return Received::Nothing };
+        loop {
+            return match self.io.receive(fd.as_fd(), &mut self.scratch) {
+                Ok(0) => Received::End,
+                Ok(length) => Received::Bytes(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => Received::Broken,
+            };
+        }
+    }
+
+    /// Has the connections that the kernel had no memory for tried again.
+    pub(super) fn feed_starved(&mut self, slots: &mut Slots) {
+        for slot in self.starved.drain(..) {
+            if slots[slot].state != State::Free {
+                slots[slot].flags.remove(Flags::BLOCKED);
+                slots.queue(slot);
+            }
+        }
+    }
+
+    /// Sends the batch and moves every connection on by the bytes that the kernel took.
+    pub(super) fn send(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context) -> io::Result<()> {
+        if self.batch.plans.is_empty() {
+            return Ok(());
+        }
+        self.io.send_batch(self.batch.sends(slots, lanes), &mut self.results)?;
+        debug_assert_eq!(self.results.len(), self.batch.plans.len(), "each planned send has a result");
+        cx.counters.batches += 1;
+        let mut account = Account { cx, sent_ms: unix_ms() };
+        let mut plans = std::mem::take(&mut self.batch.plans);
+        let results = std::mem::take(&mut self.results);
+        for (plan, result) in plans.drain(..).zip(&results) {
+            self.account(slots, lanes, &mut account, &plan, *result)?;
+        }
+        self.batch.plans = plans;
+        self.results = results;
+        self.batch.arena.clear();
+        Ok(())
+    }
+
+    fn account(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        account: &mut Account<'_>,
+        plan: &Plan,
+        result: i32,
+    ) -> io::Result<()> {
+        let slot = plan.slot;
+        slots[slot].flags.remove(Flags::PLANNED);
+        if slots[slot].state == State::Dead {
+            return Ok(());
+        }
+        let Ok(taken) = usize::try_from(result) else {
+            return self.on_refused(slots, account.cx, slot, -result);
+        };
+        account.cx.counters.sends += 1;
+        account.cx.counters.bytes_out += taken as u64;
+        slots[slot].sent = account.cx.now;
+        let planned = match plan.piece {
+            Piece::Run { subscription, lane, start, end } => {
+                account.run(slots, lanes, slot, Stretch { index: subscription as usize, lane, start, end }, taken);
+                (end - start) as usize
+            }
+            Piece::Out => account_out(slots, slot, taken),
+            Piece::Heartbeat => account_heartbeat(slots, account.cx, slot, taken),
+            Piece::Merged { start, end } => {
+                let (cursors, stretches) = (&mut self.batch.cursors, &mut self.stretches);
+                account.merged(slots, lanes, slot, taken, cursors, stretches);
+                end - start
+            }
+        };
+        if taken < planned {
+            account.cx.counters.sends_blocked += 1;
+            self.await_room(slots, slot)?;
+        } else if !is_caught_up(slots, lanes, slot) {
+            slots.queue(slot);
+        }
+        Ok(())
+    }
+
+    /// The kernel took nothing of a send.
+    fn on_refused(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, error: i32) -> io::Result<()> {
+        let has_no_memory = matches!(error, libc::ENOBUFS | libc::ENOMEM);
+        if error != libc::EAGAIN && !has_no_memory {
+            cx.effect(Effect::Drop { slot, reason: Reason::Broken });
+            return Ok(());
+        }
+        cx.counters.sends_blocked += 1;
+        cx.counters.sends_refused += 1;
+        if has_no_memory {
+            slots[slot].flags.insert(Flags::BLOCKED);
+            self.starved.push(slot);
+            return Ok(());
+        }
+        self.await_room(slots, slot)
+    }
+}
+
+/// Marks the slot that a report is about.
+fn mark(slots: &mut Slots, completion: Completion) {
+    let slot = completion.user_data as u32;
+    let generation = (completion.user_data >> 32) as u32 & GENERATION_MASK;
+    if slots.get(slot).is_none_or(|connection| connection.generation != generation) {
+        debug_assert!(false, "a slot is free only after its last report");
+        return;
+    }
+    let connection = &mut slots[slot];
+    let is_for_room = completion.user_data & FOR_ROOM != 0;
+    connection.flags.remove(if is_for_room { Flags::ARMED_OUT } else { Flags::ARMED });
+    if connection.state == State::Dead {
+        if !connection.flags.intersects(Flags::ARMED | Flags::ARMED_OUT) {
+            slots.bury(slot);
+        }
+    } else if is_for_room {
+        // Or the connection is over, which sending will show.
+        connection.flags.remove(Flags::BLOCKED);
+        slots.queue(slot);
+    } else {
+        let is_ending = completion.result & !(ring::POLL_IN as i32) != 0;
+        if is_ending { slots.read_later(slot) } else { slots.read_soon(slot) }
+    }
+}
+
+/// The common case: one channel, nothing else pending, everything sent.
+fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    let connection = &slots[slot];
+    if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
+        return false;
+    }
+    let lane = &lanes[connection.first.lane];
+    connection.state != State::Closing
+        && connection.first.cursor == lane.log.head()
+        && !lanes.channels[lane.channel].ended
+}
+
+fn account_out(slots: &mut Slots, slot: u32, taken: usize) -> usize {
+    let Some(extra) = &mut slots[slot].extra else { return 0 };
+    let planned = extra.out.len() - extra.out_sent;
+    extra.out_sent += taken;
+    if extra.out_sent == extra.out.len() {
+        // Big answers are rare; their memory goes back at once.
+        extra.out = Vec::new();
+        extra.out_sent = 0;
+    }
+    planned
+}
+
+fn account_heartbeat(slots: &mut Slots, cx: &mut Context, slot: u32, taken: usize) -> usize {
+    cx.counters.heartbeats += 1;
+    let connection = &mut slots[slot];
+    connection.flags.remove(Flags::HEARTBEAT);
+    let bytes = heartbeat(connection);
+    if taken < bytes.len() {
+        connection.put_first(&bytes[taken..]);
+    }
+    bytes.len()
+}
+
+/// Moving connections over the frames that the kernel took.
+struct Account<'a> {
+    cx: &'a mut Context,
+    /// When the sends had been made, by the clock that ids are made of.
+    sent_ms: u64,
+}
+
+impl Account<'_> {
+    fn run(&mut self, slots: &mut Slots, lanes: &mut Lanes, slot: u32, run: Stretch, taken: usize) {
+        self.measure_delivery(lanes, run.lane, run.start);
+        let cursor = run.start + taken as u64;
+        self.move_cursor(slots, lanes, slot, &run, cursor);
+        let is_mid = cursor < run.end && lanes[run.lane].log.frame_boundary(cursor) != cursor;
+        // A run that ends within a frame is taken only in part, because a frame lies in one chunk of its log.
+        if is_mid {
+            slots[slot].set_mid_frame(Some(run.index));
+        } else if taken > 0 {
+            slots[slot].set_mid_frame(None);
+        }
+        lanes.settle(run.lane, self.cx.settings.config.limits.retained as u64);
+    }
+
+    /// Merges once more, for as far as the kernel took. Nothing has changed since, so the same stretches come out.
+    fn merged(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        slot: u32,
+        taken: usize,
+        cursors: &mut Vec<Position>,
+        stretches: &mut Vec<Stretch>,
+    ) {
+        let mut left = taken as u64;
+        let mut merge = Merge::new(slots, slot, cursors);
+        while left > 0
+            && let Some(stretch) = merge.next(lanes)
+        {
+            let end = stretch.end.min(stretch.start + left);
+            merge.advance(&stretch, end);
+            left -= end - stretch.start;
+            stretches.push(Stretch { end, ..stretch });
+        }
+        debug_assert_eq!(left, 0, "the kernel took no more than was merged");
+        if let Some(first) = stretches.first() {
+            self.measure_delivery(lanes, first.lane, first.start);
+        }
+        for stretch in stretches.drain(..) {
+            self.move_cursor(slots, lanes, slot, &stretch, stretch.end);
+            let is_mid = lanes[stretch.lane].log.frame_boundary(stretch.end) != stretch.end;
+            slots[slot].set_mid_frame(is_mid.then_some(stretch.index));
+            lanes.settle(stretch.lane, self.cx.settings.config.limits.retained as u64);
+        }
+    }
+
+    /// Records how old the event at a position was when it was sent.
+    fn measure_delivery(&mut self, lanes: &Lanes, lane: u32, position: Position) {
+        if let Some(id) = lanes[lane].log.id_at(position) {
+            self.cx.measures.record(Measure::Delivery, self.sent_ms.saturating_sub(id.ms()));
+        }
+    }
+
+    fn move_cursor(&mut self, slots: &mut Slots, lanes: &mut Lanes, slot: u32, from: &Stretch, to: Position) {
+        let connection = &mut slots[slot];
+        let lane = &mut lanes[from.lane];
+        let events = lane.log.events_between(from.start, to) as u32;
+        connection.events = connection.events.saturating_add(events);
+        self.cx.counters.events_out += u64::from(events);
+        if let Some(subscription) = connection.subscription_mut(from.index) {
+            subscription.cursor = to;
+        }
+        lane.at_head += u32::from(to == lane.log.head() && from.start != to);
+    }
+}
