@@ -12,6 +12,7 @@ pub(super) mod faulty;
 mod poll;
 mod proxied;
 mod subscribe;
+mod turns;
 
 use std::collections::HashMap;
 use std::io;
@@ -217,6 +218,15 @@ impl Model {
         change(&mut config);
         self.shard.cx.room = Arc::new(Room::new(&config.server));
         self.shard.cx.settings = Settings::new(Arc::new(config));
+    }
+
+    /// The id of the newest event on a channel, as the hub remembers it.
+    fn newest_on(&mut self, channel: &str) -> String {
+        let mut out = Vec::new();
+        let line = format!(r#"{{"op":"history","channel":"{channel}","ref":1}}"#);
+        self.hub.execute(parse(line.as_bytes()).unwrap(), self.now_ms, &mut out).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        answer["events"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned()
     }
 
     fn publish_on(&mut self, channel: &str, data: &str) {
