@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ringcast::logic::code::Code;
+
 /// The layers from top to bottom. A module imports only from those below it.
 const LAYERS: [&str; 11] =
     ["cli", "bench", "server", "control", "shard", "hub", "link", "feed", "config", "logic", "sys"];
@@ -260,4 +262,30 @@ fn documents_link_only_to_what_is_there() {
             assert!(target.exists(), "{} links to {link}", document.display());
         }
     }
+}
+
+/// The code that a call of an error's constructor names, and what stands before it in the call.
+fn code_of(call: &str) -> Option<(&str, &str)> {
+    let (before, rest) = call.split_once('"')?;
+    let is_literal = before.len() < 60 && before.chars().all(|c| c.is_alphanumeric() || " \n_:,".contains(c));
+    is_literal.then(|| (before.trim().trim_end_matches(','), rest.split('"').next().unwrap()))
+}
+
+#[test]
+fn every_code_is_of_the_vocabulary() {
+    let mut found = 0;
+    for (path, text) in sources(&root().join("src")) {
+        let text = without_tests(&text);
+        for marker in ["Reject::new(", "Reject::fatal(", "refusal(", "FeedError::new(", "ApiError::new("] {
+            for (before, name) in text.split(marker).skip(1).filter_map(code_of) {
+                let code = Code::from_name(name);
+                let code = code.unwrap_or_else(|| panic!("{}: the code {name} is not in logic::code", path.display()));
+                if marker.starts_with("Reject") {
+                    assert_eq!(before, code.status().to_string(), "{}: the status of {name}", path.display());
+                }
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 40, "only {found} codes were found");
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::id::Id;
+use super::json;
 
 /// How an event's payload is to be read, and so how each protocol writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,33 @@ impl Event {
         debug_assert!(self.draft.kind != Kind::Binary, "a binary payload has no text");
         std::str::from_utf8(&self.draft.payload).unwrap_or_default()
     }
+
+    /// Appends `{"id","channel","event"?,"data"}`, the event as JSON protocols, poll answers and the feed show it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"id\":\"");
+        self.id.write(out);
+        out.extend_from_slice(b"\",\"channel\":");
+        json::write_string(&self.channel, out);
+        if let Some(name) = &self.draft.name {
+            out.extend_from_slice(b",\"event\":");
+            json::write_string(name, out);
+        }
+        out.extend_from_slice(b",\"data\":");
+        self.draft.write_json_data(out);
+        out.push(b'}');
+    }
+}
+
+impl Draft {
+    /// Appends the payload as one JSON value: text as a string, bytes as a string of base64.
+    pub fn write_json_data(&self, out: &mut Vec<u8>) {
+        match self.kind {
+            // A payload of text is valid UTF-8, which publishing has checked.
+            Kind::Text => json::write_string(std::str::from_utf8(&self.payload).unwrap_or_default(), out),
+            Kind::Json => out.extend_from_slice(&self.payload),
+            Kind::Binary => json::write_base64_string(&self.payload, out),
+        }
+    }
 }
 
 /// The longest channel name, in bytes.
@@ -93,6 +121,24 @@ pub fn namespace_of(channel: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn event(kind: Kind, name: Option<&str>, payload: &[u8]) -> Event {
+        let draft = Draft { name: name.map(Into::into), kind, payload: payload.to_vec().into() };
+        Event { id: Id::new(5, 1), channel: "c\"".into(), draft }
+    }
+
+    #[test]
+    fn events_are_json_objects() {
+        let written = |event: Event| {
+            let mut out = Vec::new();
+            event.write_json(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let start = r#"{"id":"5-1","channel":"c\"","#;
+        assert_eq!(written(event(Kind::Text, Some("e"), b"x\ny")), format!(r#"{start}"event":"e","data":"x\ny"}}"#));
+        assert_eq!(written(event(Kind::Json, None, b"[1]")), format!(r#"{start}"data":[1]}}"#));
+        assert_eq!(written(event(Kind::Binary, None, b"\0\xff")), format!(r#"{start}"data":"AP8="}}"#));
+    }
 
     #[test]
     fn channel_names() {

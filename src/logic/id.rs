@@ -81,6 +81,13 @@ impl fmt::Display for Id {
     }
 }
 
+impl serde::Serialize for Id {
+    /// As its text form.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Why a text is no [`Id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id has the form <milliseconds>-<number>, as in 1700000000000-0")]

@@ -1,40 +1,19 @@
-//! Writing JSON strings by hand, where building a value first would cost an allocation per event.
+//! JSON text, appended to a buffer: strings, base64, values, and compacting what came with white space.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Appends `text` as a JSON string (RFC 8259 §7): quotes, backslashes and control characters are escaped.
+/// Appends `text` as a JSON string (RFC 8259 §7), escaped where that is needed. Nothing is allocated but `out`'s growth.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    let mut clean = 0;
-    let bytes = text.as_bytes();
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[clean..at]);
-        clean = at + 1;
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            control => {
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(control >> 4)], HEX[usize::from(control & 15)]]);
-            }
-        }
-    }
-    out.extend_from_slice(&bytes[clean..]);
-    out.push(b'"');
+    write(text, out);
 }
 
-/// Appends a value as compact JSON, where an allocation or two do no harm.
-pub fn write(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+/// Appends a value as compact JSON.
+///
+/// The value's maps must have text for keys: another key is a mistake in this program and leaves the value cut short.
+pub fn write(value: &(impl serde::Serialize + ?Sized), out: &mut Vec<u8>) {
     let written = serde_json::to_writer(&mut *out, value);
-    debug_assert!(written.is_ok(), "what is shown has text for keys, and memory takes all that is written");
+    debug_assert!(written.is_ok(), "every map has text for keys, and a vector takes every byte");
 }
 
 /// Appends `bytes` as base64 text (RFC 4648 §4, padded).

@@ -1,10 +1,12 @@
-//! The pure part: events, ids, logs, cursors, history, the timer wheel and the protocols.
+//! The pure part: events, ids, logs, cursors, history, the timer wheel, sessions and the formats that protocols are
+//! made of.
 //!
-//! Nothing here knows a socket, a thread, a clock or a source of randomness: time and seeds are
+//! Nothing here knows a socket, a thread, a clock or a source of randomness: time and random numbers are
 //! arguments, so every rule can be tested without a server.
 
 pub mod auth;
 pub mod cells;
+pub mod code;
 pub mod event;
 pub mod history;
 pub mod id;
@@ -13,5 +15,9 @@ pub mod json;
 pub mod log;
 pub mod names;
 pub mod protocol;
+pub mod reason;
+pub mod refusal;
+pub mod retry;
+pub mod session;
 pub mod sparse;
 pub mod wheel;

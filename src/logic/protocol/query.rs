@@ -3,7 +3,10 @@
 use crate::logic::event::check_channel_name;
 use crate::logic::id::Id;
 
-use super::http::{Reject, percent_decode};
+use crate::logic::code::Code;
+use crate::logic::refusal::Refusal;
+
+use super::http::{Reject, Request, percent_decode};
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +67,21 @@ pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject>
     Ok(found)
 }
 
+impl SubscribeQuery {
+    /// The position that a stream or a poll resumes after. A browser that reconnects by itself sends the field
+    /// `Last-Event-ID`, which is newer than what the URL says (WHATWG HTML §9.2.4).
+    ///
+    /// # Errors
+    /// If the field is no position.
+    pub fn position(&self, request: &Request<'_>) -> Result<Option<Id>, Refusal> {
+        let Some(text) = request.last_event_id else { return Ok(self.after) };
+        let position = text.parse();
+        position
+            .map(Some)
+            .map_err(|error| Refusal::new(Code::BadPosition, format!("Last-Event-ID is no position: {error}")))
+    }
+}
+
 fn bad(message: String) -> Reject {
     Reject::new(400, "bad_query", message)
 }
@@ -85,6 +103,7 @@ fn add_channels(channels: &mut Vec<String>, names: &str, channels_max: usize) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::protocol::http::{self, HeadLimits, Parsed};
     use proptest::prelude::*;
 
     #[test]
@@ -111,6 +130,24 @@ mod tests {
         ] {
             assert_eq!(parse(bad, 2).unwrap_err().status, 400, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_field_is_newer_than_the_url() {
+        let query = parse("after=5-1", 3).unwrap();
+        let position = |fields: &str| {
+            let head = format!("GET /sse HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+            let Parsed::Complete { request, .. } = http::parse(head.as_bytes(), &HeadLimits { head_bytes_max: 8192 })
+            else {
+                panic!()
+            };
+            query.position(&request)
+        };
+        assert_eq!(position(""), Ok(Some(Id::new(5, 1))));
+        assert_eq!(position("Last-Event-ID: 7-0\r\n"), Ok(Some(Id::new(7, 0))));
+        let refusal = position("Last-Event-ID: x\r\n").unwrap_err();
+        assert_eq!(refusal.code, Code::BadPosition);
+        assert!(refusal.message.starts_with("Last-Event-ID is no position: "), "{}", refusal.message);
     }
 
     proptest! {

@@ -1,15 +1,21 @@
 //! HTTP/1.1 for requests without a body: reading heads strictly, writing answers (RFC 9110, RFC 9112).
 
+mod chunk;
 mod cors;
+mod encode;
 mod forwarded;
 mod parse;
+mod response;
 mod write;
 
 use std::borrow::Cow;
 
+pub use chunk::{LAST_CHUNK, wrap_chunk};
 pub use cors::{Cors, decide_cors, origin_allowed};
+pub use encode::{Exchange, encode};
 pub use forwarded::last_untrusted;
 pub use parse::{HeadLimits, Parsed, parse};
+pub use response::{Body, Field, Response};
 pub use write::{
     ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
 };

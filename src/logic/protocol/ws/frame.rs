@@ -1,5 +1,7 @@
 //! Frames (RFC 6455 §5.2): the server's, which are not masked, and the client's, for those who play one.
 
+use crate::logic::protocol::prepend;
+
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,24 +46,52 @@ pub const PING_FRAME: &[u8] = &[0x89, 0];
 /// The longest reason a close frame has room for.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// Appends the header of a server's (unmasked, final) frame with a payload of `length` bytes.
-pub fn write_frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
-    write_header(out, opcode, length, 0);
+/// A final frame's header, up to the mask.
+struct Header {
+    bytes: [u8; 10],
+    length: usize,
 }
 
-fn write_header(out: &mut Vec<u8>, opcode: Opcode, length: usize, mask_bit: u8) {
-    out.push(0x80 | opcode as u8);
-    match length {
-        0..=125 => out.push(mask_bit | length as u8),
-        126..=0xffff => {
-            out.push(mask_bit | 126);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        _ => {
-            out.push(mask_bit | 127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
+impl Header {
+    fn new(opcode: Opcode, payload_length: usize, mask_bit: u8) -> Header {
+        let mut bytes = [0; 10];
+        bytes[0] = 0x80 | opcode as u8;
+        let length = match payload_length {
+            0..=125 => {
+                bytes[1] = payload_length as u8;
+                2
+            }
+            126..=0xffff => {
+                bytes[1] = 126;
+                bytes[2..4].copy_from_slice(&(payload_length as u16).to_be_bytes());
+                4
+            }
+            _ => {
+                bytes[1] = 127;
+                bytes[2..].copy_from_slice(&(payload_length as u64).to_be_bytes());
+                10
+            }
+        };
+        bytes[1] |= mask_bit;
+        Header { bytes, length }
     }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Appends the header of a server's (unmasked, final) frame with a payload of `length` bytes.
+pub fn write_frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
+    out.extend_from_slice(Header::new(opcode, length, 0).bytes());
+}
+
+/// Appends what `payload` appends as one frame of a server's.
+pub fn write_frame_with(out: &mut Vec<u8>, opcode: Opcode, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    payload(out);
+    let header = Header::new(opcode, out.len() - start, 0);
+    prepend(out, start, header.bytes());
 }
 
 /// Appends a server's frame.
@@ -80,7 +110,7 @@ pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
 
 /// Appends a client's frame, masked with `mask` (RFC 6455 §5.3).
 pub fn write_client_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {
-    write_header(out, opcode, payload.len(), 0x80);
+    out.extend_from_slice(Header::new(opcode, payload.len(), 0x80).bytes());
     out.extend_from_slice(&mask);
     let start = out.len();
     out.extend_from_slice(payload);

@@ -26,6 +26,12 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
+/// Whether a request offers a subprotocol (RFC 6455 §11.3.4).
+pub fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
+    let mut offered = request.ws_protocols.iter().flat_map(|names| names.split(','));
+    offered.any(|name| name.trim() == subprotocol)
+}
+
 /// Checks a request on a WebSocket's path.
 pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Reject> {
     if request.method != Method::Get || !request.is_http_1_1 || !request.wants_websocket {
@@ -38,8 +44,7 @@ pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Reject> {
     let is_key = |key: &&str| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
     let key = request.ws_key.filter(is_key);
     let key = key.ok_or_else(|| Reject::new(400, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    let offers = |protocols: &str| protocols.split(',').any(|protocol| protocol.trim() == SUBPROTOCOL);
-    let protocol = request.ws_protocols.iter().copied().any(offers).then_some(SUBPROTOCOL);
+    let protocol = offers(request, SUBPROTOCOL).then_some(SUBPROTOCOL);
     Ok(Upgrade { accept: accept_key(key), protocol })
 }
 

@@ -7,9 +7,9 @@ mod handshake;
 pub use decode::{Decoder, Message, Read, Violation};
 pub use frame::{
     Opcode, PING_FRAME, ServerFrame, parse_server_frame, write_client_frame, write_close, write_frame,
-    write_frame_header,
+    write_frame_header, write_frame_with,
 };
-pub use handshake::{SUBPROTOCOL, Upgrade, accept_key, check_upgrade};
+pub use handshake::{SUBPROTOCOL, Upgrade, accept_key, check_upgrade, offers};
 
 /// The connection has done what it was for.
 pub const CLOSE_NORMAL: u16 = 1000;

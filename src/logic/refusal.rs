@@ -1,0 +1,97 @@
+//! Refusals: why a request or a message is not carried out, the same for HTTP answers and for replies in a session.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::code::Code;
+use super::json;
+use super::protocol::feed::FeedError;
+
+/// Why something is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The word for programs.
+    pub code: Code,
+    /// The sentence for people.
+    pub message: Cow<'static, str>,
+    /// The channels that are refused, where a reply names them.
+    pub channels: Vec<String>,
+    /// Whether the connection cannot be used any further.
+    pub close: bool,
+    /// When to try again, in seconds (RFC 9110 §10.2.3).
+    pub retry_after_secs: Option<u32>,
+}
+
+/// The members of an error.
+#[derive(Serialize)]
+struct Members<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    channels: &'a [String],
+}
+
+impl Refusal {
+    /// A refusal after which the connection may be kept.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { code, message: message.into(), channels: Vec::new(), close: false, retry_after_secs: None }
+    }
+
+    /// A refusal after which nothing on the connection can be trusted.
+    pub fn fatal(code: Code, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { close: true, ..Refusal::new(code, message) }
+    }
+
+    /// The same refusal, with the seconds after which to come back.
+    pub fn retry_after(self, seconds: u32) -> Refusal {
+        Refusal { retry_after_secs: Some(seconds), ..self }
+    }
+
+    /// The same refusal, naming the channels that it is about.
+    pub fn of_channels(self, channels: Vec<String>) -> Refusal {
+        Refusal { channels, ..self }
+    }
+
+    /// Appends `"error":{"code":…,"message":…,"channels"?:[…]}`.
+    pub fn write_member(&self, out: &mut Vec<u8>) {
+        write_error_member(self.code.name(), &self.message, &self.channels, out);
+    }
+}
+
+/// Appends `"error":{"code":…,"message":…,"channels"?:[…]}`: the one form of an error, whoever is told it.
+pub fn write_error_member(code: &str, message: &str, channels: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"error\":");
+    json::write(&Members { code, message, channels }, out);
+}
+
+/// What the hub refuses a client's publish with, or what is wrong with the event itself.
+impl From<FeedError> for Refusal {
+    fn from(error: FeedError) -> Refusal {
+        let code = Code::from_name(error.code);
+        debug_assert!(code.is_some(), "{} is in the table of codes", error.code);
+        Refusal::new(code.unwrap_or(Code::Unavailable), error.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_channels_where_there_are_some() {
+        let mut out = Vec::new();
+        let refusal = Refusal::new(Code::Forbidden, "no \"way\"\n");
+        refusal.write_member(&mut out);
+        assert_eq!(out, br#""error":{"code":"forbidden","message":"no \"way\"\n"}"#);
+        out.clear();
+        refusal.of_channels(vec!["a".into(), "b".into()]).write_member(&mut out);
+        assert_eq!(out, br#""error":{"code":"forbidden","message":"no \"way\"\n","channels":["a","b"]}"#);
+    }
+
+    #[test]
+    fn the_feeds_errors_keep_their_code() {
+        let refusal = Refusal::from(FeedError::new("bad_field", "x"));
+        assert_eq!((refusal.code, &*refusal.message), (Code::BadField, "x"));
+    }
+}

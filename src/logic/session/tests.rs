@@ -1,0 +1,436 @@
+//! What holds for every protocol of the table, and the routes that lead to them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::logic::code::Code;
+use crate::logic::event::{Draft, Event, Kind};
+use crate::logic::id::Id;
+use crate::logic::protocol::http::{HeadLimits, Parsed as Head, parse};
+use crate::logic::protocol::query::SubscribeQuery;
+use crate::logic::protocol::ws::{Decoder, Opcode, parse_server_frame, write_client_frame};
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
+
+fn all() -> impl Iterator<Item = Spoken> {
+    (0..TABLE.len() as u8).map(Spoken::from_number)
+}
+
+fn keys() -> impl Iterator<Item = LaneKey> {
+    all().flat_map(|spoken| [Coding::Identity, Coding::Chunked].map(|coding| LaneKey::new(spoken, coding)))
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = b"before".to_vec();
+    write(&mut out);
+    assert_eq!(out[..6], *b"before");
+    out.split_off(6)
+}
+
+/// Whether `bytes` are whole frames of a server's.
+fn are_frames(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Ok(Some(frame)) = parse_server_frame(bytes) else { return false };
+        bytes = &bytes[frame.consumed..];
+    }
+    true
+}
+
+/// The body that a client reads from chunks, and whether the last one has come.
+fn from_chunks(mut bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while !bytes.is_empty() {
+        let end = memchr::memmem::find(bytes, b"\r\n").unwrap();
+        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap(), 16).unwrap();
+        let chunk = &bytes[end + 2..end + 2 + length];
+        assert_eq!(bytes[end + 2 + length..][..2], *b"\r\n");
+        bytes = &bytes[end + 4 + length..];
+        if length == 0 {
+            assert!(bytes.is_empty(), "nothing follows the last chunk");
+            return (body, true);
+        }
+        body.extend_from_slice(chunk);
+    }
+    (body, false)
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![Just(Kind::Text), Just(Kind::Json), Just(Kind::Binary)];
+    let name = proptest::option::of("[a-zé.]{1,8}");
+    (kind, name, any::<String>(), proptest::collection::vec(any::<u8>(), 0..300), any::<u64>(), "[!-~&&[^,]]{1,12}")
+        .prop_map(|(kind, name, text, bytes, id, channel)| {
+            let payload = match kind {
+                Kind::Text => text.into_bytes(),
+                Kind::Json => serde_json::to_vec(&[text]).unwrap(),
+                Kind::Binary => bytes,
+            };
+            let draft = Draft { name: name.map(Into::into), kind, payload: payload.into() };
+            Event { id: Id::new(id >> 24, id & 0xffff), channel: channel.into(), draft }
+        })
+}
+
+/// One of each notice.
+fn notices<'a>(draft: &'a Draft, refusal: &'a Refusal) -> Vec<Notice<'a>> {
+    let (after, resumed) = (Id::new(1, 0), Id::new(2, 0));
+    let reply = |outcome| Notice::Reply { reference: Some("1"), outcome };
+    vec![
+        reply(Outcome::Done),
+        reply(Outcome::Published(resumed)),
+        reply(Outcome::Pong("7")),
+        reply(Outcome::Refused(refusal)),
+        Notice::Gap { after, resumed, position: Some(resumed) },
+        Notice::Ended { channel: "c" },
+        Notice::Unsubscribed { channel: "c", reason: "no" },
+        Notice::Direct(draft),
+        Notice::Pong(b"x"),
+        Notice::Same(Payload::Text("x")),
+        Notice::Answer { events: b"", next: resumed, gap: false, ended: &[] },
+    ]
+}
+
+#[test]
+fn keys_hold_a_protocol_and_a_coding() {
+    for spoken in all() {
+        for coding in [Coding::Identity, Coding::Chunked] {
+            let key = LaneKey::new(spoken, coding);
+            assert_eq!((key.spoken(), key.coding()), (spoken, coding));
+        }
+    }
+    assert_eq!(keys().collect::<std::collections::HashSet<_>>().len(), TABLE.len() * 2);
+    let names: std::collections::HashSet<_> = TABLE.iter().map(|protocol| protocol.name()).collect();
+    assert_eq!(names.len(), TABLE.len());
+    assert_eq!(LaneKey::default(), LaneKey::of(Spoken::SSE, true));
+}
+
+#[test]
+fn only_streams_of_http_1_1_are_chunked() {
+    for spoken in all() {
+        let is_stream = spoken.protocol().carrier() == Carrier::Stream;
+        let expected = if is_stream { Coding::Chunked } else { Coding::Identity };
+        assert_eq!(LaneKey::of(spoken, true).coding(), expected, "{spoken:?}");
+        assert_eq!(LaneKey::of(spoken, false).coding(), Coding::Identity, "{spoken:?}");
+    }
+}
+
+/// What a coding does to a protocol's bytes can be undone, and an end can be told from a cut.
+#[test]
+fn coded_bytes_are_the_protocols_own() {
+    let draft = Draft { name: None, kind: Kind::Text, payload: b"x".to_vec().into() };
+    let refusal = Refusal::new(Code::Forbidden, "no");
+    for spoken in all() {
+        let [plain, chunked] = [Coding::Identity, Coding::Chunked].map(|coding| LaneKey::new(spoken, coding));
+        for notice in notices(&draft, &refusal) {
+            let own = written(|out| plain.notify(&notice, out));
+            assert_eq!(from_chunks(&written(|out| chunked.notify(&notice, out))), (own, false), "{notice:?}");
+        }
+        let heartbeat = plain.heartbeat().unwrap_or_default();
+        if spoken.protocol().carrier() == Carrier::Stream {
+            assert_eq!(from_chunks(chunked.heartbeat().unwrap()), (heartbeat.to_vec(), false), "{spoken:?}");
+        }
+        for reason in Reason::ALL {
+            let farewell = Farewell::new(*reason).with_retry(5);
+            let own = written(|out| plain.close(&farewell, out));
+            assert_eq!(from_chunks(&written(|out| chunked.close(&farewell, out))), (own, true), "{reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_websocket_gets_whole_frames_and_its_heartbeat_is_answered() {
+    let draft = Draft { name: None, kind: Kind::Binary, payload: b"\xff".to_vec().into() };
+    let refusal = Refusal::new(Code::Forbidden, "no");
+    for spoken in all() {
+        let (protocol, key) = (spoken.protocol(), LaneKey::of(spoken, true));
+        if protocol.carrier() != Carrier::WebSocket {
+            assert!(!protocol.takes_requests() && protocol.subprotocol().is_none(), "{spoken:?} is silent");
+            continue;
+        }
+        let mut bytes = key.heartbeat().expect("without one a broken connection would stay").to_vec();
+        key.welcome(&Welcome { connection: &"0.1.2", padding_bytes: 3, retry_ms: 5 }, &mut bytes);
+        notices(&draft, &refusal).iter().for_each(|notice| key.notify(notice, &mut bytes));
+        for reason in Reason::ALL.iter().filter(|reason| reason.close_code().is_some()) {
+            let words = written(|out| key.close(&Farewell::new(*reason), out));
+            assert!(are_frames(&words), "{spoken:?}");
+            let is_close =
+                |bytes: &[u8]| parse_server_frame(bytes).is_ok_and(|f| f.is_some_and(|f| f.opcode == Opcode::Close));
+            assert!((0..words.len()).any(|at| is_close(&words[at..])), "{spoken:?} closes for {reason:?}");
+            bytes.extend(words);
+        }
+        assert!(are_frames(&bytes), "{spoken:?}");
+    }
+}
+
+#[test]
+fn messages_become_intents() {
+    for spoken in all().filter(|spoken| spoken.protocol().carrier() == Carrier::WebSocket) {
+        let protocol = spoken.protocol();
+        let mut decoder = Decoder::default();
+        let mut input = Vec::new();
+        write_client_frame(&mut input, Opcode::Ping, b"abc", [1, 2, 3, 4]);
+        let length = input.len();
+        let said = Said { weight: 3, payload: None, intent: Intent::Answer(Notice::Pong(b"abc")) };
+        assert_eq!(protocol.parse(&mut input, &mut decoder, 100), Ok(Parsed { consumed: length, said: Some(said) }));
+        for (payload, code) in [(&b"\x10\xe1"[..], 4321), (b"", 1000)] {
+            input.clear();
+            write_client_frame(&mut input, Opcode::Close, payload, [1, 2, 3, 4]);
+            let parsed = protocol.parse(&mut input, &mut decoder, 100).unwrap();
+            assert_eq!(parsed.said.map(|said| said.intent), Some(Intent::Leave(code)), "{spoken:?}");
+        }
+        input.clear();
+        write_client_frame(&mut input, Opcode::Text, &[b'x'; 101], [1, 2, 3, 4]);
+        let violation = protocol.parse(&mut input, &mut decoder, 100).unwrap_err();
+        assert_eq!(Farewell::from(violation).close_code(), Some(1009));
+        assert_eq!(violation.reason, Reason::TooBig);
+        let violation = protocol.parse(&mut [0x81, 1, b'x'], &mut decoder, 100).unwrap_err();
+        assert_eq!(violation.reason, Reason::Violation);
+        input.clear();
+        write_client_frame(&mut input, Opcode::Text, b"\xff", [1, 2, 3, 4]);
+        assert_eq!(protocol.parse(&mut input, &mut decoder, 100).unwrap_err().reason, Reason::InvalidData);
+        input.clear();
+        write_client_frame(&mut input, Opcode::Text, b"x y", [1, 2, 3, 4]);
+        let mut decoder = Decoder::default();
+        let parsed = protocol.parse(&mut input, &mut decoder, 100).unwrap();
+        let said = parsed.said.unwrap();
+        assert_eq!((said.weight, said.payload), (3, Some(Payload::Text("x y"))));
+        assert_eq!(said.intent, protocol.interpret(Payload::Text("x y")), "as when it is interpreted again");
+    }
+    let mut input = *b"GET / HTTP/1.1";
+    let mut decoder = Decoder::default();
+    let silent = Spoken::SSE.protocol().parse(&mut input, &mut decoder, 100);
+    assert_eq!(silent, Ok(Parsed { consumed: 14, said: None }));
+}
+
+#[test]
+fn an_echo_sends_messages_back_and_a_raw_socket_ignores_them() {
+    let text = Payload::Text("hello");
+    let Intent::Answer(notice) = Spoken::ECHO.protocol().interpret(text) else { panic!() };
+    assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x81\x05hello");
+    let Intent::Answer(notice) = Spoken::ECHO.protocol().interpret(Payload::Binary(b"\xff")) else { panic!() };
+    assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x82\x01\xff");
+    assert_eq!(Spoken::WS_RAW.protocol().interpret(Payload::Text(r#"{"subscribe":["a"]}"#)), Intent::Alive);
+}
+
+#[test]
+fn a_polls_answer_is_one_object() {
+    let key = LaneKey::of(Spoken::POLL, true);
+    let answer = |events: &[u8], gap, ended: &[&str]| {
+        let notice = Notice::Answer { events, next: Id::new(7, 1), gap, ended };
+        String::from_utf8(written(|out| key.notify(&notice, out))).unwrap()
+    };
+    assert_eq!(answer(b"", false, &[]), "{\"events\":[],\"next\":\"7-1\",\"gap\":false}\n");
+    let draft = Draft { name: None, kind: Kind::Json, payload: b"1".to_vec().into() };
+    let mut events = Vec::new();
+    for n in 0..2 {
+        key.frame(&Event { id: Id::new(5, n), channel: "c".into(), draft: draft.clone() }, &mut events);
+    }
+    assert_eq!(
+        answer(&events, true, &["a", "b\""]),
+        "{\"events\":[{\"id\":\"5-0\",\"channel\":\"c\",\"data\":1},{\"id\":\"5-1\",\"channel\":\"c\",\"data\":1}],\
+         \"next\":\"7-1\",\"gap\":true,\"ended\":[\"a\",\"b\\\"\"]}\n"
+    );
+}
+
+/// Where a request leads: the protocol's name, the answer's, or the refusal's code.
+fn leads(head: &str, fields: &str, query: &SubscribeQuery, site: &Site<'_>) -> &'static str {
+    let text = format!("{head} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+    let Head::Complete { request, .. } = parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) else { panic!() };
+    match route(&request, site) {
+        Ok(Route::Session(choice)) => choice(query).protocol().name(),
+        Ok(Route::Live) => "live",
+        Ok(Route::Ready) => "ready",
+        Ok(Route::Page) => "page",
+        Ok(Route::Figures) => "figures",
+        Err(refusal) => refusal.code.name(),
+    }
+}
+
+#[test]
+fn paths_lead_to_protocols() {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let stream = "Accept: text/event-stream\r\n";
+    let one = SubscribeQuery { channels: vec!["a".into()], ..SubscribeQuery::default() };
+    let two = SubscribeQuery { channels: vec!["a".into(), "b".into()], ..SubscribeQuery::default() };
+    let raw = SubscribeQuery { raw: true, ..one.clone() };
+    let enveloped = SubscribeQuery { envelope: Some(true), ..one.clone() };
+    let plain = SubscribeQuery { envelope: Some(false), ..two.clone() };
+    let none = Site::default();
+    let all = Site { echo_path: "/echo", has_page: true, is_own: true };
+    for (path, fields, query, site, expected) in [
+        ("/sse", "", &one, none, "sse"),
+        ("/sse", "", &two, none, "sse_envelope"),
+        ("/sse", "", &enveloped, none, "sse_envelope"),
+        ("/sse", upgrade, &plain, none, "sse"),
+        ("/ws", "", &one, none, "ws_json"),
+        ("/ws", "", &raw, none, "ws_raw"),
+        ("/poll", stream, &two, none, "poll"),
+        ("/events", "", &one, none, "poll"),
+        ("/events", stream, &one, none, "sse"),
+        ("/events", upgrade, &raw, none, "ws_raw"),
+        ("/healthz", "", &one, none, "live"),
+        ("/readyz", "", &one, none, "ready"),
+        ("/figures", "", &one, none, "not_found"),
+        ("/figures", "", &one, all, "figures"),
+        ("/", "", &one, none, "not_found"),
+        ("/", "", &one, all, "page"),
+        ("/echo", "", &one, none, "not_found"),
+        ("/echo", "", &raw, all, "echo"),
+        ("/parrot/any", "", &raw, none, "parrot"),
+        ("/parrot", "", &raw, none, "not_found"),
+        ("/sse/", "", &one, none, "not_found"),
+    ] {
+        assert_eq!(leads(&format!("GET {path}"), fields, query, &site), expected, "{path} {fields}");
+    }
+    assert_eq!(leads("POST /sse", "", &one, &none), "method");
+    assert_eq!(leads("POST /other", "", &one, &none), "not_found");
+    assert_eq!(leads("HEAD /sse", "", &one, &none), "sse");
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80), text in "[{}\":,a-z0-9\\[\\] ]{0,60}") {
+        for spoken in all() {
+            let protocol = spoken.protocol();
+            let _ = protocol.parse(&mut bytes.clone(), &mut Decoder::default(), 64);
+            for intent in [protocol.interpret(Payload::Text(&text)), protocol.interpret(Payload::Binary(&bytes))] {
+                if let Intent::Answer(notice) = &intent {
+                    protocol.notify(notice, &mut Vec::new());
+                }
+                intent.before_token(protocol.token_first());
+            }
+        }
+    }
+
+    /// A protocol's frames for a WebSocket are frames, whatever the event holds.
+    #[test]
+    fn events_become_frames(event in events()) {
+        for spoken in all() {
+            let bytes = written(|out| LaneKey::of(spoken, true).frame(&event, out));
+            match spoken.protocol().carrier() {
+                Carrier::WebSocket => prop_assert!(are_frames(&bytes), "{spoken:?}"),
+                Carrier::Stream => prop_assert!(!from_chunks(&bytes).1, "{spoken:?}"),
+                Carrier::Answer => prop_assert!(serde_json::from_slice::<serde_json::Value>(&bytes[..bytes.len() - 1]).is_ok()),
+            }
+        }
+    }
+}
+
+/// The new bytes beside those of the old writers.
+mod against_the_old_writers {
+    use super::*;
+    use crate::logic::protocol::dialect::{self, Dialect};
+    use crate::logic::protocol::ws;
+
+    const ALL: [(Dialect, Spoken, Coding); 7] = [
+        (Dialect::Sse, Spoken::SSE, Coding::Chunked),
+        (Dialect::SsePlain, Spoken::SSE, Coding::Identity),
+        (Dialect::SseEnvelope, Spoken::SSE_ENVELOPE, Coding::Chunked),
+        (Dialect::SsePlainEnvelope, Spoken::SSE_ENVELOPE, Coding::Identity),
+        (Dialect::WsJson, Spoken::WS_JSON, Coding::Identity),
+        (Dialect::WsRaw, Spoken::WS_RAW, Coding::Identity),
+        (Dialect::Poll, Spoken::POLL, Coding::Identity),
+    ];
+
+    /// A farewell as the old shard wrote it, but for the code that a bye has now.
+    fn old_close(dialect: Dialect, farewell: &Farewell<'_>, out: &mut Vec<u8>) {
+        let is_websocket = matches!(dialect, Dialect::WsJson | Dialect::WsRaw);
+        if farewell.reason.says_bye() && (dialect.is_sse() || is_websocket) {
+            dialect.write_bye(farewell.words, farewell.retry_ms, out);
+        }
+        if dialect.is_chunked() {
+            out.extend_from_slice(dialect::LAST_CHUNK);
+        }
+        if is_websocket {
+            ws::write_close(out, farewell.close_code().unwrap(), farewell.words);
+        }
+    }
+
+    /// The same without chunks' and frames' lengths, and without a bye's code.
+    fn without_code(bytes: &[u8], farewell: &Farewell<'_>) -> String {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let code = format!("\"code\":\"{}\",", farewell.reason.code().unwrap());
+        text.replace(&code, "")
+    }
+
+    #[test]
+    fn heartbeats() {
+        for (dialect, spoken, coding) in ALL {
+            let old = match dialect {
+                Dialect::WsJson | Dialect::WsRaw => Some(ws::PING_FRAME),
+                Dialect::Poll => None,
+                _ if dialect.is_chunked() => Some(dialect::SSE_HEARTBEAT_CHUNK),
+                _ => Some(dialect::SSE_HEARTBEAT),
+            };
+            assert_eq!(LaneKey::new(spoken, coding).heartbeat(), old, "{dialect:?}");
+        }
+    }
+
+    #[test]
+    fn farewells_without_a_bye() {
+        let silent = Reason::ALL.iter().filter(|reason| !reason.says_bye() && reason.close_code().is_some());
+        for reason in silent {
+            let farewell = Farewell::new(*reason);
+            for (dialect, spoken, coding) in ALL {
+                let new = written(|out| LaneKey::new(spoken, coding).close(&farewell, out));
+                assert_eq!(new, written(|out| old_close(dialect, &farewell, out)), "{dialect:?} {reason:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn events(event in super::events()) {
+            for (dialect, spoken, coding) in ALL {
+                let key = LaneKey::new(spoken, coding);
+                let new = written(|out| key.frame(&event, out));
+                prop_assert_eq!(new, written(|out| dialect.write_event(&event, out)), "{:?}", dialect);
+                let new = written(|out| key.notify(&Notice::Direct(&event.draft), out));
+                prop_assert_eq!(new, written(|out| dialect.write_direct(&event.draft, out)), "{:?}", dialect);
+            }
+        }
+
+        #[test]
+        fn notices(after: u64, more in 0u64..1000, has_position: bool, channel in "[!-~]{1,12}", reason in any::<String>(),
+            padding_bytes in 0usize..3000, retry_ms: u64)
+        {
+            let (after, resumed) = (Id::new(after >> 20, 0), Id::new(after >> 20, more));
+            let position = has_position.then_some(resumed);
+            for (dialect, spoken, coding) in ALL {
+                let key = LaneKey::new(spoken, coding);
+                let gap = written(|out| key.notify(&Notice::Gap { after, resumed, position }, out));
+                prop_assert_eq!(gap, written(|out| dialect.write_gap(after, resumed, position, out)));
+                let ended = written(|out| key.notify(&Notice::Ended { channel: &channel }, out));
+                prop_assert_eq!(ended, written(|out| dialect.write_end(&channel, out)));
+                let unsubscribed = Notice::Unsubscribed { channel: &channel, reason: &reason };
+                let unsubscribed = written(|out| key.notify(&unsubscribed, out));
+                prop_assert_eq!(unsubscribed, written(|out| dialect.write_unsubscribed(&channel, &reason, out)));
+                if dialect.is_sse() {
+                    let welcome = Welcome { connection: &"x", padding_bytes, retry_ms };
+                    let new = written(|out| key.welcome(&welcome, out));
+                    prop_assert_eq!(new, written(|out| dialect.write_sse_preamble(padding_bytes, retry_ms, out)));
+                }
+            }
+        }
+
+        #[test]
+        fn byes(words in "[a-z \"]{0,40}", retry_ms in 0u64..100_000) {
+            for reason in Reason::ALL.iter().filter(|reason| reason.says_bye()) {
+                let farewell = Farewell::new(*reason).in_words(&words).with_retry(retry_ms);
+                for (dialect, spoken, coding) in ALL.into_iter().filter(|(dialect, ..)| !dialect.is_chunked()) {
+                    let new = written(|out| LaneKey::new(spoken, coding).close(&farewell, out));
+                    let old = written(|out| old_close(dialect, &farewell, out));
+                    match dialect {
+                        // The frame's length counts the code as well.
+                        Dialect::WsJson => {
+                            let [new, old] = [&new, &old].map(|bytes| {
+                                let bye = parse_server_frame(bytes).unwrap().unwrap();
+                                (without_code(bye.payload, &farewell), bytes[bye.consumed..].to_vec())
+                            });
+                            prop_assert_eq!(new, old);
+                        }
+                        _ => prop_assert_eq!(without_code(&new, &farewell), String::from_utf8_lossy(&old)),
+                    }
+                }
+            }
+        }
+    }
+}
