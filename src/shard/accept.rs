@@ -5,13 +5,15 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::logic::protocol::http::{Reject, Request, ResponseHeaders, last_untrusted, write_error};
+use crate::logic::code::Code;
+use crate::logic::protocol::http::{Exchange, Request, Response, encode, last_untrusted};
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
 use crate::sys::socket;
 
 use super::Listener;
 use super::connection::{Flags, Peer, State};
 use super::context::Context;
-use super::counters::Reason;
 use super::rates::Refused;
 use super::slots::Slots;
 
@@ -166,30 +168,30 @@ impl Acceptor {
     fn admit(&mut self, slots: &mut Slots, cx: &mut Context, mut comer: Comer) -> Option<u32> {
         let peer = comer.address.map(Peer::new).unwrap_or_default();
         let is_counted = cx.room.counts_addresses() && comer.address.is_some() && !cx.settings.trusts(peer.ip());
-        let refusal = match self.take_places(slots, cx, is_counted.then(|| peer.ip())) {
+        let (reason, refusal) = match self.take_places(slots, cx, is_counted.then(|| peer.ip())) {
             Ok(()) => return Some(occupy(slots, cx, comer, peer, is_counted)),
-            Err(refusal) => refusal,
+            Err(refused) => refused,
         };
-        let may_wait = refusal.reason == Refused::TooMany && comer.turns_left > 0;
+        let may_wait = reason == Refused::TooMany && comer.turns_left > 0;
         if may_wait && (slots.has_dying() || self.may_free_places) {
             comer.turns_left -= 1;
             self.comers.push_back(comer);
             return None;
         }
-        refuse(slots, cx, comer.fd, peer, refusal.reject);
+        refuse(slots, cx, comer.fd, peer, refusal);
         None
     }
 
     /// Takes a place of the server's and, if the connection counts towards an address, one of the address's.
-    fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), Refusal> {
+    fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), (Refused, Refusal)> {
         if slots.used() >= self.descriptors_max || !cx.room.enter() {
-            let reject = Reject::fatal(503, "full", "this server has no room for more connections");
-            return Err(Refusal { reason: Refused::TooMany, reject });
+            let refusal = Refusal::fatal(Code::Full, "this server has no room for more connections");
+            return Err((Refused::TooMany, refusal));
         }
         match address.map(|address| cx.room.enter_from(address, true)) {
             Some(Err(reason)) => {
                 cx.room.leave();
-                Err(Refusal { reason, reject: reason.reject() })
+                Err((reason, reason.refusal()))
             }
             _ => Ok(()),
         }
@@ -203,8 +205,8 @@ impl Acceptor {
                 cx.counters.accepted += 1;
                 cx.counters.refused += 1;
                 let mut answer = Vec::new();
-                let reject = Reject::fatal(503, "full", "this server has no descriptors left").retry_after(2);
-                write_error(&mut answer, &reject, &ResponseHeaders::default());
+                let refusal = Refusal::fatal(Code::Full, "this server has no descriptors left").retry_after(2);
+                encode(&Response::refusal(&refusal), &Exchange::default(), &mut answer);
                 let _ = socket::send(fd.as_fd(), &answer);
                 break;
             }
@@ -230,12 +232,6 @@ impl Acceptor {
         }
         self.queues.fill(Queue::Closed);
     }
-}
-
-/// Why a connection gets no place, and what its client is told.
-struct Refusal {
-    reason: Refused,
-    reject: Reject,
 }
 
 /// Fills a slot with a connection that has its places.
@@ -264,12 +260,12 @@ fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
 }
 
 /// Gives one answer that says why there is no room, and closes the connection.
-fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, reject: Reject) {
+fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal: Refusal) {
     cx.counters.refused += 1;
-    cx.counters.count_rejection(reject.status);
-    let reject = reject.retry_after(cx.retry_after_secs());
+    cx.counters.count_rejection(refusal.code.status());
+    let refusal = refusal.retry_after(cx.retry_after_secs());
     let mut answer = Vec::new();
-    write_error(&mut answer, &reject, &ResponseHeaders::default());
+    encode(&Response::refusal(&refusal), &Exchange::default(), &mut answer);
     if slots.refusals >= REFUSALS_MAX {
         // At worst the client sees a reset instead of the answer.
         let _ = socket::send(fd.as_fd(), &answer);
@@ -292,7 +288,7 @@ pub(super) fn learn_client(
     cx: &mut Context,
     slot: u32,
     request: &Request<'_>,
-) -> Result<(), Reject> {
+) -> Result<(), Refusal> {
     if !cx.settings.trusted {
         return Ok(());
     }
@@ -342,11 +338,11 @@ pub(super) fn count_address(
     slot: u32,
     client: IpAddr,
     is_new: bool,
-) -> Result<(), Reject> {
+) -> Result<(), Refusal> {
     if cx.room.counts_addresses() {
         if let Err(refused) = cx.room.enter_from(client, is_new) {
             cx.counters.refused += 1;
-            return Err(refused.reject().retry_after(cx.retry_after_secs()));
+            return Err(refused.refusal().retry_after(cx.retry_after_secs()));
         }
         slots[slot].flags.insert(Flags::COUNTED);
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 
 use crate::logic::auth::{Grants, Identity, Keyring, Revoked, TokenError};
-use crate::logic::protocol::http::{Reject, Request};
+use crate::logic::code::Code;
+use crate::logic::protocol::http::Request;
 use crate::logic::protocol::query::SubscribeQuery;
+use crate::logic::refusal::Refusal;
 use crate::logic::wheel::Tick;
 use crate::sys::clock::unix_ms;
 
@@ -29,10 +31,10 @@ pub(super) enum Denied {
 
 impl Denied {
     /// The code for programs.
-    pub(super) fn code(self) -> &'static str {
+    pub(super) fn code(self) -> Code {
         match self {
-            Denied::NoToken => "unauthorized",
-            Denied::NotGranted => "forbidden",
+            Denied::NoToken => Code::Unauthorized,
+            Denied::NotGranted => Code::Forbidden,
         }
     }
 
@@ -44,10 +46,9 @@ impl Denied {
         }
     }
 
-    /// The answer to a request that asks for the channel.
-    pub(super) fn reject(self, channel: &str) -> Reject {
-        let status = if self == Denied::NoToken { 401 } else { 403 };
-        Reject::new(status, self.code(), self.message(channel))
+    /// The refusal of a request for the channel.
+    pub(super) fn refusal(self, channel: &str) -> Refusal {
+        Refusal::new(self.code(), self.message(channel))
     }
 }
 
@@ -71,7 +72,7 @@ impl Access {
         cx: &mut Context,
         request: &Request<'_>,
         query: &SubscribeQuery,
-    ) -> Result<Option<Identity>, Reject> {
+    ) -> Result<Option<Identity>, Refusal> {
         if self.keyring.is_none() {
             return Ok(None);
         }
@@ -79,8 +80,8 @@ impl Access {
         let in_cookie = || request.cookie(cookie).filter(|value| !cookie.is_empty() && !value.is_empty());
         let Some(token) = request.bearer().or(query.token.as_deref()).or_else(in_cookie) else { return Ok(None) };
         let identity = self.verify(cx, token).map_err(|error| {
-            let code = if error == TokenError::Expired { "token_expired" } else { "invalid_token" };
-            Reject::new(401, code, error.to_string())
+            let code = if error == TokenError::Expired { Code::TokenExpired } else { Code::InvalidToken };
+            Refusal::new(code, error.to_string())
         })?;
         Ok(Some(identity))
     }
@@ -101,7 +102,7 @@ impl Access {
     }
 
     /// Gives a connection the identity of a token; refused if its user has too many connections.
-    pub(super) fn remember(&mut self, cx: &mut Context, slot: u32, identity: Identity) -> Result<(), Reject> {
+    pub(super) fn remember(&mut self, cx: &mut Context, slot: u32, identity: Identity) -> Result<(), Refusal> {
         let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
         let Identity { user, token, grants, .. } = identity;
@@ -121,15 +122,15 @@ impl Access {
     }
 
     /// Gives a connection an identity; refused if its user has too many connections.
-    pub(super) fn set(&mut self, cx: &mut Context, slot: u32, known: Known) -> Result<(), Reject> {
+    pub(super) fn set(&mut self, cx: &mut Context, slot: u32, known: Known) -> Result<(), Refusal> {
         let before = self.user(slot).cloned();
         if before != known.user {
             if let Some(user) = &known.user
                 && !cx.room.enter_as(user)
             {
                 cx.counters.refused += 1;
-                let reject = Reject::new(429, "too_many", "there are too many connections of this user");
-                return Err(reject.retry_after(cx.retry_after_secs()));
+                let refusal = Refusal::new(Code::TooMany, "there are too many connections of this user");
+                return Err(refusal.retry_after(cx.retry_after_secs()));
             }
             if let Some(before) = before {
                 cx.room.leave_as(&before);
@@ -191,8 +192,8 @@ impl Access {
         slot: u32,
         connection: &Connection,
         channels: &[String],
-    ) -> Result<(), Reject> {
-        let check = |name: &String| self.may_subscribe(cx, slot, connection, name).map_err(|d| d.reject(name));
+    ) -> Result<(), Refusal> {
+        let check = |name: &String| self.may_subscribe(cx, slot, connection, name).map_err(|d| d.refusal(name));
         channels.iter().try_for_each(check)
     }
 

@@ -4,9 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::logic::log::Position;
-use crate::logic::protocol::{dialect, ws};
 
-use super::connection::{Connection, State};
+use super::connection::Connection;
 use super::lanes::Lanes;
 use super::slots::Slots;
 
@@ -75,9 +74,5 @@ impl Batch {
 
 /// A connection's heartbeat.
 pub(super) fn heartbeat(connection: &Connection) -> &'static [u8] {
-    match connection.state {
-        State::WebSocket => ws::PING_FRAME,
-        _ if connection.dialect.is_chunked() => dialect::SSE_HEARTBEAT_CHUNK,
-        _ => dialect::SSE_HEARTBEAT,
-    }
+    connection.key.heartbeat().unwrap_or_default()
 }

@@ -5,12 +5,13 @@
 
 use tracing::info;
 
-use crate::logic::protocol::http::{Reject, ResponseHeaders, write_error};
+use crate::logic::protocol::http::{Exchange, Response, encode};
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
 use crate::logic::wheel::Tick;
 
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
-use super::counters::Reason;
 use super::settings::TICK_MS;
 use super::slots::Slots;
 
@@ -18,7 +19,7 @@ use super::slots::Slots;
 pub(super) fn record_end(slots: &Slots, cx: &mut Context, slot: u32, reason: Reason) {
     let connection = &slots[slot];
     let is_open = matches!(connection.state, State::Stream | State::WebSocket);
-    if is_open && !connection.flags.intersects(Flags::ECHO | Flags::OWN) {
+    if is_open && connection.key.protocol().has_channels() && !connection.is_own() {
         cx.effect(Effect::Gone { slot, reason });
     }
     cx.counters.closed[reason as usize] += 1;
@@ -54,10 +55,9 @@ pub(super) fn after_answer(slots: &mut Slots, cx: &mut Context, slot: u32) {
 }
 
 /// Answers bytes that are no acceptable request, and closes the connection.
-pub(super) fn reject(slots: &mut Slots, cx: &mut Context, slot: u32, reject: &Reject, reason: Reason) {
+pub(super) fn refuse(slots: &mut Slots, cx: &mut Context, slot: u32, refusal: &Refusal, reason: Reason) {
     cx.counters.errors += 1;
-    cx.counters.count_rejection(reject.status);
-    let headers = ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() };
-    write_error(slots[slot].out(), reject, &headers);
+    cx.counters.count_rejection(refusal.code.status());
+    encode(&Response::refusal(refusal), &Exchange::default(), slots[slot].out());
     finish(slots, cx, slot, reason);
 }

@@ -9,8 +9,8 @@ use bitflags::bitflags;
 use crate::link::LocalChannel;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
-use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::ws::Decoder;
+use crate::logic::session::{Carrier, LaneKey};
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
@@ -69,22 +69,20 @@ bitflags! {
         const HTTP_1_1 = 1 << 10;
         /// The connection counts towards its address's limit.
         const COUNTED = 1 << 11;
-        /// A WebSocket gets its own messages back, for conformance suites.
-        const ECHO = 1 << 12;
         /// The slot stands in the list of connections whose input is read.
-        const UNREAD = 1 << 13;
+        const UNREAD = 1 << 12;
         /// The log has a line about the connection's beginning, so its end gets one too.
-        const LOGGED = 1 << 14;
+        const LOGGED = 1 << 13;
         /// The connection is there only to be told that there is no room for it.
-        const REFUSED = 1 << 15;
+        const REFUSED = 1 << 14;
         /// The ring has a poll that reports room for more bytes.
-        const ARMED_OUT = 1 << 16;
+        const ARMED_OUT = 1 << 15;
         /// The client is this process itself.
-        const OWN = 1 << 17;
+        const OWN = 1 << 16;
         /// The connection comes through a trusted proxy, which names the client with each request.
-        const VIA_PROXY = 1 << 18;
+        const VIA_PROXY = 1 << 17;
         /// `out` has a page of missed events that is not sent yet; the page counts towards the pages asked for.
-        const PAGE = 1 << 19;
+        const PAGE = 1 << 18;
     }
 }
 
@@ -168,7 +166,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) flags: Flags,
     pub(super) state: State,
-    pub(super) dialect: Dialect,
+    /// The protocol that is spoken on it, and its coding.
+    pub(super) key: LaneKey,
 }
 
 const _: () = assert!(size_of::<Connection>() == 80, "a connection's slot is what a million of them cost");
@@ -190,7 +189,7 @@ impl Default for Connection {
             peer: Peer::default(),
             flags: Flags::default(),
             state: State::Free,
-            dialect: Dialect::Sse,
+            key: LaneKey::default(),
         }
     }
 }
@@ -261,6 +260,17 @@ impl Extra {
             && self.origin.is_none()
             && matches!(self.waiting, Waiting::Nothing)
             && self.decoder.is_idle()
+    }
+}
+
+impl State {
+    /// The state of an open session, by what carries it.
+    pub(super) fn of(carrier: Carrier) -> State {
+        match carrier {
+            Carrier::Stream => State::Stream,
+            Carrier::WebSocket => State::WebSocket,
+            Carrier::Poll => State::Poll,
+        }
     }
 }
 

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::link::{HubMessage, LocalChannel};
+use crate::logic::reason::Reason;
+use crate::logic::retry;
+use crate::logic::session::{Farewell, Violation};
 use crate::logic::wheel::Tick;
 
-use super::counters::{Counters, Reason};
+use super::counters::Counters;
 use super::measures::Measures;
 use super::room::Room;
 use super::settings::Settings;
@@ -61,15 +64,33 @@ pub(super) enum Effect {
 pub(super) struct Ending {
     /// Why.
     pub(super) reason: Reason,
-    /// The code of a WebSocket's close frame.
-    pub(super) code: u16,
-    /// A sentence for people.
-    pub(super) words: Arc<str>,
+    /// A sentence for people; without one, the reason's own.
+    pub(super) words: Option<Arc<str>>,
+    /// The close code that the client has sent, which is sent back (RFC 6455 §5.5.1).
+    pub(super) echoed: Option<u16>,
 }
 
 impl Ending {
-    pub(super) fn new(reason: Reason, code: u16, words: &str) -> Ending {
-        Ending { reason, code, words: words.into() }
+    /// An ending in the reason's own words.
+    pub(super) fn new(reason: Reason) -> Ending {
+        Ending { reason, words: None, echoed: None }
+    }
+
+    /// An ending in other words than the reason's own.
+    pub(super) fn in_words(reason: Reason, words: &Arc<str>) -> Ending {
+        Ending { words: Some(words.clone()), ..Ending::new(reason) }
+    }
+
+    /// What the client is told; it comes back after `retry_ms`.
+    pub(super) fn farewell(&self, retry_ms: u64) -> Farewell<'_> {
+        let words = self.words.as_deref().unwrap_or(self.reason.words());
+        Farewell { reason: self.reason, words, retry_ms, echoed: self.echoed }
+    }
+}
+
+impl From<Violation> for Ending {
+    fn from(violation: Violation) -> Ending {
+        Ending { words: Some(violation.words.into()), ..Ending::new(violation.reason) }
     }
 }
 
@@ -103,7 +124,7 @@ impl Context {
 
     /// The seconds after which a client that is turned away may come back: random, so that not all come at once.
     pub(super) fn retry_after_secs(&mut self) -> u32 {
-        self.rng.u32(1..=5)
+        retry::after_refusal_secs(self.rng.u64(..))
     }
 }
 

@@ -4,96 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::link::Kind;
+use crate::logic::reason::Reason;
 
 use super::measures::PublishedMeasures;
 
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reason {
-    /// The client closed it.
-    Client,
-    /// The network or the client's host broke it.
-    Broken,
-    /// Its answer was complete.
-    Answered,
-    /// Its request broke the protocol.
-    BadRequest,
-    /// No whole request came in time.
-    HandshakeTimeout,
-    /// No further request came in time.
-    Idle,
-    /// The client read too slowly for its namespace's policy.
-    Slow,
-    /// A WebSocket client broke the protocol.
-    Violation,
-    /// A WebSocket client answered no ping.
-    Unresponsive,
-    /// Its last channel was ended.
-    Ended,
-    /// The backend ended it.
-    Kicked,
-    /// The server is going away.
-    Drained,
-    /// There was no room for it.
-    Refused,
-    /// The client did not close a finished connection in time.
-    Lingered,
-    /// Its token expired.
-    Expired,
-    /// It sent no token in time.
-    Unauthorized,
-    /// It sent more than it may.
-    Flooding,
-}
-
 /// How many reasons there are.
-const REASONS: usize = 17;
-
-impl Reason {
-    const ALL: [Reason; REASONS] = [
-        Reason::Client,
-        Reason::Broken,
-        Reason::Answered,
-        Reason::BadRequest,
-        Reason::HandshakeTimeout,
-        Reason::Idle,
-        Reason::Slow,
-        Reason::Violation,
-        Reason::Unresponsive,
-        Reason::Ended,
-        Reason::Kicked,
-        Reason::Drained,
-        Reason::Refused,
-        Reason::Lingered,
-        Reason::Expired,
-        Reason::Unauthorized,
-        Reason::Flooding,
-    ];
-
-    /// The name in log lines and figures.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reason::Client => "client",
-            Reason::Broken => "broken",
-            Reason::Answered => "answered",
-            Reason::BadRequest => "bad_request",
-            Reason::HandshakeTimeout => "handshake_timeout",
-            Reason::Idle => "idle",
-            Reason::Slow => "slow",
-            Reason::Violation => "violation",
-            Reason::Unresponsive => "unresponsive",
-            Reason::Ended => "ended",
-            Reason::Kicked => "kicked",
-            Reason::Drained => "drained",
-            Reason::Refused => "refused",
-            Reason::Lingered => "lingered",
-            Reason::Expired => "expired",
-            Reason::Unauthorized => "unauthorized",
-            Reason::Flooding => "flooding",
-        }
-    }
-}
+const REASONS: usize = Reason::COUNT;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
@@ -302,12 +218,5 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["sends"], 7);
         assert_eq!(value["closed"]["slow"], 3);
-    }
-
-    #[test]
-    fn every_reason_has_its_own_place() {
-        for (index, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
-        }
     }
 }

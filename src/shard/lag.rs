@@ -4,11 +4,10 @@
 
 use crate::config::SlowPolicy;
 use crate::logic::log::Position;
-use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 
 use super::connection::Gap;
 use super::context::{Context, Effect, Ending};
-use super::counters::Reason;
 use super::lanes::{Lanes, Reader};
 use super::slots::Slots;
 use super::subscriptions;
@@ -47,8 +46,7 @@ fn disconnect(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, reader: Re
     cx.counters.slow_disconnected += 1;
     // At once, because the walk trims the log behind this reader; the rest of its end follows.
     subscriptions::unsubscribe_all(slots, lanes, cx, reader.slot);
-    let ending = Ending::new(Reason::Slow, ws::CLOSE_TOO_SLOW, "too slow: reconnect and resume");
-    cx.effect(Effect::End { slot: reader.slot, ending });
+    cx.effect(Effect::End { slot: reader.slot, ending: Ending::new(Reason::Slow) });
 }
 
 /// Moves a reader's cursor on to `target`; returns what it misses thereby, if that is any event. The positions of the gap

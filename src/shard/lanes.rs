@@ -1,5 +1,5 @@
-//! The channels that a shard follows, and for each dialect with subscribers a *lane*: the channel's log in that dialect
-//! and the list of its readers.
+//! The channels that a shard follows, and for each protocol and coding with subscribers a *lane*: the channel's log in that
+//! protocol and coding, and the list of its readers.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -10,7 +10,7 @@ use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
 use crate::logic::names::Names;
-use crate::logic::protocol::dialect::Dialect;
+use crate::logic::session::LaneKey;
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
@@ -73,7 +73,7 @@ pub(super) struct Reader {
 
 const NO_READER: Reader = Reader { slot: NONE, subscription: NONE };
 
-/// One channel in one dialect.
+/// One channel in one protocol and coding.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) log: Log,
@@ -87,7 +87,7 @@ pub(super) struct Lane {
     users: u32,
     /// When an event was last appended, or the last user left.
     pub(super) touched: Tick,
-    pub(super) dialect: Dialect,
+    pub(super) key: LaneKey,
     /// Stands in the list of lanes that are being walked.
     pub(super) walking: bool,
     /// Stands in the list of logs that are looked at for their age.
@@ -107,7 +107,7 @@ impl Default for Lane {
             at_head: 0,
             users: 0,
             touched: 0,
-            dialect: Dialect::Sse,
+            key: LaneKey::default(),
             walking: false,
             aging: false,
         }
@@ -236,11 +236,11 @@ impl Lanes {
         self.channels.give_back(channel);
     }
 
-    /// The channel's lane in a dialect, made if it is not there.
-    pub(super) fn lane(&mut self, channel: u32, dialect: Dialect) -> u32 {
+    /// The channel's lane of a key, made if it is not there.
+    pub(super) fn lane(&mut self, channel: u32, key: LaneKey) -> u32 {
         let mut lane = self.channels[channel].lanes;
         while lane != NONE {
-            if self.cells[lane].dialect == dialect {
+            if self.cells[lane].key == key {
                 return lane;
             }
             lane = self.cells[lane].next;
@@ -249,7 +249,7 @@ impl Lanes {
         let index = self.cells.take();
         let next = std::mem::replace(&mut self.channels[channel].lanes, index);
         let log = Log::new(followed.then_some(self.seen));
-        self.cells[index] = Lane { log, channel, dialect, next, ..Lane::default() };
+        self.cells[index] = Lane { log, channel, key, next, ..Lane::default() };
         index
     }
 
@@ -478,6 +478,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::session::Spoken;
 
     #[test]
     fn names_are_found_until_they_are_removed() {
@@ -492,12 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_has_a_lane_per_dialect() {
+    fn a_channel_has_a_lane_per_protocol() {
         let mut lanes = Lanes::new();
         let channel = lanes.add("c".into(), 0);
-        let sse = lanes.lane(channel, Dialect::Sse);
-        let ws = lanes.lane(channel, Dialect::WsJson);
-        assert_eq!(lanes.lane(channel, Dialect::Sse), sse);
+        let [one, other] = [true, false].map(|chunked| LaneKey::of(Spoken::SSE, chunked));
+        let sse = lanes.lane(channel, one);
+        let ws = lanes.lane(channel, other);
+        assert_eq!(lanes.lane(channel, one), sse);
         assert_eq!(lanes.lanes_of(channel).count(), 2);
         assert!(!lanes.remove_lane(sse));
         assert_eq!(lanes.lanes_of(channel).collect::<Vec<_>>(), [ws]);
@@ -508,7 +510,7 @@ mod tests {
     fn a_lane_knows_when_every_reader_has_everything() {
         let mut lanes = Lanes::new();
         let channel = lanes.add("c".into(), 0);
-        let lane = lanes.lane(channel, Dialect::WsRaw);
+        let lane = lanes.lane(channel, LaneKey::default());
         let reader = |slot| Reader { slot, subscription: 0 };
         for slot in 0..3 {
             lanes.enter(lane);

@@ -44,7 +44,8 @@ use crate::config::Config;
 use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 
-pub use counters::{Published, Reason};
+pub use crate::logic::reason::Reason;
+pub use counters::Published;
 pub use driver::run;
 pub use measures::{BUCKETS, Measure, PublishedMeasures};
 pub use room::Room;

@@ -6,6 +6,7 @@
 
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
+use crate::logic::session::Notice;
 
 use super::batch::{Batch, Piece, Plan};
 use super::connection::{Flags, State};
@@ -111,8 +112,8 @@ fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
     let Some(gap) = connection.extra.as_mut().and_then(|extra| extra.gap.take()) else { return };
     cx.counters.gaps += 1;
     let position = connection.gap_position(&gap);
-    let dialect = connection.dialect;
-    dialect.write_gap(gap.after, gap.resumed, position, connection.out());
+    let notice = Notice::Gap { after: gap.after, resumed: gap.resumed, position };
+    connection.key.notify(&notice, connection.out());
 }
 
 /// The connection has nothing left to send: goes on with what has waited for that.

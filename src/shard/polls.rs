@@ -2,10 +2,10 @@
 
 use crate::link::Replay;
 use crate::logic::cells::NONE;
+use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
-use crate::logic::json;
-use crate::logic::protocol::dialect::Dialect;
-use crate::logic::protocol::http::{Cors, ResponseHeaders, decide_cors, write_json};
+use crate::logic::protocol::http::{Cors, Exchange, Response, decide_cors, encode};
+use crate::logic::session::Notice;
 
 use super::closing::after_answer;
 use super::connection::{Flags, State};
@@ -85,7 +85,7 @@ pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Conte
     let slot = replay.slot;
     let mut events = Vec::new();
     for event in &replay.events {
-        Dialect::Poll.write_event(event, &mut events);
+        slots[slot].key.frame(event, &mut events);
     }
     count_events(slots, cx, slot, replay.events.len() as u64);
     let has_gap = replay.gap.is_some();
@@ -114,15 +114,11 @@ struct Answer<'a> {
 
 /// Writes the answer and ends the subscriptions.
 fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, answer: Answer<'_>) {
-    let mut body = b"{\"events\":[".to_vec();
-    body.extend_from_slice(answer.events.strip_suffix(b",").unwrap_or(answer.events));
-    body.extend_from_slice(b"],\"next\":\"");
-    answer.next.write(&mut body);
-    body.extend_from_slice(if answer.has_gap { b"\",\"gap\":true" } else { b"\",\"gap\":false" });
-    if answer.is_whole {
-        write_ended(slots, lanes, slot, &mut body);
-    }
-    body.extend_from_slice(b"}\n");
+    let ended = if answer.is_whole { ended_channels(slots, lanes, slot) } else { Vec::new() };
+    let ended: Vec<&str> = ended.iter().map(|name| name.as_str()).collect();
+    let notice = Notice::PollAnswer { events: answer.events, next: answer.next, gap: answer.has_gap, ended: &ended };
+    let mut body = Vec::new();
+    slots[slot].key.notify(&notice, &mut body);
     unsubscribe_all(slots, lanes, cx, slot);
     let connection = &mut slots[slot];
     connection.flags.remove(Flags::REPLAYING);
@@ -137,16 +133,15 @@ fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u3
         None if allowed.iter().any(|origin| origin == "*") => Cors::Any,
         None => decide_cors(allowed, None),
     };
-    let headers = ResponseHeaders {
+    let exchange = Exchange {
         keep_alive: connection.flags.intersects(Flags::KEEP_ALIVE),
         is_http_1_1: connection.flags.intersects(Flags::HTTP_1_1),
-        cors,
         head_only: false,
     };
     if let Some(extra) = &mut connection.extra {
         extra.resumes.clear();
     }
-    write_json(connection.out(), &body, &headers);
+    encode(&Response::json(&body[..]).with_cors(cors), &exchange, connection.out());
     slots.enter_state(slot, State::Http);
     cx.effect(Effect::PollAnswered(slot));
 }
@@ -160,12 +155,8 @@ fn await_request(slots: &mut Slots, cx: &mut Context, slot: u32) {
     }
 }
 
-/// Names the channels that have ended, so that the client need not ask for them again.
-fn write_ended(slots: &Slots, lanes: &Lanes, slot: u32, body: &mut Vec<u8>) {
+/// The channels that have ended, so that the client need not ask for them again.
+fn ended_channels(slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ChannelName> {
     let channels = slots[slot].subscriptions_from(0).map(|s| lanes.channel_of(s.lane));
-    let mut names = channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.as_deref()).peekable();
-    if names.peek().is_some() {
-        body.extend_from_slice(b",\"ended\":");
-        json::write_strings(names, body);
-    }
+    channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.clone()).collect()
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::logic::protocol::http::Reject;
+use crate::logic::code::Code;
+use crate::logic::refusal::Refusal;
 use crate::logic::wheel::Tick;
 
 use super::settings::TICK_MS;
@@ -37,12 +38,12 @@ pub(super) enum Refused {
 
 impl Refused {
     /// What the client is told.
-    pub(super) fn reject(self) -> Reject {
+    pub(super) fn refusal(self) -> Refusal {
         let message = match self {
             Refused::TooMany => "there are too many connections from your address",
             Refused::TooFast => "your address connects too often",
         };
-        Reject::fatal(429, "too_many", message)
+        Refusal::fatal(Code::TooMany, message)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::link::{HubMessage, LocalChannel, Replay};
 use crate::logic::cells::NONE;
 use crate::logic::id::Id;
+use crate::logic::session::Notice;
 use crate::logic::wheel::Tick;
 
 use super::connection::{Flags, Resume, State};
@@ -145,7 +146,7 @@ impl Resumes {
     fn write(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) {
         let slot = replay.slot;
         let connection = &mut slots[slot];
-        let dialect = connection.dialect;
+        let key = connection.key;
         let is_single = connection.subscriptions() == 1;
         let wanted = connection.resume().map(|resume| resume.channels.clone()).unwrap_or_default();
         if wanted.is_empty() {
@@ -156,13 +157,14 @@ impl Resumes {
         }
         if let (Some(after), Some(resumed)) = (replay.after, replay.gap) {
             cx.counters.gaps += 1;
-            dialect.write_gap(after, resumed, is_single.then_some(resumed), connection.out());
+            let position = is_single.then_some(resumed);
+            key.notify(&Notice::Gap { after, resumed, position }, connection.out());
         }
         let mut count = 0;
         for event in &replay.events {
             // A channel that was unsubscribed while its events were fetched is not wanted any more.
             if lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel)) {
-                dialect.write_event(event, connection.out());
+                key.frame(event, connection.out());
                 count += 1;
             }
         }

@@ -7,27 +7,27 @@
 
 use crate::link::HubMessage;
 use crate::logic::cells::NONE;
+use crate::logic::code::Code;
 use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::Dialect;
-use crate::logic::protocol::http::Reject;
-use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
+use crate::logic::session::{Carrier, Notice};
 
 use super::connection::{State, Subscription};
 use super::context::{Context, Effect, Ending};
-use super::counters::Reason;
 use super::lanes::{Following, Lanes, Reader};
 use super::slots::Slots;
 
 /// Whether the channels that the shard does not know yet could be added.
-pub(super) fn check_room_for_channels(lanes: &Lanes, cx: &Context, names: &[String]) -> Result<(), Reject> {
+pub(super) fn check_room_for_channels(lanes: &Lanes, cx: &Context, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
     let channels_max = cx.settings.config.limits.channels;
     if lanes.channels.used() + names.len() <= channels_max {
         return Ok(());
     }
-    let new = names.iter().filter(|name| lanes.find(name).is_none()).count();
+    let new = names.iter().filter(|name| lanes.find(name.as_ref()).is_none()).count();
     if lanes.channels.used() + new > channels_max {
-        return Err(Reject::new(503, "channels", "this server has no room for more channels").retry_after(5));
+        return Err(Refusal::new(Code::Channels, "this server has no room for more channels").retry_after(5));
     }
     Ok(())
 }
@@ -54,7 +54,7 @@ fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
 /// Adds a subscription, which does not read yet; does nothing if there is one to the channel already.
 pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, name: &str) {
     let channel = follow(lanes, cx, name);
-    let lane = lanes.lane(channel, slots[slot].dialect);
+    let lane = lanes.lane(channel, slots[slot].key);
     if slots[slot].subscriptions_from(0).any(|subscription| subscription.lane == lane) {
         return;
     }
@@ -66,7 +66,7 @@ pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, 
 /// Notes that a connection has come to a lane's channel or has left it, if the channel's namespace has presence.
 pub(super) fn note_presence(slots: &Slots, lanes: &Lanes, cx: &mut Context, slot: u32, lane: u32, is_coming: bool) {
     // A poll comes and goes with each request, which says nothing about its user's presence.
-    if lanes.policy_of(lane).presence && slots[slot].dialect != Dialect::Poll {
+    if lanes.policy_of(lane).presence && slots[slot].key.protocol().carrier() != Carrier::Poll {
         cx.effect(Effect::Presence { slot, channel: lanes[lane].channel, is_coming });
     }
 }
@@ -233,11 +233,9 @@ pub(super) fn leave_ended(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
         let name = channel.name.clone().unwrap_or_default();
         unsubscribe(slots, lanes, cx, slot, index);
         let connection = &mut slots[slot];
-        let dialect = connection.dialect;
-        dialect.write_end(&name, connection.out());
+        connection.key.notify(&Notice::Ended { channel: &name }, connection.out());
         if connection.subscriptions() == 0 {
-            let ending = Ending::new(Reason::Ended, ws::CLOSE_NORMAL, "the channel has ended");
-            cx.effect(Effect::End { slot, ending });
+            cx.effect(Effect::End { slot, ending: Ending::new(Reason::Ended) });
             return;
         }
         slots.queue(slot);

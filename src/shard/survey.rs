@@ -93,9 +93,7 @@ struct ChannelRow<'a> {
 
 fn transport(connection: &Connection) -> &'static str {
     match connection.state {
-        State::Stream => "sse",
-        State::WebSocket => "ws",
-        State::Poll => "poll",
+        State::Stream | State::WebSocket | State::Poll => connection.key.protocol().carrier().name(),
         State::Proxied | State::Http => "http",
         State::Closing | State::Lingering => "closing",
         State::Free | State::Dead => "closed",

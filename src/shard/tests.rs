@@ -9,6 +9,7 @@
 mod asking;
 mod client;
 pub(super) mod faulty;
+mod parrot;
 mod poll;
 mod proxied;
 mod subscribe;
@@ -36,7 +37,7 @@ use crate::logic::history::HistoryLimits;
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::parse;
 
-use client::Client;
+use client::{Client, Speaks};
 use faulty::Faults;
 
 const CHANNELS: [&str; 6] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2"];
@@ -58,6 +59,8 @@ struct Model {
     now_ms: u64,
     log: Vec<Published>,
     clients: Vec<Client>,
+    /// What the clients speak.
+    languages: &'static [Speaks],
     /// Positions of clients that have gone, to resume from.
     left: Vec<(Id, Vec<usize>)>,
     figures: HashMap<&'static str, u64>,
@@ -127,6 +130,7 @@ impl Model {
             now_ms,
             log: Vec::new(),
             clients: Vec::new(),
+            languages: &[Speaks::Sse, Speaks::Json],
             left: Vec::new(),
             figures: HashMap::new(),
             _folder: folder,
@@ -250,17 +254,18 @@ impl Model {
             (since, channels) = (id, others);
             after = format!("&last_event_id={since}");
         }
-        let is_websocket = self.rng.bool();
+        let speaks = self.languages[self.rng.usize(..self.languages.len())];
         let names: Vec<&str> = channels.iter().map(|channel| CHANNELS[*channel]).collect();
-        let (path, fields) = match is_websocket {
-            true => ("/ws", UPGRADE),
-            false => ("/sse", ""),
+        let (path, fields) = match speaks {
+            Speaks::Sse => ("/sse", ""),
+            Speaks::Json => ("/ws", UPGRADE),
+            Speaks::Parrot => ("/parrot/any", UPGRADE),
         };
         let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
         (&far).write_all(head.as_bytes()).unwrap();
         self.clients.push(Client {
             stream: far,
-            is_websocket,
+            speaks,
             is_resumed,
             channels,
             bytes: Vec::new(),
@@ -447,6 +452,12 @@ fn run_all(count: u64, new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe) -
 #[test]
 fn the_model_of_delivery_holds() {
     assert_eq!(run_all(150, Model::new).len(), 8);
+}
+
+#[test]
+fn the_model_of_delivery_holds_for_a_made_up_protocol() {
+    let new = |seed| Model { languages: &[Speaks::Parrot, Speaks::Sse], ..Model::with_faults(seed) };
+    assert_eq!(run_all(100, new).len(), 14);
 }
 
 #[test]

@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 
 use crate::link::{FromHub, HubMessage, Listening, ShardMessage, ToHub, upstream_weight};
+use crate::logic::session::Payload;
 use crate::sys::wake::Wake;
 
 use super::connection::State;
 use super::context::Context;
 use super::slots::Slots;
-use super::waiting::{Hold, Waiting};
+use super::waiting::{Aside, Hold, Waiting};
 
 /// A batch from the hub that is being worked off.
 struct Batch {
@@ -128,10 +129,10 @@ impl Upstream {
     }
 
     /// Puts a client's message aside until there is room for it. The client is not read meanwhile.
-    pub(super) fn put_aside(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, message: &str) {
+    pub(super) fn put_aside(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, message: Payload<'_>) {
         let connection = &mut slots[slot];
         connection.hold(Hold::UPSTREAM);
-        connection.extra().waiting = Waiting::Upstream(message.into());
+        connection.extra().waiting = Waiting::Upstream(Aside::new(message));
         self.waiting.push_back((slot, connection.generation));
         cx.counters.messages_held += 1;
     }

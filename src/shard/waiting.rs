@@ -3,7 +3,8 @@
 use bitflags::bitflags;
 
 use crate::logic::id::Id;
-use crate::logic::protocol::http::Reject;
+use crate::logic::refusal::Refusal;
+use crate::logic::session::Payload;
 
 bitflags! {
     /// The reasons why a connection's input is not read. Reading goes on when the set is empty.
@@ -22,6 +23,30 @@ bitflags! {
     }
 }
 
+/// A client's message that is put aside.
+#[derive(Debug)]
+pub(super) enum Aside {
+    Text(Box<str>),
+    Binary(Box<[u8]>),
+}
+
+impl Aside {
+    pub(super) fn new(message: Payload<'_>) -> Aside {
+        match message {
+            Payload::Text(text) => Aside::Text(text.into()),
+            Payload::Binary(bytes) => Aside::Binary(bytes.into()),
+        }
+    }
+
+    /// The message.
+    pub(super) fn payload(&self) -> Payload<'_> {
+        match self {
+            Aside::Text(text) => Payload::Text(text),
+            Aside::Binary(bytes) => Payload::Binary(bytes),
+        }
+    }
+}
+
 /// A question to the backend that a request or message waits for.
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -30,16 +55,16 @@ pub(super) struct Asking {
     /// The channels that the question is about.
     pub(super) channels: Vec<String>,
     /// The message that waits; a request waits in `Extra::input`.
-    pub(super) message: Option<Box<str>>,
+    pub(super) message: Option<Aside>,
 }
 
 /// The backend's decision, until the request or message is carried out with it.
 #[derive(Debug)]
 pub(super) struct Decided {
     /// Whether the connection may go on.
-    pub(super) outcome: Result<(), Reject>,
+    pub(super) outcome: Result<(), Refusal>,
     /// The message that waited, if it was one.
-    pub(super) message: Option<Box<str>>,
+    pub(super) message: Option<Aside>,
 }
 
 /// The channels that a WebSocket without a token has named in its request.
@@ -58,7 +83,7 @@ pub(super) enum Waiting {
     /// The WebSocket's first token; it subscribes to the named channels then.
     Token(Box<Wanted>),
     /// Room for this message on its way to the backend.
-    Upstream(Box<str>),
+    Upstream(Aside),
     /// The backend's answer.
     Backend(Box<Asking>),
     /// Nothing any more: the backend has answered, and the request or message is carried out next.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
+use crate::logic::reason::Reason;
 use crate::sys::clock::unix_ms;
 use crate::sys::ring::{self, Completion};
 use crate::sys::wake::Wake;
@@ -12,7 +13,6 @@ use crate::sys::wake::Wake;
 use super::batch::{Batch, Piece, Plan, heartbeat};
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
-use super::counters::Reason;
 use super::io::Io;
 use super::lanes::Lanes;
 use super::measures::Measure;

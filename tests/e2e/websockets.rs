@@ -113,7 +113,9 @@ fn violations_are_closed_with_their_code() {
     assert_eq!(close_code(&server, &[0x81, 0x82, 0, 0, 0, 0, 0xff, 0xff]), 1007, "no UTF-8");
     assert_eq!(close_code(&server, &[0x82, 0xfe, 0x10, 0, 0, 0, 0, 0]), 1009, "too big");
     assert_eq!(close_code(&server, &[0x88, 0x81, 0, 0, 0, 0, 1]), 1002, "half a close code");
-    server.await_figure("closed.violation", 5);
+    server.await_figure("closed.violation", 3);
+    server.await_figure("closed.invalid_data", 1);
+    server.await_figure("closed.too_big", 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::logic::id::Id;
 use crate::logic::code::Code;
 use crate::logic::refusal::Refusal;
 
-use super::http::{Reject, Request, percent_decode};
+use super::http::{Request, percent_decode};
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct SubscribeQuery {
 const KNOWN: [&str; 7] = ["channel", "last_event_id", "after", "wait", "format", "envelope", "token"];
 
 /// Reads a query. Parameters it does not know are nobody's business here.
-pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Reject> {
+pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal> {
     let mut found = SubscribeQuery::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -82,11 +82,11 @@ impl SubscribeQuery {
     }
 }
 
-fn bad(message: String) -> Reject {
-    Reject::new(400, "bad_query", message)
+fn bad(message: String) -> Refusal {
+    Refusal::new(Code::BadQuery, message)
 }
 
-fn add_channels(channels: &mut Vec<String>, names: &str, channels_max: usize) -> Result<(), Reject> {
+fn add_channels(channels: &mut Vec<String>, names: &str, channels_max: usize) -> Result<(), Refusal> {
     for name in names.split(',') {
         check_channel_name(name).map_err(|error| bad(error.to_string()))?;
         if channels.iter().any(|known| known == name) {
@@ -128,7 +128,7 @@ mod tests {
             "format=xml",
             "channel=a,b,c",
         ] {
-            assert_eq!(parse(bad, 2).unwrap_err().status, 400, "{bad}");
+            assert_eq!(parse(bad, 2).unwrap_err().code.status(), 400, "{bad}");
         }
     }
 

@@ -32,7 +32,7 @@ impl Protocol for Echo {
     fn frame(&self, _event: &Event, _out: &mut Vec<u8>) {}
 
     fn interpret<'a>(&self, message: Payload<'a>) -> Intent<'a> {
-        Intent::Answer(Notice::Same(message))
+        Intent::Reply(Notice::Same(message))
     }
 
     fn notify(&self, notice: &Notice<'_>, out: &mut Vec<u8>) {

@@ -42,8 +42,8 @@ impl AsRef<str> for ChannelArg<'_> {
 pub enum Intent<'a> {
     /// Nothing: the message shows that the client is there.
     Alive,
-    /// An answer at once, which needs no more than the message itself.
-    Answer(Notice<'a>),
+    /// A reply that needs no more than the message itself.
+    Reply(Notice<'a>),
     /// More channels.
     Subscribe {
         /// The channels.
@@ -102,7 +102,7 @@ impl<'a> Intent<'a> {
     pub fn before_token(self, words: &'static str) -> Intent<'a> {
         let reference = match &self {
             Intent::Alive
-            | Intent::Answer(_)
+            | Intent::Reply(_)
             | Intent::Token { .. }
             | Intent::Leave(_)
             | Intent::Refuse { is_read: false, .. } => return self,

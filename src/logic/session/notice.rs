@@ -74,7 +74,7 @@ pub enum Notice<'a> {
     /// A message that is sent back as it came.
     Same(Payload<'a>),
     /// The one answer to a poll.
-    Answer {
+    PollAnswer {
         /// Events as the protocol frames them.
         events: &'a [u8],
         /// The position to ask for next.

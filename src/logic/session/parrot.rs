@@ -107,7 +107,7 @@ impl Protocol for Parrot {
                 draft.write_json_data(out);
             }),
             Notice::Pong(payload) => ws::write_frame(out, Opcode::Pong, payload),
-            Notice::Same(_) | Notice::Answer { .. } => {}
+            Notice::Same(_) | Notice::PollAnswer { .. } => {}
         }
     }
 
@@ -144,7 +144,7 @@ fn request<'a>(reference: &'a str, verb: &str, rest: &'a str) -> Intent<'a> {
         "SAY" => Ok(Intent::Send { data: rest, reference: of }),
         "CAST" => cast(rest, of),
         "KEY" => Ok(Intent::Token { token: rest.into(), reference: of }),
-        "POLLY" => Ok(Intent::Answer(Notice::Reply { reference: of, outcome: Outcome::Pong("POLLY") })),
+        "POLLY" => Ok(Intent::Reply(Notice::Reply { reference: of, outcome: Outcome::Pong("POLLY") })),
         _ => Err(Refusal::new(Code::BadMessage, "SQUAWK")),
     };
     intent.unwrap_or_else(|refusal| refuse(refusal, of, true))

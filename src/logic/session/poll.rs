@@ -16,7 +16,7 @@ impl Protocol for Poll {
     }
 
     fn carrier(&self) -> Carrier {
-        Carrier::Answer
+        Carrier::Poll
     }
 
     fn frame(&self, event: &Event, out: &mut Vec<u8>) {
@@ -26,7 +26,7 @@ impl Protocol for Poll {
 
     fn notify(&self, notice: &Notice<'_>, out: &mut Vec<u8>) {
         // An answer says by its own members what other protocols have notices for.
-        let Notice::Answer { events, next, gap, ended } = notice else { return };
+        let Notice::PollAnswer { events, next, gap, ended } = notice else { return };
         out.extend_from_slice(b"{\"events\":[");
         out.extend_from_slice(events.strip_suffix(b",").unwrap_or(events));
         out.extend_from_slice(b"],\"next\":\"");

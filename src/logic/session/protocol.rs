@@ -18,7 +18,7 @@ pub enum Carrier {
     WebSocket,
     /// One HTTP response, which may be held until there is something to answer with. The next request on the connection
     /// may be for something else.
-    Answer,
+    Poll,
 }
 
 impl Carrier {
@@ -27,7 +27,7 @@ impl Carrier {
         match self {
             Carrier::Stream => "sse",
             Carrier::WebSocket => "ws",
-            Carrier::Answer => "poll",
+            Carrier::Poll => "poll",
         }
     }
 }
@@ -121,8 +121,8 @@ pub trait Protocol: Sync {
     ) -> Result<Parsed<'a>, Violation> {
         match self.carrier() {
             Carrier::WebSocket => websocket::parse(self, input, partial, message_bytes_max),
-            // What a client sends during a response is not looked at.
-            Carrier::Stream | Carrier::Answer => Ok(Parsed { consumed: input.len(), said: None }),
+            // The session ends with its response; bytes that come before are no part of it.
+            Carrier::Stream | Carrier::Poll => Ok(Parsed { consumed: input.len(), said: None }),
         }
     }
 

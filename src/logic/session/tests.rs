@@ -84,7 +84,7 @@ fn notices<'a>(draft: &'a Draft, refusal: &'a Refusal) -> Vec<Notice<'a>> {
         Notice::Direct(draft),
         Notice::Pong(b"x"),
         Notice::Same(Payload::Text("x")),
-        Notice::Answer { events: b"", next: resumed, gap: false, ended: &[] },
+        Notice::PollAnswer { events: b"", next: resumed, gap: false, ended: &[] },
     ]
 }
 
@@ -168,7 +168,7 @@ fn messages_become_intents() {
         let mut input = Vec::new();
         write_client_frame(&mut input, Opcode::Ping, b"abc", [1, 2, 3, 4]);
         let length = input.len();
-        let said = Said { weight: 3, payload: None, intent: Intent::Answer(Notice::Pong(b"abc")) };
+        let said = Said { weight: 3, payload: None, intent: Intent::Reply(Notice::Pong(b"abc")) };
         assert_eq!(protocol.parse(&mut input, &mut decoder, 100), Ok(Parsed { consumed: length, said: Some(said) }));
         for (payload, code) in [(&b"\x10\xe1"[..], 4321), (b"", 1000)] {
             input.clear();
@@ -203,9 +203,9 @@ fn messages_become_intents() {
 #[test]
 fn an_echo_sends_messages_back_and_a_raw_socket_ignores_them() {
     let text = Payload::Text("hello");
-    let Intent::Answer(notice) = Spoken::ECHO.protocol().interpret(text) else { panic!() };
+    let Intent::Reply(notice) = Spoken::ECHO.protocol().interpret(text) else { panic!() };
     assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x81\x05hello");
-    let Intent::Answer(notice) = Spoken::ECHO.protocol().interpret(Payload::Binary(b"\xff")) else { panic!() };
+    let Intent::Reply(notice) = Spoken::ECHO.protocol().interpret(Payload::Binary(b"\xff")) else { panic!() };
     assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x82\x01\xff");
     assert_eq!(Spoken::WS_RAW.protocol().interpret(Payload::Text(r#"{"subscribe":["a"]}"#)), Intent::Alive);
 }
@@ -214,7 +214,7 @@ fn an_echo_sends_messages_back_and_a_raw_socket_ignores_them() {
 fn a_polls_answer_is_one_object() {
     let key = LaneKey::of(Spoken::POLL, true);
     let answer = |events: &[u8], gap, ended: &[&str]| {
-        let notice = Notice::Answer { events, next: Id::new(7, 1), gap, ended };
+        let notice = Notice::PollAnswer { events, next: Id::new(7, 1), gap, ended };
         String::from_utf8(written(|out| key.notify(&notice, out))).unwrap()
     };
     assert_eq!(answer(b"", false, &[]), "{\"events\":[],\"next\":\"7-1\",\"gap\":false}\n");
@@ -292,7 +292,7 @@ proptest! {
             let protocol = spoken.protocol();
             let _ = protocol.parse(&mut bytes.clone(), &mut Decoder::default(), 64);
             for intent in [protocol.interpret(Payload::Text(&text)), protocol.interpret(Payload::Binary(&bytes))] {
-                if let Intent::Answer(notice) = &intent {
+                if let Intent::Reply(notice) = &intent {
                     protocol.notify(notice, &mut Vec::new());
                 }
                 intent.before_token(protocol.token_first());
@@ -308,7 +308,7 @@ proptest! {
             match spoken.protocol().carrier() {
                 Carrier::WebSocket => prop_assert!(are_frames(&bytes), "{spoken:?}"),
                 Carrier::Stream => prop_assert!(!from_chunks(&bytes).1, "{spoken:?}"),
-                Carrier::Answer => prop_assert!(serde_json::from_slice::<serde_json::Value>(&bytes[..bytes.len() - 1]).is_ok()),
+                Carrier::Poll => prop_assert!(serde_json::from_slice::<serde_json::Value>(&bytes[..bytes.len() - 1]).is_ok()),
             }
         }
     }

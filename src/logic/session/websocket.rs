@@ -21,7 +21,7 @@ pub(super) fn parse<'a>(
         Message::Text(text) => hear(protocol, Payload::Text(text)),
         Message::Binary(bytes) => hear(protocol, Payload::Binary(bytes)),
         Message::Ping(payload) => {
-            let intent = Intent::Answer(Notice::Pong(payload));
+            let intent = Intent::Reply(Notice::Pong(payload));
             Said { weight: payload.len(), payload: None, intent }
         }
         Message::Pong => Said { weight: 0, payload: None, intent: Intent::Alive },

@@ -133,7 +133,7 @@ impl<'a> Message<'a> {
     fn intent(self) -> Intent<'a> {
         let reference = self.reference.map(RawValue::get);
         if let Some(payload) = self.ping {
-            return Intent::Answer(Notice::Reply { reference: None, outcome: Outcome::Pong(payload.get()) });
+            return Intent::Reply(Notice::Reply { reference: None, outcome: Outcome::Pong(payload.get()) });
         }
         let intent = match self {
             Message { refresh: Some(token), .. } | Message { token: Some(token), .. } => {
@@ -268,7 +268,7 @@ mod tests {
             Intent::Publish { channel: channel("c"), draft, reference: Some("\"x\"") }
         );
         let pong = Notice::Reply { reference: None, outcome: Outcome::Pong("[ 7 ]") };
-        assert_eq!(asked(r#"{"ping":[ 7 ],"ref":1,"subscribe":["a"]}"#), Intent::Answer(pong));
+        assert_eq!(asked(r#"{"ping":[ 7 ],"ref":1,"subscribe":["a"]}"#), Intent::Reply(pong));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::logic::id::Id;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: UnixStream,
-    pub(super) is_websocket: bool,
+    pub(super) speaks: Speaks,
     pub(super) is_resumed: bool,
     pub(super) channels: Vec<usize>,
     pub(super) bytes: Vec<u8>,
@@ -23,19 +23,30 @@ pub(super) struct Client {
     pub(super) is_over: bool,
 }
 
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// An event stream.
+    Sse,
+    /// The JSON format on a WebSocket.
+    Json,
+    /// The made-up protocol of the tests.
+    Parrot,
+}
+
 impl Client {
     /// Takes what has come for events and notices.
     pub(super) fn understand(&mut self) {
         if !self.has_head {
             let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
-            assert!(self.bytes.starts_with(if self.is_websocket { b"HTTP/1.1 101" } else { b"HTTP/1.1 200" }));
+            let is_stream = self.speaks == Speaks::Sse;
+            assert!(self.bytes.starts_with(if is_stream { b"HTTP/1.1 200" } else { b"HTTP/1.1 101" }));
             self.bytes.drain(..end + 4);
             self.has_head = true;
         }
-        if self.is_websocket {
-            self.understand_frames();
-        } else {
-            self.understand_chunks();
+        match self.speaks {
+            Speaks::Sse => self.understand_chunks(),
+            Speaks::Json | Speaks::Parrot => self.understand_frames(),
         }
     }
 
@@ -51,7 +62,9 @@ impl Client {
                 return;
             }
             let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
-            if frame[0] == 0x81 {
+            if frame[0] == 0x81 && self.speaks == Speaks::Parrot {
+                self.understand_line(std::str::from_utf8(&frame[start..]).unwrap());
+            } else if frame[0] == 0x81 {
                 let value: serde_json::Value = serde_json::from_slice(&frame[start..]).unwrap();
                 if let Some(id) = value["id"].as_str() {
                     self.on_event(id.parse().unwrap());
@@ -59,6 +72,15 @@ impl Client {
                     self.on_gap(&value["gap"]);
                 }
             }
+        }
+    }
+
+    fn understand_line(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["EVENT", id, ..] => self.on_event(id.parse().unwrap()),
+            ["LOST", after, resumed] => self.gaps.push((after.parse().unwrap(), resumed.parse().unwrap())),
+            _ => {}
         }
     }
 

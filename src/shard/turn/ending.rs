@@ -1,13 +1,12 @@
 //! Ending connections, over all parts that hold something of them.
 
-use crate::logic::protocol::dialect;
-use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
+use crate::logic::retry;
 
 use super::super::accept::give_back_address;
 use super::super::closing::{finish, record_end};
 use super::super::connection::{Flags, State};
 use super::super::context::Ending;
-use super::super::counters::Reason;
 use super::super::polls;
 use super::super::subscriptions::unsubscribe_all;
 use super::Shard;
@@ -25,8 +24,7 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
         polls::write_rest(slots, lanes, cx, slot);
     }
     unsubscribe_all(slots, lanes, cx, slot);
-    let retry_ms = spread_retry(shard, ending.reason);
-    let Shard { slots, cx, .. } = shard;
+    let retry_ms = retry::after_end_ms(ending.reason, cx.settings.retry_ms, cx.rng.u64(..));
     let connection = &mut slots[slot];
     connection.flags.remove(Flags::HEARTBEAT | Flags::REPLAYING | Flags::KEEP_ALIVE | Flags::PINGED);
     connection.take_waiting();
@@ -35,23 +33,10 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
         extra.gap = None;
         extra.input = Vec::new();
     }
-    let dialect = connection.dialect;
-    let says_bye = matches!(ending.reason, Reason::Drained | Reason::Kicked | Reason::Expired);
-    if says_bye && matches!(state, State::Stream | State::WebSocket) {
-        dialect.write_bye(&ending.words, retry_ms, connection.out());
-    }
-    match state {
-        State::Stream if dialect.is_chunked() => connection.out().extend_from_slice(dialect::LAST_CHUNK),
-        State::WebSocket => ws::write_close(connection.out(), ending.code, &ending.words),
-        _ => {}
+    if matches!(state, State::Stream | State::WebSocket) {
+        connection.key.close(&ending.farewell(retry_ms), connection.out());
     }
     finish(slots, cx, slot, ending.reason);
-}
-
-/// How long a client that is sent away is told to wait: random when all are sent away, so that not all come back at once.
-fn spread_retry(shard: &mut Shard, reason: Reason) -> u64 {
-    let base = shard.cx.settings.retry_ms.max(100);
-    if reason == Reason::Drained { shard.cx.rng.u64(base / 2..=base * 3) } else { base }
 }
 
 /// Ends a connection at once; what waits to be sent is lost.

@@ -3,12 +3,12 @@
 use std::io;
 
 use crate::logic::protocol::proxy::{self, ProxyHeader};
+use crate::logic::reason::Reason;
 
 use super::super::accept::count_address;
-use super::super::closing::{finish, reject};
+use super::super::closing::{finish, refuse};
 use super::super::connection::{Flags, Peer, State};
 use super::super::context::Budget;
-use super::super::counters::Reason;
 use super::super::waiting::Hold;
 use super::super::wire::Received;
 use super::ending::drop_connection;
@@ -178,7 +178,7 @@ fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
         // A proxy behind the proxy is no client: each of its requests names the client.
         let is_counted = !cx.settings.trusts(client.ip());
         if is_counted && let Err(refused) = count_address(slots, cx, slot, client.ip(), true) {
-            return reject(slots, cx, slot, &refused, Reason::BadRequest);
+            return refuse(slots, cx, slot, &refused, Reason::BadRequest);
         }
         slots[slot].peer = Peer::new(client);
     }

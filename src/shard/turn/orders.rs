@@ -7,12 +7,13 @@ use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, 
 use crate::logic::cells::NONE;
 use crate::logic::event::{Draft, Event};
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::Dialect;
-use crate::logic::protocol::ws;
+use crate::logic::protocol::feed::FeedError;
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
+use crate::logic::session::{Notice, Outcome};
 
 use super::super::connection::{Flags, State};
 use super::super::context::{Budget, Ending};
-use super::super::counters::Reason;
 use super::super::drain::Cause;
 use super::super::lanes::Following;
 use super::super::polls;
@@ -51,7 +52,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
         ShardMessage::Ended(channel) => on_ended(shard, channel),
         ShardMessage::Kick { request, target, reason } => {
-            let count = kick(shard, &target, reason);
+            let count = kick(shard, &target, &reason);
             shard.cx.tell_hub(HubMessage::Kicked { request, count });
         }
         ShardMessage::SendUser(user, draft) => {
@@ -105,7 +106,7 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
     }
 }
 
-/// Frames an event once for each dialect that has a lane, and begins a walk over each lane's readers.
+/// Frames an event once for each lane of its channel, and begins a walk over each lane's readers.
 fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let Shard { lanes, cx, walks, .. } = shard;
     cx.counters.events_in += 1;
@@ -119,8 +120,8 @@ fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let retained = cx.settings.config.limits.retained as u64;
     let mut lane = lanes.channels[channel].lanes;
     while lane != NONE {
-        let dialect = lanes[lane].dialect;
-        lanes.append(lane, event.id, cx.now, |out| dialect.write_event(event, out));
+        let key = lanes[lane].key;
+        lanes.append(lane, event.id, cx.now, |out| key.frame(event, out));
         walks.begin(lanes, lane);
         // A lane without readers has no walk that would do it.
         lanes.settle(lane, retained);
@@ -160,14 +161,17 @@ fn on_published(
         return;
     }
     match result {
-        Ok(id) => messages::reply_with_id(shard, slot, reference, id),
-        Err((code, message)) => messages::reply(shard, slot, reference, Err(messages::refusal(code, message))),
+        Ok(id) => messages::reply(shard, slot, reference, Outcome::Published(id)),
+        Err((code, message)) => {
+            let refusal = Refusal::from(FeedError::new(code, message));
+            messages::reply(shard, slot, reference, Outcome::Refused(&refusal));
+        }
     }
     shard.slots.queue(slot);
 }
 
 /// Ends the connections that a kick is for, or their subscriptions; returns how many these are.
-fn kick(shard: &mut Shard, target: &Target, reason: Arc<str>) -> u64 {
+fn kick(shard: &mut Shard, target: &Target, reason: &Arc<str>) -> u64 {
     let mut slots = Vec::new();
     match target {
         Target::Connection(id) => slots.extend(shard.slots.find(shard.cx.index, *id)),
@@ -191,13 +195,9 @@ fn kick(shard: &mut Shard, target: &Target, reason: Arc<str>) -> u64 {
     let is_open = |slot: &&u32| matches!(shard.slots[**slot].state, State::Stream | State::WebSocket | State::Poll);
     let count = slots.iter().filter(is_open).count() as u64;
     for slot in slots {
-        ending::end(shard, slot, &kicked(&reason));
+        ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
     }
     count
-}
-
-fn kicked(reason: &Arc<str>) -> Ending {
-    Ending { reason: Reason::Kicked, code: ws::CLOSE_KICKED, words: reason.clone() }
 }
 
 /// The connections that get missed events of a lane and do not read it yet. They stand in no list.
@@ -211,7 +211,7 @@ fn catching_up_on(shard: &Shard, lane: u32) -> Vec<u32> {
 }
 
 /// Takes a user's connections off a channel; returns how many subscriptions that were.
-fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: Arc<str>) -> u64 {
+fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: &Arc<str>) -> u64 {
     let Some(number) = shard.lanes.find(channel) else { return 0 };
     let mut count = 0;
     for slot in shard.access.identities.of_user(user) {
@@ -222,14 +222,14 @@ fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: Arc<st
         }
         count += 1;
         if slots[slot].state == State::Poll {
-            ending::end(shard, slot, &kicked(&reason));
+            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
             continue;
         }
         unsubscribe_from(slots, lanes, cx, slot, number);
         let connection = &mut slots[slot];
-        connection.dialect.write_unsubscribed(channel, &reason, connection.out());
-        if connection.subscriptions() == 0 && connection.dialect != Dialect::WsJson {
-            ending::end(shard, slot, &kicked(&reason));
+        connection.key.notify(&Notice::Unsubscribed { channel, reason }, connection.out());
+        if connection.subscriptions() == 0 && !connection.key.protocol().takes_requests() {
+            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
         }
         shard.slots.queue(slot);
     }
@@ -243,9 +243,9 @@ fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
         return;
     }
     if connection.out_waiting() > shard.cx.settings.config.limits.replies {
-        let ending = Ending::new(Reason::Slow, ws::CLOSE_TOO_SLOW, "too many messages wait to be read");
+        let ending = Ending::in_words(Reason::Slow, &"too many messages wait to be read".into());
         return ending::end(shard, slot, &ending);
     }
-    connection.dialect.write_direct(draft, connection.out());
+    connection.key.notify(&Notice::Direct(draft), connection.out());
     shard.slots.queue(slot);
 }

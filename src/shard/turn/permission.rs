@@ -5,7 +5,9 @@ use arcstr::ArcStr;
 use crate::config::Verdict;
 use crate::link::{Answer, ConnectionId, HubMessage, Question};
 use crate::logic::auth::{Identity, TokenError};
-use crate::logic::protocol::http::{Reject, Request};
+use crate::logic::code::Code;
+use crate::logic::protocol::http::Request;
+use crate::logic::refusal::Refusal;
 
 use super::super::access::Access;
 use super::super::connection::State;
@@ -28,9 +30,9 @@ fn allowed_channels(asked: Vec<String>, named: Option<Vec<String>>) -> Vec<Strin
 pub(super) fn must_wait(
     shard: &mut Shard,
     slot: u32,
-    channels: &[String],
+    channels: &[impl AsRef<str>],
     request: Option<&Request<'_>>,
-) -> Result<bool, Reject> {
+) -> Result<bool, Refusal> {
     let auth = &shard.cx.settings.config.auth;
     if !auth.ask_backend || auth.allow_anonymous || shard.access.has_token(slot) {
         return Ok(false);
@@ -41,8 +43,8 @@ pub(super) fn must_wait(
         return decided.outcome.map(|()| false);
     }
     let connection = &shard.slots[slot];
-    let is_denied = |name: &&String| shard.access.may_subscribe(&shard.cx, slot, connection, name).is_err();
-    let unknown: Vec<String> = channels.iter().filter(is_denied).cloned().collect();
+    let is_denied = |name: &&str| shard.access.may_subscribe(&shard.cx, slot, connection, name).is_err();
+    let unknown: Vec<String> = channels.iter().map(AsRef::as_ref).filter(is_denied).map(str::to_owned).collect();
     if unknown.is_empty() {
         return Ok(false);
     }
@@ -108,7 +110,7 @@ pub(super) fn answer_by_default(shard: &mut Shard, slot: u32) -> bool {
 }
 
 /// Gives the connection what the backend has allowed.
-fn allow(shard: &mut Shard, slot: u32, channels: &[String], user: Option<ArcStr>) -> Result<(), Reject> {
+fn allow(shard: &mut Shard, slot: u32, channels: &[String], user: Option<ArcStr>) -> Result<(), Refusal> {
     let known = shard.access.decided(&shard.cx, slot, channels, user);
     let changes_user = known.user.as_ref() != shard.access.user(slot);
     change_identity(shard, slot, changes_user, |access, cx| access.set(cx, slot, known))
@@ -141,25 +143,21 @@ fn change_identity<T>(
     result
 }
 
-/// Why a token within a WebSocket is not taken: a code and a sentence.
-type TokenRefusal = (&'static str, String);
-
 /// Takes a token within a WebSocket: the first one, or the successor of the present one. Returns the channels that were
 /// named before the first one.
-pub(super) fn take_token(shard: &mut Shard, slot: u32, token: &str) -> Result<Option<Box<Wanted>>, TokenRefusal> {
+pub(super) fn take_token(shard: &mut Shard, slot: u32, token: &str) -> Result<Option<Box<Wanted>>, Refusal> {
     if shard.access.keyring.is_none() {
-        return Err(("unavailable", "this server verifies no tokens".into()));
+        return Err(Refusal::new(Code::Unavailable, "this server verifies no tokens"));
     }
     let verified: Result<Identity, TokenError> = shard.access.verify(&mut shard.cx, token);
-    let identity = verified.map_err(|error| ("invalid_token", error.to_string()))?;
+    let identity = verified.map_err(|error| Refusal::new(Code::InvalidToken, error.to_string()))?;
     if let Some(known) = shard.access.identities.get(slot)
         && known.user != identity.user
     {
-        return Err(("forbidden", "the token is of another user; connect again with it".into()));
+        return Err(Refusal::new(Code::Forbidden, "the token is of another user; connect again with it"));
     }
     let changes_user = identity.user.as_ref() != shard.access.user(slot);
-    let remembered = change_identity(shard, slot, changes_user, |access, cx| access.remember(cx, slot, identity));
-    remembered.map_err(|rejected| (rejected.code, rejected.message.into_owned()))?;
+    change_identity(shard, slot, changes_user, |access, cx| access.remember(cx, slot, identity))?;
     shard.slots.reschedule(slot);
     if !shard.slots[slot].awaits_token() {
         return Ok(None);

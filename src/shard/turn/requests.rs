@@ -5,20 +5,21 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::link::{FIGURES_CHANNEL, HubMessage};
+use crate::logic::code::Code;
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{
-    Cors, Method, Parsed, Reject, Request, ResponseHeaders, decide_cors, origin_allowed, parse, write_error,
-    write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
+    Cors, Exchange, Method, Parsed, Request, Response, decide_cors, encode, origin_allowed, parse,
 };
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
+use crate::logic::refusal::Refusal;
+use crate::logic::session::{Carrier, LaneKey, Route, Site, Spoken, Welcome, route};
 use crate::logic::wheel::Tick;
 
 use super::super::accept::learn_client;
-use super::super::closing::{after_answer, finish, reject};
+use super::super::closing::{after_answer, finish, refuse};
 use super::super::connection::{Flags, State};
-use super::super::counters::Reason;
 use super::super::polls;
 use super::super::settings::ticks;
 use super::super::subscriptions::{can_resume_here, check_room_for_channels, start_after, start_from_now, subscribe};
@@ -27,22 +28,6 @@ use super::{Shard, messages, permission};
 
 /// How long the hub may take to answer about a poll; it takes milliseconds unless the whole host stands still.
 const HUB_ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// What a path and its headers ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
-    Stream,
-    WebSocket,
-    Poll,
-    Echo,
-    Live,
-    Ready,
-    Page,
-    /// The server's own figures, for itself.
-    Figures,
-    /// The server as a whole: `OPTIONS *`.
-    Any,
-}
 
 /// Reads requests, one after the other, until one is held, opens a stream, or is not all there.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
@@ -94,7 +79,7 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
         }
         Parsed::Rejected(rejected) => {
             shard.cx.counters.requests += 1;
-            reject(&mut shard.slots, &mut shard.cx, slot, &rejected, Reason::BadRequest);
+            refuse(&mut shard.slots, &mut shard.cx, slot, &rejected, Reason::BadRequest);
             Some(bytes.len())
         }
     }
@@ -116,115 +101,112 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     flags.set(Flags::HTTP_1_1, request.is_http_1_1);
     flags.set(Flags::KEEP_ALIVE, request.keep_alive && !shard.cx.is_draining);
     let result = learn_client(&mut shard.slots, &mut shard.cx, slot, request);
-    if let Err(rejected) = result.and_then(|()| respond(shard, slot, request)) {
+    if let Err(refusal) = result.and_then(|()| respond(shard, slot, request)) {
         // The backend's decision was about this request alone.
         shard.slots[slot].take_waiting();
-        answer_error(shard, slot, &rejected, request);
+        answer_refusal(shard, slot, &refusal, request);
     }
 }
 
-/// What every answer to this request says.
-fn headers<'a>(shard: &Shard, slot: u32, request: &Request<'a>) -> ResponseHeaders<'a> {
-    ResponseHeaders {
+/// What an answer's bytes depend on beside the answer.
+fn exchange(shard: &Shard, slot: u32, request: &Request<'_>) -> Exchange {
+    Exchange {
         keep_alive: shard.slots[slot].flags.intersects(Flags::KEEP_ALIVE),
         is_http_1_1: request.is_http_1_1,
-        cors: decide_cors(&shard.cx.settings.config.http.cors_origins, request.origin),
         head_only: request.method == Method::Head,
     }
 }
 
-fn route(shard: &Shard, slot: u32, request: &Request<'_>) -> Result<Route, Reject> {
-    Ok(match request.path {
-        "/sse" => Route::Stream,
-        "/ws" => Route::WebSocket,
-        "/poll" => Route::Poll,
-        "/events" if request.wants_websocket => Route::WebSocket,
-        "/events" if request.accepts_event_stream => Route::Stream,
-        "/events" => Route::Poll,
-        "/healthz" => Route::Live,
-        "/readyz" => Route::Ready,
-        "/figures" if shard.slots[slot].is_own() => Route::Figures,
-        "/" if shard.page.is_some() => Route::Page,
-        "*" => Route::Any,
-        path if !path.is_empty() && path == shard.cx.settings.config.diagnostics.echo_path => Route::Echo,
-        _ => {
-            let message = "there is nothing at this path; clients connect to /sse, /ws, /poll or /events";
-            return Err(Reject::new(404, "not_found", message));
-        }
-    })
+/// Which pages may read the answer to a request.
+fn cors<'a>(shard: &Shard, request: &Request<'a>) -> Cors<'a> {
+    decide_cors(&shard.cx.settings.config.http.cors_origins, request.origin)
 }
 
-fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Reject> {
-    let headers = headers(shard, slot, request);
+/// Writes an answer, after which the connection waits for the next request or closes.
+fn answer(shard: &mut Shard, slot: u32, request: &Request<'_>, response: Response<'_>) {
+    write_head(shard, slot, request, response);
+    after_answer(&mut shard.slots, &mut shard.cx, slot);
+}
+
+/// Writes a response.
+fn write_head(shard: &mut Shard, slot: u32, request: &Request<'_>, response: Response<'_>) {
+    let exchange = exchange(shard, slot, request);
+    encode(&response.with_cors(cors(shard, request)), &exchange, shard.slots[slot].out());
+}
+
+fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Refusal> {
     if request.method == Method::Options {
-        write_preflight(shard.slots[slot].out(), request.request_headers, &headers);
-        after_answer(&mut shard.slots, &mut shard.cx, slot);
+        let response = Response::preflight(request.request_headers, cors(shard, request));
+        answer(shard, slot, request, response);
         return Ok(());
     }
-    let route = route(shard, slot, request)?;
-    if request.method == Method::Other {
-        return Err(Reject::new(405, "method", "this path knows GET, HEAD and OPTIONS only"));
-    }
-    let out = shard.slots[slot].out();
-    match route {
-        Route::Stream | Route::WebSocket | Route::Poll | Route::Echo => {
-            return subscription(shard, slot, route, request);
+    let site = Site {
+        echo_path: &shard.cx.settings.config.diagnostics.echo_path,
+        has_page: shard.page.is_some(),
+        is_own: shard.slots[slot].is_own(),
+    };
+    let response = match route(request, &site)? {
+        Route::Session(choice) => {
+            let query = query::parse(request.query, shard.cx.settings.config.limits.subscriptions)?;
+            return session(shard, slot, choice(&query), request, query);
         }
         Route::Figures => {
             let query = SubscribeQuery { channels: vec![FIGURES_CHANNEL.into()], ..SubscribeQuery::default() };
-            open_stream(shard, slot, request, &query);
+            open(shard, slot, Spoken::SSE, request, &query, Response::events());
             return Ok(());
         }
-        Route::Live => write_text(out, 200, b"ok\n", &headers),
-        Route::Ready if shard.cx.room.is_ready() => write_text(out, 200, b"ready\n", &headers),
-        Route::Ready => return Err(Reject::new(503, "not_ready", "this server is starting or going away")),
-        Route::Page | Route::Any => write_html(out, shard.page.unwrap_or_default().as_bytes(), &headers),
-    }
-    after_answer(&mut shard.slots, &mut shard.cx, slot);
+        Route::Live => Response::text(&b"ok\n"[..]),
+        Route::Ready if shard.cx.room.is_ready() => Response::text(&b"ready\n"[..]),
+        Route::Ready => return Err(Refusal::new(Code::NotReady, "this server is starting or going away")),
+        Route::Page => Response::html(shard.page.unwrap_or_default().as_bytes()),
+    };
+    answer(shard, slot, request, response);
     Ok(())
 }
 
-/// Carries out a request for channels.
-fn subscription(shard: &mut Shard, slot: u32, route: Route, request: &Request<'_>) -> Result<(), Reject> {
+/// Carries out a request for a session in a protocol.
+fn session(
+    shard: &mut Shard,
+    slot: u32,
+    spoken: Spoken,
+    request: &Request<'_>,
+    mut query: SubscribeQuery,
+) -> Result<(), Refusal> {
     if shard.cx.is_draining {
-        let rejected = Reject::fatal(503, "draining", "this server is going away; connect again");
-        return Err(rejected.retry_after(shard.cx.retry_after_secs()));
+        let refusal = Refusal::fatal(Code::Draining, "this server is going away; connect again");
+        return Err(refusal.retry_after(shard.cx.retry_after_secs()));
     }
-    let mut query = query::parse(request.query, shard.cx.settings.config.limits.subscriptions)?;
-    if route != Route::Echo {
+    let protocol = spoken.protocol();
+    if protocol.has_channels() {
         identify(shard, slot, request, &query)?;
     }
-    if route == Route::WebSocket || route == Route::Echo {
-        return open_websocket(shard, slot, route, request, &query);
+    if protocol.carrier() == Carrier::WebSocket {
+        return open_websocket(shard, slot, spoken, request, &query);
     }
     if query.channels.is_empty() {
-        return Err(Reject::new(400, "no_channel", "name at least one channel, as in ?channel=news"));
+        return Err(Refusal::new(Code::NoChannel, "name at least one channel, as in ?channel=news"));
     }
     if permission::must_wait(shard, slot, &query.channels, Some(request))? {
         return Ok(());
     }
     shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
     if request.method == Method::Head {
-        answer_head(shard, slot, route, request);
+        let is_stream = protocol.carrier() == Carrier::Stream;
+        let response = if is_stream { Response::events() } else { Response::json(&b""[..]) };
+        answer(shard, slot, request, response);
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
-    // A browser that reconnects by itself sends the header; its position is newer than the URL's.
-    if let Some(id) = request.last_event_id {
-        query.after = Some(
-            id.parse()
-                .map_err(|error| Reject::new(400, "bad_position", format!("Last-Event-ID is no position: {error}")))?,
-        );
-    }
-    match route {
-        Route::Poll => begin_poll(shard, slot, request, &query),
-        _ => open_stream(shard, slot, request, &query),
+    query.after = query.position(request)?;
+    match protocol.carrier() {
+        Carrier::Poll => begin_poll(shard, slot, spoken, request, &query),
+        _ => open(shard, slot, spoken, request, &query, Response::events()),
     }
     Ok(())
 }
 
 /// Gives the connection the identity of the request's token, if the request carries one.
-fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &SubscribeQuery) -> Result<(), Reject> {
+fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &SubscribeQuery) -> Result<(), Refusal> {
     if !shard.slots[slot].is_decided() {
         shard.access.forget(&shard.cx, slot);
     }
@@ -234,79 +216,85 @@ fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subscri
     }
 }
 
-fn answer_head(shard: &mut Shard, slot: u32, route: Route, request: &Request<'_>) {
-    let headers = headers(shard, slot, request);
-    let out = shard.slots[slot].out();
-    match route {
-        Route::Stream => write_sse_head(out, &headers),
-        _ => write_json(out, b"", &headers),
-    }
-    after_answer(&mut shard.slots, &mut shard.cx, slot);
-}
-
-fn open_stream(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &SubscribeQuery) {
-    let headers = headers(shard, slot, request);
-    let envelope = query.envelope.unwrap_or(query.channels.len() > 1);
-    let dialect = Dialect::sse(request.is_http_1_1, envelope);
-    let settings = &shard.cx.settings;
-    let connection = &mut shard.slots[slot];
-    connection.dialect = dialect;
-    let out = connection.out();
-    write_sse_head(out, &headers);
-    dialect.write_sse_preamble(settings.config.http.sse_padding, settings.retry_ms, out);
-    open(shard, slot, State::Stream, request, query);
-}
-
 fn open_websocket(
     shard: &mut Shard,
     slot: u32,
-    route: Route,
+    spoken: Spoken,
     request: &Request<'_>,
     query: &SubscribeQuery,
-) -> Result<(), Reject> {
+) -> Result<(), Refusal> {
     let upgrade = ws::check_upgrade(request)?;
     if !origin_allowed(&shard.cx.settings.config.websocket.origins, request.origin, request.host) {
-        return Err(Reject::new(403, "origin", "pages of this origin may not connect; see [websocket] origins"));
+        let message = "pages of this origin may not connect; see [websocket] origins";
+        return Err(Refusal::new(Code::Origin, message));
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
-    if route == Route::WebSocket && permission::must_wait(shard, slot, &query.channels, Some(request))? {
-        return Ok(());
+    let protocol = spoken.protocol();
+    if protocol.has_channels() {
+        if permission::must_wait(shard, slot, &query.channels, Some(request))? {
+            return Ok(());
+        }
+        if !protocol.takes_requests() {
+            // The protocol has no place for refusals, nor for a token.
+            shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
+        }
     }
-    if query.raw && route == Route::WebSocket {
-        // The raw format has no place for refusals, nor for a token.
-        shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
-    }
-    let connection = &mut shard.slots[slot];
-    connection.dialect = if query.raw { Dialect::WsRaw } else { Dialect::WsJson };
-    connection.flags.set(Flags::ECHO, route == Route::Echo);
-    write_ws_head(connection.out(), &upgrade.accept, upgrade.protocol.filter(|_| !query.raw));
-    open(shard, slot, State::WebSocket, request, query);
+    let subprotocol = protocol.subprotocol().filter(|name| ws::offers(request, name));
+    open(shard, slot, spoken, request, query, Response::websocket(&upgrade.accept, subprotocol));
     Ok(())
 }
 
-/// The response's head is written: from here on the connection is a stream or a WebSocket.
-fn open(shard: &mut Shard, slot: u32, state: State, request: &Request<'_>, query: &SubscribeQuery) {
+/// Answers a request with a stream or a WebSocket, and begins the session on it.
+fn open(
+    shard: &mut Shard,
+    slot: u32,
+    spoken: Spoken,
+    request: &Request<'_>,
+    query: &SubscribeQuery,
+    response: Response<'_>,
+) {
+    let protocol = spoken.protocol();
     let counters = &mut shard.cx.counters;
     counters.handshakes += 1;
-    match state {
-        State::Stream => counters.opened_sse += 1,
-        _ => counters.opened_websocket += 1,
+    match protocol.carrier() {
+        Carrier::WebSocket => counters.opened_websocket += 1,
+        _ => counters.opened_sse += 1,
     }
-    shard.slots.enter_state(slot, state);
+    match protocol.carrier() {
+        // CORS does not apply to WebSockets.
+        Carrier::WebSocket => encode(&response, &exchange(shard, slot, request), shard.slots[slot].out()),
+        _ => write_head(shard, slot, request, response),
+    }
+    welcome(shard, slot, LaneKey::of(spoken, request.is_http_1_1));
+    shard.slots.enter_state(slot, State::of(protocol.carrier()));
     shard.slots.set_deadline(slot, 0);
     if !shard.slots[slot].is_own() {
         log_connected(shard, slot, request, query);
     }
-    if !shard.slots[slot].flags.intersects(Flags::ECHO) {
+    if protocol.has_channels() {
         tell_came(shard, slot);
         let connection = &shard.slots[slot];
-        if state == State::WebSocket && shard.access.must_send_token(&shard.cx, slot, connection, &query.channels) {
+        let may_send_token = protocol.carrier() == Carrier::WebSocket;
+        if may_send_token && shard.access.must_send_token(&shard.cx, slot, connection, &query.channels) {
             await_token(shard, slot, query);
         } else {
             begin_subscriptions(shard, slot, &query.channels, query.after);
         }
     }
     shard.slots.queue(slot);
+}
+
+/// Begins what is spoken on a connection from here on.
+fn welcome(shard: &mut Shard, slot: u32, key: LaneKey) {
+    let settings = &shard.cx.settings;
+    let welcome = Welcome {
+        connection: &shard.slots.name(shard.cx.index, slot),
+        padding_bytes: settings.config.http.sse_padding,
+        retry_ms: settings.retry_ms,
+    };
+    let connection = &mut shard.slots[slot];
+    connection.key = key;
+    key.welcome(&welcome, connection.out());
 }
 
 /// Has a WebSocket wait for its token.
@@ -316,11 +304,6 @@ fn await_token(shard: &mut Shard, slot: u32, query: &SubscribeQuery) {
     shard.slots.set_deadline(slot, shard.cx.now + shard.cx.settings.token_timeout);
 }
 
-/// The name of an open connection's transport in log lines and for the backend.
-fn transport(state: State) -> &'static str {
-    if state == State::Stream { "sse" } else { "ws" }
-}
-
 /// Tells listening backends that a client has come.
 fn tell_came(shard: &mut Shard, slot: u32) {
     if !shard.upstream.listening.connections || shard.slots[slot].is_own() {
@@ -328,7 +311,7 @@ fn tell_came(shard: &mut Shard, slot: u32) {
     }
     let who = messages::speaker(shard, slot);
     let connection = &shard.slots[slot];
-    let (address, transport) = (connection.peer.to_string().into(), transport(connection.state));
+    let (address, transport) = (connection.peer.to_string().into(), connection.key.protocol().carrier().name());
     shard.cx.tell_hub(HubMessage::Came { who, address, transport });
 }
 
@@ -369,7 +352,7 @@ fn log_connected(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Su
         target: "ringcast::connection",
         conn = %shard.slots.name(shard.cx.index, slot),
         address = %connection.peer,
-        transport = transport(connection.state),
+        transport = connection.key.protocol().carrier().name(),
         user = shard.access.user(slot).map(|user| user.as_str()),
         channels = query.channels.len(),
         channel = query.channels.first().map(String::as_str).unwrap_or_default(),
@@ -380,7 +363,7 @@ fn log_connected(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Su
 }
 
 /// Answers a poll at once if there is something after its position, else holds it.
-fn begin_poll(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &SubscribeQuery) {
+fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_>, query: &SubscribeQuery) {
     let Shard { slots, lanes, cx, .. } = shard;
     cx.counters.handshakes += 1;
     cx.counters.opened_poll += 1;
@@ -388,7 +371,7 @@ fn begin_poll(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subsc
     let wait = query.wait_secs.map_or(http.poll_wait, Duration::from_secs).min(http.poll_wait_max);
     let wait: Tick = ticks(wait);
     let cors = decide_cors(&http.cors_origins, request.origin);
-    slots[slot].dialect = Dialect::Poll;
+    slots[slot].key = LaneKey::of(spoken, request.is_http_1_1);
     slots.enter_state(slot, State::Poll);
     if let Cors::Origin(origin) = cors {
         slots[slot].extra().origin = Some(origin.into());
@@ -416,16 +399,15 @@ fn begin_poll(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subsc
     }
 }
 
-fn answer_error(shard: &mut Shard, slot: u32, rejected: &Reject, request: &Request<'_>) {
+fn answer_refusal(shard: &mut Shard, slot: u32, refusal: &Refusal, request: &Request<'_>) {
     shard.cx.counters.errors += 1;
-    shard.cx.counters.count_rejection(rejected.status);
-    if rejected.close {
+    shard.cx.counters.count_rejection(refusal.code.status());
+    if refusal.close {
         shard.slots[slot].flags.remove(Flags::KEEP_ALIVE);
     }
-    let headers = headers(shard, slot, request);
+    write_head(shard, slot, request, Response::refusal(refusal));
     let Shard { slots, cx, .. } = shard;
-    write_error(slots[slot].out(), rejected, &headers);
-    if headers.keep_alive {
+    if slots[slot].flags.intersects(Flags::KEEP_ALIVE) {
         after_answer(slots, cx, slot);
     } else {
         finish(slots, cx, slot, Reason::BadRequest);
@@ -438,8 +420,8 @@ pub(super) fn on_timeout(shard: &mut Shard, slot: u32) {
     let has_begun = connection.extra.as_ref().is_some_and(|extra| !extra.input.is_empty());
     let Shard { slots, cx, .. } = shard;
     if has_begun {
-        let rejected = Reject::fatal(408, "timeout", "the request did not arrive in time");
-        reject(slots, cx, slot, &rejected, Reason::HandshakeTimeout);
+        let refusal = Refusal::fatal(Code::Timeout, Reason::HandshakeTimeout.words());
+        refuse(slots, cx, slot, &refusal, Reason::HandshakeTimeout);
     } else if slots[slot].out_waiting() > 0 {
         super::ending::drop_connection(shard, slot, Reason::Slow);
     } else {

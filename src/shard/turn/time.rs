@@ -5,13 +5,12 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::link::HubMessage;
-use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 use crate::sys::memory;
 
 use super::super::connection::State;
 use super::super::context::{Budget, Ending};
-use super::super::counters::Reason;
 use super::super::deadlines::beat;
 use super::super::drain::{Cause, Drain, Step};
 use super::super::polls;
@@ -88,8 +87,7 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
         State::Http => requests::on_timeout(shard, slot),
         State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
         State::WebSocket if shard.slots[slot].awaits_token() => {
-            let ending = Ending::new(Reason::Unauthorized, ws::CLOSE_POLICY, "no token came in time");
-            ending::end(shard, slot, &ending);
+            ending::end(shard, slot, &Ending::new(Reason::Unauthorized));
         }
         State::WebSocket => ending::drop_connection(shard, slot, Reason::Unresponsive),
         State::Closing | State::Lingering => ending::drop_connection(shard, slot, Reason::Lingered),
@@ -107,8 +105,7 @@ fn end_expired(shard: &mut Shard, slot: u32) -> bool {
         shard.access.forget(&shard.cx, slot);
         return false;
     }
-    let ending = Ending::new(Reason::Expired, ws::CLOSE_EXPIRED, "the token has expired");
-    ending::end(shard, slot, &ending);
+    ending::end(shard, slot, &Ending::new(Reason::Expired));
     true
 }
 
@@ -140,8 +137,7 @@ fn go_on_draining(shard: &mut Shard) {
     while let Some(step) = drain.next(&shard.slots) {
         match step {
             Step::End(slot) => {
-                let ending = Ending::new(Reason::Drained, ws::CLOSE_GOING_AWAY, "the server is going away");
-                ending::end(shard, slot, &ending);
+                ending::end(shard, slot, &Ending::new(Reason::Drained));
                 shard.carry_out();
             }
             Step::Cut(slot) => ending::drop_connection(shard, slot, Reason::Drained),

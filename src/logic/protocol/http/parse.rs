@@ -1,7 +1,10 @@
 //! Reading a request's head. Whatever two parsers might read differently is refused: that is what request
 //! smuggling lives on (RFC 9112 §11.2).
 
-use super::{Method, Reject, Request};
+use crate::logic::code::Code;
+use crate::logic::refusal::Refusal;
+
+use super::{Method, Request};
 
 /// How long a head may be.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +31,7 @@ pub enum Parsed<'a> {
         consumed: usize,
     },
     /// No acceptable head. Nothing after it can be trusted.
-    Rejected(Reject),
+    Rejected(Refusal),
 }
 
 /// Reads one head from the beginning of `bytes`.
@@ -47,7 +50,7 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
         _ => {}
     }
     if head.starts_with(b"PRI * HTTP/2.0") {
-        return Parsed::Rejected(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
+        return Parsed::Rejected(Refusal::fatal(Code::Version, "this server speaks HTTP/1.1 and HTTP/1.0 only"));
     }
     let end = match memchr::memmem::find(head, b"\r\n\r\n") {
         Some(at) if at + 4 <= limits.head_bytes_max => at + 4,
@@ -58,24 +61,24 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
     };
     match read_head(&head[..end]) {
         Ok(request) => Parsed::Complete { request, consumed: skipped + end },
-        Err(reject) => Parsed::Rejected(reject),
+        Err(refusal) => Parsed::Rejected(refusal),
     }
 }
 
-fn bad(message: &'static str) -> Reject {
-    Reject::fatal(400, "bad_request", message)
+fn bad(message: &'static str) -> Refusal {
+    Refusal::fatal(Code::BadRequest, message)
 }
 
-fn too_long(head: &[u8], limits: &HeadLimits) -> Reject {
+fn too_long(head: &[u8], limits: &HeadLimits) -> Refusal {
     let limit = limits.head_bytes_max;
     if memchr::memchr(b'\n', head).is_none() {
-        return Reject::fatal(414, "uri_too_long", format!("the request line is longer than {limit} bytes"));
+        return Refusal::fatal(Code::UriTooLong, format!("the request line is longer than {limit} bytes"));
     }
-    Reject::fatal(431, "headers_too_long", format!("the request's headers are longer than {limit} bytes"))
+    Refusal::fatal(Code::HeadersTooLong, format!("the request's headers are longer than {limit} bytes"))
 }
 
 /// What is wrong already, before the head is complete.
-fn early_error(head: &[u8]) -> Option<Reject> {
+fn early_error(head: &[u8]) -> Option<Refusal> {
     has_bare_newline(head).then(|| bad("lines must end with CR LF"))
 }
 
@@ -83,7 +86,7 @@ fn has_bare_newline(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
+fn read_head(head: &[u8]) -> Result<Request<'_>, Refusal> {
     if has_bare_newline(head) {
         return Err(bad("lines must end with CR LF"));
     }
@@ -93,18 +96,17 @@ fn read_head(head: &[u8]) -> Result<Request<'_>, Reject> {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(bad("the request's head is malformed")),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Reject::fatal(
-                431,
-                "headers_too_many",
+            return Err(Refusal::fatal(
+                Code::HeadersTooMany,
                 format!("there are more than {FIELDS_MAX} header fields"),
             ));
         }
         Err(httparse::Error::Version) if !has_version(head) => return Err(bad("the request line is malformed")),
         Err(httparse::Error::Version) => {
-            return Err(Reject::fatal(505, "version", "this server speaks HTTP/1.1 and HTTP/1.0 only"));
+            return Err(Refusal::fatal(Code::Version, "this server speaks HTTP/1.1 and HTTP/1.0 only"));
         }
         Err(error) => {
-            return Err(Reject::fatal(400, "bad_request", format!("the request's head is malformed: {error}")));
+            return Err(Refusal::fatal(Code::BadRequest, format!("the request's head is malformed: {error}")));
         }
     }
     let method = match parsed.method.unwrap_or_default() {
@@ -138,7 +140,7 @@ struct Target<'a> {
 }
 
 /// The target's forms (RFC 9112 §3.2): `/path?query`, `http://host/path?query`, and `*` for OPTIONS.
-fn read_target(target: &str, method: Method) -> Result<Target<'_>, Reject> {
+fn read_target(target: &str, method: Method) -> Result<Target<'_>, Refusal> {
     if target == "*" && method == Method::Options {
         return Ok(Target { authority: None, path: "*", query: "" });
     }
@@ -178,7 +180,7 @@ fn is_v6(address: &str) -> bool {
 }
 
 /// Takes a field that must not be repeated: two parsers might believe two different ones.
-fn set_once<'a>(field: &mut Option<&'a str>, value: &'a str) -> Result<(), Reject> {
+fn set_once<'a>(field: &mut Option<&'a str>, value: &'a str) -> Result<(), Refusal> {
     match field.replace(value) {
         None => Ok(()),
         Some(_) => Err(bad("Origin, Authorization and Sec-WebSocket-Key must not be repeated")),
@@ -209,13 +211,13 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(&mut self, field: &httparse::Header<'a>) -> Result<(), Reject> {
+    fn read(&mut self, field: &httparse::Header<'a>) -> Result<(), Refusal> {
         let name = field.name;
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         // Fields nobody looks at may hold any bytes; those that are looked at are text.
         // White space in HTTP is space and tab; Unicode's would hide bytes from other parsers (RFC 9110 §5.6.3).
         let value = std::str::from_utf8(field.value).map(|text| text.trim_matches([' ', '\t']));
-        let text = || value.map_err(|_| Reject::fatal(400, "bad_request", format!("the field {name} is no text")));
+        let text = || value.map_err(|_| Refusal::fatal(Code::BadRequest, format!("the field {name} is no text")));
         if is("host") {
             self.hosts += 1;
             self.host = text()?;
@@ -259,7 +261,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn read_content_length(&mut self, text: &str) -> Result<(), Reject> {
+    fn read_content_length(&mut self, text: &str) -> Result<(), Refusal> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let length = text.parse().ok().filter(|_| is_number).ok_or_else(|| bad("Content-Length is no number"))?;
         if self.content_length.is_some_and(|other| other != length) {
@@ -269,7 +271,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn finish(self, method: Method, target: Target<'a>, is_http_1_1: bool) -> Result<Request<'a>, Reject> {
+    fn finish(self, method: Method, target: Target<'a>, is_http_1_1: bool) -> Result<Request<'a>, Refusal> {
         if self.hosts > 1 || (is_http_1_1 && self.hosts == 0) {
             return Err(bad("a request must have exactly one Host field"));
         }
@@ -277,7 +279,7 @@ impl<'a> Fields<'a> {
             return Err(bad("the Host field is malformed"));
         }
         if self.content_length.is_some_and(|length| length > 0) {
-            return Err(Reject::fatal(413, "body", "requests to this server have no body"));
+            return Err(Refusal::fatal(Code::Body, "requests to this server have no body"));
         }
         Ok(Request {
             method,
@@ -339,7 +341,7 @@ mod tests {
         match parse(text.as_bytes(), &LIMITS) {
             Parsed::Partial => 0,
             Parsed::Complete { .. } => 200,
-            Parsed::Rejected(reject) => reject.status,
+            Parsed::Rejected(refusal) => refusal.code.status(),
         }
     }
 

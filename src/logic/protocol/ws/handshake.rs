@@ -4,7 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
-use crate::logic::protocol::http::{Method, Reject, Request};
+use crate::logic::code::Code;
+use crate::logic::protocol::http::{Method, Request};
+use crate::logic::refusal::Refusal;
 
 /// The subprotocol of the JSON format.
 pub const SUBPROTOCOL: &str = "ringcast.v1";
@@ -33,17 +35,17 @@ pub fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
 }
 
 /// Checks a request on a WebSocket's path.
-pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Reject> {
+pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Refusal> {
     if request.method != Method::Get || !request.is_http_1_1 || !request.wants_websocket {
         let message = "this path speaks WebSocket: send an HTTP/1.1 GET with Upgrade: websocket";
-        return Err(Reject::new(426, "upgrade_required", message));
+        return Err(Refusal::new(Code::UpgradeRequired, message));
     }
     if request.ws_version != Some("13") {
-        return Err(Reject::new(426, "websocket_version", "only WebSocket version 13 is spoken here"));
+        return Err(Refusal::new(Code::WebSocketVersion, "only WebSocket version 13 is spoken here"));
     }
     let is_key = |key: &&str| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
     let key = request.ws_key.filter(is_key);
-    let key = key.ok_or_else(|| Reject::new(400, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    let key = key.ok_or_else(|| Refusal::new(Code::WebSocketKey, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
     let protocol = offers(request, SUBPROTOCOL).then_some(SUBPROTOCOL);
     Ok(Upgrade { accept: accept_key(key), protocol })
 }
@@ -56,7 +58,7 @@ mod tests {
     fn check(fields: &str) -> Result<Upgrade, u16> {
         let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         match parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) {
-            Parsed::Complete { request, .. } => check_upgrade(&request).map_err(|reject| reject.status),
+            Parsed::Complete { request, .. } => check_upgrade(&request).map_err(|refusal| refusal.code.status()),
             other => panic!("{other:?}"),
         }
     }
