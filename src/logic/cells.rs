@@ -174,10 +174,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// So large that a chunk has few.
     #[derive(Default)]
     struct Number {
         link: u32,
         value: u64,
+        _rest: [[u64; 32]; 4],
     }
 
     impl Cell for Number {
@@ -187,13 +189,27 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_has_as_many_cells_as_fit_and_their_number_is_a_power_of_two() {
+        assert_eq!([1, 2, 80, 14_336, 14_337, 28_672, 100_000].map(chunk), [16_384, 8_192, 256, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn chunks_of_whole_pages_waste_nothing() {
+        assert!(wastes_nothing::<[u8; 80]>() && wastes_nothing::<[u8; 4096]>());
+        assert!(!wastes_nothing::<[u8; 3000]>() && !wastes_nothing::<[u8; 4097]>());
+    }
+
+    #[test]
     fn a_number_is_given_again_once_its_value_is_taken_back() {
         let mut pool = Pool::<Vec<u8>>::default();
         let (a, b) = (pool.add(vec![1]), pool.add(vec![2]));
-        assert_eq!((&pool[a], &pool[b], pool.len()), (&vec![1], &vec![2], 2));
+        assert_eq!((&pool[a], &pool[b], pool.len(), pool.is_empty()), (&vec![1], &vec![2], 2, false));
         assert_eq!(pool.remove(a), [1]);
         assert_eq!(pool.add(vec![3]), a);
         assert_eq!((&pool[a], &pool[b]), (&vec![3], &vec![2]));
+        pool[b].push(4);
+        assert_eq!((pool.remove(b), pool.remove(a)), (vec![2, 4], vec![3]));
+        assert!(pool.is_empty());
     }
 
     proptest! {
@@ -201,6 +217,7 @@ mod tests {
         fn a_used_cell_is_nobody_elses(takes in proptest::collection::vec(any::<bool>(), 0..2000)) {
             let mut cells = Cells::<Number>::new();
             let mut used = Vec::new();
+            let mut used_max = 0;
             for (step, take) in takes.into_iter().enumerate() {
                 if take || used.is_empty() {
                     let index = cells.take();
@@ -212,9 +229,13 @@ mod tests {
                     cells.give_back(index);
                 }
                 prop_assert_eq!(cells.used(), used.len());
+                used_max = used_max.max(used.len());
+                prop_assert_eq!(cells.capacity() as usize, used_max.next_multiple_of(Cells::<Number>::CHUNK));
+                prop_assert!((0..cells.capacity()).all(|index| cells.get(index).is_some()));
+                prop_assert!(cells.get(cells.capacity()).is_none());
             }
             for (index, value) in used {
-                prop_assert_eq!(cells[index].value, value);
+                prop_assert_eq!((cells[index].value, cells.get(index).map(|cell| cell.value)), (value, Some(value)));
             }
         }
     }

@@ -141,6 +141,15 @@ mod tests {
     }
 
     #[test]
+    fn payload_and_both_names_have_weight() {
+        let weight = |name: Option<&str>| {
+            let draft = Draft { name: name.map(Into::into), kind: Kind::Text, payload: "12345".into() };
+            Event { id: Id::ZERO, channel: "abc".into(), draft }.weight()
+        };
+        assert_eq!((weight(None), weight(Some("1234567"))), (8, 15));
+    }
+
+    #[test]
     fn channel_names() {
         for good in ["a", "orders:1", "a/b=c@d_e-f.g", &"x".repeat(200)] {
             assert_eq!(check_channel_name(good), Ok(()), "{good:?}");

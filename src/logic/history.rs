@@ -124,21 +124,30 @@ mod tests {
     }
 
     proptest! {
+        /// Events come one per millisecond, and the last one is now.
         #[test]
-        fn what_is_kept_is_the_newest_and_complete(
-            sizes in prop::collection::vec(0usize..50, 0..80), events_max in 0usize..20, bytes_max in 0usize..400, after in 0u64..90,
+        fn the_longest_row_of_newest_events_within_the_limits_is_kept(
+            sizes in prop::collection::vec(0usize..50, 0..80), events_max in 0usize..20, bytes_max in 0usize..400,
+            age_max_ms in 0u64..30, after in 0u64..90,
         ) {
-            let limits = HistoryLimits { events_max, bytes_max, age_max_ms: u64::MAX };
+            let limits = HistoryLimits { events_max, bytes_max, age_max_ms };
             let mut history = History::new(Id::ZERO);
             let all: Vec<_> = sizes.iter().enumerate().map(|(i, size)| event(i as u64 + 1, *size)).collect();
             for e in &all {
-                history.push(e.clone(), &limits, 0);
+                history.push(e.clone(), &limits, e.id.ms());
             }
-            prop_assert!(history.len() <= events_max && history.bytes() <= bytes_max);
-            let after = Id::new(after, 0).max(history.complete_since());
-            let expected: Vec<_> = all.iter().filter(|e| e.id > after).cloned().collect();
-            let kept: Vec<_> = history.after(after).cloned().collect();
-            prop_assert_eq!(kept, expected);
+            let now = all.len() as u64;
+            let bytes = |events: &[Arc<Event>]| events.iter().map(|e| e.draft.payload.len()).sum::<usize>();
+            let fits = |events: &[Arc<Event>]| {
+                events.len() <= events_max && bytes(events) <= bytes_max && events.iter().all(|e| now - e.id.ms() <= age_max_ms)
+            };
+            let dropped = (0..=all.len()).find(|dropped| fits(&all[*dropped..])).unwrap();
+            let kept = &all[dropped..];
+            prop_assert_eq!((history.len(), history.is_empty(), history.bytes()), (kept.len(), kept.is_empty(), bytes(kept)));
+            prop_assert_eq!(history.complete_since(), Id::new(dropped as u64, 0));
+            let after = Id::new(after, 0);
+            let expected: Vec<_> = kept.iter().filter(|e| e.id > after).collect();
+            prop_assert_eq!(history.after(after).collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -61,6 +61,7 @@ impl IdempotencyKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_answers_its_first_ids_within_the_window() {
@@ -80,5 +81,37 @@ mod tests {
         assert_eq!(keys.len(), 2);
         assert_eq!(keys.get("a", 1), None);
         assert!(keys.get("c", 1).is_some());
+    }
+
+    #[test]
+    fn no_key_is_remembered_where_none_may_be() {
+        let mut keys = IdempotencyKeys::new(1000, 0);
+        keys.insert("a", &[Id::ZERO], 0);
+        assert!(keys.get("a", 0).is_none() && keys.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_keys_of_the_window_are_remembered(
+            pauses in prop::collection::vec(0u64..40, 1..60), window_ms in 1u64..200, keys_max in 1usize..12,
+        ) {
+            let mut keys = IdempotencyKeys::new(window_ms, keys_max);
+            let mut inserted = Vec::new();
+            let mut now = 0;
+            for (number, pause) in pauses.into_iter().enumerate() {
+                now += pause;
+                let (key, ids) = (number.to_string(), [Id::new(now, 0), Id::new(now, number as u64)]);
+                prop_assert_eq!(keys.get(&key, now), None);
+                keys.insert(&key, &ids, now);
+                inserted.push((now, key, ids));
+                let first = inserted.len().saturating_sub(keys_max);
+                let remembered = |place: usize, at: u64| place >= first && now - at < window_ms;
+                let count = inserted.iter().enumerate().filter(|(place, (at, ..))| remembered(*place, *at)).count();
+                prop_assert_eq!((keys.len(), keys.is_empty()), (count, false));
+                for (place, (at, key, ids)) in inserted.iter().enumerate() {
+                    prop_assert_eq!(keys.get(key, now), Some(&ids[..]).filter(|_| remembered(place, *at)));
+                }
+            }
+        }
     }
 }

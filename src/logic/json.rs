@@ -66,6 +66,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_what_must_be_is_escaped_and_as_short_as_can_be() {
+        let text = "a\"b\\c\nd\re\tf\0\u{8}\u{1f} /\u{7f}ü";
+        let expected = r#""a\"b\\c\nd\re\tf\u0000\u0008\u001f /"#.to_owned() + "\u{7f}ü\"";
+        assert_eq!(written(|out| write_string(text, out)), expected);
+    }
+
+    #[test]
+    fn values_and_lists_are_compact() {
+        assert_eq!(written(|out| write(&serde_json::json!({ "a": [1, "b"] }), out)), r#"{"a":[1,"b"]}"#);
+        let list = |texts: &[&'static str]| written(|out| write_strings(texts.iter().copied(), out));
+        assert_eq!([list(&[]), list(&["a"]), list(&["a", "\"", ""])], ["[]", r#"["a"]"#, r#"["a","\"",""]"#]);
+    }
+
     proptest! {
         #[test]
         fn strings_read_back_as_they_were(text in any::<String>()) {

@@ -295,40 +295,158 @@ mod tests {
             pieces += 1;
         }
         assert_eq!(pieces, 3);
+        // Twice as much as a socket's send buffer takes at first: a subscriber that resumes gets it in one send.
+        assert_eq!(filled(&[1000; 131]).bytes(0, 131_000).len(), 131_000);
+    }
+
+    /// A log as its documentation describes it: all frames ever appended, and how many of them are dropped.
+    struct Model {
+        frames: Vec<Frame>,
+        dropped: usize,
+        since: Option<Id>,
+    }
+
+    struct Frame {
+        id: Id,
+        bytes: std::ops::Range<Position>,
+    }
+
+    impl Model {
+        fn append(&mut self, id: Id, size: usize) {
+            let start = self.head();
+            self.frames.push(Frame { id, bytes: start..start + size as u64 });
+        }
+
+        /// Drops the frames before `position`; returns their bytes.
+        fn drop_until(&mut self, position: Position) -> u64 {
+            let before = self.tail();
+            while let Some(frame) = self.kept().first().filter(|frame| frame.bytes.end <= position) {
+                self.since = Some(frame.id);
+                self.dropped += 1;
+            }
+            self.tail() - before
+        }
+
+        fn kept(&self) -> &[Frame] {
+            &self.frames[self.dropped..]
+        }
+
+        fn head(&self) -> Position {
+            self.frames.last().map_or(0, |frame| frame.bytes.end)
+        }
+
+        fn tail(&self) -> Position {
+            self.kept().first().map_or(self.head(), |frame| frame.bytes.start)
+        }
+
+        fn ended_by(&self, position: Position) -> impl DoubleEndedIterator<Item = &Frame> {
+            self.kept().iter().filter(move |frame| frame.bytes.end <= position)
+        }
+
+        fn boundaries(&self) -> impl Iterator<Item = Position> {
+            [self.tail()].into_iter().chain(self.kept().iter().map(|frame| frame.bytes.end))
+        }
+
+        fn newest_start(&self) -> Position {
+            self.kept().last().map_or(self.head(), |frame| frame.bytes.start)
+        }
+
+        fn floor(&self, bytes: u64) -> Position {
+            self.boundaries().find(|at| self.head() - at <= bytes).unwrap().min(self.newest_start())
+        }
+
+        /// Each question about a position between tail and head.
+        fn check_at(&self, log: &Log, position: Position) {
+            let holds = |frame: &&Frame| frame.bytes.contains(&position);
+            let before = self.ended_by(position).next_back().map(|frame| frame.id);
+            assert_eq!(Some(log.frame_boundary(position)), self.boundaries().find(|at| *at >= position));
+            assert_eq!(log.id_at(position), self.kept().iter().find(holds).map(|frame| frame.id));
+            assert_eq!(log.id_before(position), before);
+            assert_eq!(log.id_until(position), before.or(self.since));
+            for to in self.boundaries().filter(|to| *to >= position) {
+                let events = self.ended_by(to).count() - self.ended_by(position).count();
+                assert_eq!(log.events_between(position, to), events);
+            }
+        }
+
+        /// Each question about an id.
+        fn check_of(&self, log: &Log, id: Id) {
+            let after = self.frames.iter().rfind(|frame| frame.id <= id).map_or(0, |frame| frame.bytes.end);
+            assert_eq!(log.position_after(id), self.since.filter(|since| *since <= id).map(|_| after));
+            let end = self.kept().iter().rfind(|frame| frame.id < id).map(|frame| frame.bytes.end);
+            for position in self.boundaries() {
+                assert_eq!(log.end_before(position, id), end.unwrap_or(position).max(position));
+            }
+        }
+
+        /// What is read from a position up to an end, piece by piece: the bytes that were appended there.
+        fn check_read(&self, log: &Log, from: Position, to: Position) {
+            let mut position = from;
+            while position < to {
+                let piece = log.bytes(position, to);
+                assert!(!piece.is_empty());
+                for byte in piece {
+                    let frame = self.frames.partition_point(|frame| frame.bytes.end <= position);
+                    assert_eq!(*byte, frame as u8);
+                    position += 1;
+                }
+            }
+            assert_eq!((position, log.bytes(to, to)), (to, &[] as &[u8]));
+        }
+
+        fn check(&self, log: &Log) {
+            assert_eq!((log.head(), log.tail(), log.newest_start()), (self.head(), self.tail(), self.newest_start()));
+            assert_eq!((log.kept_bytes(), log.is_empty()), (self.head() - self.tail(), self.kept().is_empty()));
+            for boundary in self.boundaries() {
+                let inside = (boundary + 1).min(self.head());
+                self.check_at(log, boundary);
+                self.check_at(log, inside);
+            }
+            for id in self.frames.iter().map(|frame| frame.id) {
+                self.check_of(log, Id::new(id.ms() - 1, 0));
+                self.check_of(log, id);
+            }
+            self.check_of(log, Id::ZERO);
+            let ends = log.kept.iter().flat_map(|kept| &kept.chunks).map(|c| c.base + c.bytes.len() as u64);
+            assert!(ends.into_iter().all(|end| end > self.tail()), "no chunk is held for dropped frames only");
+        }
     }
 
     proptest! {
-        /// Against the plainest model: a vector of all frames ever appended.
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn behaves_as_the_endless_stream(steps in prop::collection::vec((0u8..4, 1usize..40_000), 1..60)) {
-            let mut log = Log::new(Some(Id::ZERO));
-            let mut stream: Vec<u8> = Vec::new();
-            let mut ends: Vec<u64> = vec![0];
-            for (i, (what, size)) in steps.into_iter().enumerate() {
+        fn behaves_as_the_model(
+            since in any::<bool>(), steps in prop::collection::vec((0u8..6, 1usize..40_000, any::<prop::sample::Index>()), 1..40),
+        ) {
+            let since = since.then(|| Id::new(3, 0));
+            let mut log = Log::new(since);
+            let mut model = Model { frames: Vec::new(), dropped: 0, since };
+            for (step, (what, size, place)) in steps.into_iter().enumerate() {
                 match what {
-                    0 | 1 => {
-                        log.append(Id::new(i as u64 + 1, 0), |out| out.extend(std::iter::repeat_n(i as u8, size)));
-                        stream.extend(std::iter::repeat_n(i as u8, size));
-                        ends.push(stream.len() as u64);
+                    0..3 => {
+                        // Every second millisecond has no event.
+                        let (id, byte) = (Id::new(10 + 2 * step as u64, 0), model.frames.len() as u8);
+                        log.append(id, |out| out.extend(std::iter::repeat_n(byte, size)));
+                        model.append(id, size);
                     }
-                    2 => {
+                    3 => {
                         let floor = log.floor(size as u64);
-                        prop_assert!(ends.contains(&floor));
-                        log.trim(floor);
-                        prop_assert_eq!(log.tail(), floor.max(log.tail()));
+                        prop_assert_eq!(floor, model.floor(size as u64));
+                        prop_assert_eq!(log.trim(floor), model.drop_until(floor));
                     }
-                    _ => { log.clear(); }
+                    4 => {
+                        let all: Vec<_> = [0].into_iter().chain(model.frames.iter().map(|frame| frame.bytes.end)).collect();
+                        let position = *place.get(&all);
+                        prop_assert_eq!(log.trim(position), model.drop_until(position));
+                    }
+                    _ => prop_assert_eq!(log.clear(), model.drop_until(model.head())),
                 }
-                prop_assert_eq!(log.head(), stream.len() as u64);
-                let mut position = log.tail();
-                while position < log.head() {
-                    let piece = log.bytes(position, log.head());
-                    prop_assert!(!piece.is_empty());
-                    prop_assert_eq!(piece, &stream[position as usize..position as usize + piece.len()]);
-                    let boundary = log.frame_boundary(position + 1);
-                    prop_assert!(ends.contains(&boundary) && boundary > position);
-                    position += piece.len() as u64;
-                }
+                model.check(&log);
+            }
+            model.check_read(&log, model.tail(), model.head());
+            let boundaries: Vec<_> = model.boundaries().collect();
+            for pair in boundaries.windows(2) {
+                model.check_read(&log, pair[0], pair[1]);
             }
         }
     }

@@ -8,6 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 const PARTS: usize = 16;
+/// A part that has been larger keeps room for this many names.
+const ROOM_MIN: usize = 32;
 /// Up to which 16 bits of the hash a name belongs to which part: shares from 1 to 2, evenly on a scale of ratios,
 /// `65536 * (2^((i + 1) / 16) - 1)`.
 const BOUNDS: [u16; PARTS] =
@@ -53,8 +55,8 @@ impl Names {
         if let Ok(entry) = table.find_entry(hash, |other| *other == number) {
             entry.remove();
         }
-        if table.capacity() > 64 && table.len() < table.capacity() / 8 {
-            table.shrink_to(table.len() * 2, |number| hasher.hash_one(name_of(*number)));
+        if table.len() < table.num_buckets() / 8 {
+            table.shrink_to(ROOM_MIN.max(table.len() * 2), |number| hasher.hash_one(name_of(*number)));
         }
     }
 }
@@ -88,9 +90,33 @@ mod tests {
         for number in 100..all.len() as u32 {
             names.remove(number, name_of);
         }
-        assert_eq!(names.find("channel:7", name_of), Some(7));
-        assert_eq!(names.find("channel:700", name_of), None);
+        for number in 0..all.len() as u32 {
+            assert_eq!(names.find(name_of(number), name_of), Some(number).filter(|number| *number < 100));
+        }
         let room: usize = names.parts.iter().map(HashTable::capacity).sum();
-        assert!(room < 4_000, "{room}");
+        assert!(room < 1_000, "{room}");
+    }
+
+    #[test]
+    fn a_part_shrinks_once_less_than_an_eighth_is_used_and_then_has_room_to_double() {
+        let all: Vec<String> = (0..20_000).map(|i| format!("channel:{i}")).collect();
+        let name_of = |number: u32| all[number as usize].as_str();
+        let mut names = Names::new(RandomState::new());
+        (0..all.len() as u32).for_each(|number| names.add(number, name_of));
+        for number in 0..all.len() as u32 {
+            let changed = part(names.hasher.hash_one(name_of(number)));
+            let before = names.parts[changed].num_buckets();
+            names.remove(number, name_of);
+            let (left, after) = (names.parts[changed].len(), names.parts[changed].num_buckets());
+            if left >= before / 8 {
+                assert_eq!(after, before, "{left} are left");
+            } else {
+                // Seven of eight places are used before a table doubles.
+                assert!(
+                    after * 7 / 8 >= ROOM_MIN.max(2 * left) && after <= 64.max(5 * left),
+                    "{left} are left in {after}"
+                );
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ impl<T> Wheel<T> {
     /// Enters `entry` to fire at `due`: at the next tick if that has passed, early if it is far ahead. Returns
     /// the tick at which it will fire.
     pub fn insert(&mut self, entry: T, due: Tick) -> Tick {
-        let ahead = due.saturating_sub(self.now).clamp(1, SLOTS as Tick - 1);
+        let ahead = due.saturating_sub(self.now).clamp(1, SLOTS as Tick);
         let tick = self.now + ahead;
         self.slots[tick as usize % SLOTS].push(entry);
         self.entries += 1;
@@ -69,9 +69,12 @@ mod tests {
     #[test]
     fn fires_when_due() {
         let mut wheel = Wheel::new(10);
-        wheel.insert('a', 12);
-        wheel.insert('b', 5);
+        assert!(wheel.is_empty());
+        assert_eq!(wheel.insert('a', 12), 12);
+        assert_eq!(wheel.insert('b', 5), 11);
+        assert_eq!((wheel.len(), wheel.is_empty(), wheel.now()), (2, false, 10));
         assert_eq!(wheel.advance(11), Some(vec!['b']));
+        assert_eq!((wheel.len(), wheel.now()), (1, 11));
         assert_eq!(wheel.advance(11), None);
         assert_eq!(wheel.advance(20), Some(vec!['a']));
         assert!(wheel.is_empty());
@@ -83,19 +86,22 @@ mod tests {
         fn every_entry_fires_at_its_tick(dues in prop::collection::vec(1u32..5000, 1..50)) {
             let mut wheel = Wheel::new(0);
             for (i, due) in dues.iter().enumerate() {
-                wheel.insert((i, *due), *due);
+                let expected = wheel.insert((i, *due), *due);
+                prop_assert_eq!(expected, (*due).min(1024));
             }
             let mut seen = vec![0; dues.len()];
             for tick in 1..=5000 {
                 while let Some(fired) = wheel.advance(tick) {
                     for (i, due) in fired {
                         if due > tick {
+                            prop_assert_eq!(tick % 1024, 0, "only what is too far ahead fires early");
                             wheel.insert((i, due), due);
                         } else {
                             seen[i] = tick;
                         }
                     }
                 }
+                prop_assert_eq!((wheel.now(), wheel.len()), (tick, dues.iter().filter(|due| **due > tick).count()));
             }
             prop_assert_eq!(seen, dues);
         }

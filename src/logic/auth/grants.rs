@@ -168,15 +168,36 @@ mod tests {
     }
 
     #[test]
-    fn equal_grants_are_the_same_and_unused_ones_go() {
+    fn names_come_beside_patterns_and_the_last_ones_are_kept() {
+        let mut grants = Grants::new(&["p:*".into()], &["q".into()]);
+        let allowed = |grants: &Grants| ["a", "b", "c", "d", "p:1", "q"].map(|name| grants.may_subscribe(name, None));
+        grants.allow(&["a".into(), "b".into()], 2);
+        assert_eq!(allowed(&grants), [true, true, false, false, true, false]);
+        // A name that is there already takes no room twice, and is the last one from now on.
+        grants.allow(&["b".into()], 2);
+        assert_eq!(allowed(&grants), [true, true, false, false, true, false]);
+        grants.allow(&["a".into()], 2);
+        grants.allow(&["c".into()], 2);
+        assert_eq!(allowed(&grants), [true, false, true, false, true, false]);
+        assert!(grants.may_publish("q", None) && !grants.may_publish("a", None));
+    }
+
+    #[test]
+    fn equal_grants_are_the_same_and_unused_ones_go_before_the_pool_grows() {
         let mut pool = GrantsPool::default();
         let grants = |number: usize| Grants::new(&[format!("c:{number}")], &[]);
-        let (a, b) = (pool.share(grants(1)), pool.share(grants(1)));
-        assert!(Arc::ptr_eq(a.0.as_ref().unwrap(), b.0.as_ref().unwrap()));
-        for number in 0..10_000 {
-            pool.share(grants(number));
+        let is_shared = |a: &Grants, b: &Grants| Arc::ptr_eq(a.0.as_ref().unwrap(), b.0.as_ref().unwrap());
+        let held = pool.share(grants(0));
+        assert!(is_shared(&held, &pool.share(grants(0))));
+        let mut unused = 0;
+        while pool.0.len() < POOL_TIDIED || pool.0.len() < pool.0.capacity() {
+            unused += 1;
+            pool.share(grants(unused));
+            assert_eq!(pool.0.len(), 1 + unused, "it is not looked for unused ones while there is room");
         }
-        assert!(pool.0.len() < 1000 && a.may_subscribe("c:1", None));
+        let other = pool.share(grants(unused + 1));
+        assert_eq!(pool.0.len(), 2);
+        assert!(is_shared(&held, &pool.share(grants(0))) && is_shared(&other, &pool.share(grants(unused + 1))));
         assert_eq!(pool.share(Grants::default()), Grants::default());
     }
 

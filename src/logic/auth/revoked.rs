@@ -14,7 +14,11 @@ pub struct Revoked(HashMap<ArcStr, u64>);
 impl Revoked {
     /// Refuses a token until `until_s`, or longer if it is refused for longer.
     pub fn add(&mut self, id: ArcStr, until_s: u64) {
-        if self.0.len() >= REVOKED_MAX
+        self.add_within(REVOKED_MAX, id, until_s);
+    }
+
+    fn add_within(&mut self, count_max: usize, id: ArcStr, until_s: u64) {
+        if self.0.len() >= count_max
             && !self.0.contains_key(&id)
             && let Some(first) = self.0.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone())
         {
@@ -64,5 +68,22 @@ mod tests {
         assert_eq!(revoked.len(), 1);
         revoked.tidy(100);
         assert!(revoked.is_empty());
+    }
+
+    #[test]
+    fn the_one_that_expires_first_makes_room_for_another() {
+        let mut revoked = Revoked::default();
+        let ids = |revoked: &Revoked| {
+            let mut all: Vec<_> = revoked.iter().map(|(id, until)| (id.to_string(), until)).collect();
+            all.sort();
+            all
+        };
+        for (id, until_s) in [("a", 30), ("b", 10), ("c", 20), ("b", 11)] {
+            revoked.add_within(3, id.into(), until_s);
+        }
+        assert_eq!(ids(&revoked), [("a".into(), 30), ("b".into(), 11), ("c".into(), 20)]);
+        revoked.add_within(3, "d".into(), 40);
+        assert_eq!(ids(&revoked), [("a".into(), 30), ("c".into(), 20), ("d".into(), 40)]);
+        assert!(!revoked.is_empty() && revoked.len() == 3);
     }
 }

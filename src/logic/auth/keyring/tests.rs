@@ -131,7 +131,13 @@ fn claims_are_judged_by_the_rules() {
         (json!({ "exp": -5 }), none(), Some(TokenError::Claims)),
         (json!({ "exp": exp, "sub": 5 }), none(), Some(TokenError::Claims)),
         (json!({ "exp": exp, "channels": { "a": 1 } }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": 1e15 }), none(), None),
+        (json!({ "exp": 1.1e15 }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": exp, "nbf": -5 }), none(), Some(TokenError::Claims)),
+        (json!({ "exp": exp, "nbf": NOW + 11 }), leeway(), Some(TokenError::NotYet)),
+        (json!({ "exp": exp, "sub": "x".repeat(255), "jti": "x".repeat(255) }), none(), None),
         (json!({ "exp": exp, "sub": "x".repeat(256) }), none(), Some(TokenError::TooLong)),
+        (json!({ "exp": exp, "jti": "x".repeat(256) }), none(), Some(TokenError::TooLong)),
         (json!({ "exp": exp, "iss": "b", "aud": "there" }), strict(), None),
         (json!({ "exp": exp, "iss": "b", "aud": ["x", "here"] }), strict(), None),
         (json!({ "exp": exp, "iss": "c", "aud": "here" }), strict(), Some(TokenError::Issuer)),
@@ -145,6 +151,25 @@ fn claims_are_judged_by_the_rules() {
     let identity = verify(&claims, none()).unwrap();
     assert_eq!((identity.user.as_deref(), identity.token.as_deref(), identity.expires_s), (Some("u"), Some("t"), exp));
     assert!(identity.grants.may_subscribe("user:u", Some("u")) && identity.grants.may_publish("chat", None));
+    let identity = verify(&json!({ "exp": exp, "sub": "" }), leeway()).unwrap();
+    assert_eq!((identity.user, identity.token, identity.expires_s), (None, None, exp + 10));
+}
+
+#[test]
+fn a_token_of_16_kib_is_looked_at_and_a_longer_one_is_not() {
+    let keyring = keyring_of(Algorithm::HS256, Rules::default());
+    let token_of = |length: usize| {
+        // Base64 without padding does not have every length: an id of the key makes up for it.
+        let mut tokens = ["", "k", "kk"].into_iter().flat_map(|id| {
+            (length * 3 / 4 - 200..length * 3 / 4).map(move |fill| {
+                let claims = json!({ "exp": NOW + 1, "fill": "x".repeat(fill) });
+                sign(Algorithm::HS256, Some(id), &claims)
+            })
+        });
+        tokens.find(|token| token.len() == length).unwrap()
+    };
+    assert!(keyring.verify(&token_of(16 * 1024), NOW).is_ok());
+    assert_eq!(keyring.verify(&token_of(16 * 1024 + 1), NOW), Err(TokenError::Malformed));
 }
 
 #[test]
@@ -182,6 +207,86 @@ fn sets_of_keys_are_read() {
         assert!(Keyring::default().add_set(bad.as_bytes()).is_err(), "{bad}");
     }
     assert!(Keyring::default().add_set(br#"{"keys":[]}"#).unwrap().is_empty(), "an issuer may have no keys at all");
+}
+
+/// A public key of `tests/keys` as a JSON Web Key (RFC 7517, RFC 7518 §6, RFC 8037 §2).
+fn jwk(algorithm: Algorithm) -> Value {
+    let KeyMaterial::Pem(pem) = material(algorithm) else { panic!("{algorithm:?} has no public key") };
+    let text = String::from_utf8(pem).unwrap();
+    let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
+    // The numbers stand at the end.
+    let last = |count: usize| &der[der.len() - count..];
+    let point = |curve: &str, size: usize| {
+        let (x, y) = last(2 * size).split_at(size);
+        json!({ "kty": "EC", "crv": curve, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) })
+    };
+    match algorithm {
+        Algorithm::ES256 => point("P-256", 32),
+        Algorithm::ES384 => point("P-384", 48),
+        Algorithm::EdDSA => json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(last(32)) }),
+        // The modulus, then the exponent 65537 with its tag and length.
+        _ => json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(&last(256 + 5)[..256]), "e": "AQAB" }),
+    }
+}
+
+#[test]
+fn a_key_of_a_set_without_an_algorithm_has_the_usual_one_of_its_kind() {
+    let claims = json!({ "exp": NOW + 1 });
+    for usual in [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::RS256] {
+        let mut keyring = Keyring::default();
+        assert!(keyring.add_set(json!({ "keys": [jwk(usual)] }).to_string().as_bytes()).unwrap().is_empty());
+        for signed in ALL {
+            let result = keyring.verify(&sign(signed, None, &claims), NOW);
+            assert_eq!(result.is_ok(), signed == usual, "{signed:?} by a key for {usual:?}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_of_a_set_has_the_algorithm_that_it_names() {
+    let claims = json!({ "exp": NOW + 1 });
+    for (kind, named) in [
+        (Algorithm::ES256, Algorithm::ES256),
+        (Algorithm::ES384, Algorithm::ES384),
+        (Algorithm::EdDSA, Algorithm::EdDSA),
+        (Algorithm::RS256, Algorithm::RS512),
+        (Algorithm::RS256, Algorithm::PS384),
+    ] {
+        let mut key = jwk(kind);
+        key["alg"] = json!(format!("{named:?}"));
+        key["use"] = json!("sig");
+        let mut keyring = Keyring::default();
+        assert!(keyring.add_set(json!({ "keys": [key] }).to_string().as_bytes()).unwrap().is_empty());
+        assert!(keyring.verify(&sign(named, None, &claims), NOW).is_ok(), "{named:?}");
+    }
+}
+
+#[test]
+fn a_key_of_a_set_that_is_left_out_is_named_with_the_reason() {
+    let secret = URL_SAFE_NO_PAD.encode("secret");
+    let with = |mut key: Value, members: &[(&str, &str)]| {
+        members.iter().for_each(|(name, value)| key[name] = json!(value));
+        key
+    };
+    let oct = json!({ "kty": "oct", "k": secret });
+    for (key, reason) in [
+        (with(oct.clone(), &[("k", "")]), "the key for HS256 cannot be read: the secret is empty"),
+        (with(oct.clone(), &[("use", "enc")]), "it is for encryption"),
+        (with(oct.clone(), &[("alg", "RS256")]), "a key of this kind cannot be used for RS256"),
+        (with(oct.clone(), &[("alg", "RSA-OAEP")]), "is no algorithm; there are HS256"),
+        (with(jwk(Algorithm::RS256), &[("alg", "HS256")]), "a key of this kind cannot be used for HS256"),
+        (with(jwk(Algorithm::RS256), &[("alg", "ES256")]), "a key of this kind cannot be used for ES256"),
+        (with(jwk(Algorithm::ES256), &[("alg", "ES384")]), "a key of this kind cannot be used for ES384"),
+        (with(jwk(Algorithm::ES384), &[("alg", "ES256")]), "a key of this kind cannot be used for ES256"),
+        (with(jwk(Algorithm::EdDSA), &[("alg", "ES256")]), "a key of this kind cannot be used for ES256"),
+        (with(jwk(Algorithm::EdDSA), &[("crv", "P-256")]), "a key of this kind cannot be used for EdDSA"),
+    ] {
+        let key = with(key, &[("kid", "left")]);
+        let left_out = Keyring::default().add_set(json!({ "keys": [oct, key] }).to_string().as_bytes()).unwrap();
+        let [LeftOut { index: 1, id: Some(id), error }] = &left_out[..] else { panic!("{key}: {left_out:?}") };
+        assert!(id == "left" && error.to_string().contains(reason), "{key}: {error}");
+    }
 }
 
 #[test]

@@ -543,6 +543,201 @@ mod tests {
         assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.as_deref(), Some("7"));
     }
 
+    /// A line with a field that is one character over what it may be, and one that is not.
+    fn at_most(max: usize, line: impl Fn(&str) -> String) {
+        let refusal =
+            |size: usize| parse(line(&"x".repeat(size)).as_bytes()).map_err(|refused| refused.error.code).err();
+        assert_eq!((refusal(1), refusal(max), refusal(max + 1)), (None, None, Some("bad_field")), "{}", line("…"));
+    }
+
+    #[test]
+    fn fields_of_a_publish_have_bounds() {
+        at_most(200, |key| format!(r#"{{"op":"publish","channel":"a","data":1,"key":"{key}"}}"#));
+        at_most(200, |name| format!(r#"{{"op":"publish","channel":"a","data":1,"event":"{name}"}}"#));
+        at_most(10_000, |names| {
+            let names: Vec<_> = names.chars().map(|name| format!("\"{name}\"")).collect();
+            format!(r#"{{"op":"publish","channels":[{}],"data":1}}"#, names.join(","))
+        });
+        for line in [
+            r#"{"op":"publish","channel":"a","data":1,"key":""}"#,
+            r#"{"op":"publish","channel":"a","data":1,"event":""}"#,
+            r#"{"op":"publish","channel":"a","data":1,"event":"a\rb"}"#,
+            r#"{"op":"publish","channel":"a","data":1,"event":"a\u0000"}"#,
+            r#"{"op":"publish","channel":"a","data":1,"event":"ringcast.x"}"#,
+            r#"{"op":"publish","channels":[],"data":1}"#,
+            r#"{"op":"publish","channel":"a","channels":["b"],"data":1}"#,
+            r#"{"op":"publish","data":1}"#,
+        ] {
+            assert_eq!(error(line).code, "bad_field", "{line}");
+        }
+        assert_eq!(error(r#"{"op":"publish","channels":["a","$b"],"data":1}"#).code, "bad_channel");
+    }
+
+    #[test]
+    fn a_list_of_channels_is_answered_with_a_list() {
+        let Command::Publish(one) = ok(r#"{"op":"publish","channel":"a","data":1}"#).command else { panic!() };
+        assert!(!one.is_list && one.key.is_none() && one.draft.name.is_none());
+        let Command::Publish(list) = ok(r#"{"op":"publish","channels":["a","b"],"data":1}"#).command else { panic!() };
+        assert_eq!((list.is_list, list.channels), (true, vec!["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn a_batch_is_a_list_of_publishes() {
+        let line = r#"{"op":"batch","items":[{"channel":"a","data":1,"key":"k"},{"channels":["b"],"data_b64":"AA==","event":"e"}]}"#;
+        let Command::Batch(items) = ok(line).command else { panic!() };
+        let [first, second] = &items[..] else { panic!("{items:?}") };
+        assert_eq!((&first.channels[..], first.key.as_deref(), first.is_list), (&["a".into()][..], Some("k"), false));
+        assert_eq!((&second.channels[..], second.draft.name.as_deref()), (&["b".into()][..], Some("e")));
+        assert!(error(r#"{"op":"batch"}"#).message.contains("items"));
+    }
+
+    #[test]
+    fn commands_about_a_channel_name_it() {
+        let channel = |line: &str| match ok(line).command {
+            Command::End(channel) | Command::Presence(channel) | Command::Trace(channel) => channel,
+            other => panic!("{other:?}"),
+        };
+        for op in ["end", "presence", "trace"] {
+            assert_eq!(channel(&format!(r#"{{"op":"{op}","channel":"c"}}"#)), "c");
+            assert!(error(&format!(r#"{{"op":"{op}"}}"#)).message.contains("channel"));
+        }
+        assert!(matches!(ok(r#"{"op":"end","channel":"c"}"#).command, Command::End(_)));
+        assert!(matches!(ok(r#"{"op":"presence","channel":"c"}"#).command, Command::Presence(_)));
+        assert!(matches!(ok(r#"{"op":"trace","channel":"c"}"#).command, Command::Trace(_)));
+        assert!(matches!(ok(r#"{"op":"stats"}"#).command, Command::Stats));
+    }
+
+    #[test]
+    fn sends_have_one_target() {
+        let send = |line: &str| match ok(line).command {
+            Command::Send { target, draft } => (target, draft.payload.to_vec()),
+            other => panic!("{other:?}"),
+        };
+        let connection = SendTarget::Connection("0.0.1".into());
+        assert_eq!(send(r#"{"op":"send","conn":"0.0.1","data":1}"#), (connection, b"1".to_vec()));
+        assert_eq!(send(r#"{"op":"send","user":"u","data":"x"}"#), (SendTarget::User("u".into()), b"x".to_vec()));
+        assert_eq!(error(r#"{"op":"send","user":"u"}"#).code, "bad_field");
+    }
+
+    #[test]
+    fn history_is_asked_for_after_an_id_and_up_to_a_limit() {
+        let history = |rest: &str| match ok(&format!(r#"{{"op":"history","channel":"c"{rest}}}"#)).command {
+            Command::History { channel, after, limit } => (channel.to_string(), after, limit),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(history(""), ("c".into(), None, 100));
+        assert_eq!(history(r#","after":"5-1","limit":7"#), ("c".into(), Some(Id::new(5, 1)), 7));
+        assert_eq!(history(r#","limit":1001"#).2, 1000);
+        assert!(error(r#"{"op":"history","channel":"c","after":"x"}"#).message.contains("after"));
+    }
+
+    #[test]
+    fn channels_are_shown_busiest_first_or_by_name() {
+        let channels = |rest: &str| match ok(&format!(r#"{{"op":"channels"{rest}}}"#)).command {
+            Command::Channels(filter) => filter,
+            other => panic!("{other:?}"),
+        };
+        let named = |prefix: &str, cursor, limit| ChannelFilter::Named { prefix: prefix.into(), cursor, limit };
+        assert_eq!(channels(""), ChannelFilter::Busiest { limit: 50 });
+        assert_eq!(channels(r#","order":"busiest","limit":7"#), ChannelFilter::Busiest { limit: 7 });
+        assert_eq!(channels(r#","limit":1001"#), ChannelFilter::Busiest { limit: 1000 });
+        assert_eq!(channels(r#","order":"none""#), named("", 0, 50));
+        assert_eq!(channels(r#","prefix":"a:""#), named("a:", 0, 50));
+        assert_eq!(channels(r#","cursor":3,"limit":7"#), named("", 3, 7));
+        assert_eq!(channels(r#","order":"none","prefix":"a:","cursor":3,"limit":1001"#), named("a:", 3, 1000));
+        for rest in [r#""order":"busiest","prefix":"a""#, r#""order":"busiest","cursor":0"#, r#""order":"x""#] {
+            assert_eq!(error(&format!(r#"{{"op":"channels",{rest}}}"#)).code, "bad_field", "{rest}");
+        }
+    }
+
+    #[test]
+    fn connections_are_shown_by_what_they_have_in_common() {
+        let connections = |rest: &str| match ok(&format!(r#"{{"op":"connections"{rest}}}"#)).command {
+            Command::Connections(filter) => filter,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(connections(""), ConnectionFilter { limit: 50, ..ConnectionFilter::default() });
+        assert_eq!(connections(r#","order":"none","limit":1001"#).limit, 1000);
+        let all = ConnectionFilter {
+            channel: Some("c".into()),
+            user: Some("u".into()),
+            address: Some("::1".parse().unwrap()),
+            slowest_first: true,
+            limit: 7,
+        };
+        let line = r#","channel":"c","user":"u","address":"::1","order":"slowest","limit":7"#;
+        assert_eq!(connections(line), all);
+        for rest in [r#""address":"x""#, r#""order":"busiest""#] {
+            assert_eq!(error(&format!(r#"{{"op":"connections",{rest}}}"#)).code, "bad_field", "{rest}");
+        }
+        assert_eq!(error(r#"{"op":"connections","channel":"a b"}"#).code, "bad_channel");
+        let one = ok(r#"{"op":"connection","conn":"0.1.2"}"#).command;
+        assert!(matches!(one, Command::Connection(name) if &*name == "0.1.2"));
+        assert!(error(r#"{"op":"connection"}"#).message.contains("conn"));
+    }
+
+    #[test]
+    fn what_is_listened_to_is_named_word_by_word() {
+        let listen = |words: &str| match ok(&format!(r#"{{"op":"listen","what":[{words}]}}"#)).command {
+            Command::Listen(what) => (what.messages, what.connections, what.authorize),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(listen(""), (false, false, false));
+        assert_eq!(listen(r#""messages""#), (true, false, false));
+        assert_eq!(listen(r#""connections""#), (false, true, false));
+        assert_eq!(listen(r#""authorize""#), (false, false, true));
+        assert_eq!(listen(r#""authorize","messages","connections""#), (true, true, true));
+        assert!(matches!(ok(r#"{"op":"listen"}"#).command, Command::Listen(what) if what == Listening::default()));
+    }
+
+    #[test]
+    fn a_backend_allows_all_nothing_or_some_of_it() {
+        let authorized =
+            |rest: &str| match ok(&format!(r#"{{"op":"authorized","conn":"0.1.2","ask":7{rest}}}"#)).command {
+                Command::Authorized { connection, number, answer } => {
+                    assert_eq!((&*connection, number), ("0.1.2", 7));
+                    answer
+                }
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(authorized(r#","allow":true"#), Answer { allowed: None, user: None });
+        assert_eq!(authorized(r#","allow":false"#).allowed, Some(vec![]));
+        assert_eq!(authorized(r#","allow":["a"]"#).allowed, Some(vec!["a".into()]));
+        assert_eq!(authorized(r#","allow":true,"user":"u""#).user.as_deref(), Some("u"));
+        assert_eq!(authorized(r#","allow":true,"user":"""#).user, None);
+        for rest in [
+            r#""conn":"0.1.2","ask":7"#,
+            r#""conn":"0.1.2","ask":7,"allow":5"#,
+            r#""conn":"0.1.2","allow":true"#,
+            r#""ask":7,"allow":true"#,
+        ] {
+            assert_eq!(error(&format!(r#"{{"op":"authorized",{rest}}}"#)).code, "bad_field", "{rest}");
+        }
+    }
+
+    #[test]
+    fn errors_show_a_short_part_of_long_names() {
+        let message = error(&format!(r#"{{"op":"{}ü{}"}}"#, "x".repeat(59), "y".repeat(50))).message;
+        assert!(message.contains(&format!("\"{}\"", "x".repeat(59))), "{message}");
+        let message = error(&format!(r#"{{"op":"{}"}}"#, "x".repeat(61))).message;
+        assert!(message.contains(&format!("\"{}\"", "x".repeat(60))), "{message}");
+    }
+
+    #[test]
+    fn errors_name_the_byte() {
+        assert!(parse(b"\"ab\xff").unwrap_err().error.message.ends_with("from byte 4 on"));
+        assert!(error(r#"{"op":5}"#).message.ends_with(", at byte 7"), "{}", error(r#"{"op":5}"#).message);
+    }
+
+    #[test]
+    fn a_client_publishes_json_with_or_without_a_name() {
+        let data: &RawValue = serde_json::from_str("[1, 2]").unwrap();
+        let draft = draft_of(data, Some("e")).unwrap();
+        assert_eq!((draft.name.as_deref(), draft.kind, &draft.payload[..]), (Some("e"), Kind::Json, &b"[1,2]"[..]));
+        assert!(draft_of(data, None).unwrap().name.is_none());
+        assert_eq!(draft_of(data, Some("")).unwrap_err().code, "bad_field");
+    }
+
     #[test]
     fn readers_change_nothing() {
         for line in [
@@ -550,6 +745,10 @@ mod tests {
             r#"{"op":"presence","channel":"c"}"#,
             r#"{"op":"history","channel":"c"}"#,
             r#"{"op":"listen","what":["connections"]}"#,
+            r#"{"op":"channels"}"#,
+            r#"{"op":"connections"}"#,
+            r#"{"op":"connection","conn":"0.1.2"}"#,
+            r#"{"op":"trace","channel":"c"}"#,
         ] {
             assert!(ok(line).command.is_read_only(), "{line}");
         }
@@ -559,6 +758,10 @@ mod tests {
             r#"{"op":"send","user":"u","data":1}"#,
             r#"{"op":"end","channel":"c"}"#,
             r#"{"op":"listen","what":["connections","messages"]}"#,
+            r#"{"op":"listen","what":["connections","authorize"]}"#,
+            r#"{"op":"batch","items":[]}"#,
+            r#"{"op":"unsubscribe","user":"u","channel":"c"}"#,
+            r#"{"op":"authorized","conn":"0.1.2","ask":7,"allow":true}"#,
         ] {
             assert!(!ok(line).command.is_read_only(), "{line}");
         }
@@ -573,6 +776,14 @@ mod tests {
         assert_eq!(kick(r#"{"op":"kick","conn":"0.1.2"}"#), KickTarget::Connection("0.1.2".into()));
         assert_eq!(kick(r#"{"op":"kick","channel":"c"}"#), KickTarget::Channel("c".into()));
         assert_eq!(error(r#"{"op":"kick"}"#).code, "bad_field");
+        assert_eq!(error(r#"{"op":"kick","channel":"a b"}"#).code, "bad_channel");
+        let reason = |line: &str| match ok(line).command {
+            Command::Kick { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(&*reason(r#"{"op":"kick","user":"u"}"#), "kicked");
+        assert_eq!(&*reason(r#"{"op":"kick","user":"u","reason":"x"}"#), "x");
+        assert_eq!(&*reason(r#"{"op":"unsubscribe","user":"u","channel":"c"}"#), "unsubscribed");
         assert_eq!(kick(r#"{"op":"kick","user":"u"}"#), KickTarget::User("u".into()));
         assert_eq!(
             kick(r#"{"op":"kick","jti":"t","expires":7}"#),

@@ -102,12 +102,78 @@ mod tests {
         assert_eq!(split(&[b"123456\nok\n"], 5), [None, Some(b"ok".to_vec())]);
     }
 
+    /// The buffer of a splitter for lines of up to 100 bytes, after `bytes` bytes of a line, the line's end, and a byte.
+    fn room_after(bytes: usize) -> usize {
+        let mut splitter = LineSplitter::new(100);
+        splitter.push(&vec![b'x'; bytes]);
+        while splitter.next_line().is_some() {}
+        splitter.push(b"\n");
+        while splitter.next_line().is_some() {}
+        splitter.push(b"y");
+        splitter.buffer.capacity()
+    }
+
+    #[test]
+    fn a_buffer_that_has_grown_is_given_back_once_its_lines_are_taken() {
+        assert!((100..=400).contains(&room_after(100)), "{}", room_after(100));
+        assert!(room_after(400) >= 400);
+        assert!(room_after(401) < 100, "{}", room_after(401));
+        // The beginning of a line stays, however large its buffer is.
+        let mut splitter = LineSplitter::new(1000);
+        splitter.push(&[&[b'x'; 5000][..], b"\nab"].concat());
+        assert_eq!(splitter.next_line(), Some(Line::TooLong));
+        assert_eq!(splitter.next_line(), None);
+        splitter.push(b"c\n");
+        assert_eq!(splitter.next_line(), Some(Line::Whole(b"abc")));
+    }
+
+    #[test]
+    fn a_buffer_of_more_than_256_kib_is_given_back_however_long_lines_may_be() {
+        for (bytes, is_kept) in [(4 * 65_536, true), (4 * 65_536 + 1, false)] {
+            let mut splitter = LineSplitter::new(1 << 20);
+            splitter.push(&[vec![b'x'; bytes - 1], vec![b'\n']].concat());
+            while splitter.next_line().is_some() {}
+            splitter.push(b"y\n");
+            assert_eq!(splitter.buffer.capacity() >= 4 * 65_536, is_kept, "{bytes}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_pieces_give_the_same_lines(text in "[ab\n\r]{0,60}", size in 1usize..9) {
-            let whole = split(&[text.as_bytes()], 6);
-            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
-            prop_assert_eq!(split(&pieces, 6), whole);
+        fn lines_are_what_stands_between_newlines_however_it_is_read(text in "[ab\n\r]{0,60}", sizes in prop::collection::vec(1usize..20, 1..9)) {
+            const MAX: usize = 6;
+            let mut all: Vec<&str> = text.split('\n').collect();
+            let rest = all.pop().unwrap_or_default();
+            let mut expected: Vec<Option<Vec<u8>>> = Vec::new();
+            for line in all {
+                let content = line.strip_suffix('\r').unwrap_or(line);
+                if line.len() > MAX {
+                    expected.push(None);
+                } else if !content.is_empty() {
+                    expected.push(Some(content.into()));
+                }
+            }
+            expected.extend((rest.len() > MAX).then_some(None));
+
+            let mut splitter = LineSplitter::new(MAX);
+            let mut lines = Vec::new();
+            let mut unread = text.as_bytes();
+            for size in sizes.into_iter().cycle() {
+                let (piece, later) = unread.split_at(size.min(unread.len()));
+                unread = later;
+                splitter.push(piece);
+                while let Some(line) = splitter.next_line() {
+                    lines.push(match line {
+                        Line::Whole(line) => Some(line.to_vec()),
+                        Line::TooLong => None,
+                    });
+                }
+                if unread.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(lines, expected);
+            prop_assert_eq!(splitter.has_rest(), (1..=MAX).contains(&rest.len()));
         }
     }
 }

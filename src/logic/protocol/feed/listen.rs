@@ -98,6 +98,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_question_has_the_fields_that_there_are() {
+        let mut out = Vec::new();
+        let fields = [("user", Some("u")), ("token", None), ("address", Some("::1"))];
+        write_question(&mut out, "0.1.2", 7, &["a".into(), "b".into()], &fields);
+        let expected = r#"{"op":"authorize","conn":"0.1.2","ask":7,"channels":["a","b"],"user":"u","address":"::1"}"#;
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}\n"));
+    }
+
+    #[test]
     fn lines_are_json() {
         let mut out = Vec::new();
         write_said(&mut out, "0.1.2", Some("a \"b\"\n"), "{\"x\":1}");
@@ -106,8 +115,12 @@ mod tests {
         write_lost(&mut out, 5);
         let lines: Vec<serde_json::Value> =
             String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines[0]["user"], "a \"b\"\n");
-        assert_eq!((&lines[0]["data"]["x"], &lines[1]["transport"]), (&1.into(), &"ws".into()));
-        assert_eq!((&lines[2]["reason"], &lines[3]["count"]), (&"client".into(), &5.into()));
+        let expected = serde_json::json!([
+            { "op": "message", "conn": "0.1.2", "user": "a \"b\"\n", "data": { "x": 1 } },
+            { "op": "connect", "conn": "0.1.2", "address": "127.0.0.1:5", "transport": "ws" },
+            { "op": "disconnect", "conn": "0.1.2", "user": "u", "reason": "client" },
+            { "op": "lost", "count": 5 },
+        ]);
+        assert_eq!(serde_json::Value::from(lines), expected);
     }
 }
