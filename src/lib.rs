@@ -3,7 +3,7 @@
 //! It holds many SSE, WebSocket and long-poll clients on one Linux host and fans out to them the
 //! events that a backend publishes on a local Unix socket. ARCHITECTURE.md is the map; in short:
 //!
-//! - [`cli`] and [`mod@bench`] are what a person runs.
+//! - [`cli`] is the command line; `bench` (the Cargo feature `bench`) is the load harness.
 //! - [`server`] starts, drains and stops the threads.
 //! - [`control`] is the admin listener: health, metrics, API, dashboard (one thread).
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
@@ -17,6 +17,7 @@
 //! nor anything above. `tests/tidy.rs` checks it.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod cli;
 pub mod config;

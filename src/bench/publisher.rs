@@ -1,5 +1,5 @@
 //! Publishing at a rate, whatever becomes of it (open loop): an event is stamped with the time it was due, so
-//! that time lost by waiting for the server counts as latency.
+//! that time lost by waiting for the server counts as latency. (`latency` alone has events stamped as they are written.)
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -23,6 +23,25 @@ pub(super) struct Plan {
     pub(super) size: usize,
     /// The channels, in turn; [`CHANNEL`] if there are none.
     pub(super) channels: Vec<String>,
+    /// The time that each event carries, from which its latency is counted.
+    pub(super) stamp: Stamp,
+}
+
+impl Plan {
+    /// Events for [`CHANNEL`], stamped with the time they are due.
+    pub(super) fn new(events: u32, per_second: f64, size: u32) -> Plan {
+        Plan { events, per_second, size: size as usize, channels: Vec::new(), stamp: Stamp::Due }
+    }
+}
+
+/// The time that an event carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stamp {
+    /// When it was due: a server that keeps its publisher waiting is late.
+    Due,
+    /// When it was written: leaves out how late the publisher's own sleep ends, which is of the order of what an event
+    /// takes while nothing else happens.
+    Written,
 }
 
 /// How a server is published to.
@@ -93,23 +112,23 @@ impl Outlet {
     }
 
     /// Appends what publishes an event of `size` bytes.
-    fn add(&self, out: &mut Vec<u8>, channel: &str, number: u32, due_us: u64, size: usize) {
+    fn add(&self, out: &mut Vec<u8>, channel: &str, number: u32, stamp_us: u64, size: usize) {
         match self {
             Outlet::Socket(_) => {
                 out.extend_from_slice(b"{\"op\":\"publish\",\"channel\":\"");
                 out.extend_from_slice(channel.as_bytes());
                 out.extend_from_slice(b"\",\"data\":\"");
-                write(out, number, due_us, size);
+                write(out, number, stamp_us, size);
                 out.extend_from_slice(b"\"}\n");
             }
             Outlet::Post { host, path, .. } => {
                 let path = path.replace("{channel}", channel);
                 let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n");
                 out.extend_from_slice(head.as_bytes());
-                write(out, number, due_us, size);
+                write(out, number, stamp_us, size);
             }
             Outlet::Command(_) => {
-                write(out, number, due_us, size);
+                write(out, number, stamp_us, size);
                 out.push(b'\n');
             }
         }
@@ -157,8 +176,9 @@ pub(super) fn publish<T>(feed: &Feed, plan: &Plan, then: impl FnOnce() -> T) -> 
         lines.clear();
         while number < plan.events && due(number) <= now {
             let channel = plan.channels.get((number % channels) as usize).map_or(CHANNEL, String::as_str);
+            let stamp = if plan.stamp == Stamp::Due { due(number) } else { now };
             // Numbers start at 1: 0 stands for "none yet" in a reader.
-            outlet.add(&mut lines, channel, number / channels + 1, due(number), plan.size);
+            outlet.add(&mut lines, channel, number / channels + 1, stamp, plan.size);
             number += 1;
         }
         outlet.send(&lines)?;
@@ -224,7 +244,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lines");
         let feed = Feed::Command(format!("cat > {}", file.display()));
-        let plan = Plan { events: 3, per_second: 1e6, size: 40, channels: Vec::new() };
+        let plan = Plan::new(3, 1e6, 40);
         publish(&feed, &plan, || ()).unwrap();
         let lines = std::fs::read_to_string(file).unwrap();
         assert_eq!(lines.lines().count(), 3);

@@ -22,6 +22,8 @@ pub enum Scenario {
     Fanout(FanoutArgs),
     /// More deliveries than one send each would allow: does it keep up, and how late are they.
     Saturate(SaturateArgs),
+    /// Few events: how long one takes from its publisher to a client.
+    Latency(LatencyArgs),
     /// User-space memory per idle connection.
     Idle(IdleArgs),
     /// Everybody connects at once, is cut, and connects again.
@@ -117,6 +119,26 @@ pub struct SaturateArgs {
     /// Goes through steps, up to where something gives.
     #[arg(long)]
     pub sweep: bool,
+    /// How the clients read.
+    #[command(flatten)]
+    pub clients: ClientArgs,
+}
+
+/// `bench latency`.
+#[derive(Clone, Debug, Args)]
+pub struct LatencyArgs {
+    /// Subscribers of the one channel; each number is measured by itself.
+    #[arg(long, default_values_t = [1, 100, 1_000], value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub subscribers: Vec<u32>,
+    /// Events per second.
+    #[arg(long, default_value_t = 100.0, value_name = "N")]
+    pub rate: f64,
+    /// Bytes of each event's payload, at least 33.
+    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(33..=60_000))]
+    pub size: u32,
+    /// How long events are published.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
     /// How the clients read.
     #[command(flatten)]
     pub clients: ClientArgs,

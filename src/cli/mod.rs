@@ -5,6 +5,7 @@ mod doctor;
 mod package;
 mod publish;
 mod subscribe;
+#[cfg(feature = "top")]
 mod top;
 mod trace;
 
@@ -46,6 +47,7 @@ enum Command {
     /// Print the server's figures.
     Stats(admin::StatsArgs),
     /// Show what a server is doing, as it does it.
+    #[cfg(feature = "top")]
     Top(top::TopArgs),
     /// Follow one channel, user or connection.
     #[command(after_help = "Example: ringcast trace --user u42")]
@@ -65,6 +67,7 @@ enum Command {
     #[command(hide = true)]
     Man(package::ManArgs),
     /// Measure this build on this machine, beside a bare loop.
+    #[cfg(feature = "bench")]
     Bench(crate::bench::BenchArgs),
 }
 
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => admin::stats(&args),
         Command::Config(ConfigCommand::Check { file }) => config_check(&file),
         Command::Config(ConfigCommand::Print { args, secrets }) => config_print(&args, secrets),
+        #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Doctor(args) => match doctor::run(&args) {
@@ -122,6 +126,7 @@ pub fn main() -> ExitCode {
         },
         Command::Completions(args) => package::completions(&args),
         Command::Man(args) => package::man(&args),
+        #[cfg(feature = "bench")]
         Command::Bench(args) => return crate::bench::run(args),
     };
     match result {
@@ -168,5 +173,13 @@ mod tests {
     fn arguments_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_feature_brings_its_command() {
+        use clap::CommandFactory;
+        for (name, is_built) in [("bench", cfg!(feature = "bench")), ("top", cfg!(feature = "top"))] {
+            assert_eq!(Cli::command().find_subcommand(name).is_some(), is_built, "{name}");
+        }
     }
 }

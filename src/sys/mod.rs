@@ -5,9 +5,11 @@
 
 pub mod affinity;
 pub mod clock;
+#[cfg(feature = "bench")]
 pub mod epoll;
 pub mod fdtable;
 pub mod inherited;
+#[cfg(feature = "bench")]
 pub mod load;
 pub mod memory;
 pub mod process;

@@ -28,7 +28,7 @@ impl Bench<'_> {
             .set("per second", args.rate)
             .set("bytes", args.size)
             .set("transport", transport);
-        let plan = Plan { events: args.events, per_second: args.rate, size: args.size as usize, channels: Vec::new() };
+        let plan = Plan::new(args.events, args.rate, args.size);
         let progress = Progress::begin("fanout", u64::from(self.rounds()) * self.sides.len() as u64);
         for _ in 0..self.rounds() {
             for side in &self.sides {
@@ -55,8 +55,7 @@ impl Bench<'_> {
         let progress = Progress::begin("fanout", steps as u64);
         for _ in 0..self.rounds() {
             for (count, size) in subscribers.iter().flat_map(|count| FANOUT_SIZES.map(|size| (*count, size))) {
-                let plan =
-                    Plan { events: args.events, per_second: args.rate, size: size as usize, channels: Vec::new() };
+                let plan = Plan::new(args.events, args.rate, size);
                 for side in &self.sides {
                     let world = self.connect(*side, args.clients, count)?;
                     let measured = world.deliver(&plan, count, args.clients.reading, args.sample)?;
@@ -102,7 +101,7 @@ impl Bench<'_> {
 
     fn saturate_once(&self, side: Side, args: &SaturateArgs) -> Result<super::world::Measured, BenchError> {
         let events = (args.rate * f64::from(args.seconds)) as u32;
-        let plan = Plan { events, per_second: args.rate, size: args.size as usize, channels: Vec::new() };
+        let plan = Plan::new(events, args.rate, args.size);
         let world = self.connect(side, args.clients, args.subscribers)?;
         world.deliver(&plan, args.subscribers, args.clients.reading, args.sample)
     }
@@ -198,7 +197,7 @@ impl Bench<'_> {
             .set("bytes", args.size);
         let clients = ClientArgs { transport: Transport::Sse, format: Format::Raw, reading: Reading::Verify };
         let events = (args.rate * f64::from(args.seconds)) as u32;
-        let plan = Plan { events, per_second: args.rate, size: args.size as usize, channels: Vec::new() };
+        let plan = Plan::new(events, args.rate, args.size);
         let progress = Progress::begin("slow", u64::from(self.rounds()) * 2);
         for _ in 0..self.rounds() {
             for (name, percent) in [("all read", 0), ("some never read", args.percent)] {
@@ -243,7 +242,7 @@ impl Bench<'_> {
             .set("shards", args.against_one);
         let clients = ClientArgs { transport: Transport::Sse, format: Format::Raw, reading: Reading::Count };
         // One event is delivered before the next one comes, by one shard as by several.
-        let plan = Plan { events: args.events, per_second: 5.0, size: 128, channels: Vec::new() };
+        let plan = Plan::new(args.events, 5.0, 128);
         let sides = || self.sides.iter().copied().filter(|side| matches!(side, Side::Server | Side::Limit));
         let progress = Progress::begin("shards", u64::from(self.rounds()) * 2 * sides().count() as u64);
         for _ in 0..self.rounds() {

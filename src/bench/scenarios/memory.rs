@@ -106,7 +106,7 @@ impl Bench<'_> {
         report.add(Side::Server, "memory per connection", "B", each);
         progress.doing("delivering");
         let world = World { target, load, connected_in };
-        let plan = Plan { events: args.events, per_second: 0.2, size: 128, channels: Vec::new() };
+        let plan = Plan::new(args.events, 0.2, 128);
         let measured = world.deliver(&plan, args.connections, clients.reading, Sample::Every)?;
         report.add(Side::Server, "processor per delivery", "µs", measured.cpu_per_delivery());
         measured.report(&mut report, Side::Server);

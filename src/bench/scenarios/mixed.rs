@@ -76,7 +76,7 @@ impl Both {
         let whole = f64::from(args.seconds) + 2.0 * AROUND.as_secs_f64();
         let before = target.cpu_ns()?;
         let giant_events = (args.giant_rate * whole) as u32;
-        let plan = |events, per_second, channels| Plan { events, per_second, size: 128, channels };
+        let plan = |events, per_second, channels| Plan { channels, ..Plan::new(events, per_second, 128) };
         let to_giant =
             (giant_events > 0).then(|| publish_aside(&target.feed, plan(giant_events, args.giant_rate, giants)));
         std::thread::sleep(AROUND);

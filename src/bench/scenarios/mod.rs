@@ -2,6 +2,7 @@
 
 mod connecting;
 mod delivery;
+mod latency;
 mod memory;
 mod mixed;
 mod peers;
@@ -12,7 +13,7 @@ use super::BenchError;
 use super::args::{Common, Sides, Transport};
 use super::report::{ScenarioReport, Side};
 use super::scenario_args::{
-    ChannelsArgs, CompareArgs, FanoutArgs, IdleArgs, IngestArgs, LimitForm, ManyArgs, MixedArgs, SaturateArgs,
+    ChannelsArgs, CompareArgs, FanoutArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs, SaturateArgs,
     Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
 };
 
@@ -54,6 +55,7 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         Scenario::Fanout(args) => vec![bench.fanout(args)?],
         Scenario::Saturate(args) if args.sweep => vec![bench.saturate_sweep(args)?],
         Scenario::Saturate(args) => vec![bench.saturate(args)?],
+        Scenario::Latency(args) => vec![bench.latency(args)?],
         Scenario::Idle(args) => match args.transport {
             Some(transport) => vec![bench.idle(args, transport, args.own_channels)?],
             None => vec![
@@ -86,6 +88,8 @@ impl Bench<'_> {
             args
         };
         let mut reports = vec![self.fanout(&fanout)?, self.fanout(&websocket(fanout))?];
+        let whole: LatencyArgs = defaults();
+        reports.push(self.latency(&if quick { LatencyArgs { seconds: 1, ..whole } } else { whole })?);
         reports.push(self.saturate(&self.saturate_args())?);
         if !quick {
             let wide = SaturateArgs { subscribers: 15_000, rate: 500.0, ..self.saturate_args() };

@@ -37,7 +37,7 @@ impl Bench<'_> {
         let took = world.connected_in.as_secs_f64();
         progress.step(&format!("soak: {} connections in {} s", number(args.connections.into()), number(took)));
         settle();
-        let plan = Plan { events: 1, per_second: 1.0, size: 128, channels: Vec::new() };
+        let plan = Plan::new(1, 1.0, 128);
         let (mut expected, mut delivered, mut memory) = (0, 0, Vec::new());
         let begun = Instant::now();
         let heartbeats = world.target.shards_sum("heartbeats")?;

@@ -121,9 +121,22 @@ impl World {
         sample: Sample,
     ) -> Result<Measured, BenchError> {
         // One event to begin with, so that nothing is measured for the first time.
+        self.deliver_after(1, plan, subscribers, reading, sample)
+    }
+
+    /// The same after so many events that are not measured.
+    pub(super) fn deliver_after(
+        self,
+        warm_up: u32,
+        plan: &Plan,
+        subscribers: u32,
+        reading: Reading,
+        sample: Sample,
+    ) -> Result<Measured, BenchError> {
         self.load.reset(reading, sample)?;
-        let first = Plan { events: 1, per_second: 1.0, ..plan.clone() };
-        publish(&self.target.feed, &first, || await_events(&self.load, u64::from(subscribers)))?.1?;
+        let first = Plan { events: warm_up, ..plan.clone() };
+        let expected = u64::from(warm_up) * u64::from(subscribers);
+        publish(&self.target.feed, &first, || await_events(&self.load, expected))?.1?;
         let measured = self.deliver_more(plan, subscribers, reading, sample)?;
         self.load.close(true, CLOSE_MAX)?;
         Ok(measured)
