@@ -105,7 +105,7 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Counts a message of the client in a slot; returns whether it may still say that much.
-    pub(super) fn allows(&mut self, slot: u32, bytes: usize, limits: &TalkLimits, now: Tick) -> bool {
+    pub(super) fn count(&mut self, slot: u32, bytes: usize, limits: &TalkLimits, now: Tick) -> bool {
         if limits.messages_max == 0 && limits.bytes_max == 0 {
             return true;
         }
@@ -164,13 +164,13 @@ mod tests {
     fn clients_may_say_so_much_in_a_second() {
         let mut talk = Talk::default();
         let limits = TalkLimits { messages_max: 2, bytes_max: 100 };
-        assert!(talk.allows(1, 10, &limits, 11) && talk.allows(1, 10, &limits, 12));
-        assert!(!talk.allows(1, 10, &limits, 19));
-        assert!(talk.allows(2, 100, &limits, 19) && !talk.allows(3, 101, &limits, 19));
-        assert!(talk.allows(1, 10, &limits, 20), "the next second");
+        assert!(talk.count(1, 10, &limits, 11) && talk.count(1, 10, &limits, 12));
+        assert!(!talk.count(1, 10, &limits, 19));
+        assert!(talk.count(2, 100, &limits, 19) && !talk.count(3, 101, &limits, 19));
+        assert!(talk.count(1, 10, &limits, 20), "the next second");
         talk.forget(1);
-        assert!(talk.allows(1, 10, &limits, 20) && talk.allows(1, 10, &limits, 20));
-        assert!((0..100).all(|_| talk.allows(9, 1000, &TalkLimits::default(), 20)));
+        assert!(talk.count(1, 10, &limits, 20) && talk.count(1, 10, &limits, 20));
+        assert!((0..100).all(|_| talk.count(9, 1000, &TalkLimits::default(), 20)));
     }
 
     #[test]

@@ -86,10 +86,8 @@ impl Upstream {
     }
 
     /// Whether messages from the hub wait now, looked up in the queue itself.
-    pub(super) fn is_behind(&mut self) -> bool {
-        let is_behind = self.batch.is_some() || !self.from_hub.is_empty();
-        self.has_messages |= is_behind;
-        is_behind
+    pub(super) fn is_behind(&self) -> bool {
+        self.batch.is_some() || !self.from_hub.is_empty()
     }
 
     /// Bytes that wait in the queue from the hub.

@@ -35,7 +35,8 @@ impl Bench<'_> {
             }
         }
         report.note("latency is from the publisher's write to the client's read, of every event and client");
-        report.note("publisher and clients run before other programs where that is allowed, so that it is the server's");
+        report
+            .note("publisher and clients run before other programs where that is allowed, so that it is the server's");
         for &subscribers in &args.subscribers {
             report.target(&named("latency p50", subscribers), Bound::TimesLimit(1.25));
             report.target(&named("delivered", subscribers), Bound::AtLeast(100.0));

@@ -13,8 +13,8 @@ use super::BenchError;
 use super::args::{Common, Sides, Transport};
 use super::report::{ScenarioReport, Side};
 use super::scenario_args::{
-    ChannelsArgs, CompareArgs, FanoutArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs, SaturateArgs,
-    Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
+    ChannelsArgs, CompareArgs, FanoutArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs,
+    SaturateArgs, Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
 };
 
 /// Runs scenarios with what holds for all of them.

@@ -16,7 +16,8 @@ use super::super::connection::State;
 use super::super::context::Ending;
 use super::super::subscriptions::{check_room_for_channels, subscribe, unsubscribe_from};
 use super::super::waiting::{Aside, Hold, Waiting};
-use super::{Shard, ending, permission, requests};
+use super::permission::{self, Permission};
+use super::{Shard, ending, requests};
 
 /// Reads messages, as long as replies find room.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
@@ -30,7 +31,7 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
         rest = &mut held;
     }
     let max_message = shard.cx.settings.config.websocket.max_message;
-    while may_hear(shard, slot) {
+    while take_share(shard, slot) {
         let consumed = match protocol.parse(rest, &mut decoder, max_message) {
             Ok(parsed) => {
                 if let Some(said) = parsed.said {
@@ -60,8 +61,8 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     }
 }
 
-/// Takes a message's share of the turn's budget, if the client may say something now.
-fn may_hear(shard: &mut Shard, slot: u32) -> bool {
+/// Takes a message's share of the turn's budget; returns whether the client may say something now.
+fn take_share(shard: &mut Shard, slot: u32) -> bool {
     let connection = &mut shard.slots[slot];
     if connection.state != State::WebSocket || !connection.holds().is_empty() {
         return false;
@@ -70,15 +71,15 @@ fn may_hear(shard: &mut Shard, slot: u32) -> bool {
         connection.hold(Hold::REPLIES);
         return false;
     }
-    let may_hear = shard.reading.take();
-    if !may_hear {
+    let has_share = shard.reading.take();
+    if !has_share {
         shard.slots.read_later(slot);
     }
-    may_hear
+    has_share
 }
 
 fn hear(shard: &mut Shard, slot: u32, said: Said<'_>) {
-    if !shard.access.talk.allows(slot, said.weight, &shard.cx.settings.talk, shard.cx.now) {
+    if !shard.access.talk.count(slot, said.weight, &shard.cx.settings.talk, shard.cx.now) {
         return ending::end(shard, slot, &Ending::new(Reason::Flooding));
     }
     let has_channels = shard.slots[slot].key.protocol().has_channels();
@@ -171,7 +172,7 @@ fn subscribe_more(
         let message = format!("a connection may have at most {subscriptions_max} channels");
         return Err(Refusal::new(Code::TooMany, message));
     }
-    if permission::must_wait(shard, slot, channels, None)? {
+    if permission::obtain(shard, slot, channels, None)? == Permission::Pending {
         if let Some(Waiting::Backend(asking)) = shard.slots[slot].waiting_mut() {
             asking.message = message.map(Aside::new);
         }

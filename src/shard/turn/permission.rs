@@ -24,37 +24,49 @@ fn allowed_channels(asked: Vec<String>, named: Option<Vec<String>>) -> Vec<Strin
     named
 }
 
-/// Has a connection wait for the backend's decision on channels, if it has no token and the channels are neither public nor
-/// allowed already; returns whether it waits. With the decision there, the connection goes on. `request` is what the
-/// backend may decide by. Refused if the decision names a user that has too many connections.
-pub(super) fn must_wait(
+/// Whether a connection may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permission {
+    /// It may: which channels it is allowed is known.
+    Known,
+    /// The backend is asked, and the request or message waits.
+    Pending,
+}
+
+/// Obtains the backend's decision on channels, if the connection has no token and the channels are neither public nor
+/// allowed already. With the decision there, the same request or message calls this again. `request` is what the backend may
+/// decide by.
+///
+/// # Errors
+/// If the decision names a user that has too many connections.
+pub(super) fn obtain(
     shard: &mut Shard,
     slot: u32,
     channels: &[impl AsRef<str>],
     request: Option<&Request<'_>>,
-) -> Result<bool, Refusal> {
+) -> Result<Permission, Refusal> {
     let auth = &shard.cx.settings.config.auth;
     if !auth.ask_backend || auth.allow_anonymous || shard.access.has_token(slot) {
-        return Ok(false);
+        return Ok(Permission::Known);
     }
     if shard.slots[slot].is_decided()
         && let Waiting::Decided(decided) = shard.slots[slot].take_waiting()
     {
-        return decided.outcome.map(|()| false);
+        return decided.outcome.map(|()| Permission::Known);
     }
     let connection = &shard.slots[slot];
     let is_denied = |name: &&str| shard.access.may_subscribe(&shard.cx, slot, connection, name).is_err();
     let unknown: Vec<String> = channels.iter().map(AsRef::as_ref).filter(is_denied).map(str::to_owned).collect();
     if unknown.is_empty() {
-        return Ok(false);
+        return Ok(Permission::Known);
     }
     if !shard.upstream.listening.authorize {
         let allowed = if auth.ask_default == Verdict::Allow { unknown } else { Vec::new() };
         allow(shard, slot, &allowed, None)?;
-        return Ok(false);
+        return Ok(Permission::Known);
     }
     ask(shard, slot, unknown, request);
-    Ok(true)
+    Ok(Permission::Pending)
 }
 
 fn ask(shard: &mut Shard, slot: u32, channels: Vec<String>, request: Option<&Request<'_>>) {

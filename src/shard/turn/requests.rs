@@ -24,7 +24,8 @@ use super::super::polls;
 use super::super::settings::ticks;
 use super::super::subscriptions::{can_resume_here, check_room_for_channels, start_after, start_from_now, subscribe};
 use super::super::waiting::{Hold, Waiting, Wanted};
-use super::{Shard, messages, permission};
+use super::permission::{self, Permission};
+use super::{Shard, messages};
 
 /// How long the hub may take to answer about a poll; it takes milliseconds unless the whole host stands still.
 const HUB_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -70,6 +71,7 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
         Parsed::Complete { .. } if !shard.is_caught_up && shard.upstream.is_behind() => {
             shard.slots[slot].hold(Hold::INBOX);
             shard.parked.push(slot);
+            shard.upstream.note_messages();
             None
         }
         Parsed::Complete { request, consumed } => {
@@ -186,7 +188,7 @@ fn session(
     if query.channels.is_empty() {
         return Err(Refusal::new(Code::NoChannel, "name at least one channel, as in ?channel=news"));
     }
-    if permission::must_wait(shard, slot, &query.channels, Some(request))? {
+    if permission::obtain(shard, slot, &query.channels, Some(request))? == Permission::Pending {
         return Ok(());
     }
     shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
@@ -231,7 +233,7 @@ fn open_websocket(
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
     let protocol = spoken.protocol();
     if protocol.has_channels() {
-        if permission::must_wait(shard, slot, &query.channels, Some(request))? {
+        if permission::obtain(shard, slot, &query.channels, Some(request))? == Permission::Pending {
             return Ok(());
         }
         if !protocol.takes_requests() {
