@@ -280,3 +280,127 @@ impl Watchers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::super::ids::IdSource;
+    use super::super::publishers::Publishers;
+    use super::*;
+    use crate::link::{FromHub, HubMessage, ShardMessage, ToHub, to_hub, to_shard};
+    use crate::logic::history::HistoryLimits;
+    use crate::sys::socket;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A hub on a thread of its own, with one shard that is the test.
+    struct Running {
+        hub: std::thread::JoinHandle<io::Result<()>>,
+        to_hub: ToHub,
+        shard: FromHub,
+        folder: tempfile::TempDir,
+    }
+
+    fn start(queue_bytes: usize) -> Running {
+        let folder = tempfile::tempdir().unwrap();
+        let (to_hub, inbox) = to_hub().unwrap();
+        let (to_shard, shard) = to_shard(queue_bytes, inbox.wake.clone()).unwrap();
+        let (drained, _) = crossbeam_channel::bounded(1);
+        let listener = socket::listen_unix(&folder.path().join("feed.sock"), 0o600, None).unwrap();
+        let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
+        let hub = std::thread::spawn(move || {
+            let limits = HistoryLimits { events_max: 50, bytes_max: 1 << 20, age_max_ms: 1_000_000 };
+            let mut core = Core::new(ids, vec![to_shard], Box::new(move |_| limits));
+            core.publishers = Publishers::new(100_000);
+            run(core, Ports { listener, inbox, drained })
+        });
+        Running { hub, to_hub, shard, folder }
+    }
+
+    impl Running {
+        fn connect(&self) -> BufReader<UnixStream> {
+            let stream = UnixStream::connect(self.folder.path().join("feed.sock")).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            BufReader::new(stream)
+        }
+
+        fn stop(self) {
+            self.to_hub.send(HubMessage::Stop);
+            self.to_hub.ring();
+            self.hub.join().unwrap().unwrap();
+        }
+    }
+
+    fn say(feed: &mut BufReader<UnixStream>, line: &str) {
+        feed.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    fn answer(feed: &mut BufReader<UnixStream>) -> serde_json::Value {
+        let mut line = String::new();
+        feed.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    #[test]
+    fn publishers_come_speak_and_go() {
+        let running = start(1 << 20);
+        // Numbers are given again, and each watcher marks its own connection.
+        for round in 0..20 {
+            let mut feeds = [running.connect(), running.connect(), running.connect()];
+            for n in 0..5 {
+                for feed in &mut feeds {
+                    say(feed, &format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":{round},\"ref\":{n}}}"));
+                    assert_eq!(answer(feed)["ref"], n);
+                }
+            }
+        }
+        running.stop();
+    }
+
+    #[test]
+    fn answers_go_on_when_they_are_read_again() {
+        let running = start(1 << 20);
+        let mut feed = running.connect();
+        for _ in 0..50 {
+            say(&mut feed, &format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(5000)));
+        }
+        for n in 0..50 {
+            say(&mut feed, &format!("{{\"op\":\"history\",\"channel\":\"a\",\"ref\":{n}}}"));
+        }
+        for n in 0..50 {
+            let answer = answer(&mut feed);
+            assert_eq!((&answer["ref"], answer["events"].as_array().unwrap().len()), (&n.into(), 50));
+        }
+        running.stop();
+    }
+
+    #[test]
+    fn a_shard_that_has_room_again_is_noticed() {
+        let running = start(20_000);
+        running.to_hub.send(HubMessage::Follow { shard: 0, local: 0, name: "a".into() });
+        let mut feed = running.connect();
+        let events = 5_000;
+        let publisher = std::thread::spawn(move || {
+            for n in 0..events {
+                say(&mut feed, &format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":{n}}}"));
+            }
+            feed
+        });
+        let mut received = 0;
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while received < events {
+            assert!(std::time::Instant::now() < deadline, "{received} of {events}");
+            let Some(batch) = running.shard.next() else {
+                std::thread::yield_now();
+                continue;
+            };
+            running.shard.done(FromHub::weigh(&batch));
+            received += batch.iter().filter(|message| matches!(message, ShardMessage::Event(..))).count();
+        }
+        drop(publisher.join().unwrap());
+        running.stop();
+    }
+}

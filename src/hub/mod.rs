@@ -20,6 +20,7 @@ mod presence;
 mod publishers;
 mod questions;
 pub mod revocations;
+mod shards;
 mod state_file;
 mod trace;
 mod watch;

@@ -12,7 +12,7 @@ use crate::logic::id::Id;
 use crate::logic::protocol::dialect::write_event_json;
 use crate::logic::protocol::feed::{FeedError, Publish};
 
-use super::{Core, HubFigures, stage};
+use super::{Core, HubFigures};
 
 impl Core {
     /// Publishes all of `items` or, if that cannot be, none; returns an id for each channel of each of them.
@@ -63,7 +63,7 @@ impl Core {
         self.copy_to_traces(&event);
         self.channels.remember(index, &event, now_ms);
         for route in self.channels.routes(index) {
-            stage(&mut self.shards, route.shard, ShardMessage::Event(route.local, event.clone()));
+            self.shards.stage(route.shard, ShardMessage::Event(route.local, event.clone()));
         }
         self.applied = id;
         HubFigures::add(&self.figures.events, 1);
@@ -96,7 +96,7 @@ impl Core {
         };
         self.channels.get_mut(index).ended = true;
         for route in self.channels.routes(index) {
-            stage(&mut self.shards, route.shard, ShardMessage::Ended(route.local));
+            self.shards.stage(route.shard, ShardMessage::Ended(route.local));
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ impl Core {
             Command::Send { target, draft } => self.send_to(target, draft)?,
             Command::Authorized { connection, number, answer } => {
                 let id = self.connection_of_a_shard(&connection)?;
-                self.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
+                self.shards.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
             }
             Command::Listen(what) => {
                 let listener = from.filter(|from| self.publishers.begin_telling(*from));
@@ -128,7 +128,7 @@ impl Core {
     fn look(&mut self, from: Option<usize>, look: Look, view: View, reference: &RawValue) -> Later {
         let request = self.questions.number();
         let look = Arc::new(look);
-        self.stage_all(|| ShardMessage::Look { request, look: look.clone() });
+        self.shards.stage_all(|| ShardMessage::Look { request, look: look.clone() });
         self.later(from, request, Gathered::Seen(view), reference)
     }
 
@@ -193,7 +193,7 @@ impl Core {
         };
         let request = self.questions.number();
         let reason: Arc<str> = reason.into();
-        self.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
+        self.shards.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
         kept.map_err(|error| FeedError::new("not_kept", format!("revoked only until the server ends: {error}")))?;
         Ok(reference.map(|reference| self.later(from, request, Gathered::Ended(ended, 0), reference)))
     }
@@ -203,10 +203,10 @@ impl Core {
         match target {
             SendTarget::Connection(name) => {
                 let id = self.connection_of_a_shard(&name)?;
-                self.stage(id.shard, ShardMessage::Send(id, draft));
+                self.shards.stage(id.shard, ShardMessage::Send(id, draft));
             }
             SendTarget::User(user) => {
-                self.stage_all(|| ShardMessage::SendUser(user.clone(), draft.clone()));
+                self.shards.stage_all(|| ShardMessage::SendUser(user.clone(), draft.clone()));
             }
         }
         Ok(())

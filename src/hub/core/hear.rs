@@ -28,11 +28,11 @@ impl Core {
             HubMessage::Follow { shard, local, name } => self.follow(shard, local, &name),
             HubMessage::Unfollow { shard, local } => {
                 self.channels.unfollow(shard, local);
-                self.stage(shard, ShardMessage::Unfollowed(local));
+                self.shards.stage(shard, ShardMessage::Unfollowed(local));
             }
             HubMessage::Resume { shard, slot, generation, number, channels, after } => {
                 let replay = self.channels.replay(shard, &channels, after, self.applied, now_ms);
-                self.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
+                self.shards.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
             }
             HubMessage::Kicked { request, count } => {
                 let asker = self.questions.ended(request, count);
@@ -67,9 +67,9 @@ impl Core {
                     tracing::debug!(error = error.message, "the figures could not be published");
                 }
             }
-            HubMessage::Pause(on) => self.stage_all(|| ShardMessage::Pause(on)),
-            HubMessage::Keys(keyring) => self.stage_all(|| ShardMessage::Keys(keyring.clone())),
-            HubMessage::Drain => self.stage_all(|| ShardMessage::Drain),
+            HubMessage::Pause(on) => self.shards.stage_all(|| ShardMessage::Pause(on)),
+            HubMessage::Keys(keyring) => self.shards.stage_all(|| ShardMessage::Keys(keyring.clone())),
+            HubMessage::Drain => self.shards.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,
         }
     }
@@ -77,9 +77,9 @@ impl Core {
     fn follow(&mut self, shard: u16, local: LocalChannel, name: &ChannelName) {
         let index = self.channels.find_or_add(name);
         self.channels.follow(index, shard, local);
-        self.stage(shard, ShardMessage::Followed(local, self.applied));
+        self.shards.stage(shard, ShardMessage::Followed(local, self.applied));
         if self.channels.get(index).ended {
-            self.stage(shard, ShardMessage::Ended(local));
+            self.shards.stage(shard, ShardMessage::Ended(local));
         }
     }
 
@@ -145,7 +145,7 @@ impl Core {
     /// Tells every shard what is listened to.
     pub(super) fn tell_what_is_heard(&mut self) {
         let any = self.listeners.any();
-        self.stage_all(|| ShardMessage::Listening(any));
+        self.shards.stage_all(|| ShardMessage::Listening(any));
     }
 
     /// A client publishes. That stays on its shard's account while some shard's queue is full.
@@ -162,9 +162,9 @@ impl Core {
         let result = self.publish_to(channel, draft, now_ms);
         if reference.is_some() || result.is_err() {
             let result = result.map_err(|FeedError { code, message }| (code, message));
-            self.stage(shard, ShardMessage::Published { connection: from.connection, reference, result });
+            self.shards.stage(shard, ShardMessage::Published { connection: from.connection, reference, result });
         }
-        if self.is_congested() {
+        if self.shards.is_congested() {
             self.accounts.hold(shard, bytes);
         } else {
             self.accounts.repay(shard, bytes);

@@ -3,7 +3,7 @@ use crate::link::{FromHub, HubMessage, Replay, Target, to_shard};
 use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::Kind;
 use crate::logic::history::HistoryLimits;
-use crate::logic::protocol::feed::Request;
+use crate::logic::protocol::feed::{Request, parse};
 use crate::sys::wake::Wake;
 
 struct World {
