@@ -1,4 +1,4 @@
-//! The hub without sockets and threads, for measuring what it does with a command.
+//! The hub without sockets and threads: for tests of shards, and for measuring what a command costs.
 
 use crate::link::{HubMessage, LocalChannel, ToShard};
 use crate::logic::protocol::feed::{FeedError, Request};
@@ -23,24 +23,24 @@ impl BareHub {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
     }
 
-    /// Hears what a shard says, and lets the shards have what comes of it.
+    /// Hears what a shard says, and gives the shards what comes of it.
     pub fn hear(&mut self, message: HubMessage, now_ms: u64) {
-        self.core.hear(message, now_ms);
-        self.core.flush();
+        self.hear_all([message], now_ms);
     }
 
-    /// As [`BareHub::hear`] for all that waits at once, which the shards then have at once, too.
+    /// Hears several messages, and gives the shards all that comes of them at once.
     pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
         messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
         self.core.flush();
     }
 
-    /// Carries out a command and lets the shards have what came of it; the answer is appended to `out`.
+    /// Carries out a command and gives the shards what comes of it. The answer is appended to `out`, unless it waits for
+    /// the shards: then there is none.
     ///
     /// # Errors
     /// As a publisher would be told.
     pub fn execute(&mut self, request: Request, now_ms: u64, out: &mut Vec<u8>) -> Result<(), FeedError> {
-        self.core.execute(request, now_ms, out)?;
+        self.core.execute(None, request.command, request.reference.as_deref(), now_ms, out)?;
         self.core.flush();
         Ok(())
     }

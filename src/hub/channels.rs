@@ -1,14 +1,20 @@
-//! The hub's channels: name, history, and which shards want the events.
+//! The hub's channels: each one's name, its history, and the shards that want its events.
 
 use std::hash::RandomState;
 use std::sync::Arc;
 
-use crate::link::LocalChannel;
+use crate::link::{LocalChannel, Replay};
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
-use crate::logic::event::ChannelName;
+use crate::logic::event::{ChannelName, Event, check_channel_name};
 use crate::logic::history::{History, HistoryLimits};
 use crate::logic::id::Id;
 use crate::logic::names::Names;
+use crate::logic::protocol::feed::{ChannelRow, FeedError};
+
+/// What a page of missed events weighs at most.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
+/// Channels that are looked at for one page of names.
+const PAGE_CELLS: u32 = 10_000;
 
 /// A shard that follows a channel, and its number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +41,7 @@ enum Routes {
 struct RouteLists(Pool<Vec<Route>>);
 
 impl RouteLists {
-    /// Adds a route, or gives a shard's the new number.
+    /// Adds a route, or gives a shard's route the new number.
     fn set(&mut self, routes: &mut Routes, route: Route) {
         match *routes {
             Routes::None => *routes = Routes::One { shard: route.shard, local: route.local },
@@ -80,7 +86,7 @@ impl RouteLists {
 #[derive(Debug)]
 pub(super) struct HubChannel {
     pub(super) name: Option<ChannelName>,
-    /// Since which id nothing is lost, while there is no history.
+    /// The id since which nothing is lost, while there is no history.
     since: Id,
     routes: Routes,
     /// The number of its history, or [`NONE`]; while the cell is free, the next free cell.
@@ -105,7 +111,7 @@ impl Cell for HubChannel {
     }
 }
 
-/// What a channel's history may hold, by its name.
+/// The limits of a channel's history, by the channel's name.
 pub type HistoryPolicy = Box<dyn Fn(&str) -> HistoryLimits + Send>;
 
 /// All channels.
@@ -120,6 +126,8 @@ pub(super) struct HubChannels {
     locals: Vec<Vec<u32>>,
     /// A channel that is not known here has had no event after this id.
     floor: Id,
+    /// Channels that there may be.
+    channels_max: usize,
     /// Where the sweep goes on.
     swept: u32,
     /// Events and bytes in all histories.
@@ -146,16 +154,41 @@ impl HubChannels {
             policies: Vec::new(),
             locals: vec![Vec::new(); shards],
             floor,
+            channels_max: usize::MAX / 2,
             swept: 0,
             history_events: 0,
             history_bytes: 0,
         }
     }
 
+    /// Bounds the number of channels that publishers may bring into being.
+    pub(super) fn limit_to(&mut self, channels_max: usize) {
+        self.channels_max = channels_max;
+    }
+
+    /// Checks that channels of these names fit in.
+    ///
+    /// # Errors
+    /// If there would be too many channels with them.
+    pub(super) fn check_room_for<'n>(
+        &self,
+        names: impl Iterator<Item = &'n ChannelName> + Clone,
+    ) -> Result<(), FeedError> {
+        // Names are looked up only where all of them as new channels would be too many.
+        let has_room = |new: usize| self.cells.used() + new <= self.channels_max;
+        if has_room(names.clone().count()) || has_room(names.filter(|name| self.find(name).is_none()).count()) {
+            return Ok(());
+        }
+        let message = format!("there are {} channels, and no more are allowed", self.channels_max);
+        Err(FeedError::new("channels", message))
+    }
+
+    /// How many channels there are.
     pub(super) fn used(&self) -> usize {
         self.cells.used()
     }
 
+    /// The number of the channel of that name, if there is one.
     pub(super) fn find(&self, name: &str) -> Option<u32> {
         self.names.find(name, |index| self.name(index))
     }
@@ -164,27 +197,99 @@ impl HubChannels {
         name(&self.cells, index)
     }
 
-    /// What a channel has kept, if anything.
+    /// A channel's history, if it holds one.
     pub(super) fn history(&self, index: u32) -> Option<&History> {
         let number = self.cells[index].history;
         (number != NONE).then(|| &self.histories[number])
     }
 
-    /// Since which id everything that was published is here.
+    /// The id since which everything that was published on a channel is in its history.
     pub(super) fn complete_since(&self, index: u32) -> Id {
         self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
-    /// Numbers up to which there may be channels.
-    pub(super) fn capacity(&self) -> u32 {
-        self.cells.capacity()
+    /// The name of the channel of that number, if there is one and it is not the server's own.
+    pub(super) fn public_name(&self, index: u32) -> Option<&ChannelName> {
+        self.cells.get(index)?.name.as_ref().filter(|name| check_channel_name(name).is_ok())
     }
 
-    /// The name of the channel of that number, if there is one.
-    pub(super) fn name_of(&self, index: u32) -> Option<&ChannelName> {
-        self.cells.get(index)?.name.as_ref()
+    /// The numbers of channels whose name starts with `prefix`, and where the next page begins, if there is one.
+    pub(super) fn page(&self, prefix: &str, cursor: u32, limit: usize) -> (Vec<u32>, Option<u32>) {
+        let capacity = self.cells.capacity();
+        let mut found = Vec::new();
+        let mut index = cursor.min(capacity);
+        let end = index.saturating_add(PAGE_CELLS).min(capacity);
+        while index < end && found.len() < limit {
+            if self.public_name(index).is_some_and(|name| name.starts_with(prefix)) {
+                found.push(index);
+            }
+            index += 1;
+        }
+        (found, (index < capacity).then_some(index))
     }
 
+    /// What the hub knows of a channel, for those who look; nothing of the server's own channels.
+    pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
+        let history = self.history(index);
+        Some(ChannelRow {
+            channel: self.public_name(index)?.clone(),
+            ended: self.cells[index].ended,
+            events_per_second,
+            history_bytes: history.map_or(0, History::bytes),
+            history_events: history.map_or(0, History::len),
+            subscribers: None,
+        })
+    }
+
+    /// A page of what was published on some of a shard's channels after an id, in the order of ids; `newest` is the newest
+    /// event that any history can hold.
+    pub(super) fn replay(
+        &mut self,
+        shard: u16,
+        locals: &[LocalChannel],
+        after: Option<Id>,
+        newest: Id,
+        now_ms: u64,
+    ) -> Replay {
+        let mut replay = Replay { after, until: newest, last: true, ..Replay::default() };
+        let Some(after) = after else { return replay };
+        if after > newest {
+            // This server has never given the id: another one has, or this one before its state was lost.
+            replay.gap = Some(newest);
+            return replay;
+        }
+        let indexes: Vec<u32> = locals.iter().filter_map(|local| self.by_local(shard, *local)).collect();
+        for index in &indexes {
+            self.trim(*index, now_ms);
+            let since = self.complete_since(*index);
+            if since > after {
+                replay.gap = replay.gap.max(Some(since));
+            }
+        }
+        let histories = indexes.iter().filter_map(|index| self.history(*index));
+        let mut sources: Vec<_> = histories.map(|history| history.after(after).peekable()).collect();
+        let mut weight = 0;
+        loop {
+            let next = sources.iter_mut().filter_map(|source| source.peek().map(|event| event.id)).min();
+            let Some(id) = next else { break };
+            if weight >= PAGE_BYTES_MAX {
+                replay.last = false;
+                break;
+            }
+            // Ids are unique, so exactly one source stands at it.
+            let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
+                break;
+            };
+            weight += event.weight() + 64;
+            replay.events.push(event.clone());
+        }
+        if !replay.last {
+            replay.until = replay.events.last().map_or(after, |event| event.id);
+        }
+        replay
+    }
+
+    /// The channel of that number, which must be one.
     pub(super) fn get(&self, index: u32) -> &HubChannel {
         &self.cells[index]
     }
@@ -194,6 +299,7 @@ impl HubChannels {
         self.lists.of(self.cells[index].routes)
     }
 
+    /// The channel of that number, which must be one, to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
         &mut self.cells[index]
     }
@@ -217,7 +323,7 @@ impl HubChannels {
     }
 
     /// Puts an event into the channel's history, if it keeps one.
-    pub(super) fn remember(&mut self, index: u32, event: &Arc<crate::logic::event::Event>, now_ms: u64) {
+    pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, now_ms: u64) {
         let channel = &mut self.cells[index];
         let limits = self.policies[usize::from(channel.policy)];
         channel.ended = false;
@@ -235,7 +341,7 @@ impl HubChannels {
         self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
     }
 
-    /// Drops what is too old.
+    /// Drops the events of a channel that are too old.
     pub(super) fn trim(&mut self, index: u32, now_ms: u64) {
         let channel = &mut self.cells[index];
         if channel.history == NONE {
@@ -253,7 +359,7 @@ impl HubChannels {
         }
     }
 
-    /// Sends a shard the channel's events from now on, under its number.
+    /// Gives a shard the channel's events from now on, under the shard's number for it.
     pub(super) fn follow(&mut self, index: u32, shard: u16, local: LocalChannel) {
         self.lists.set(&mut self.cells[index].routes, Route { shard, local });
         let Some(locals) = self.locals.get_mut(usize::from(shard)) else { return };
@@ -263,7 +369,7 @@ impl HubChannels {
         locals[local as usize] = index;
     }
 
-    /// Sends a shard no more of the channel's events.
+    /// Gives a shard no more of the channel's events.
     pub(super) fn unfollow(&mut self, shard: u16, local: LocalChannel) {
         if let Some(index) = self.by_local(shard, local) {
             self.lists.unset(&mut self.cells[index].routes, shard);
@@ -296,7 +402,7 @@ impl HubChannels {
     fn forget(&mut self, index: u32) {
         let HubChannels { cells, names, .. } = self;
         names.remove(index, |index| name(cells, index));
-        // What it had is lost after this id at the latest, and nobody will know that it was this channel's.
+        // Once the channel is forgotten, its loss counts for every channel that is not known.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
         self.cells.give_back(index);
@@ -306,7 +412,7 @@ impl HubChannels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::event::{Draft, Event, Kind};
+    use crate::logic::event::{Draft, Kind};
 
     fn channels(events_max: usize) -> HubChannels {
         let limits = HistoryLimits { events_max, bytes_max: 1000, age_max_ms: 100 };

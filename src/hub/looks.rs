@@ -1,147 +1,88 @@
-//! Looking at channels and connections: the hub asks every shard and puts the answers together.
+//! Views of channels and connections, put together from what each shard has seen.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use serde_json::value::RawValue;
 
-use arcstr::ArcStr;
-use serde_json::json;
+use crate::link::Seen;
+use crate::logic::id::write_decimal;
+use crate::logic::protocol::feed::{ChannelsAnswer, FeedError, write_error, write_members, write_ready_made};
 
-use crate::link::{Look, Seen, ShardMessage};
-use crate::logic::event::{ChannelName, check_channel_name};
-use crate::logic::json;
-use crate::logic::protocol::feed::{ChannelFilter, ConnectionFilter, FeedError, write_error, write_ok_with};
-
-use super::core::Core;
-
-/// Channels that are looked at for one page.
-const PAGE_CELLS: u32 = 10_000;
-
-/// A question whose answers are being waited for.
+/// What the answer shows.
 #[derive(Debug)]
-pub(super) struct PendingLook {
-    pub(super) missing: usize,
-    what: What,
-    rows: Vec<(u64, Box<str>)>,
-    matched: u64,
-    counts: Vec<u64>,
-}
-
-/// What the answers are put together to.
-#[derive(Debug)]
-enum What {
-    /// A list of connections, of so many at most.
+enum Shown {
+    /// A list of connections, the furthest behind first if that was asked for.
     Connections { limit: usize, slowest_first: bool },
-    /// One connection.
+    /// One connection, by its name.
     Connection(Box<str>),
-    /// Channels, as far as the hub knows them, and where the next page begins.
-    Channels { rows: Vec<serde_json::Value>, next: Option<u32> },
+    /// Channels, as far as the hub knows them.
+    Channels(ChannelsAnswer),
 }
 
-impl Core {
-    fn ask_shards(&mut self, look: Look, what: What) -> u64 {
-        let request = self.next_request;
-        self.next_request += 1;
-        let look = Arc::new(look);
-        self.stage_all(|| ShardMessage::Look { request, look: look.clone() });
-        let missing = self.shards.len();
-        self.looks.insert(request, PendingLook { missing, what, rows: Vec::new(), matched: 0, counts: Vec::new() });
-        request
+/// An answer in the making.
+#[derive(Debug)]
+pub(super) struct View {
+    shown: Shown,
+    /// Connections, each with how many bytes it is behind and as a JSON object.
+    rows: Vec<(u64, Box<str>)>,
+    /// Connections that there would be without a limit.
+    matched: u64,
+}
+
+impl View {
+    fn new(shown: Shown) -> View {
+        View { shown, rows: Vec::new(), matched: 0 }
     }
 
-    /// Asks for connections.
-    pub(super) fn look_for_connections(&mut self, filter: ConnectionFilter) -> u64 {
-        let what = What::Connections { limit: filter.limit, slowest_first: filter.slowest_first };
-        self.ask_shards(Look::Connections(filter), what)
+    /// A list of at most `limit` connections.
+    pub(super) fn of_connections(limit: usize, slowest_first: bool) -> View {
+        View::new(Shown::Connections { limit, slowest_first })
     }
 
-    /// Asks for all about one connection.
-    pub(super) fn look_at_connection(&mut self, name: &str) -> Result<u64, FeedError> {
-        let id = self.connection_of_a_shard(name)?;
-        Ok(self.ask_shards(Look::Connection(id), What::Connection(name.into())))
+    /// The connection of that name.
+    pub(super) fn of_connection(name: &str) -> View {
+        View::new(Shown::Connection(name.into()))
     }
 
-    /// Asks how many subscribers some channels have.
-    pub(super) fn look_at_channels(&mut self, filter: &ChannelFilter, now_ms: u64) -> u64 {
-        let busiest = self.busiest.list(now_ms);
-        let (indexes, next) = match filter {
-            ChannelFilter::Busiest { limit } => {
-                let known = busiest.iter().map(|(index, _)| *index).filter(|index| self.public_name(*index).is_some());
-                (known.take(*limit).collect(), None)
+    /// Channels whose subscribers the shards are to count.
+    pub(super) fn of_channels(channels: ChannelsAnswer) -> View {
+        View::new(Shown::Channels(channels))
+    }
+
+    /// Adds what one shard has seen.
+    pub(super) fn add(&mut self, seen: Seen) {
+        match (seen, &mut self.shown) {
+            (Seen::Rows { rows, matched }, _) => {
+                self.rows.extend(rows);
+                self.matched += matched;
             }
-            ChannelFilter::Named { prefix, cursor, limit } => self.page(prefix, *cursor, *limit),
-        };
-        let rates: HashMap<u32, f64> = busiest.into_iter().collect();
-        let row = |index: &u32| {
-            let history = self.channels.history(*index);
-            json!({
-                "channel": self.public_name(*index).map(ArcStr::as_str),
-                "events_per_second": (rates.get(index).copied().unwrap_or(0.0) * 100.0).round() / 100.0,
-                "history_events": history.map_or(0, |history| history.len()),
-                "history_bytes": history.map_or(0, |history| history.bytes()),
-                "ended": self.channels.get(*index).ended,
-            })
-        };
-        let rows = indexes.iter().map(row).collect();
-        let names = indexes.iter().filter_map(|index| self.public_name(*index).cloned()).collect();
-        self.ask_shards(Look::Subscribers(names), What::Channels { rows, next })
-    }
-
-    /// The name of the channel of that number, if there is one and it is not the server's own.
-    fn public_name(&self, index: u32) -> Option<&ChannelName> {
-        self.channels.name_of(index).filter(|name| check_channel_name(name).is_ok())
-    }
-
-    /// Channels by name, and where the next page begins.
-    fn page(&self, prefix: &str, cursor: u32, limit: usize) -> (Vec<u32>, Option<u32>) {
-        let capacity = self.channels.capacity();
-        let mut found = Vec::new();
-        let mut index = cursor.min(capacity);
-        let end = index.saturating_add(PAGE_CELLS).min(capacity);
-        while index < end && found.len() < limit {
-            if self.public_name(index).is_some_and(|name| name.starts_with(prefix)) {
-                found.push(index);
-            }
-            index += 1;
-        }
-        (found, (index < capacity).then_some(index))
-    }
-
-    /// A shard has answered.
-    pub(super) fn seen(&mut self, request: u64, seen: Seen) {
-        let Some(look) = self.looks.get_mut(&request) else { return };
-        look.missing -= 1;
-        match seen {
-            Seen::Rows { rows, matched } => {
-                look.rows.extend(rows);
-                look.matched += matched;
-            }
-            Seen::Counts(counts) => {
-                look.counts.resize(counts.len(), 0);
-                look.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += u64::from(count));
-            }
-        }
-        self.answered.notify();
-    }
-
-    /// Writes the answer to a question, with what has been seen.
-    pub(super) fn write_look(&mut self, request: u64, reference: &str, out: &mut Vec<u8>) {
-        let Some(mut look) = self.looks.remove(&request) else { return };
-        match look.what {
-            What::Connections { limit, slowest_first } => {
-                if slowest_first {
-                    look.rows.sort_by_key(|(lag, _)| std::cmp::Reverse(*lag));
+            (Seen::Counts(counts), Shown::Channels(answer)) => {
+                for (row, count) in answer.channels.iter_mut().zip(counts) {
+                    row.subscribers = Some(row.subscribers.unwrap_or(0) + u64::from(count));
                 }
-                write_ok_with(out, reference, |out| {
-                    out.extend_from_slice(format!(",\"matched\":{},\"connections\":[", look.matched).as_bytes());
-                    for (place, (_, row)) in look.rows.iter().take(limit).enumerate() {
+            }
+            (Seen::Counts(_), _) => {}
+        }
+    }
+
+    /// Appends the answer.
+    pub(super) fn write(mut self, reference: &RawValue, out: &mut Vec<u8>) {
+        match self.shown {
+            Shown::Connections { limit, slowest_first } => {
+                if slowest_first {
+                    self.rows.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
+                }
+                write_ready_made(out, reference, |out| {
+                    out.extend_from_slice(b",\"matched\":");
+                    write_decimal(self.matched, out);
+                    out.extend_from_slice(b",\"connections\":[");
+                    for (place, (_, row)) in self.rows.iter().take(limit).enumerate() {
                         out.extend_from_slice(if place > 0 { b"," } else { b"" });
                         out.extend_from_slice(row.as_bytes());
                     }
                     out.push(b']');
                 });
             }
-            What::Connection(name) => match look.rows.first() {
-                Some((_, row)) => write_ok_with(out, reference, |out| {
+            Shown::Connection(name) => match self.rows.first() {
+                Some((_, row)) => write_ready_made(out, reference, |out| {
                     out.extend_from_slice(b",\"connection\":");
                     out.extend_from_slice(row.as_bytes());
                 }),
@@ -150,17 +91,61 @@ impl Core {
                     write_error(out, Some(reference), &FeedError::new("no_connection", message));
                 }
             },
-            What::Channels { mut rows, next } => {
-                for (row, count) in rows.iter_mut().zip(look.counts) {
-                    row["subscribers"] = count.into();
-                }
-                write_ok_with(out, reference, |out| {
-                    out.extend_from_slice(b",\"channels\":");
-                    json::write(&rows, out);
-                    out.extend_from_slice(b",\"cursor\":");
-                    json::write(&next, out);
-                });
-            }
+            Shown::Channels(answer) => write_members(out, reference, &answer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::protocol::feed::ChannelRow;
+
+    fn written(view: View) -> String {
+        let mut out = Vec::new();
+        view.write(RawValue::NULL, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn rows(rows: &[(u64, &str)], matched: u64) -> Seen {
+        Seen::Rows { rows: rows.iter().map(|(behind, row)| (*behind, (*row).into())).collect(), matched }
+    }
+
+    #[test]
+    fn the_slowest_connections_of_all_shards_come_first() {
+        let mut view = View::of_connections(3, true);
+        view.add(rows(&[(5, "{\"n\":5}"), (1, "{\"n\":1}")], 10));
+        view.add(rows(&[(7, "{\"n\":7}"), (3, "{\"n\":3}")], 2));
+        let expected = r#"{"ref":null,"ok":true,"matched":12,"connections":[{"n":7},{"n":5},{"n":3}]}"#;
+        assert_eq!(written(view).trim_end(), expected);
+    }
+
+    #[test]
+    fn one_connection_is_on_one_shard_or_on_none() {
+        let mut view = View::of_connection("0.1.2");
+        view.add(rows(&[], 0));
+        view.add(rows(&[(0, "{}")], 1));
+        assert_eq!(written(view), "{\"ref\":null,\"ok\":true,\"connection\":{}}\n");
+        let none = written(View::of_connection("0.1.2"));
+        assert!(none.starts_with(r#"{"ref":null,"error":{"code":"no_connection","#), "{none}");
+    }
+
+    #[test]
+    fn subscribers_are_added_up_over_shards() {
+        let row = |channel: &str| ChannelRow {
+            channel: channel.into(),
+            ended: false,
+            events_per_second: 0.0,
+            history_bytes: 0,
+            history_events: 0,
+            subscribers: None,
+        };
+        let mut view = View::of_channels(ChannelsAnswer { channels: vec![row("a"), row("b")], cursor: Some(7) });
+        view.add(Seen::Counts(vec![1, 0]));
+        view.add(Seen::Counts(vec![2, 0]));
+        let answer: serde_json::Value = serde_json::from_str(&written(view)).unwrap();
+        assert_eq!(answer["channels"][0]["subscribers"], 3);
+        assert_eq!(answer["channels"][1]["subscribers"], 0);
+        assert_eq!(answer["cursor"], 7);
     }
 }

@@ -1,36 +1,28 @@
-//! Who is on which channel, counted over all shards.
+//! Presence: the users on each channel whose users are counted, over all shards.
 
 use std::collections::HashMap;
 
 use arcstr::ArcStr;
 
-/// Who is on one channel.
+use crate::logic::protocol::feed::{PresenceAnswer, PresentUser};
+
+/// The connections on one channel.
 #[derive(Debug, Default)]
-pub(super) struct Present {
+struct Present {
+    /// By user, how many there are.
     users: HashMap<ArcStr, u32>,
+    /// Those of clients whose token names no user.
     anonymous: u32,
 }
 
-impl Present {
-    /// How many connections there are.
-    pub(super) fn connections(&self) -> u64 {
-        self.users.values().map(|count| u64::from(*count)).sum::<u64>() + u64::from(self.anonymous)
-    }
-
-    /// The users and how many connections each has.
-    pub(super) fn users(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.users.iter().map(|(user, count)| (user.as_str(), *count))
-    }
-}
-
-/// All channels that anyone is on whose coming and going counts.
+/// All channels whose users are counted and that a connection is on.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     channels: HashMap<u32, Present>,
 }
 
 impl Presence {
-    /// Counts a connection; returns whether it is its user's first.
+    /// Counts a connection on a channel; returns whether it is its user's first there.
     pub(super) fn join(&mut self, channel: u32, user: Option<&ArcStr>) -> bool {
         let present = self.channels.entry(channel).or_default();
         let count = match user {
@@ -41,7 +33,7 @@ impl Presence {
         *count == 1 && user.is_some()
     }
 
-    /// Counts a connection no more; returns whether it was its user's last.
+    /// Counts a connection on a channel no more; returns whether it was its user's last there.
     pub(super) fn leave(&mut self, channel: u32, user: Option<&ArcStr>) -> bool {
         let Some(present) = self.channels.get_mut(&channel) else { return false };
         let is_last = match user {
@@ -65,9 +57,19 @@ impl Presence {
         is_last
     }
 
-    /// Who is on a channel.
-    pub(super) fn on(&self, channel: u32) -> Option<&Present> {
-        self.channels.get(&channel)
+    /// The answer to the question for a channel's presence, with at most `users_max` users. A channel that does not exist
+    /// has no number, and nobody on it.
+    pub(super) fn answer(&self, channel: Option<u32>, users_max: usize) -> PresenceAnswer<'_> {
+        let Some(Present { users, anonymous }) = channel.and_then(|channel| self.channels.get(&channel)) else {
+            return PresenceAnswer { connections: 0, count: 0, users: Vec::new() };
+        };
+        let connections = users.values().map(|count| u64::from(*count)).sum::<u64>() + u64::from(*anonymous);
+        let shown = users.iter().take(users_max);
+        PresenceAnswer {
+            connections,
+            count: users.len(),
+            users: shown.map(|(user, connections)| PresentUser { user, connections: *connections }).collect(),
+        }
     }
 }
 
@@ -81,11 +83,14 @@ mod tests {
         let user = ArcStr::from("u");
         assert_eq!([0; 3].map(|_| presence.join(7, Some(&user))), [true, false, false]);
         assert!(!presence.join(7, None));
-        let present = presence.on(7).unwrap();
-        assert_eq!((present.connections(), present.users().collect::<Vec<_>>()), (4, vec![("u", 3)]));
+        let answer = presence.answer(Some(7), 10);
+        assert_eq!((answer.connections, answer.count), (4, 1));
+        assert_eq!((answer.users[0].user, answer.users[0].connections), ("u", 3));
+        assert_eq!((presence.answer(Some(7), 0).count, presence.answer(Some(7), 0).users.len()), (1, 0));
         assert_eq!([0; 3].map(|_| presence.leave(7, Some(&user))), [false, false, true]);
         assert!(!presence.leave(7, Some(&user)));
         assert!(!presence.leave(7, None));
-        assert!(presence.on(7).is_none());
+        assert_eq!(presence.answer(Some(7), 10).connections, 0);
+        assert!(presence.channels.is_empty());
     }
 }

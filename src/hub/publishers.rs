@@ -1,317 +1,454 @@
-//! The feed's connections: one task per publisher.
+//! Publishers: the feed's connections, with the bytes that came from each and those that are for it.
+//!
+//! A publisher is read only while none of its lines wait to be carried out, and its lines wait while too many of its
+//! answers do. So a publisher costs a bounded amount of memory, however fast it writes and however slowly it reads.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt, Splitable};
-use monoio::net::unix::{UnixOwnedReadHalf, UnixOwnedWriteHalf};
-use tracing::{debug, info, warn};
+use slab::Slab;
 
-use crate::link::Listening;
-use crate::logic::event::ChannelName;
-use crate::logic::protocol::feed::{FeedError, Line, LineSplitter, parse, write_error, write_ok_with};
-use crate::sys::clock::unix_ms;
-use crate::sys::readiness::Readiness;
+use crate::logic::protocol::feed::LineSplitter;
 use crate::sys::socket;
 
-use super::core::{Core, Outcome};
-use super::listeners::Outbox;
-use super::{Hub, HubFigures};
+use super::answers::{Answers, Later};
+use super::outbox::Outbox;
+use super::watch::Want;
 
-/// Bytes of one read: also what a publisher may publish before another one has its turn.
+/// Bytes that one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes of answers that wait at most before they are written: a publisher that does not read them waits.
-const REPLIES_MAX: usize = 256 * 1024;
-/// How long shards may take to say what they have ended, or what they see.
-const SHARDS_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long to leave the queue alone when the kernel cannot give a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts publishers for as long as the hub runs.
-pub(super) async fn accept_loop(hub: Rc<Hub>, listener: UnixListener) -> io::Result<()> {
-    let readiness = Readiness::new(listener.as_fd().try_clone_to_owned()?)?;
-    loop {
-        readiness.wait().await?;
+/// What a publisher may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Everything: the connection is the server's own.
+    Own,
+    /// Everything.
+    Publisher,
+    /// Look, and change nothing.
+    Reader,
+}
+
+/// Which users may connect to the feed.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    /// Users who may publish, by their ids; empty for all whom the socket's mode lets in.
+    pub(super) allowed_users: Vec<u32>,
+    /// Users who may only look, by their ids.
+    pub(super) readers: Vec<u32>,
+}
+
+impl Admission {
+    /// What a user may do, if anything.
+    pub(super) fn role(&self, user: u32) -> Option<Role> {
+        if self.readers.contains(&user) {
+            return Some(Role::Reader);
+        }
+        (self.allowed_users.is_empty() || self.allowed_users.contains(&user)).then_some(Role::Publisher)
+    }
+}
+
+/// Where a publisher's next line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    /// Its socket, which the driver watches.
+    Awaited,
+    /// Its socket, which is to be read.
+    Readable,
+    /// Bytes that were read. The socket has `more` if the read was a full one.
+    Lines { more: bool },
+    /// Bytes that were read, once fewer answers wait.
+    Held { more: bool },
+    /// Nowhere: the publisher has sent its last byte.
+    Ended,
+}
+
+/// Whether a publisher's socket takes bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// It does, as far as is known.
+    Open,
+    /// Its buffer is full, and the driver watches it.
+    Full,
+    /// It refuses them for ever. A listener may have closed its reading side and publish all the same.
+    Deaf,
+}
+
+/// One publisher.
+#[derive(Debug)]
+struct Publisher {
+    socket: OwnedFd,
+    role: Role,
+    input: Input,
+    output: Output,
+    lines: LineSplitter,
+    /// How many messages of the shards the hub must have heard before it carries out the lines.
+    due: u64,
+    answers: Answers,
+    outbox: Outbox,
+    /// Whether it has asked for lines that answer no command of its own: it listens or traces.
+    is_told: bool,
+    /// Whether it is among `unsent`.
+    is_unsent: bool,
+}
+
+/// What came of reading a publisher.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Bytes, or nothing for the moment.
+    Some,
+    /// The publisher of this number has sent its last byte.
+    Ended(usize),
+    /// The connection of this number has broken.
+    Broken(usize, io::Error),
+}
+
+/// What came of sending to a publisher.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// Everything that could be sent was, or the rest waits for room.
+    Some,
+    /// Everything was sent, and nothing more will come: the publisher has sent its last byte before.
+    Finished,
+    /// The socket takes nothing any more.
+    Broken(io::Error),
+}
+
+/// A publisher's lines that are to be carried out, and where their answers go. The turn takes it out of the list, so that
+/// a line may change any publisher.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) number: usize,
+    pub(super) role: Role,
+    pub(super) lines: LineSplitter,
+    pub(super) answers: Answers,
+}
+
+/// Why a turn carries out no more of a publisher's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// No whole line is left.
+    Done,
+    /// It is another publisher's turn.
+    Paused,
+    /// Too many answers wait.
+    Full,
+}
+
+/// What a publisher leaves behind.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) role: Role,
+    pub(super) answers: Answers,
+    pub(super) outbox: Outbox,
+}
+
+/// All publishers, by numbers that stay theirs while they are connected.
+#[derive(Debug)]
+pub(super) struct Publishers {
+    list: Slab<Publisher>,
+    // The queues may name publishers that have gone, or others that have their numbers: each entry is only a reason to
+    // look.
+    /// Those whose socket is to be read.
+    readable: VecDeque<usize>,
+    /// Those whose lines are to be carried out.
+    runnable: VecDeque<usize>,
+    /// Those to whom something is to be sent.
+    unsent: VecDeque<usize>,
+    /// What a read fills.
+    buffer: Box<[u8]>,
+    line_bytes_max: usize,
+}
+
+impl Publishers {
+    /// No publishers; later ones may write lines of so many bytes.
+    pub(super) fn new(line_bytes_max: usize) -> Publishers {
+        Publishers {
+            list: Slab::new(),
+            readable: VecDeque::new(),
+            runnable: VecDeque::new(),
+            unsent: VecDeque::new(),
+            buffer: vec![0; READ_BYTES].into(),
+            line_bytes_max,
+        }
+    }
+
+    /// The longest line, in bytes.
+    pub(super) fn line_bytes_max(&self) -> usize {
+        self.line_bytes_max
+    }
+
+    /// Adds a publisher; returns its number.
+    pub(super) fn open(&mut self, socket: OwnedFd, role: Role, wants: &mut Vec<Want>) -> usize {
+        let number = self.list.insert(Publisher {
+            socket,
+            role,
+            input: Input::Awaited,
+            output: Output::Open,
+            lines: LineSplitter::new(self.line_bytes_max),
+            due: 0,
+            answers: Answers::default(),
+            outbox: Outbox::default(),
+            is_told: false,
+            is_unsent: false,
+        });
+        wants.extend([Want::Opened(number), Want::Readable(number)]);
+        number
+    }
+
+    /// Takes a publisher out. Its socket is closed in both directions, which ends what the driver waits for.
+    pub(super) fn close(&mut self, number: usize, wants: &mut Vec<Want>) -> Option<Left> {
+        let Publisher { socket, role, answers, outbox, .. } = self.list.try_remove(number)?;
+        socket::shutdown(socket.as_fd());
+        wants.push(Want::Closed(number));
+        Some(Left { role, answers, outbox })
+    }
+
+    /// A publisher's socket.
+    pub(super) fn socket(&self, number: usize) -> Option<BorrowedFd<'_>> {
+        self.list.get(number).map(|publisher| publisher.socket.as_fd())
+    }
+
+    /// The driver has noticed bytes of a publisher, or its end.
+    pub(super) fn mark_readable(&mut self, number: usize) {
+        if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Awaited) {
+            publisher.input = Input::Readable;
+            self.readable.push_back(number);
+        }
+    }
+
+    /// The driver has noticed that a publisher's socket takes bytes again.
+    pub(super) fn mark_writable(&mut self, number: usize) {
+        if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.output == Output::Full) {
+            publisher.output = Output::Open;
+            self.mark_unsent(number);
+        }
+    }
+
+    /// Whether some publisher's socket is to be read.
+    pub(super) fn has_readable(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// Whether some publisher's lines are to be carried out.
+    pub(super) fn has_runnable(&self) -> bool {
+        !self.runnable.is_empty()
+    }
+
+    /// Whether something is to be sent to some publisher.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Reads the next publisher that is readable, if there is one. `due` says how many messages the shards have queued
+    /// so far, and is asked after the read: whoever wrote these bytes may know of them.
+    pub(super) fn receive(&mut self, due: impl FnOnce() -> u64, wants: &mut Vec<Want>) -> Option<Received> {
+        let number = self.readable.pop_front()?;
+        let publisher = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Readable);
+        let Some(publisher) = publisher else { return Some(Received::Some) };
+        match socket::receive(publisher.socket.as_fd(), &mut self.buffer) {
+            Ok(0) => {
+                publisher.input = Input::Ended;
+                return Some(Received::Ended(number));
+            }
+            Ok(length) => {
+                publisher.lines.push(&self.buffer[..length]);
+                publisher.input = Input::Lines { more: length == self.buffer.len() };
+                publisher.due = due();
+                self.runnable.push_back(number);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                publisher.input = Input::Awaited;
+                wants.push(Want::Readable(number));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.readable.push_back(number),
+            Err(error) => return Some(Received::Broken(number, error)),
+        }
+        Some(Received::Some)
+    }
+
+    /// The lines that are to be carried out next, now that `heard` messages of the shards were heard. They must be given
+    /// back.
+    pub(super) fn next_work(&mut self, heard: u64) -> Option<Work> {
+        for _ in 0..self.runnable.len() {
+            let number = self.runnable.pop_front()?;
+            let Some(publisher) = self.list.get_mut(number) else { continue };
+            if !matches!(publisher.input, Input::Lines { .. }) {
+                continue;
+            }
+            if publisher.due > heard {
+                self.runnable.push_back(number);
+                continue;
+            }
+            let lines = std::mem::replace(&mut publisher.lines, LineSplitter::new(0));
+            let answers = std::mem::take(&mut publisher.answers);
+            return Some(Work { number, role: publisher.role, lines, answers });
+        }
+        None
+    }
+
+    /// Takes back what [`Publishers::next_work`] has given, and decides where the publisher's next line comes from.
+    pub(super) fn give_back(&mut self, work: Work, stopped: Stopped, wants: &mut Vec<Want>) {
+        let Work { number, lines, answers, .. } = work;
+        let Some(publisher) = self.list.get_mut(number) else { return };
+        publisher.lines = lines;
+        publisher.answers = answers;
+        let has_answers = !publisher.answers.is_empty();
+        let Input::Lines { more } = publisher.input else { return };
+        match stopped {
+            Stopped::Done if more => {
+                publisher.input = Input::Readable;
+                self.readable.push_back(number);
+            }
+            Stopped::Done => {
+                publisher.input = Input::Awaited;
+                wants.push(Want::Readable(number));
+            }
+            Stopped::Paused => self.runnable.push_back(number),
+            Stopped::Full => publisher.input = Input::Held { more },
+        }
+        if has_answers {
+            self.mark_unsent(number);
+        }
+    }
+
+    /// Ends the input of a publisher that has sent its last byte, and lets the shards have what is on their accounts for
+    /// it. Returns whether it has stopped within a line.
+    pub(super) fn end_input(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
+        let Some(publisher) = self.list.get_mut(number) else { return false };
+        publisher.outbox.forgive(release);
+        let is_cut = publisher.lines.has_rest();
+        self.mark_unsent(number);
+        is_cut
+    }
+
+    /// Where an answer to a publisher goes that is no answer to a line.
+    pub(super) fn answers(&mut self, number: usize) -> Option<&mut Answers> {
+        self.list.get_mut(number).map(|publisher| &mut publisher.answers)
+    }
+
+    /// Notes that a publisher is told what it has not asked for line by line. Returns whether its socket takes that.
+    pub(super) fn begin_telling(&mut self, number: usize) -> bool {
+        let publisher = self.list.get_mut(number).filter(|publisher| publisher.output != Output::Deaf);
+        publisher.map(|publisher| publisher.is_told = true).is_some()
+    }
+
+    /// Bytes that wait for a publisher's socket.
+    pub(super) fn unsent_bytes(&self, number: usize) -> usize {
+        self.list.get(number).map_or(0, |publisher| publisher.outbox.len())
+    }
+
+    /// Adds a line for a publisher that must not be left out.
+    pub(super) fn tell(&mut self, number: usize, line: &[u8]) {
+        self.add(number, |outbox| outbox.push(line));
+    }
+
+    /// Adds a client's message for a listener; `owed` is its number on the shard's account.
+    pub(super) fn tell_owed(&mut self, number: usize, line: &[u8], owed: usize) {
+        self.add(number, |outbox| outbox.push_owed(line, owed));
+    }
+
+    /// Adds a line for a publisher, or counts it where too much waits already.
+    pub(super) fn tell_or_count(&mut self, number: usize, line: &[u8]) {
+        self.add(number, |outbox| outbox.push_or_count(line));
+    }
+
+    fn add(&mut self, number: usize, add: impl FnOnce(&mut Outbox)) {
+        if let Some(publisher) = self.list.get_mut(number) {
+            add(&mut publisher.outbox);
+            self.mark_unsent(number);
+        }
+    }
+
+    /// Has a later part of the turn look what can be sent to a publisher.
+    pub(super) fn mark_unsent(&mut self, number: usize) {
+        if let Some(publisher) = self.list.get_mut(number).filter(|publisher| !publisher.is_unsent) {
+            publisher.is_unsent = true;
+            self.unsent.push_back(number);
+        }
+    }
+
+    /// The next publisher to whom something is to be sent.
+    pub(super) fn next_unsent(&mut self) -> Option<usize> {
+        let number = self.unsent.pop_front()?;
+        if let Some(publisher) = self.list.get_mut(number) {
+            publisher.is_unsent = false;
+        }
+        Some(number)
+    }
+
+    /// Sends what can be sent to a publisher. `settle` writes answers that have waited for shards, or leaves them
+    /// waiting; `release` is told of each client's message that the socket has.
+    pub(super) fn send(
+        &mut self,
+        number: usize,
+        settle: impl FnMut(&Later, &mut Vec<u8>) -> bool,
+        release: impl FnMut(usize),
+        wants: &mut Vec<Want>,
+    ) -> Sent {
+        let Some(publisher) = self.list.get_mut(number) else { return Sent::Some };
+        publisher.answers.settle(settle);
+        let before = publisher.output;
+        if let Err(error) = publisher.send(release) {
+            return Sent::Broken(error);
+        }
+        if before != Output::Full && publisher.output == Output::Full {
+            wants.push(Want::Writable(number));
+        }
+        match publisher.input {
+            Input::Held { more } if !publisher.answers.is_full() => {
+                publisher.input = Input::Lines { more };
+                self.runnable.push_back(number);
+                Sent::Some
+            }
+            Input::Ended if publisher.answers.is_empty() && publisher.outbox.is_empty() => Sent::Finished,
+            _ => Sent::Some,
+        }
+    }
+
+    /// Gives up sending to a publisher whose socket refuses bytes, but not reading it, where that makes sense: it has
+    /// listened, and has no answer to come. Returns whether it does.
+    pub(super) fn deafen(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
+        let Some(publisher) = self.list.get_mut(number) else { return false };
+        if !publisher.is_told || publisher.output == Output::Deaf {
+            return false;
+        }
+        publisher.output = Output::Deaf;
+        publisher.outbox.clear(release);
+        // An answer that waited behind what was cleared ends the connection.
+        self.mark_unsent(number);
+        true
+    }
+}
+
+impl Publisher {
+    /// Sends what waits, until the socket takes no more.
+    fn send(&mut self, mut release: impl FnMut(usize)) -> io::Result<()> {
         loop {
-            match socket::accept(listener.as_fd()) {
-                Ok(Some((fd, _))) => {
-                    monoio::spawn(serve(hub.clone(), UnixStream::from(fd)));
-                }
-                Ok(None) => break,
-                // That one has gone again.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    warn!(%error, "a publisher cannot be accepted");
-                    monoio::time::sleep(ACCEPT_PAUSE).await;
-                    break;
-                }
+            let answers = self.answers.ready();
+            match self.output {
+                Output::Deaf if answers.is_empty() => return Ok(()),
+                Output::Deaf => return Err(io::ErrorKind::BrokenPipe.into()),
+                _ if answers.is_empty() => {}
+                _ => self.outbox.take_answers(answers),
             }
-        }
-    }
-}
-
-/// Serves a connection of the server's own.
-pub(super) async fn serve_own(hub: Rc<Hub>, stream: UnixStream) {
-    if let Err(error) = converse(&hub, stream, true).await {
-        debug!(%error, "a connection of the server's own broke");
-    }
-}
-
-async fn serve(hub: Rc<Hub>, stream: UnixStream) {
-    let figures = hub.core.borrow().figures.clone();
-    HubFigures::add(&figures.publishers, 1);
-    if let Err(error) = converse(&hub, stream, false).await {
-        debug!(%error, "a publisher's connection broke");
-    }
-    HubFigures::subtract(&figures.publishers, 1);
-}
-
-/// One feed connection.
-struct Conversation {
-    /// Whether it may only look.
-    is_reader: bool,
-    /// Where answers go, until it listens.
-    writer: Option<UnixOwnedWriteHalf>,
-    /// Where they go once it listens.
-    outbox: Option<Rc<Outbox>>,
-}
-
-impl Conversation {
-    /// Lets out what was published, and only then says so.
-    async fn answer(&mut self, hub: &Hub, replies: Vec<u8>) -> io::Result<Vec<u8>> {
-        hub.core.borrow_mut().flush();
-        if replies.is_empty() {
-            return Ok(replies);
-        }
-        let mut replies = match (&mut self.writer, &self.outbox) {
-            (Some(writer), _) => {
-                let (written, replies) = writer.write_all(replies).await;
-                written?;
-                replies
+            let bytes = self.outbox.unsent();
+            if bytes.is_empty() || self.output == Output::Full {
+                return Ok(());
             }
-            (None, outbox) => {
-                let Some(outbox) = outbox else { return Ok(replies) };
-                while outbox.len() > REPLIES_MAX && !outbox.is_closed() {
-                    outbox.written.wait().await;
-                }
-                if outbox.is_closed() {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-                outbox.push(&replies);
-                replies
-            }
-        };
-        replies.clear();
-        replies.shrink_to(REPLIES_MAX);
-        Ok(replies)
-    }
-
-    /// Where lines go that answer no command.
-    fn outbox(&mut self, hub: &Rc<Hub>) -> Rc<Outbox> {
-        let outbox = self.outbox.get_or_insert_with(Rc::default).clone();
-        if let Some(writer) = self.writer.take() {
-            monoio::spawn(write_out(hub.clone(), outbox.clone(), writer));
-        }
-        outbox
-    }
-
-    /// Gives the connection a copy of a channel's events.
-    fn trace(&mut self, hub: &Rc<Hub>, channel: ChannelName) -> Result<(), FeedError> {
-        let outbox = self.outbox(hub);
-        // Who has stopped reading would be owed what nobody writes out.
-        if outbox.is_closed() {
-            return Ok(());
-        }
-        hub.core.borrow_mut().traces.add(channel, &outbox)
-    }
-
-    /// Makes the connection a listener, or changes what it listens to.
-    fn listen(&mut self, hub: &Rc<Hub>, what: Listening) {
-        let outbox = self.outbox(hub);
-        if outbox.is_closed() {
-            return;
-        }
-        let mut core = hub.core.borrow_mut();
-        if core.listeners.set(&outbox, what) {
-            core.tell_what_is_heard();
-        }
-    }
-
-    /// The connection has ended.
-    fn end(&mut self, hub: &Hub) {
-        if let Some(outbox) = self.outbox.take() {
-            end_listening(hub, &outbox);
-        }
-    }
-}
-
-/// A listener has gone: what waits for it is owed to nobody.
-fn end_listening(hub: &Hub, outbox: &Rc<Outbox>) {
-    let mut core = hub.core.borrow_mut();
-    if core.listeners.remove(outbox) {
-        core.tell_what_is_heard();
-    }
-    core.traces.remove(outbox);
-    outbox.close();
-    core.flush();
-}
-
-/// Writes a listener's lines for as long as it is there.
-async fn write_out(hub: Rc<Hub>, outbox: Rc<Outbox>, mut writer: UnixOwnedWriteHalf) {
-    while !outbox.is_closed() {
-        if outbox.len() == 0 {
-            outbox.added.wait().await;
-            continue;
-        }
-        let mut waiting = outbox.take();
-        let (written, _) = writer.write_all(std::mem::take(&mut waiting.bytes)).await;
-        // Only now is what clients have said off their shards' accounts.
-        drop(waiting);
-        if written.is_err() {
-            end_listening(&hub, &outbox);
-        }
-        hub.core.borrow_mut().flush();
-        outbox.written.notify();
-    }
-}
-
-async fn converse(hub: &Rc<Hub>, stream: UnixStream, is_own: bool) -> io::Result<()> {
-    // The ring waits for the socket; it must not say that it would block.
-    stream.set_nonblocking(false)?;
-    let mut stream = monoio::net::UnixStream::from_std(stream)?;
-    let peer = stream.peer_cred()?;
-    if !is_own {
-        info!(pid = peer.pid(), uid = peer.uid(), gid = peer.gid(), "publisher connected");
-    }
-    let is_reader = !is_own && hub.readers.contains(&peer.uid());
-    let is_allowed = is_own || hub.allowed_users.is_empty() || hub.allowed_users.contains(&peer.uid());
-    let may_connect = is_reader || is_allowed;
-    if !may_connect {
-        let mut replies = Vec::new();
-        let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid());
-        write_error(&mut replies, None, &FeedError::new("forbidden", message));
-        return stream.write_all(replies).await.0.map(|_| ());
-    }
-    let (mut reader, writer) = stream.into_split();
-    let mut conversation = Conversation { is_reader, writer: Some(writer), outbox: None };
-    let result = hear(hub, &mut reader, &mut conversation).await;
-    conversation.end(hub);
-    result
-}
-
-async fn hear(hub: &Rc<Hub>, reader: &mut UnixOwnedReadHalf, conversation: &mut Conversation) -> io::Result<()> {
-    let mut replies = Vec::new();
-    let mut lines = LineSplitter::new(hub.max_line);
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        let (read, returned) = reader.read(buffer).await;
-        buffer = returned;
-        let length = read?;
-        // What shards have said comes before what is published now: that is what makes a client that has been
-        // told it is subscribed receive whatever is published after that.
-        hub.hear_shards();
-        if length == 0 {
-            break;
-        }
-        lines.push(&buffer[..length]);
-        while !work_off(hub, &mut lines, &mut replies, conversation).await {
-            replies = conversation.answer(hub, replies).await?;
-        }
-        replies = conversation.answer(hub, replies).await?;
-    }
-    if lines.has_rest() {
-        let error = FeedError::new("cut", "the connection ended within a line, which was not carried out");
-        refuse(hub, None, &error, &mut replies);
-        conversation.answer(hub, replies).await?;
-    }
-    Ok(())
-}
-
-/// Carries out the lines that are whole, until their answers are too many; returns whether all are done.
-async fn work_off(
-    hub: &Rc<Hub>,
-    lines: &mut LineSplitter,
-    replies: &mut Vec<u8>,
-    conversation: &mut Conversation,
-) -> bool {
-    while replies.len() < REPLIES_MAX {
-        let Some(line) = lines.next_line() else { return true };
-        if hub.core.borrow().is_congested() {
-            hub.wait_for_room().await;
-        }
-        let (reference, result) = match line {
-            Line::TooLong => {
-                let message = format!("the line is longer than {} bytes and was skipped", hub.max_line);
-                (None, Err(FeedError::new("too_long", message)))
-            }
-            Line::Whole(line) => match parse(line) {
-                Err(refused) => (refused.reference, Err(refused.error)),
-                Ok(request) if conversation.is_reader && !request.command.is_read_only() => {
-                    let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
-                    (request.reference, Err(FeedError::new("forbidden", message)))
-                }
-                Ok(request) => {
-                    let reference = request.reference.clone();
-                    let result = hub.core.borrow_mut().execute(request, unix_ms(), replies);
-                    (reference, result)
-                }
-            },
-        };
-        match result {
-            Ok(Outcome::Done) => {}
-            Ok(Outcome::Listen(what)) => {
-                conversation.listen(hub, what);
-                if let Some(reference) = reference {
-                    write_ok_with(replies, &reference, |_| ());
-                }
-            }
-            Ok(Outcome::Trace(channel)) => match conversation.trace(hub, channel) {
-                Ok(()) => {
-                    if let Some(reference) = reference {
-                        write_ok_with(replies, &reference, |_| ());
+            let wanted = bytes.len();
+            match socket::send(self.socket.as_fd(), bytes) {
+                Ok(taken) => {
+                    self.outbox.advance(taken, &mut release);
+                    if taken < wanted {
+                        self.output = Output::Full;
                     }
                 }
-                Err(error) => refuse(hub, reference.as_deref(), &error, replies),
-            },
-            Ok(Outcome::Look(request)) => {
-                let is_answered = |core: &Core| core.looks.get(&request).is_none_or(|look| look.missing == 0);
-                wait_for_shards(hub, is_answered).await;
-                hub.core.borrow_mut().write_look(request, reference.as_deref().unwrap_or("null"), replies);
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.output = Output::Full,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Ok(Outcome::Kick { request, counted }) => {
-                let count = wait_for_kick(hub, request).await;
-                if let Some(reference) = reference {
-                    write_ok_with(replies, &reference, |out| {
-                        out.extend_from_slice(format!(",\"{counted}\":{count}").as_bytes())
-                    });
-                }
-            }
-            Err(error) => refuse(hub, reference.as_deref(), &error, replies),
         }
-    }
-    false
-}
-
-fn refuse(hub: &Hub, reference: Option<&str>, error: &FeedError, replies: &mut Vec<u8>) {
-    HubFigures::add(&hub.core.borrow().figures.errors, 1);
-    write_error(replies, reference, error);
-}
-
-/// Waits until all shards have answered, and returns how many connections they have ended.
-async fn wait_for_kick(hub: &Hub, kick: u64) -> u64 {
-    wait_for_shards(hub, |core| core.kicks.get(&kick).is_none_or(|kick| kick.missing == 0)).await;
-    hub.core.borrow_mut().kicks.remove(&kick).map_or(0, |kick| kick.count)
-}
-
-/// Waits until all shards have answered, or for as long as they may take.
-async fn wait_for_shards(hub: &Hub, is_answered: impl Fn(&Core) -> bool) {
-    hub.core.borrow_mut().flush();
-    let begun = Instant::now();
-    while !is_answered(&hub.core.borrow()) && begun.elapsed() < SHARDS_ANSWER_MAX {
-        let answered = hub.answered.clone();
-        let _ = monoio::time::timeout(SHARDS_ANSWER_MAX.saturating_sub(begun.elapsed()), answered.wait()).await;
     }
 }

@@ -1,103 +1,83 @@
-//! Who gets a copy of which channels' events.
+//! Traces: which publishers get a copy of which channels' events.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
-use crate::logic::event::{ChannelName, Event};
-use crate::logic::protocol::dialect::write_event_json;
+use crate::logic::event::ChannelName;
 use crate::logic::protocol::feed::FeedError;
 
-use super::listeners::Outbox;
-
-/// Channels that one connection traces at most.
+/// Channels that one publisher traces at most.
 const TRACES_MAX: usize = 100;
 
-/// Who traces which channel. A publish to any other channel costs one look here, however many are traced.
+/// All traces. A publish to a channel that is not traced costs one look here, however many channels are.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
-    by_channel: HashMap<ChannelName, Vec<Rc<Outbox>>>,
+    /// By channel, the publishers' numbers.
+    by_channel: HashMap<ChannelName, Vec<usize>>,
+    /// By publisher, how many channels it traces.
+    counts: HashMap<usize, usize>,
 }
 
 impl Traces {
-    /// Has a connection get a copy of a channel's events, once however often it asks.
+    /// Has a publisher get a copy of a channel's events, once however often it asks.
     ///
     /// # Errors
     /// If it traces too many channels already.
-    pub(super) fn add(&mut self, channel: ChannelName, outbox: &Rc<Outbox>) -> Result<(), FeedError> {
-        let is_there = |outboxes: &Vec<Rc<Outbox>>| outboxes.iter().any(|other| Rc::ptr_eq(other, outbox));
-        if self.by_channel.get(&channel).is_some_and(is_there) {
+    pub(super) fn add(&mut self, channel: ChannelName, publisher: usize) -> Result<(), FeedError> {
+        if self.of(&channel).contains(&publisher) {
             return Ok(());
         }
-        if outbox.traced.get() >= TRACES_MAX {
+        let count = self.counts.entry(publisher).or_default();
+        if *count >= TRACES_MAX {
             let message = format!("a connection traces at most {TRACES_MAX} channels");
             return Err(FeedError::new("traces", message));
         }
-        outbox.traced.set(outbox.traced.get() + 1);
-        self.by_channel.entry(channel).or_default().push(outbox.clone());
+        *count += 1;
+        self.by_channel.entry(channel).or_default().push(publisher);
         Ok(())
     }
 
-    /// A connection has gone.
-    pub(super) fn remove(&mut self, outbox: &Rc<Outbox>) {
-        if outbox.traced.take() == 0 {
+    /// Ends a publisher's traces, if it has any.
+    pub(super) fn remove(&mut self, publisher: usize) {
+        if self.counts.remove(&publisher).is_none() {
             return;
         }
-        self.by_channel.retain(|_, outboxes| {
-            outboxes.retain(|other| !Rc::ptr_eq(other, outbox));
-            !outboxes.is_empty()
+        self.by_channel.retain(|_, publishers| {
+            publishers.retain(|other| *other != publisher);
+            !publishers.is_empty()
         });
     }
 
-    /// Gives those who trace the event's channel a copy.
-    pub(super) fn copy(&self, event: &Event) {
+    /// Those who get a copy of a channel's events.
+    pub(super) fn of(&self, channel: &ChannelName) -> &[usize] {
         if self.by_channel.is_empty() {
-            return;
+            return &[];
         }
-        let Some(outboxes) = self.by_channel.get(&event.channel) else { return };
-        let mut line = b"{\"op\":\"event\",\"event\":".to_vec();
-        write_event_json(event, &mut line);
-        line.extend_from_slice(b"}\n");
-        for outbox in outboxes {
-            outbox.push_or_count(&line);
-        }
+        self.by_channel.get(channel).map_or(&[], Vec::as_slice)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::event::{Draft, Kind};
-    use crate::logic::id::Id;
-
-    fn event(channel: &str) -> Event {
-        let draft = Draft { name: None, kind: Kind::Json, payload: b"1".to_vec().into() };
-        Event { id: Id::new(1, 0), channel: channel.into(), draft }
-    }
 
     #[test]
     fn a_channel_is_traced_once_and_so_many_at_most() {
         let mut traces = Traces::default();
-        let (one, two) = (Rc::new(Outbox::default()), Rc::new(Outbox::default()));
+        let (a, more) = ("a".into(), "more".into());
         for _ in 0..1000 {
-            traces.add("a".into(), &one).unwrap();
+            traces.add("a".into(), 1).unwrap();
         }
-        traces.add("a".into(), &two).unwrap();
-        traces.copy(&event("a"));
-        traces.copy(&event("b"));
-        let line = one.take().bytes;
-        assert!(line.starts_with(b"{\"op\":\"event\""));
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-        assert_eq!(two.take().bytes, line);
+        traces.add("a".into(), 2).unwrap();
+        assert_eq!((traces.of(&a), traces.of(&more)), (&[1, 2][..], &[][..]));
         for n in 1..TRACES_MAX {
-            traces.add(format!("c{n}").as_str().into(), &one).unwrap();
+            traces.add(format!("c{n}").as_str().into(), 1).unwrap();
         }
-        assert_eq!(traces.add("more".into(), &one).unwrap_err().code, "traces");
-        traces.add("a".into(), &one).unwrap();
-        traces.add("more".into(), &two).unwrap();
-        traces.remove(&one);
-        traces.copy(&event("a"));
-        assert_eq!((one.len(), two.len()), (0, line.len()));
-        traces.remove(&two);
-        assert!(traces.by_channel.is_empty());
+        assert_eq!(traces.add("more".into(), 1).unwrap_err().code, "traces");
+        traces.add("a".into(), 1).unwrap();
+        traces.add("more".into(), 2).unwrap();
+        traces.remove(1);
+        assert_eq!((traces.of(&a), traces.of(&more)), (&[2][..], &[2][..]));
+        traces.remove(2);
+        assert!(traces.by_channel.is_empty() && traces.counts.is_empty());
     }
 }

@@ -215,6 +215,11 @@ impl HubInbox {
     pub fn next(&self) -> Option<HubMessage> {
         self.receiver.try_recv().ok()
     }
+
+    /// How many messages wait: at least all that were queued before this call.
+    pub fn waiting(&self) -> usize {
+        self.receiver.len()
+    }
 }
 
 #[cfg(test)]

@@ -58,21 +58,34 @@ impl Id {
         out.push(b'-');
         write_decimal(self.n(), out);
     }
+
+    /// Writes the text form to the end of `room`, for a caller without a vector, and returns it.
+    pub fn text(self, room: &mut [u8; ID_TEXT_BYTES_MAX]) -> &str {
+        let start = put_decimal(self.n(), room, ID_TEXT_BYTES_MAX) - 1;
+        room[start] = b'-';
+        let start = put_decimal(self.ms(), room, start);
+        std::str::from_utf8(&room[start..]).unwrap_or_default()
+    }
 }
 
 /// Appends `value` in decimal digits.
-pub fn write_decimal(mut value: u64, out: &mut Vec<u8>) {
+pub fn write_decimal(value: u64, out: &mut Vec<u8>) {
     let mut digits = [0u8; 20];
-    let mut start = digits.len();
+    let start = put_decimal(value, &mut digits, 20);
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Writes `value` in decimal digits into `room` so that they end before `end`; returns where they start.
+fn put_decimal(mut value: u64, room: &mut [u8], end: usize) -> usize {
+    let mut start = end;
     loop {
         start -= 1;
-        digits[start] = b'0' + (value % 10) as u8;
+        room[start] = b'0' + (value % 10) as u8;
         value /= 10;
         if value == 0 {
-            break;
+            return start;
         }
     }
-    out.extend_from_slice(&digits[start..]);
 }
 
 impl fmt::Display for Id {
@@ -152,6 +165,8 @@ mod tests {
             let mut bytes = Vec::new();
             id.write(&mut bytes);
             prop_assert_eq!(std::str::from_utf8(&bytes).unwrap(), id.to_string());
+            let mut room = [0; ID_TEXT_BYTES_MAX];
+            prop_assert_eq!(id.text(&mut room), id.to_string());
             prop_assert_eq!(id.to_string().parse::<Id>(), Ok(id));
             prop_assert!(bytes.len() <= ID_TEXT_BYTES_MAX);
         }

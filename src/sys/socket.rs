@@ -209,11 +209,31 @@ pub fn peer_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
 }
 
-/// The process at the other end of a Unix socket; for a listener's, who called `listen`.
-pub fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
+/// The process at the other end of a Unix socket, as it was when it connected (unix(7), SO_PEERCRED).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The process's id; 0 if it is in another PID namespace.
+    pub pid: i32,
+    /// The user's id.
+    pub uid: u32,
+    /// The group's id.
+    pub gid: u32,
+}
+
+/// Asks the kernel about the process at the other end of a Unix socket; for a listener's, about the one that called
+/// `listen`.
+///
+/// # Errors
+/// If it is no Unix socket.
+pub fn peer(fd: BorrowedFd<'_>) -> io::Result<Peer> {
     // SAFETY: a `ucred` is what this option is, and plain numbers.
-    let credentials = unsafe { option::<libc::ucred>(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED) };
-    credentials.ok().map(|credentials| credentials.pid)
+    let credentials = unsafe { option::<libc::ucred>(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED)? };
+    Ok(Peer { pid: credentials.pid, uid: credentials.uid, gid: credentials.gid })
+}
+
+/// The id of the process at the other end of a Unix socket; for a listener's, of the one that called `listen`.
+pub fn peer_process(fd: BorrowedFd<'_>) -> Option<i32> {
+    peer(fd).ok().map(|peer| peer.pid)
 }
 
 /// A socket's option (getsockopt(2)). The kernel checks the descriptor.

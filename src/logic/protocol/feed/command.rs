@@ -19,7 +19,7 @@ use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `ref`, as it was written: it comes back with the answer. Without it only errors are answered.
-    pub reference: Option<Box<str>>,
+    pub reference: Option<Box<RawValue>>,
     /// What to do.
     pub command: Command,
 }
@@ -157,10 +157,10 @@ impl FeedError {
 }
 
 /// A refused line, with the `ref` it had if that could be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Refused {
     /// As in [`Request`].
-    pub reference: Option<Box<str>>,
+    pub reference: Option<Box<RawValue>>,
     /// Why.
     pub error: FeedError,
 }
@@ -251,7 +251,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Refused> {
             return Err(Refused { reference: None, error: FeedError::new("bad_json", message) });
         }
     };
-    let reference = raw.reference.map(|value| value.get().into());
+    let reference = raw.reference.map(RawValue::to_owned);
     match command(raw) {
         Ok(command) => Ok(Request { reference, command }),
         Err(error) => Err(Refused { reference, error }),
@@ -259,14 +259,14 @@ pub fn parse(line: &[u8]) -> Result<Request, Refused> {
 }
 
 /// The `ref` of a line that could not be understood otherwise.
-fn reference_of(line: &[u8]) -> Option<Box<str>> {
+fn reference_of(line: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
     struct OnlyReference<'a> {
         #[serde(borrow, rename = "ref")]
         reference: Option<&'a RawValue>,
     }
     let only: OnlyReference<'_> = serde_json::from_slice(line).ok()?;
-    only.reference.map(|value| value.get().into())
+    only.reference.map(RawValue::to_owned)
 }
 
 fn explain(error: &serde_json::Error) -> FeedError {
@@ -506,7 +506,7 @@ mod tests {
     #[test]
     fn publishes() {
         let request = ok(r#"{"op":"publish","channel":"a","data":"x\ny","event":"e","ref":[1],"key":"k"}"#);
-        assert_eq!(request.reference.as_deref(), Some("[1]"));
+        assert_eq!(request.reference.as_deref().map(RawValue::get), Some("[1]"));
         let Command::Publish(publish) = request.command else { panic!() };
         assert_eq!((&*publish.channels[0], publish.key.as_deref()), ("a", Some("k")));
         assert_eq!((publish.draft.kind, &publish.draft.payload[..]), (Kind::Text, &b"x\ny"[..]));
@@ -539,8 +539,8 @@ mod tests {
         assert_eq!(error(r#"{"op":"send","data":1}"#).code, "bad_field");
         assert_eq!(error(r#"{"op":"send","conn":"0.0.1","user":"u","data":1}"#).code, "bad_field");
         assert_eq!(parse(b"\"\xff").unwrap_err().error.code, "bad_json");
-        assert_eq!(parse(br#"{"ref":7,"op":"x"}"#).unwrap_err().reference.as_deref(), Some("7"));
-        assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.as_deref(), Some("7"));
+        assert_eq!(parse(br#"{"ref":7,"op":"x"}"#).unwrap_err().reference.unwrap().get(), "7");
+        assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.unwrap().get(), "7");
     }
 
     /// A line with a field that is one character over what it may be, and one that is not.

@@ -1,95 +1,118 @@
-//! What there is to listen to, and what listeners are told. Each is one line, with what it is in `op`.
+//! Lines for listeners: what a backend hears of clients. Each is one JSON object on one line, with its kind in `op`.
+
+use std::fmt::Display;
 
 use arcstr::ArcStr;
+use serde::{Serialize, Serializer};
 
-use crate::logic::id::write_decimal;
 use crate::logic::json;
+
+use super::reply::write_line;
 
 /// What a connection of the feed listens to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// What clients say.
+    /// Messages of clients.
     pub messages: bool,
-    /// Who comes and goes.
+    /// Clients' connects and disconnects.
     pub connections: bool,
-    /// Whether it answers questions about clients.
+    /// Questions about clients that came without a token.
     pub authorize: bool,
 }
 
 /// A backend's answer to a question about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What of it; `None` for everything that was asked for.
+    /// The channels that the client may have; `None` for all that it asked for.
     pub allowed: Option<Vec<String>>,
-    /// Who the client is.
+    /// The user that the client is, if the backend names one.
     pub user: Option<ArcStr>,
 }
 
-fn write_start(out: &mut Vec<u8>, op: &str, connection: &str, user: Option<&str>) {
-    out.extend_from_slice(b"{\"op\":\"");
-    out.extend_from_slice(op.as_bytes());
-    out.push(b'"');
-    write_member(out, "conn", connection);
-    if let Some(user) = user {
-        write_member(out, "user", user);
+/// A line for a listener; [`write_said`] writes the one that is not here.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Notice<'a> {
+    /// A stream or WebSocket is open.
+    Connect {
+        /// The connection's name.
+        #[serde(serialize_with = "shown")]
+        conn: &'a dyn Display,
+        /// The user, if the connection's token names one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<&'a str>,
+        /// The client's address.
+        address: &'a str,
+        /// `sse` or `ws`.
+        transport: &'a str,
+    },
+    /// A stream or WebSocket has ended.
+    Disconnect {
+        /// The connection's name.
+        #[serde(serialize_with = "shown")]
+        conn: &'a dyn Display,
+        /// The user, if the connection's token named one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<&'a str>,
+        /// The word for why it has ended.
+        reason: &'a str,
+    },
+    /// A client without a token wants to subscribe, and the backend is to say whether it may.
+    Authorize {
+        /// The connection's name.
+        #[serde(serialize_with = "shown")]
+        conn: &'a dyn Display,
+        /// The question's number, which comes back with the answer.
+        ask: u32,
+        /// The channels that the client asks for.
+        channels: &'a [String],
+        /// The client's address.
+        address: &'a str,
+        /// The request's `Authorization`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        authorization: Option<&'a str>,
+        /// The request's `Cookie`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cookie: Option<&'a str>,
+        /// The request's `Origin`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<&'a str>,
+    },
+    /// Connects and disconnects were left out here.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// The members of a client's message that come before its data.
+#[derive(Serialize)]
+struct Said<'a> {
+    op: &'static str,
+    #[serde(serialize_with = "shown")]
+    conn: &'a dyn Display,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+}
+
+fn shown<S: Serializer>(value: &&dyn Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+impl Notice<'_> {
+    /// Appends the line.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_line(out, self);
     }
 }
 
-fn write_member(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-    json::write_string(value, out);
-}
-
-/// Appends `{"op":"message","conn","user"?,"data"}`; `data` is JSON on one line.
-pub fn write_said(out: &mut Vec<u8>, connection: &str, user: Option<&str>, data: &str) {
-    write_start(out, "message", connection, user);
+/// Appends `{"op":"message","conn","user"?,"data"}`. `data` is JSON on one line: the shard has parsed it, and it is copied
+/// as it is.
+pub fn write_said(out: &mut Vec<u8>, conn: &dyn Display, user: Option<&str>, data: &str) {
+    json::write(&Said { op: "message", conn, user }, out);
+    out.pop();
     out.extend_from_slice(b",\"data\":");
     out.extend_from_slice(data.as_bytes());
-    out.extend_from_slice(b"}\n");
-}
-
-/// Appends `{"op":"authorize","conn","ask","channels":[…]}` and those of `fields` that there are.
-pub fn write_question(
-    out: &mut Vec<u8>,
-    connection: &str,
-    number: u32,
-    channels: &[String],
-    fields: &[(&str, Option<&str>)],
-) {
-    write_start(out, "authorize", connection, None);
-    out.extend_from_slice(b",\"ask\":");
-    write_decimal(number.into(), out);
-    out.extend_from_slice(b",\"channels\":");
-    json::write_strings(channels.iter().map(String::as_str), out);
-    for (name, value) in fields {
-        if let Some(value) = value {
-            write_member(out, name, value);
-        }
-    }
-    out.extend_from_slice(b"}\n");
-}
-
-/// Appends `{"op":"connect","conn","user"?,"address","transport"}`.
-pub fn write_came(out: &mut Vec<u8>, connection: &str, user: Option<&str>, address: &str, transport: &str) {
-    write_start(out, "connect", connection, user);
-    write_member(out, "address", address);
-    write_member(out, "transport", transport);
-    out.extend_from_slice(b"}\n");
-}
-
-/// Appends `{"op":"disconnect","conn","user"?,"reason"}`.
-pub fn write_gone(out: &mut Vec<u8>, connection: &str, user: Option<&str>, reason: &str) {
-    write_start(out, "disconnect", connection, user);
-    write_member(out, "reason", reason);
-    out.extend_from_slice(b"}\n");
-}
-
-/// Appends `{"op":"lost","count":N}`: so many connects and disconnects were left out here.
-pub fn write_lost(out: &mut Vec<u8>, count: u64) {
-    out.extend_from_slice(b"{\"op\":\"lost\",\"count\":");
-    write_decimal(count, out);
     out.extend_from_slice(b"}\n");
 }
 
@@ -98,29 +121,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_has_the_fields_that_there_are() {
+    fn lines_are_as_the_protocol_says_byte_for_byte() {
+        let channels = ["a".to_owned(), "b".to_owned()];
+        let conn: &dyn Display = &"0.1.2";
         let mut out = Vec::new();
-        let fields = [("user", Some("u")), ("token", None), ("address", Some("::1"))];
-        write_question(&mut out, "0.1.2", 7, &["a".into(), "b".into()], &fields);
-        let expected = r#"{"op":"authorize","conn":"0.1.2","ask":7,"channels":["a","b"],"user":"u","address":"::1"}"#;
-        assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}\n"));
-    }
-
-    #[test]
-    fn lines_are_json() {
-        let mut out = Vec::new();
-        write_said(&mut out, "0.1.2", Some("a \"b\"\n"), "{\"x\":1}");
-        write_came(&mut out, "0.1.2", None, "127.0.0.1:5", "ws");
-        write_gone(&mut out, "0.1.2", Some("u"), "client");
-        write_lost(&mut out, 5);
-        let lines: Vec<serde_json::Value> =
-            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let expected = serde_json::json!([
-            { "op": "message", "conn": "0.1.2", "user": "a \"b\"\n", "data": { "x": 1 } },
-            { "op": "connect", "conn": "0.1.2", "address": "127.0.0.1:5", "transport": "ws" },
-            { "op": "disconnect", "conn": "0.1.2", "user": "u", "reason": "client" },
-            { "op": "lost", "count": 5 },
-        ]);
-        assert_eq!(serde_json::Value::from(lines), expected);
+        write_said(&mut out, conn, Some("a \"b\"\n"), "{\"x\":1}");
+        write_said(&mut out, conn, None, "1");
+        let fields = (Some("Bearer x"), None, Some("https://o"));
+        let (authorization, cookie, origin) = fields;
+        for notice in [
+            Notice::Connect { conn, user: None, address: "127.0.0.1:5", transport: "ws" },
+            Notice::Disconnect { conn, user: Some("u"), reason: "client" },
+            Notice::Authorize { conn, ask: 7, channels: &channels, address: "unix", authorization, cookie, origin },
+            Notice::Lost { count: 5 },
+        ] {
+            notice.write(&mut out);
+        }
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                r#"{"op":"message","conn":"0.1.2","user":"a \"b\"\n","data":{"x":1}}"#,
+                r#"{"op":"message","conn":"0.1.2","data":1}"#,
+                r#"{"op":"connect","conn":"0.1.2","address":"127.0.0.1:5","transport":"ws"}"#,
+                r#"{"op":"disconnect","conn":"0.1.2","user":"u","reason":"client"}"#,
+                concat!(
+                    r#"{"op":"authorize","conn":"0.1.2","ask":7,"channels":["a","b"],"address":"unix","#,
+                    r#""authorization":"Bearer x","origin":"https://o"}"#
+                ),
+                r#"{"op":"lost","count":5}"#,
+            ]
+        );
     }
 }

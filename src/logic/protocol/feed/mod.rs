@@ -8,6 +8,8 @@ mod reply;
 
 pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, draft_of, parse};
 pub use lines::{Line, LineSplitter};
-pub use listen::{Answer, Listening, write_came, write_gone, write_lost, write_question, write_said};
-pub use look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
-pub use reply::{write_error, write_ids, write_ok, write_ok_with};
+pub use listen::{Answer, Listening, Notice, write_said};
+pub use look::{ChannelFilter, ChannelRow, ChannelsAnswer, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
+pub use reply::{
+    Ended, PresenceAnswer, PresentUser, write_error, write_ids, write_members, write_ok, write_ready_made,
+};

@@ -1,73 +1,161 @@
-//! What publishers are told.
+//! Answers: what a publisher is told about its lines. Each is one JSON object on one line.
 
-use crate::logic::id::Id;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::logic::id::{ID_TEXT_BYTES_MAX, Id};
 use crate::logic::json;
 
 use super::FeedError;
 
-fn write_start(out: &mut Vec<u8>, reference: Option<&str>) {
-    out.push(b'{');
-    if let Some(reference) = reference {
-        out.extend_from_slice(b"\"ref\":");
-        out.extend_from_slice(reference.as_bytes());
-        out.push(b',');
+/// An answer to a line that was carried out.
+#[derive(Serialize)]
+struct Done<'a, M> {
+    #[serde(rename = "ref")]
+    reference: &'a RawValue,
+    ok: bool,
+    #[serde(flatten)]
+    members: M,
+}
+
+/// The members of an answer that says nothing but `ok`.
+#[derive(Serialize)]
+struct Nothing {}
+
+/// The members of the answer to a publish, which has one of both.
+#[derive(Serialize)]
+struct Published<'a> {
+    #[serde(rename = "ref")]
+    reference: &'a RawValue,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<IdText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<IdList<'a>>,
+}
+
+/// An id as a JSON string. Its text is put together on the stack: a batch may be answered with thousands of them.
+struct IdText(Id);
+
+impl Serialize for IdText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = [0; ID_TEXT_BYTES_MAX];
+        serializer.serialize_str(self.0.text(&mut text))
     }
 }
 
-/// Appends `{"ref":…,"ok":true}`.
-pub fn write_ok(out: &mut Vec<u8>, reference: &str) {
-    write_ok_with(out, reference, |_| {});
+struct IdList<'a>(&'a [Id]);
+
+impl Serialize for IdList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|id| IdText(*id)))
+    }
 }
 
-/// Appends `{"ref":…,"ok":true` and what `members` appends (starting with a comma), and `}`.
-pub fn write_ok_with(out: &mut Vec<u8>, reference: &str, members: impl FnOnce(&mut Vec<u8>)) {
-    write_start(out, Some(reference));
-    out.extend_from_slice(b"\"ok\":true");
+/// How many connections or subscriptions a command has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Connections: the answer to `kick`.
+    Kicked(u64),
+    /// Subscriptions: the answer to `unsubscribe`.
+    Unsubscribed(u64),
+}
+
+/// The members of the answer to `presence`.
+#[derive(Debug, Serialize)]
+pub struct PresenceAnswer<'a> {
+    /// Connections on the channel, those of anonymous clients among them.
+    pub connections: u64,
+    /// Users on the channel.
+    pub count: usize,
+    /// The users, or the first of them where there are too many for one answer.
+    pub users: Vec<PresentUser<'a>>,
+}
+
+/// One user on a channel.
+#[derive(Debug, Serialize)]
+pub struct PresentUser<'a> {
+    /// The user's name.
+    pub user: &'a str,
+    /// The user's connections on the channel.
+    pub connections: u32,
+}
+
+/// A refused line.
+#[derive(Serialize)]
+struct Refusal<'a> {
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a RawValue>,
+    error: RefusalReason<'a>,
+}
+
+#[derive(Serialize)]
+struct RefusalReason<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+/// Appends `value` and the end of the line.
+pub(super) fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
+    json::write(value, out);
+    out.push(b'\n');
+}
+
+/// Appends `{"ref":…,"ok":true}`.
+pub fn write_ok(out: &mut Vec<u8>, reference: &RawValue) {
+    write_members(out, reference, &Nothing {});
+}
+
+/// Appends `{"ref":…,"ok":true` and the members of `members`, which must be a struct or a map, and `}`.
+pub fn write_members(out: &mut Vec<u8>, reference: &RawValue, members: &impl Serialize) {
+    write_line(out, &Done { reference, ok: true, members });
+}
+
+/// Appends `{"ref":…,"ok":true`, what `members` appends (members that each start with a comma), and `}`: for values that
+/// are JSON text already and need no second pass by a parser.
+pub fn write_ready_made(out: &mut Vec<u8>, reference: &RawValue, members: impl FnOnce(&mut Vec<u8>)) {
+    json::write(&Done { reference, ok: true, members: Nothing {} }, out);
+    out.pop();
     members(out);
     out.extend_from_slice(b"}\n");
 }
 
 /// Appends the answer to a publish: `"id"`, or `"ids"` where a list was asked for.
-pub fn write_ids(out: &mut Vec<u8>, reference: &str, ids: &[Id], is_list: bool) {
-    write_ok_with(out, reference, |out| {
-        out.extend_from_slice(if is_list { b",\"ids\":[" } else { b",\"id\":" });
-        for (index, id) in ids.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            out.push(b'"');
-            id.write(out);
-            out.push(b'"');
-        }
-        if is_list {
-            out.push(b']');
-        }
-    });
+pub fn write_ids(out: &mut Vec<u8>, reference: &RawValue, ids: &[Id], is_list: bool) {
+    let id = ids.first().filter(|_| !is_list).map(|id| IdText(*id));
+    write_line(out, &Published { reference, ok: true, id, ids: is_list.then_some(IdList(ids)) });
 }
 
-/// Appends `{"ref":…,"error":{"code","message"}}`.
-pub fn write_error(out: &mut Vec<u8>, reference: Option<&str>, error: &FeedError) {
-    write_start(out, reference);
-    out.extend_from_slice(b"\"error\":{\"code\":");
-    json::write_string(error.code, out);
-    out.extend_from_slice(b",\"message\":");
-    json::write_string(&error.message, out);
-    out.extend_from_slice(b"}}\n");
+/// Appends `{"ref":…,"error":{"code","message"}}`, without the `ref` where the line had none.
+pub fn write_error(out: &mut Vec<u8>, reference: Option<&RawValue>, error: &FeedError) {
+    let FeedError { code, message } = error;
+    write_line(out, &Refusal { reference, error: RefusalReason { code, message } });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lines(write: impl FnOnce(&mut Vec<u8>)) -> Vec<String> {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).unwrap()
+    }
+
     #[test]
     fn replies_are_one_line_each() {
-        let mut out = Vec::new();
-        write_ok(&mut out, "1");
-        write_ids(&mut out, "\"a\"", &[Id::new(5, 0)], false);
-        write_ids(&mut out, "2", &[Id::new(5, 0), Id::new(5, 1)], true);
-        write_error(&mut out, None, &FeedError::new("x", "a \"b\"\n"));
-        let text = String::from_utf8(out).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
+        let lines = lines(|out| {
+            write_ok(out, raw("1"));
+            write_ids(out, raw("\"a\""), &[Id::new(5, 0)], false);
+            write_ids(out, raw("2"), &[Id::new(5, 0), Id::new(5, 1)], true);
+            write_error(out, None, &FeedError::new("x", "a \"b\"\n"));
+            write_error(out, Some(raw("[1]")), &FeedError::new("y", "z"));
+        });
         assert_eq!(
             lines,
             [
@@ -75,6 +163,27 @@ mod tests {
                 r#"{"ref":"a","ok":true,"id":"5-0"}"#,
                 r#"{"ref":2,"ok":true,"ids":["5-0","5-1"]}"#,
                 r#"{"error":{"code":"x","message":"a \"b\"\n"}}"#,
+                r#"{"ref":[1],"error":{"code":"y","message":"z"}}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn members_stand_after_ok_in_the_order_of_their_fields() {
+        let users = vec![PresentUser { user: "u\"", connections: 2 }];
+        let lines = lines(|out| {
+            write_members(out, raw("1"), &Ended::Kicked(3));
+            write_members(out, raw("2"), &Ended::Unsubscribed(0));
+            write_members(out, RawValue::NULL, &PresenceAnswer { connections: 3, count: 1, users });
+            write_ready_made(out, raw("3"), |out| out.extend_from_slice(b",\"stats\":{}"));
+        });
+        assert_eq!(
+            lines,
+            [
+                r#"{"ref":1,"ok":true,"kicked":3}"#,
+                r#"{"ref":2,"ok":true,"unsubscribed":0}"#,
+                r#"{"ref":null,"ok":true,"connections":3,"count":1,"users":[{"user":"u\"","connections":2}]}"#,
+                r#"{"ref":3,"ok":true,"stats":{}}"#,
             ]
         );
     }

@@ -1,0 +1,134 @@
+//! Answers of one publisher, in the order of its lines.
+//!
+//! A line whose answer waits for the shards holds back the answers of the lines after it, not the lines: these are
+//! carried out meanwhile, as long as the answers held back are few.
+
+use std::collections::VecDeque;
+
+use serde_json::value::RawValue;
+
+/// Bytes of answers that wait at most: from there on no line is carried out whose answer would be one more.
+pub(super) const ANSWERS_BYTES_MAX: usize = 256 * 1024;
+/// Answers that wait for shards at most, of one publisher.
+const LATER_MAX: usize = 16;
+
+/// An answer that can be written once the shards have answered a question of the hub.
+#[derive(Debug)]
+pub(super) struct Later {
+    /// The question's number.
+    pub(super) question: u64,
+    /// The line's `ref`.
+    pub(super) reference: Box<RawValue>,
+}
+
+/// The answers that are not with the publisher's outbox yet.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// Answers that nothing holds back.
+    ready: Vec<u8>,
+    /// Answers that are held back: each one that waits for shards, and the bytes of those after it.
+    later: VecDeque<(Later, Vec<u8>)>,
+}
+
+impl Answers {
+    /// Where the answer to the next line is to be appended.
+    pub(super) fn tail(&mut self) -> &mut Vec<u8> {
+        match self.later.back_mut() {
+            Some((_, after)) => after,
+            None => &mut self.ready,
+        }
+    }
+
+    /// Appends an answer that waits for the shards.
+    pub(super) fn push_later(&mut self, later: Later) {
+        self.later.push_back((later, Vec::new()));
+    }
+
+    /// Whether so much waits that no further line is to be carried out.
+    pub(super) fn is_full(&self) -> bool {
+        let held_back: usize = self.later.iter().map(|(_, after)| after.len()).sum();
+        self.later.len() >= LATER_MAX || self.ready.len() + held_back >= ANSWERS_BYTES_MAX
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.later.is_empty()
+    }
+
+    /// Writes the answers that waited for shards, up to the first one that `write` has to leave waiting.
+    pub(super) fn settle(&mut self, mut write: impl FnMut(&Later, &mut Vec<u8>) -> bool) {
+        while let Some((later, _)) = self.later.front() {
+            if !write(later, &mut self.ready) {
+                return;
+            }
+            if let Some((_, mut after)) = self.later.pop_front() {
+                self.ready.append(&mut after);
+            }
+        }
+    }
+
+    /// The answers that can be sent.
+    pub(super) fn ready(&mut self) -> &mut Vec<u8> {
+        &mut self.ready
+    }
+
+    /// The questions whose answers are waited for.
+    pub(super) fn questions(&self) -> impl Iterator<Item = u64> {
+        self.later.iter().map(|(later, _)| later.question)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn later(question: u64) -> Later {
+        Later { question, reference: RawValue::NULL.to_owned() }
+    }
+
+    #[test]
+    fn answers_keep_the_order_of_lines_whichever_question_is_answered_first() {
+        let mut answers = Answers::default();
+        answers.tail().extend_from_slice(b"1 ");
+        answers.push_later(later(2));
+        answers.tail().extend_from_slice(b"3 ");
+        answers.push_later(later(4));
+        answers.tail().extend_from_slice(b"5 ");
+        assert_eq!(answers.ready(), b"1 ");
+        let answered = |known: &'static [u64]| {
+            move |later: &Later, out: &mut Vec<u8>| {
+                let is_known = known.contains(&later.question);
+                if is_known {
+                    out.extend_from_slice(format!("{} ", later.question).as_bytes());
+                }
+                is_known
+            }
+        };
+        answers.settle(answered(&[4]));
+        assert_eq!(answers.ready(), b"1 ", "the second question waits for the first");
+        assert_eq!(answers.questions().collect::<Vec<_>>(), [2, 4]);
+        answers.settle(answered(&[2]));
+        assert_eq!(answers.ready(), b"1 2 3 ");
+        answers.settle(answered(&[4]));
+        assert_eq!(answers.ready(), b"1 2 3 4 5 ");
+        answers.ready().clear();
+        assert!(answers.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_in_questions() {
+        let mut answers = Answers::default();
+        answers.tail().extend_from_slice(&[0; ANSWERS_BYTES_MAX / 2]);
+        answers.push_later(later(1));
+        answers.tail().extend_from_slice(&[0; ANSWERS_BYTES_MAX / 2 - 1]);
+        assert!(!answers.is_full());
+        answers.tail().push(0);
+        assert!(answers.is_full(), "both sides of a question count");
+        let mut answers = Answers::default();
+        for question in 0..LATER_MAX as u64 {
+            assert!(!answers.is_full());
+            answers.push_later(later(question));
+        }
+        assert!(answers.is_full());
+    }
+}

@@ -1,0 +1,81 @@
+//! Time, and how much of it one part of a turn may take.
+
+use std::time::{Duration, Instant};
+
+use crate::sys::clock::unix_ms;
+
+/// After how much work the clock is looked at.
+const LOOK_EVERY: usize = 32;
+
+/// The time, on the clock that is set and on the one that is not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Milliseconds since 1970.
+    pub(super) unix_ms: u64,
+    /// For measuring how long something takes.
+    pub(super) instant: Instant,
+}
+
+/// Says what time it is; a test has its own.
+pub(super) type Clock = Box<dyn Fn() -> Now>;
+
+/// The host's clock.
+pub(super) fn clock() -> Clock {
+    Box::new(|| Now { unix_ms: unix_ms(), instant: Instant::now() })
+}
+
+/// What is left of a part's share of the turn, in work and in time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: usize,
+    until: Instant,
+    unlooked: usize,
+}
+
+impl Budget {
+    /// So much work, and so much time from now on.
+    pub(super) fn new(work: usize, now: Now, time: Duration) -> Budget {
+        Budget { left: work, until: now.instant + time, unlooked: 0 }
+    }
+
+    /// Takes work off the budget. The clock is looked at only now and then, and `now` brought up to date.
+    pub(super) fn spend(&mut self, work: usize, clock: &Clock, now: &mut Now) {
+        self.left = self.left.saturating_sub(work);
+        self.unlooked += work;
+        if self.unlooked >= LOOK_EVERY {
+            self.unlooked = 0;
+            *now = clock();
+            if now.instant >= self.until {
+                self.left = 0;
+            }
+        }
+    }
+
+    /// Whether the rest must wait for the next turn.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_and_time_end_a_budget_whichever_is_spent_first() {
+        let start = Now { unix_ms: 0, instant: Instant::now() };
+        let at =
+            |ms| -> Clock { Box::new(move || Now { unix_ms: ms, instant: start.instant + Duration::from_millis(ms) }) };
+        let mut now = start;
+        let mut budget = Budget::new(100, start, Duration::from_millis(5));
+        budget.spend(99, &at(4), &mut now);
+        assert_eq!((budget.is_spent(), now.unix_ms), (false, 4), "the clock was looked at");
+        budget.spend(1, &at(4), &mut now);
+        assert!(budget.is_spent());
+        let mut budget = Budget::new(100, start, Duration::from_millis(5));
+        budget.spend(LOOK_EVERY - 1, &at(5), &mut now);
+        assert!(!budget.is_spent());
+        budget.spend(1, &at(5), &mut now);
+        assert!(budget.is_spent());
+    }
+}

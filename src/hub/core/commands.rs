@@ -1,0 +1,259 @@
+//! Publishers' commands.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::link::{ConnectionId, Look, ShardMessage, Target};
+use crate::logic::auth::LEEWAY_MAX_S;
+use crate::logic::event::Draft;
+use crate::logic::id::Id;
+use crate::logic::protocol::dialect::write_event_json;
+use crate::logic::protocol::feed::{
+    ChannelFilter, ChannelsAnswer, Command, ConnectionFilter, Ended, FeedError, KickTarget, SendTarget, write_ids,
+    write_members, write_ok, write_ready_made,
+};
+
+use super::super::answers::Later;
+use super::super::looks::View;
+use super::super::questions::Gathered;
+use super::Core;
+
+/// How long a revoked token is refused if its expiry is not named: 30 days.
+const REVOKED_FOR_S: u64 = 30 * 86400;
+/// Users that one answer about presence names at most.
+const USERS_MAX: usize = 10_000;
+
+/// What becomes of a command that was not refused: its answer is written, or comes later.
+type Outcome = Result<Option<Later>, FeedError>;
+
+impl Core {
+    /// Carries out a command of the publisher `from`, and appends its answer to `out`. Without a `reference` only commands
+    /// that ask for something are answered.
+    ///
+    /// # Errors
+    /// As the publisher is to be told.
+    pub(in crate::hub) fn execute(
+        &mut self,
+        from: Option<usize>,
+        command: Command,
+        reference: Option<&RawValue>,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        match command {
+            Command::Publish(publish) => {
+                let ids = self.publish(std::slice::from_ref(&publish), now_ms)?;
+                if let Some(reference) = reference {
+                    write_ids(out, reference, &ids, publish.is_list);
+                }
+                return Ok(None);
+            }
+            Command::Batch(items) => {
+                let ids = self.publish(&items, now_ms)?;
+                if let Some(reference) = reference {
+                    write_ids(out, reference, &ids, true);
+                }
+                return Ok(None);
+            }
+            Command::Kick { target, reason } => return self.kick(from, target, &reason, reference, now_ms),
+            Command::End(channel) => self.end(&channel)?,
+            Command::Send { target, draft } => self.send_to(target, draft)?,
+            Command::Authorized { connection, number, answer } => {
+                let id = self.connection_of_a_shard(&connection)?;
+                self.shards.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
+            }
+            Command::Listen(what) => {
+                let listener = from.filter(|from| self.publishers.begin_telling(*from));
+                if listener.is_some_and(|listener| self.listeners.set(listener, what)) {
+                    self.tell_what_is_heard();
+                }
+            }
+            Command::Trace(channel) => {
+                if let Some(from) = from.filter(|from| self.publishers.begin_telling(*from)) {
+                    self.traces.add(channel, from)?;
+                }
+            }
+            question => return self.answer(from, question, reference.unwrap_or(RawValue::NULL), now_ms, out),
+        }
+        if let Some(reference) = reference {
+            write_ok(out, reference);
+        }
+        Ok(None)
+    }
+
+    /// Answers a command that asks for something.
+    fn answer(
+        &mut self,
+        from: Option<usize>,
+        question: Command,
+        reference: &RawValue,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let (look, view) = match question {
+            Command::Channels(filter) => self.channels_to_show(&filter, now_ms),
+            Command::Connections(filter) => {
+                let view = View::of_connections(filter.limit, filter.slowest_first);
+                (Look::Connections(ConnectionFilter { ..filter }), view)
+            }
+            Command::Connection(name) => {
+                (Look::Connection(self.connection_of_a_shard(&name)?), View::of_connection(&name))
+            }
+            Command::Presence(channel) => {
+                let index = self.channels.find(&channel);
+                let answer = self.presence.answer(index, USERS_MAX);
+                write_members(out, reference, &answer);
+                return Ok(None);
+            }
+            Command::Stats => {
+                self.publish_figures();
+                write_ready_made(out, reference, |out| {
+                    out.extend_from_slice(b",\"stats\":");
+                    (self.figures_writer)(out);
+                });
+                return Ok(None);
+            }
+            Command::History { channel, after, limit } => {
+                self.write_history(&channel, after, limit, now_ms, reference, out);
+                return Ok(None);
+            }
+            // The other commands ask for nothing.
+            _ => return Ok(None),
+        };
+        Ok(Some(self.look(from, look, view, reference)))
+    }
+
+    /// Asks all shards to look at something; the answer comes later.
+    fn look(&mut self, from: Option<usize>, look: Look, view: View, reference: &RawValue) -> Later {
+        let request = self.questions.number();
+        let look = Arc::new(look);
+        self.shards.stage_all(|| ShardMessage::Look { request, look: look.clone() });
+        self.later(from, request, Gathered::Seen(view), reference)
+    }
+
+    /// Waits for all shards' answers to a question.
+    fn later(&mut self, from: Option<usize>, question: u64, gathered: Gathered, reference: &RawValue) -> Later {
+        if let Some(from) = from {
+            self.questions.wait(question, from, self.shards.len(), gathered, self.now.instant);
+        }
+        Later { question, reference: reference.to_owned() }
+    }
+
+    /// Channels that an answer shows, and the question to the shards how many subscribers each has.
+    fn channels_to_show(&self, filter: &ChannelFilter, now_ms: u64) -> (Look, View) {
+        let busiest = self.busiest.list(now_ms);
+        let (indexes, cursor) = match filter {
+            ChannelFilter::Busiest { limit } => {
+                let known = busiest.iter().map(|(index, _)| *index);
+                let public = known.filter(|index| self.channels.public_name(*index).is_some());
+                (public.take(*limit).collect(), None)
+            }
+            ChannelFilter::Named { prefix, cursor, limit } => self.channels.page(prefix, *cursor, *limit),
+        };
+        let rates: std::collections::HashMap<u32, f64> = busiest.into_iter().collect();
+        let rows = indexes.iter().filter_map(|index| {
+            let rate = rates.get(index).copied().unwrap_or(0.0);
+            self.channels.row(*index, (rate * 100.0).round() / 100.0)
+        });
+        let channels: Vec<_> = rows.collect();
+        let names = channels.iter().map(|row| row.channel.clone()).collect();
+        (Look::Subscribers(names), View::of_channels(ChannelsAnswer { channels, cursor }))
+    }
+
+    /// Has all shards end connections or subscriptions. The answer comes later, if one is wanted.
+    fn kick(
+        &mut self,
+        from: Option<usize>,
+        target: KickTarget,
+        reason: &str,
+        reference: Option<&RawValue>,
+        now_ms: u64,
+    ) -> Outcome {
+        let mut kept = Ok(());
+        let mut ended: fn(u64) -> Ended = Ended::Kicked;
+        let target = match target {
+            KickTarget::Channel(name) => Target::Channel(name),
+            KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
+            KickTarget::User(user) => Target::User(user),
+            KickTarget::Token { id, until_s } => {
+                // A token is valid for the leeway after its expiry, and a restart may bring a longer leeway: the
+                // revocation lasts for the longest one.
+                let until_s = match until_s {
+                    Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
+                    None => now_ms / 1000 + REVOKED_FOR_S,
+                };
+                kept = self.revocations.add(&id, until_s, now_ms / 1000);
+                Target::Token { id, until_s }
+            }
+            KickTarget::Subscription { user, channel } => {
+                ended = Ended::Unsubscribed;
+                Target::Subscription { user, channel }
+            }
+        };
+        let request = self.questions.number();
+        let reason: Arc<str> = reason.into();
+        self.shards.stage_all(|| ShardMessage::Kick { request, target: target.clone(), reason: reason.clone() });
+        kept.map_err(|error| FeedError::new("not_kept", format!("revoked only until the server ends: {error}")))?;
+        Ok(reference.map(|reference| self.later(from, request, Gathered::Ended(ended, 0), reference)))
+    }
+
+    /// Sends something to one connection, or to all of a user.
+    fn send_to(&mut self, target: SendTarget, draft: Draft) -> Result<(), FeedError> {
+        match target {
+            SendTarget::Connection(name) => {
+                let id = self.connection_of_a_shard(&name)?;
+                self.shards.stage(id.shard, ShardMessage::Send(id, draft));
+            }
+            SendTarget::User(user) => {
+                self.shards.stage_all(|| ShardMessage::SendUser(user.clone(), draft.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_history(
+        &mut self,
+        name: &str,
+        after: Option<Id>,
+        limit: usize,
+        now_ms: u64,
+        reference: &RawValue,
+        out: &mut Vec<u8>,
+    ) {
+        let index = self.channels.find(name);
+        if let Some(index) = index {
+            self.channels.trim(index, now_ms);
+        }
+        write_ready_made(out, reference, |out| {
+            out.extend_from_slice(b",\"events\":[");
+            let start = out.len();
+            let history = index.and_then(|index| self.channels.history(index));
+            for event in history.into_iter().flat_map(|history| history.after(after.unwrap_or(Id::ZERO))).take(limit) {
+                write_event_json(event, out);
+                out.push(b',');
+            }
+            if out.len() > start {
+                out.pop();
+            }
+            out.extend_from_slice(b"],\"complete_since\":\"");
+            index.map_or(self.applied, |index| self.channels.complete_since(index)).write(out);
+            out.push(b'"');
+        });
+    }
+
+    /// Reads a connection's name, which must be one that a shard could have given.
+    fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
+        let id = connection_id(name)?;
+        if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }
+    }
+}
+
+fn no_connection(name: &str) -> FeedError {
+    FeedError::new("no_connection", format!("{name:?} is no connection's name; they look like 0.17.3"))
+}
+
+/// Reads a connection's name.
+fn connection_id(name: &str) -> Result<ConnectionId, FeedError> {
+    name.parse().map_err(|()| no_connection(name))
+}

@@ -1,0 +1,161 @@
+//! The hub's state, and the only place where it changes.
+//!
+//! `Core` holds the hub's parts. Each part owns its fields and knows no other part; what one part's answer means for
+//! another is decided here. `turn` is the order of work, `commands` carries out publishers' lines, `hear` what the shards
+//! say, and `apply` is where events enter history and the shards' queues.
+
+mod apply;
+mod budget;
+mod commands;
+mod hear;
+mod turn;
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::link::{ShardMessage, ToShard};
+use crate::logic::id::Id;
+
+use super::HubFigures;
+use super::accounts::Accounts;
+use super::busiest::Busiest;
+use super::channels::{HistoryPolicy, HubChannels};
+use super::ids::{IdSource, MarkError};
+use super::keys::Keys;
+use super::listeners::Listeners;
+use super::presence::Presence;
+use super::publishers::{Admission, Publishers};
+use super::questions::Questions;
+use super::revocations::Revocations;
+use super::shards::Shards;
+use super::trace::Traces;
+use super::watch::Want;
+
+use budget::{Clock, Now};
+use turn::Accepting;
+
+pub(super) use turn::Ports;
+
+/// Writes the members of the figures that the hub does not know itself.
+pub type FiguresWriter = Box<dyn Fn(&mut Vec<u8>) + Send>;
+
+/// The hub's state: its parts, and what belongs to no part.
+pub(super) struct Core {
+    pub(super) ids: IdSource,
+    pub(super) channels: HubChannels,
+    pub(super) keys: Keys,
+    pub(super) busiest: Busiest,
+    pub(super) presence: Presence,
+    pub(super) traces: Traces,
+    pub(super) listeners: Listeners,
+    pub(super) accounts: Accounts,
+    pub(super) questions: Questions,
+    pub(super) revocations: Revocations,
+    pub(super) publishers: Publishers,
+    pub(super) admission: Admission,
+    pub(super) shards: Shards,
+    pub(super) figures: Arc<HubFigures>,
+    pub(super) figures_writer: FiguresWriter,
+    /// The newest event that is in history and with the shards.
+    pub(super) applied: Id,
+    /// What the driver is to do after the turn.
+    pub(super) wants: Vec<Want>,
+    clock: Clock,
+    now: Now,
+    accepting: Accepting,
+    /// Messages of the shards that were heard since the start.
+    heard: u64,
+    /// Whether messages of the shards were left for the next turn.
+    is_hearing: bool,
+    /// Since when publishers wait because a shard's queue is full.
+    congested_since: Option<Instant>,
+    /// Lines that were carried out since the shards last got their events.
+    unflushed_lines: usize,
+    sweep_at: Instant,
+    /// When the driver will mark the next tick.
+    tick_at: Option<Instant>,
+    /// Shards that have let all their clients go, and how many clients they have cut off.
+    drained: usize,
+    cut: u64,
+    is_stopped: bool,
+    /// A line in the making.
+    line: Vec<u8>,
+}
+
+impl Core {
+    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, has no bound of channels, and shows its
+    /// figures to nobody.
+    pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
+        let clock = budget::clock();
+        let now = clock();
+        Core {
+            channels: HubChannels::new(shards.len(), ids.last(), history),
+            accounts: Accounts::new(shards.len()),
+            applied: ids.last(),
+            ids,
+            shards: Shards::new(shards),
+            keys: Keys::new(Duration::ZERO, 0),
+            busiest: Busiest::default(),
+            presence: Presence::default(),
+            traces: Traces::default(),
+            listeners: Listeners::default(),
+            questions: Questions::default(),
+            revocations: Revocations::default(),
+            publishers: Publishers::new(0),
+            admission: Admission::default(),
+            figures: Arc::default(),
+            figures_writer: Box::new(|_| ()),
+            wants: vec![Want::Listener, Want::Inbox],
+            clock,
+            now,
+            accepting: Accepting::Awaited,
+            heard: 0,
+            is_hearing: false,
+            congested_since: None,
+            unflushed_lines: 0,
+            sweep_at: now.instant,
+            tick_at: None,
+            drained: 0,
+            cut: 0,
+            is_stopped: false,
+            line: Vec::new(),
+        }
+    }
+
+    /// Gives every shard what is staged for it, and tells it what is off its account.
+    pub(super) fn flush(&mut self) {
+        self.unflushed_lines = 0;
+        // A shard that has room again rings the hub, and the next turn comes here again.
+        if self.accounts.has_held() && self.shards.await_room().is_none() {
+            self.accounts.release_held();
+        }
+        for (shard, bytes) in self.accounts.take_repaid() {
+            self.shards.stage(shard, ShardMessage::Heard(bytes));
+        }
+        self.shards.flush();
+    }
+
+    /// Makes the present figures readable for others.
+    pub(super) fn publish_figures(&self) {
+        HubFigures::set(&self.figures.channels, self.channels.used() as u64);
+        HubFigures::set(&self.figures.history_events, self.channels.history_events);
+        HubFigures::set(&self.figures.history_bytes, self.channels.history_bytes);
+        HubFigures::set(&self.figures.queued_bytes, self.shards.waiting_bytes() as u64);
+    }
+
+    /// Writes the last id down, for a clean stop.
+    pub(super) fn close_ids(&mut self) -> Result<(), MarkError> {
+        self.ids.close()
+    }
+
+    /// The buffer for a line in the making, empty; it is to be put back.
+    fn take_line(&mut self) -> Vec<u8> {
+        let mut line = mem::take(&mut self.line);
+        line.clear();
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests;

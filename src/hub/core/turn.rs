@@ -1,0 +1,393 @@
+//! The hub's turn: one pass over everything that waits for the hub.
+//!
+//! A turn takes its inputs in a fixed order: connections and bytes that wait in the kernel, what the shards have said,
+//! the publishers' lines, then what is to be sent, and once a second the sweep. Each has a budget, so that none keeps the
+//! others waiting; work that is left makes another turn follow at once. Nothing in a turn waits.
+//!
+//! Two promises rest on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it. And
+//! what a line has published is in the shards' queues before the line's answer is sent.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use crate::link::HubInbox;
+use crate::logic::protocol::feed::{FeedError, Line, parse, write_error};
+use crate::sys::{memory, socket};
+
+use super::super::publishers::{Left, Received, Role, Sent, Stopped, Work};
+use super::super::watch::{Mark, Next, Want};
+use super::budget::Budget;
+use super::{Core, HubFigures, hear};
+
+/// Connections that one turn accepts.
+const ACCEPTS_MAX: usize = 64;
+/// Publishers that one turn reads.
+const READS_MAX: usize = 32;
+/// What one turn hears of the shards, by [`hear::cost`].
+const HEARD_MAX: usize = 10_000;
+/// What one turn carries out of publishers' lines, by [`line_cost`].
+const LINES_MAX: usize = 10_000;
+/// Publishers that one turn sends to.
+const SENDS_MAX: usize = 256;
+/// How long each of these may take.
+const STAGE_MAX: Duration = Duration::from_millis(1);
+
+/// Lines of one publisher before it is another one's turn.
+const SLICE_LINES: usize = 256;
+/// Lines whose events wait at most before the shards get them.
+const FLUSH_LINES: usize = 256;
+/// How long the listener is left alone when the kernel cannot give a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often old events are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What a hub is connected to, besides its publishers and the queues to the shards.
+pub(in crate::hub) struct Ports {
+    /// The feed's listener.
+    pub(in crate::hub) listener: UnixListener,
+    /// The queue from the shards.
+    pub(in crate::hub) inbox: HubInbox,
+    /// Where the server waits for the shards to have let their clients go.
+    pub(in crate::hub) drained: crossbeam_channel::Sender<u64>,
+}
+
+/// Whether connections wait for the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepting {
+    /// None does, as far as is known: the driver watches the listener.
+    Awaited,
+    /// Some may.
+    Ready,
+    /// The kernel could not give one, and is not asked again before then.
+    Paused(Instant),
+}
+
+impl Core {
+    /// One turn: takes what the driver has noticed out of `marks`, works off every input within its budget, and leaves in
+    /// `wants` what the driver is to notice.
+    pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
+        self.now = (self.clock)();
+        self.take_marks(ports, marks);
+        self.accept(ports);
+        self.read_publishers(&ports.inbox);
+        self.hear_shards(ports);
+        if self.is_stopped {
+            self.flush();
+            return Next::Stop;
+        }
+        self.carry_out_lines();
+        self.flush();
+        self.send();
+        if self.now.instant >= self.sweep_at {
+            self.sweep();
+        }
+        // What was sent is off the shards' accounts, and listeners may have gone.
+        self.flush();
+        self.next()
+    }
+
+    fn take_marks(&mut self, ports: &Ports, marks: &mut Vec<Mark>) {
+        for mark in marks.drain(..) {
+            match mark {
+                Mark::Inbox => {
+                    ports.inbox.wake.clear();
+                    self.wants.push(Want::Inbox);
+                }
+                Mark::Listener => self.accepting = Accepting::Ready,
+                Mark::Tick => self.tick_at = None,
+                Mark::Readable(number) => self.publishers.mark_readable(number),
+                Mark::Writable(number) => self.publishers.mark_writable(number),
+                Mark::Broken(number) => {
+                    warn!("a publisher cannot be watched");
+                    self.close(number);
+                }
+            }
+        }
+        while let Some(asker) = self.questions.expire(self.now.instant) {
+            self.publishers.mark_unsent(asker);
+        }
+    }
+
+    fn accept(&mut self, ports: &Ports) {
+        match self.accepting {
+            Accepting::Paused(until) if until <= self.now.instant => {}
+            Accepting::Ready => {}
+            Accepting::Awaited | Accepting::Paused(_) => return,
+        }
+        self.accepting = Accepting::Ready;
+        for _ in 0..ACCEPTS_MAX {
+            match socket::accept(ports.listener.as_fd()) {
+                Ok(Some((socket, _))) => self.welcome(socket),
+                Ok(None) => {
+                    self.accepting = Accepting::Awaited;
+                    self.wants.push(Want::Listener);
+                    return;
+                }
+                // That one has gone again.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    warn!(%error, "a publisher cannot be accepted");
+                    self.accepting = Accepting::Paused(self.now.instant + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Admits a connection that was accepted, or says why not.
+    fn welcome(&mut self, socket: OwnedFd) {
+        let peer = match socket::peer(socket.as_fd()) {
+            Ok(peer) => peer,
+            Err(error) => {
+                debug!(%error, "a publisher's connection broke");
+                return;
+            }
+        };
+        info!(pid = peer.pid, uid = peer.uid, gid = peer.gid, "publisher connected");
+        let Some(role) = self.admission.role(peer.uid) else {
+            let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
+            let mut line = Vec::new();
+            write_error(&mut line, None, &FeedError::new("forbidden", message));
+            // A socket that was opened a moment ago has room for one line.
+            let _ = socket::send(socket.as_fd(), &line);
+            return;
+        };
+        HubFigures::add(&self.figures.publishers, 1);
+        self.publishers.open(socket, role, &mut self.wants);
+    }
+
+    /// Takes a connection of the server's own for a publisher.
+    pub(in crate::hub) fn open_own(&mut self, socket: OwnedFd) {
+        self.publishers.open(socket, Role::Own, &mut self.wants);
+    }
+
+    fn read_publishers(&mut self, inbox: &HubInbox) {
+        for _ in 0..READS_MAX {
+            let due = || self.heard + inbox.waiting() as u64;
+            match self.publishers.receive(due, &mut self.wants) {
+                None => return,
+                Some(Received::Some) => {}
+                Some(Received::Ended(number)) => self.end_input(number),
+                Some(Received::Broken(number, error)) => {
+                    debug!(%error, "a publisher's connection broke");
+                    self.close(number);
+                }
+            }
+        }
+    }
+
+    /// A publisher has sent its last byte. It is told no more, and closed once it has its answers.
+    fn end_input(&mut self, number: usize) {
+        self.stop_telling(number);
+        if self.publishers.end_input(number, |owed| self.accounts.release(owed)) {
+            let error = FeedError::new("cut", "the connection ended within a line, which was not carried out");
+            HubFigures::add(&self.figures.errors, 1);
+            if let Some(answers) = self.publishers.answers(number) {
+                write_error(answers.tail(), None, &error);
+            }
+        }
+    }
+
+    /// Hears the shards, and tells the server once all of them have let their clients go.
+    fn hear_shards(&mut self, ports: &Ports) {
+        let drained_before = self.drained;
+        let mut budget = Budget::new(HEARD_MAX, self.now, STAGE_MAX);
+        self.is_hearing = true;
+        while !budget.is_spent() {
+            let Some(message) = ports.inbox.next() else {
+                self.is_hearing = false;
+                break;
+            };
+            self.heard += 1;
+            let cost = hear::cost(&message);
+            self.hear(message, self.now.unix_ms);
+            budget.spend(cost, &self.clock, &mut self.now);
+        }
+        if self.drained == self.shards.len() && drained_before < self.drained {
+            let _ = ports.drained.send(self.cut);
+        }
+    }
+
+    /// Carries out publishers' lines, some of each in turn.
+    fn carry_out_lines(&mut self) {
+        let mut budget = Budget::new(LINES_MAX, self.now, STAGE_MAX);
+        while !budget.is_spent() && !self.must_wait_for_room() {
+            let Some(mut work) = self.publishers.next_work(self.heard) else { return };
+            let stopped = self.carry_out(&mut work, &mut budget);
+            self.publishers.give_back(work, stopped, &mut self.wants);
+            if self.unflushed_lines >= FLUSH_LINES {
+                self.flush();
+            }
+        }
+    }
+
+    /// Carries out some lines of one publisher.
+    fn carry_out(&mut self, work: &mut Work, budget: &mut Budget) -> Stopped {
+        for _ in 0..SLICE_LINES {
+            if work.answers.is_full() {
+                return Stopped::Full;
+            }
+            if budget.is_spent() {
+                return Stopped::Paused;
+            }
+            let Some(line) = work.lines.next_line() else { return Stopped::Done };
+            budget.spend(line_cost(&line), &self.clock, &mut self.now);
+            self.unflushed_lines += 1;
+            let (reference, result) = match line {
+                Line::TooLong => {
+                    let max = self.publishers.line_bytes_max();
+                    let message = format!("the line is longer than {max} bytes and was skipped");
+                    (None, Err(FeedError::new("too_long", message)))
+                }
+                Line::Whole(line) => match parse(line) {
+                    Err(refused) => (refused.reference, Err(refused.error)),
+                    Ok(request) if work.role == Role::Reader && !request.command.is_read_only() => {
+                        let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
+                        (request.reference, Err(FeedError::new("forbidden", message)))
+                    }
+                    Ok(request) => {
+                        let reference = request.reference;
+                        let now_ms = self.now.unix_ms;
+                        let tail = work.answers.tail();
+                        let result =
+                            self.execute(Some(work.number), request.command, reference.as_deref(), now_ms, tail);
+                        (reference, result)
+                    }
+                },
+            };
+            match result {
+                Ok(None) => {}
+                Ok(Some(later)) => work.answers.push_later(later),
+                Err(error) => {
+                    HubFigures::add(&self.figures.errors, 1);
+                    write_error(work.answers.tail(), reference.as_deref(), &error);
+                }
+            }
+        }
+        Stopped::Paused
+    }
+
+    /// Whether publishers' lines must wait because a shard's queue is full. If so, the shard rings the hub when there is
+    /// room.
+    fn must_wait_for_room(&mut self) -> bool {
+        if !self.shards.is_congested() {
+            self.end_congestion();
+            return false;
+        }
+        self.flush();
+        let Some(shard) = self.shards.await_room() else {
+            self.end_congestion();
+            return false;
+        };
+        HubFigures::set(&self.figures.congested_shard, shard as u64);
+        if self.congested_since.is_none() {
+            HubFigures::add(&self.figures.congestions, 1);
+            self.congested_since = Some(self.now.instant);
+        }
+        true
+    }
+
+    fn end_congestion(&mut self) {
+        if let Some(since) = self.congested_since.take() {
+            let waited = self.now.instant.saturating_duration_since(since);
+            HubFigures::add(&self.figures.congested_ms, waited.as_millis() as u64);
+        }
+    }
+
+    /// Sends publishers their answers, and what else they are told.
+    fn send(&mut self) {
+        let mut budget = Budget::new(SENDS_MAX, self.now, STAGE_MAX);
+        while !budget.is_spent() {
+            let Some(number) = self.publishers.next_unsent() else { return };
+            let Core { publishers, questions, accounts, wants, .. } = self;
+            let sent = publishers.send(
+                number,
+                |later, out| questions.write(later.question, &later.reference, out),
+                |owed| accounts.release(owed),
+                wants,
+            );
+            match sent {
+                Sent::Some => {}
+                Sent::Finished => self.close(number),
+                Sent::Broken(error) => {
+                    if self.publishers.deafen(number, |owed| self.accounts.release(owed)) {
+                        self.stop_telling(number);
+                    } else {
+                        debug!(%error, "a publisher's connection broke");
+                        self.close(number);
+                    }
+                }
+            }
+            budget.spend(1, &self.clock, &mut self.now);
+        }
+    }
+
+    /// Lets a publisher go. Whatever waits for it is lost, and on no shard's account any more.
+    fn close(&mut self, number: usize) {
+        let Some(left) = self.publishers.close(number, &mut self.wants) else { return };
+        let Left { role, answers, mut outbox } = left;
+        outbox.clear(|owed| self.accounts.release(owed));
+        answers.questions().for_each(|question| self.questions.forget(question));
+        self.stop_telling(number);
+        if role != Role::Own {
+            HubFigures::subtract(&self.figures.publishers, 1);
+        }
+    }
+
+    /// Ends what a publisher is told of clients and of channels that it traces.
+    fn stop_telling(&mut self, number: usize) {
+        self.traces.remove(number);
+        if self.listeners.remove(number) {
+            self.tell_what_is_heard();
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.channels.sweep(self.now.unix_ms);
+        self.busiest.pass_time(self.now.unix_ms);
+        self.publish_figures();
+        HubFigures::add(&self.figures.rounds, 1);
+        memory::give_back();
+        self.sweep_at = self.now.instant + SWEEP_EVERY;
+    }
+
+    /// What comes after this turn.
+    fn next(&mut self) -> Next {
+        let lines_wait = self.publishers.has_runnable() && self.congested_since.is_none();
+        let is_accepting = self.accepting == Accepting::Ready;
+        if lines_wait
+            || is_accepting
+            || self.is_hearing
+            || self.publishers.has_readable()
+            || self.publishers.has_unsent()
+        {
+            return Next::Again;
+        }
+        let paused = match self.accepting {
+            Accepting::Paused(until) => Some(until),
+            Accepting::Awaited | Accepting::Ready => None,
+        };
+        let times = [Some(self.sweep_at), self.questions.deadline(), paused];
+        let next = times.into_iter().flatten().fold(self.sweep_at, Instant::min);
+        if self.tick_at.is_none_or(|tick_at| next < tick_at) {
+            self.tick_at = Some(next);
+            self.wants.push(Want::Tick(next.saturating_duration_since(self.now.instant)));
+        }
+        Next::Wait
+    }
+}
+
+/// What a line counts for: a long one may hold many events.
+fn line_cost(line: &Line<'_>) -> usize {
+    match line {
+        Line::Whole(line) => 1 + line.len() / 512,
+        Line::TooLong => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests;

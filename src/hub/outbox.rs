@@ -1,0 +1,187 @@
+//! Bytes for one publisher that its socket has not taken yet.
+//!
+//! Answers go out here, and the lines of listeners and traces. A client's message is on its shard's account until every
+//! listener's socket has it: so the outbox knows behind which byte each message ends.
+
+use std::collections::VecDeque;
+
+use crate::logic::protocol::feed::Notice;
+
+use super::answers::ANSWERS_BYTES_MAX;
+
+/// Bytes that wait beyond which connects, disconnects and traced events are counted instead of told.
+pub(super) const OUTBOX_BYTES_MAX: usize = 16 << 20;
+
+/// The bytes, and what they stand for.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the first byte stands that was not sent.
+    start: usize,
+    /// Bytes that were sent since the connection began.
+    sent: u64,
+    /// Messages on a shard's account: after how many sent bytes each is with the listener, and its number there.
+    owed: VecDeque<(u64, usize)>,
+    /// Lines that were left out since the last one that was told.
+    lost: u64,
+}
+
+impl Outbox {
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Whether nothing waits to be sent, and nothing was left out that must still be told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.lost == 0
+    }
+
+    /// Adds a line that must not be left out.
+    pub(super) fn push(&mut self, line: &[u8]) {
+        self.tell_lost();
+        self.bytes.extend_from_slice(line);
+    }
+
+    /// Adds a client's message, which has the number `owed` on its shard's account.
+    pub(super) fn push_owed(&mut self, line: &[u8], owed: usize) {
+        self.push(line);
+        self.owed.push_back((self.sent + self.len() as u64, owed));
+    }
+
+    /// Adds a line, or counts it where too much waits already.
+    pub(super) fn push_or_count(&mut self, line: &[u8]) {
+        if self.len() + line.len() > OUTBOX_BYTES_MAX {
+            self.lost += 1;
+        } else {
+            self.push(line);
+        }
+    }
+
+    /// Takes answers over, unless many bytes wait already.
+    pub(super) fn take_answers(&mut self, answers: &mut Vec<u8>) {
+        if self.len() > ANSWERS_BYTES_MAX {
+            return;
+        }
+        self.tell_lost();
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, answers);
+        } else {
+            self.bytes.append(answers);
+        }
+    }
+
+    /// Says how many lines were left out, where they would have stood.
+    fn tell_lost(&mut self) {
+        if self.lost > 0 {
+            Notice::Lost { count: std::mem::take(&mut self.lost) }.write(&mut self.bytes);
+        }
+    }
+
+    /// The bytes that are to be sent next.
+    pub(super) fn unsent(&mut self) -> &[u8] {
+        if self.len() < OUTBOX_BYTES_MAX {
+            self.tell_lost();
+        }
+        &self.bytes[self.start..]
+    }
+
+    /// The socket has taken so many bytes; `release` is told of each message that the listener has now.
+    pub(super) fn advance(&mut self, count: usize, mut release: impl FnMut(usize)) {
+        self.start += count;
+        self.sent += count as u64;
+        while let Some((_, owed)) = self.owed.pop_front_if(|(end, _)| *end <= self.sent) {
+            release(owed);
+        }
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(ANSWERS_BYTES_MAX);
+            self.start = 0;
+        } else if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Lets go of everything that waits; `release` is told of each message that was on account.
+    pub(super) fn clear(&mut self, release: impl FnMut(usize)) {
+        self.forgive(release);
+        *self = Outbox { sent: self.sent, ..Outbox::default() };
+    }
+
+    /// Takes the messages that wait off their shards' accounts, and leaves them waiting.
+    pub(super) fn forgive(&mut self, release: impl FnMut(usize)) {
+        self.owed.drain(..).map(|(_, owed)| owed).for_each(release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(outbox: &mut Outbox, count: usize) -> (Vec<u8>, Vec<usize>) {
+        let sent = outbox.unsent()[..count].to_vec();
+        let mut released = Vec::new();
+        outbox.advance(count, |owed| released.push(owed));
+        (sent, released)
+    }
+
+    #[test]
+    fn a_message_is_on_account_until_its_last_byte_is_sent() {
+        let mut outbox = Outbox::default();
+        outbox.push(b"answer\n");
+        outbox.push_owed(b"one\n", 1);
+        outbox.push_owed(b"two\n", 2);
+        assert_eq!(send(&mut outbox, 10), (b"answer\none".to_vec(), vec![]));
+        outbox.push_owed(b"three\n", 3);
+        assert_eq!(send(&mut outbox, 6), (b"\ntwo\nt".to_vec(), vec![1, 2]));
+        let mut released = Vec::new();
+        outbox.clear(|owed| released.push(owed));
+        assert_eq!((released, outbox.is_empty()), (vec![3], true));
+        outbox.push_owed(b"four\n", 4);
+        assert_eq!(send(&mut outbox, 5), (b"four\n".to_vec(), vec![4]));
+    }
+
+    #[test]
+    fn lines_that_may_be_left_out_are_bounded_and_counted_where_they_would_have_stood() {
+        let mut outbox = Outbox::default();
+        outbox.push(&vec![b'x'; OUTBOX_BYTES_MAX]);
+        outbox.push_or_count(b"lost\n");
+        outbox.push_or_count(b"lost\n");
+        assert_eq!(outbox.len(), OUTBOX_BYTES_MAX);
+        outbox.push(b"an answer\n");
+        send(&mut outbox, OUTBOX_BYTES_MAX);
+        outbox.push_or_count(b"told\n");
+        let expected = b"{\"op\":\"lost\",\"count\":2}\nan answer\ntold\n";
+        assert_eq!(outbox.unsent(), expected);
+        send(&mut outbox, expected.len());
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn lines_left_out_are_told_of_even_if_nothing_comes_after_them() {
+        let mut outbox = Outbox::default();
+        outbox.push(&vec![b'x'; OUTBOX_BYTES_MAX]);
+        outbox.push_or_count(b"lost\n");
+        assert_eq!(outbox.unsent().len(), OUTBOX_BYTES_MAX, "a full outbox is not made longer");
+        send(&mut outbox, OUTBOX_BYTES_MAX);
+        assert!(!outbox.is_empty());
+        assert_eq!(outbox.unsent(), b"{\"op\":\"lost\",\"count\":1}\n");
+    }
+
+    #[test]
+    fn answers_wait_while_many_bytes_do() {
+        let mut outbox = Outbox::default();
+        let mut answers = vec![b'a'; ANSWERS_BYTES_MAX + 1];
+        outbox.take_answers(&mut answers);
+        assert!(answers.is_empty());
+        answers.push(b'b');
+        outbox.take_answers(&mut answers);
+        assert_eq!(answers, b"b");
+        send(&mut outbox, 1);
+        outbox.take_answers(&mut answers);
+        assert!(answers.is_empty());
+        assert_eq!(outbox.len(), ANSWERS_BYTES_MAX + 1);
+        assert_eq!(outbox.unsent().last(), Some(&b'b'));
+    }
+}

@@ -1,0 +1,182 @@
+//! Questions of the hub to all shards, whose answers are put together: how many connections were ended, and what there
+//! is to see.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use crate::link::Seen;
+use crate::logic::protocol::feed::{Ended, write_members};
+
+use super::looks::View;
+
+/// How long shards may take to answer. After that the answer is made of what there is.
+const SHARDS_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// What the shards' answers are put together to.
+#[derive(Debug)]
+pub(super) enum Gathered {
+    /// How many connections or subscriptions were ended, and which of both was asked for.
+    Ended(fn(u64) -> Ended, u64),
+    /// What there is to see.
+    Seen(View),
+}
+
+/// A question that is not answered yet.
+#[derive(Debug)]
+struct Question {
+    /// The publisher whose command it comes from.
+    asker: usize,
+    /// Shards that have not answered.
+    missing: usize,
+    /// Whether the shards' time is up.
+    is_overdue: bool,
+    gathered: Gathered,
+}
+
+impl Question {
+    fn is_answered(&self) -> bool {
+        self.missing == 0 || self.is_overdue
+    }
+}
+
+/// All questions that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// The number of the next question. None is used again: a shard may answer when nobody waits any more.
+    next: u64,
+    open: HashMap<u64, Question>,
+    /// Until when the shards may take, in the order of the questions.
+    deadlines: VecDeque<(Instant, u64)>,
+}
+
+impl Questions {
+    /// A number for a question.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Waits for the answers of so many shards to a question of the publisher `asker`.
+    pub(super) fn wait(&mut self, number: u64, asker: usize, shards: usize, gathered: Gathered, now: Instant) {
+        self.open.insert(number, Question { asker, missing: shards, is_overdue: false, gathered });
+        self.deadlines.push_back((now + SHARDS_ANSWER_MAX, number));
+    }
+
+    /// A shard has ended so many connections. Returns the asker if it was the last shard to answer.
+    pub(super) fn ended(&mut self, number: u64, count: u64) -> Option<usize> {
+        self.answered(number, |gathered| {
+            if let Gathered::Ended(_, sum) = gathered {
+                *sum += count;
+            }
+        })
+    }
+
+    /// A shard has looked. Returns the asker if it was the last shard to answer.
+    pub(super) fn seen(&mut self, number: u64, seen: Seen) -> Option<usize> {
+        self.answered(number, |gathered| {
+            if let Gathered::Seen(view) = gathered {
+                view.add(seen);
+            }
+        })
+    }
+
+    fn answered(&mut self, number: u64, add: impl FnOnce(&mut Gathered)) -> Option<usize> {
+        let question = self.open.get_mut(&number)?;
+        add(&mut question.gathered);
+        question.missing = question.missing.saturating_sub(1);
+        question.is_answered().then_some(question.asker)
+    }
+
+    /// Ends the wait for one question whose time is up, and returns its asker.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<usize> {
+        while let Some((deadline, number)) = self.deadlines.front() {
+            let question = self.open.get_mut(number).filter(|question| !question.is_answered());
+            if question.is_some() && *deadline > now {
+                return None;
+            }
+            let asker = question.map(|question| {
+                question.is_overdue = true;
+                question.asker
+            });
+            self.deadlines.pop_front();
+            if asker.is_some() {
+                return asker;
+            }
+        }
+        None
+    }
+
+    /// When [`Questions::expire`] must be called next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Appends the answer to a question, unless it is still being waited for; returns whether that is over.
+    pub(super) fn write(&mut self, number: u64, reference: &RawValue, out: &mut Vec<u8>) -> bool {
+        if self.open.get(&number).is_some_and(|question| !question.is_answered()) {
+            return false;
+        }
+        match self.open.remove(&number).map(|question| question.gathered) {
+            Some(Gathered::Ended(what, count)) => write_members(out, reference, &what(count)),
+            Some(Gathered::Seen(view)) => view.write(reference, out),
+            None => {}
+        }
+        true
+    }
+
+    /// Waits for a question no longer: its asker has gone.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(questions: &mut Questions, asker: usize, now: Instant) -> u64 {
+        let number = questions.number();
+        questions.wait(number, asker, 2, Gathered::Ended(Ended::Kicked, 0), now);
+        number
+    }
+
+    fn written(questions: &mut Questions, number: u64) -> Option<String> {
+        let mut out = Vec::new();
+        questions.write(number, RawValue::NULL, &mut out).then(|| String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn answers_are_added_up_until_all_shards_have_answered() {
+        let mut questions = Questions::default();
+        let now = Instant::now();
+        let (one, two) = (ask(&mut questions, 7, now), ask(&mut questions, 8, now));
+        assert_eq!(questions.ended(one, 2), None);
+        assert_eq!(written(&mut questions, one), None);
+        assert_eq!(questions.ended(two, 1), None);
+        assert_eq!(questions.ended(one, 3), Some(7));
+        assert_eq!(written(&mut questions, one).unwrap(), "{\"ref\":null,\"ok\":true,\"kicked\":5}\n");
+        questions.forget(two);
+        assert_eq!(questions.ended(two, 3), None, "nobody waits for it");
+    }
+
+    #[test]
+    fn after_five_seconds_the_answer_is_made_of_what_there_is() {
+        let mut questions = Questions::default();
+        let now = Instant::now();
+        let in_time = ask(&mut questions, 1, now);
+        let late = ask(&mut questions, 2, now + Duration::from_secs(1));
+        questions.ended(in_time, 1);
+        questions.ended(in_time, 1);
+        questions.ended(late, 1);
+        assert_eq!(questions.expire(now + Duration::from_millis(5_999)), None);
+        assert_eq!(questions.deadline(), Some(now + Duration::from_secs(6)), "the answered one is not waited for");
+        assert_eq!(written(&mut questions, late), None);
+        assert_eq!(questions.expire(now + Duration::from_secs(6)), Some(2));
+        assert_eq!((questions.expire(now + Duration::from_secs(9)), questions.deadline()), (None, None));
+        assert!(written(&mut questions, late).unwrap().contains("\"kicked\":1"));
+        assert!(written(&mut questions, in_time).unwrap().contains("\"kicked\":2"));
+        assert!(questions.open.is_empty());
+    }
+}

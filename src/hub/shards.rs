@@ -1,0 +1,54 @@
+//! The hub's ends of the queues to all shards.
+
+use crate::link::{ShardMessage, ToShard};
+
+/// The queues, by the shards' numbers.
+pub(super) struct Shards {
+    list: Vec<ToShard>,
+}
+
+impl Shards {
+    /// The shards that these queues lead to.
+    pub(super) fn new(list: Vec<ToShard>) -> Shards {
+        Shards { list }
+    }
+
+    /// How many shards there are.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Adds a message to what the next [`Shards::flush`] gives a shard; for a shard that does not exist it is let go.
+    pub(super) fn stage(&mut self, shard: u16, message: ShardMessage) {
+        if let Some(shard) = self.list.get_mut(usize::from(shard)) {
+            shard.stage(message);
+        }
+    }
+
+    /// Adds a message for every shard.
+    pub(super) fn stage_all(&mut self, message: impl Fn() -> ShardMessage) {
+        for shard in &mut self.list {
+            shard.stage(message());
+        }
+    }
+
+    /// Gives every shard what is staged for it.
+    pub(super) fn flush(&mut self) {
+        self.list.iter_mut().for_each(ToShard::flush);
+    }
+
+    /// Whether some shard's queue is too full for more.
+    pub(super) fn is_congested(&self) -> bool {
+        self.list.iter().any(ToShard::is_congested)
+    }
+
+    /// The first shard whose queue is too full for more. It rings the hub when there is room.
+    pub(super) fn await_room(&self) -> Option<usize> {
+        self.list.iter().position(ToShard::await_room)
+    }
+
+    /// Bytes that wait in all queues.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.list.iter().map(ToShard::waiting_bytes).sum()
+    }
+}
