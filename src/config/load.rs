@@ -184,6 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_file_is_a_configuration() {
+        let packaged = include_str!("../../packaging/ringcast.toml");
+        check(&parse(packaged).unwrap()).unwrap();
+        // Comments that begin with a key or a section are examples.
+        let is_example =
+            |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let lines = packaged.lines().map(|line| line.strip_prefix("# ").filter(is_example).unwrap_or(line));
+        let mut examples: Vec<&str> = lines.filter(|line| !line.starts_with('#')).collect();
+        // The second `listen` takes the place of the first.
+        let first = examples.iter().position(|line| line.starts_with("listen")).unwrap();
+        examples.remove(first);
+        check(&parse(&examples.join("\n")).unwrap()).unwrap();
+    }
+
+    #[test]
     fn a_flag_beats_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.toml");
