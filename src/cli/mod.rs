@@ -87,6 +87,8 @@ enum ConfigCommand {
         #[arg(long)]
         secrets: bool,
     },
+    /// Print the page that explains every key, as Markdown.
+    Docs,
 }
 
 /// Where the feed is.
@@ -117,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Stats(args) => admin::stats(&args),
         Command::Config(ConfigCommand::Check { file }) => config_check(&file),
         Command::Config(ConfigCommand::Print { args, secrets }) => config_print(&args, secrets),
+        Command::Config(ConfigCommand::Docs) => config_docs(),
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
@@ -163,6 +166,11 @@ fn config_print(args: &ServeArgs, secrets: bool) -> Result {
         config.hide_secrets();
     }
     Ok(std::io::stdout().write_all(config.to_toml().as_bytes())?)
+}
+
+fn config_docs() -> Result {
+    use std::io::Write;
+    Ok(std::io::stdout().write_all(config::document().as_bytes())?)
 }
 
 #[cfg(test)]

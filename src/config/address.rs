@@ -1,30 +1,13 @@
 //! Addresses as people write them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use serde_with_text::{deserialize_text, serialize_text};
+use ipnet::IpNet;
 
-/// Serde by way of `FromStr` and `Display`.
-mod serde_with_text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn deserialize_text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(d: D) -> Result<T, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
-    }
-
-    pub(super) fn serialize_text<S: Serializer, T: Display>(value: &T, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(value)
-    }
-}
-
-/// Where clients connect.
+/// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// An address and port.
@@ -34,7 +17,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Whether only this host can reach it.
+    /// Whether only this host can reach the address.
     pub fn is_local(&self) -> bool {
         match self {
             ListenAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -66,49 +49,62 @@ impl FromStr for ListenAddress {
     }
 }
 
-impl<'de> Deserialize<'de> for ListenAddress {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ListenAddress, D::Error> {
-        deserialize_text(deserializer)
-    }
-}
-
-impl Serialize for ListenAddress {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_text(self, serializer)
-    }
-}
-
-/// A range of addresses: `10.0.0.0/8`, one address, or `unix:` for whoever comes over a Unix socket.
+/// The address of the admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
+pub enum AdminAddress {
+    /// There is no admin listener.
+    Off,
+    /// An address and port.
+    At(SocketAddr),
 }
 
-/// What [`std::net`] has no word for: peers on a Unix socket, which have the unspecified address.
-const UNIX: Network = Network { address: IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), bits: 128 };
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Off => f.write_str("off"),
+            AdminAddress::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AdminAddress, String> {
+        if text == "off" {
+            return Ok(AdminAddress::Off);
+        }
+        let address = text.parse().map(AdminAddress::At);
+        address.map_err(|_| format!("{text:?} is no address for the admin listener; write 127.0.0.1:8081 or off"))
+    }
+}
+
+/// A set of peers: a range of IP addresses such as `10.0.0.0/8`, one address, or `unix:`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The peers in a range of addresses.
+    Ip(IpNet),
+    /// The peers on a Unix socket. They have no address; the unspecified one stands for them.
+    Unix,
+}
 
 impl Network {
-    /// Whether `ip` is in the range, also if it is an IPv4 address in IPv6's form.
+    /// Whether a peer with the address `ip` is in the set. An IPv4 address in IPv6's form (`::ffff:10.0.0.1`) counts as
+    /// the IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => {
-                (u32::from(network) ^ u32::from(ip)).leading_zeros() >= u32::from(self.bits)
-            }
-            (IpAddr::V6(network), IpAddr::V6(ip)) => {
-                (u128::from(network) ^ u128::from(ip)).leading_zeros() >= u32::from(self.bits)
-            }
-            _ => false,
+        match self {
+            Network::Ip(range) => range.contains(&ip.to_canonical()),
+            Network::Unix => ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == UNIX {
-            return f.write_str("unix:");
+        match self {
+            Network::Ip(range) => range.fmt(f),
+            Network::Unix => f.write_str("unix:"),
         }
-        write!(f, "{}/{}", self.address, self.bits)
     }
 }
 
@@ -117,26 +113,10 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Network, String> {
         if text == "unix:" {
-            return Ok(UNIX);
+            return Ok(Network::Unix);
         }
-        let error = || format!("{text:?} is no network; write 10.0.0.0/8, an address, or unix:");
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().map_err(|_| error())?;
-        let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(bits_max), str::parse).ok().filter(|bits| *bits <= bits_max).ok_or_else(error)?;
-        Ok(Network { address, bits })
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
-        deserialize_text(deserializer)
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_text(self, serializer)
+        let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        range.map(Network::Ip).map_err(|_| format!("{text:?} is no network; write 10.0.0.0/8, an address, or unix:"))
     }
 }
 
@@ -151,11 +131,17 @@ mod tests {
         assert!(!network.contains("10.2.0.0".parse().unwrap()));
         assert!(network.contains("::ffff:10.1.2.3".parse().unwrap()));
         assert!(!network.contains("::ffff:10.2.0.0".parse().unwrap()));
+        assert!("10.1.2.3/16".parse::<Network>().unwrap().contains("10.1.0.0".parse().unwrap()));
+        assert!("fd00::/8".parse::<Network>().unwrap().contains("fd12::1".parse().unwrap()));
         assert!("::1".parse::<Network>().unwrap().contains("::1".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
         assert!("unix:".parse::<Network>().unwrap().contains("::".parse().unwrap()));
-        assert_eq!("unix:".parse::<Network>().unwrap().to_string(), "unix:");
-        for bad in ["", "10.0.0.0/33", "x/8", "10.0.0.0/"] {
+        assert!(!"unix:".parse::<Network>().unwrap().contains("::1".parse().unwrap()));
+        for text in ["unix:", "10.1.2.3/16", "fd00::/8"] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+        assert_eq!("10.1.2.3".parse::<Network>().unwrap().to_string(), "10.1.2.3/32");
+        for bad in ["", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/", "10.0.0.0/+8", "unix"] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }
@@ -167,6 +153,16 @@ mod tests {
         }
         for bad in [":8080", "localhost:80", "unix:", "8080"] {
             assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn admin_addresses() {
+        for good in ["off", "127.0.0.1:8081"] {
+            assert_eq!(good.parse::<AdminAddress>().unwrap().to_string(), good);
+        }
+        for bad in ["", "here", "OFF", "127.0.0.1"] {
+            assert!(bad.parse::<AdminAddress>().is_err(), "{bad}");
         }
     }
 }

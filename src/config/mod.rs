@@ -1,17 +1,25 @@
 //! What an operator may set: flags beat the environment, which beats the file, which beats the defaults.
+//!
+//! `table` has one entry per key, in the words that `section` defines; everything else here works for all keys alike.
 
 mod address;
 mod args;
+mod check;
+mod docs;
 mod load;
-mod model;
 mod namespace;
+mod section;
+mod table;
 mod units;
+mod values;
 
-pub use address::{ListenAddress, Network};
-pub use args::ServeArgs;
-pub use load::{ConfigError, check_exposure, check_file, default_feed_path, load};
-pub use model::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, LogFormat, LogOutput, Server,
-    TokenKey, Verdict, WebSocket,
+pub use address::{AdminAddress, ListenAddress, Network};
+pub use args::{KeyArgs, ServeArgs};
+pub use check::check_exposure;
+pub use docs::document;
+pub use load::{ConfigError, check_file, default_feed_path, load};
+pub use table::{
+    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace, NamespacePolicy,
+    Server, TokenKey, WebSocket,
 };
-pub use namespace::{Namespace, NamespacePolicy, SlowPolicy};
+pub use values::{LogFormat, LogOutput, Mode, SlowPolicy, Verdict};

@@ -1,60 +1,63 @@
-//! Durations and sizes as people write them: `"10s"`, `"64KiB"`, or plain numbers of seconds and bytes.
+//! The forms of values in the file: durations and sizes as people write them (`"10s"`, `"64KiB"`, or plain numbers of seconds
+//! and bytes), and values that are written as text.
 
-use std::fmt;
+use std::fmt::{self, Display};
+use std::str::FromStr;
 use std::time::Duration;
 
+use bytesize::ByteSize;
+use fundu::{DurationParser, TimeUnit};
 use serde::de::{self, Visitor};
-use serde::{Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-const DURATIONS: [(&str, f64); 5] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
-const SIZES: [(&str, f64); 8] = [
-    ("KiB", 1024.0),
-    ("MiB", 1048576.0),
-    ("GiB", 1073741824.0),
-    ("kB", 1e3),
-    ("KB", 1e3),
-    ("MB", 1e6),
-    ("GB", 1e9),
-    ("B", 1.0),
-];
+/// A number, with a fraction or without, and a unit; without one it means seconds.
+const DURATIONS: DurationParser<'_> = DurationParser::builder()
+    .time_units(&[TimeUnit::MilliSecond, TimeUnit::Second, TimeUnit::Minute, TimeUnit::Hour, TimeUnit::Day])
+    .allow_time_unit_delimiter()
+    .disable_exponent()
+    .disable_infinity()
+    .build();
+/// A hundred years: longer than any server runs, and short enough that no sum of two durations overflows.
+const DURATION_MAX: Duration = Duration::from_hours(24 * 36_500);
+/// More bytes than any host has.
+const SIZE_MAX: u64 = 1_000_000_000_000_000;
 
-fn read(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().ok()?;
-    let unit = text[digits..].trim();
-    if unit.is_empty() {
-        return Some(number);
-    }
-    units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| number * factor)
-}
-
-/// A hundred years: what is meant for ever, and no sum of two overflows.
-const SECONDS_MAX: f64 = 100.0 * 365.0 * 86400.0;
-
-/// Durations are whole milliseconds, as they are written.
-fn from_seconds(seconds: f64) -> Option<Duration> {
-    (0.0..=SECONDS_MAX).contains(&seconds).then(|| Duration::from_millis((seconds * 1000.0).round() as u64))
-}
-
-/// Reads a duration.
+/// Reads a duration and rounds it to whole milliseconds, in which it is written again.
 pub(super) fn read_duration(text: &str) -> Option<Duration> {
-    read(text, &DURATIONS).and_then(from_seconds)
+    let duration: Duration = DURATIONS.parse(text.trim()).ok()?.try_into().ok()?;
+    let millis = u64::try_from(duration.as_nanos().saturating_add(500_000) / 1_000_000).ok()?;
+    Some(Duration::from_millis(millis)).filter(|duration| *duration <= DURATION_MAX)
 }
 
+/// The duration in the largest unit that it is a whole number of.
+fn write_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let fits = |unit: &&(&str, u128)| millis > 0 && millis.is_multiple_of(unit.1);
+    units.iter().find(fits).map_or("0s".into(), |(unit, length)| format!("{}{unit}", millis / length))
+}
+
+/// Reads a number of bytes with a unit or without.
 fn read_size(text: &str) -> Option<usize> {
-    read(text, &SIZES).and_then(whole_bytes)
+    let text = text.trim();
+    // The crate wants a unit after a fraction.
+    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+    let size: ByteSize = if has_unit { text.parse() } else { format!("{text}B").parse() }.ok()?;
+    usize::try_from(size.as_u64()).ok().filter(|_| size.as_u64() < SIZE_MAX)
 }
 
-/// A size that can be: neither below nothing nor beyond any memory.
-fn whole_bytes(bytes: f64) -> Option<usize> {
-    (0.0..1e15).contains(&bytes).then_some(bytes as usize)
+/// The size in the largest unit that it is a whole number of; the crate's own form is rounded and would not read back the
+/// same.
+fn write_size(bytes: usize) -> Option<String> {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let fits = |unit: &&(&str, usize)| bytes > 0 && bytes.is_multiple_of(unit.1);
+    units.iter().find(fits).map(|(unit, length)| format!("{}{unit}", bytes / length))
 }
 
+/// Takes a text, or a number as the text that it would be.
 struct Quantity<T> {
     expecting: &'static str,
-    from_text: fn(&str) -> Option<T>,
-    from_number: fn(f64) -> Option<T>,
+    read: fn(&str) -> Option<T>,
 }
 
 impl<T> Visitor<'_> for Quantity<T> {
@@ -65,45 +68,95 @@ impl<T> Visitor<'_> for Quantity<T> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        (self.from_text)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+        (self.read)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        let value = u64::try_from(number).ok().and_then(|number| (self.from_number)(number as f64));
-        value.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+        (self.read)(&number.to_string()).ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
-        (self.from_number)(number).ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
+        (self.read)(&number.to_string()).ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
     }
 }
 
-/// For durations in serde.
+/// A duration in the file, or one that may be absent.
 pub(super) mod duration {
     use super::*;
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        deserializer.deserialize_any(Quantity {
-            expecting: "a duration such as \"10s\", \"250ms\", \"5m\", or a number of seconds",
-            from_text: read_duration,
-            from_number: from_seconds,
-        })
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: From<Duration>>(from: D) -> Result<T, D::Error> {
+        let expecting = "a duration such as \"10s\", \"250ms\", \"5m\", or a number of seconds";
+        from.deserialize_any(Quantity { expecting, read: read_duration }).map(T::from)
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        let millis = duration.as_millis();
-        if millis.is_multiple_of(1000) {
-            serializer.serialize_str(&format!("{}s", millis / 1000))
-        } else {
-            serializer.serialize_str(&format!("{millis}ms"))
+    pub(in crate::config) fn serialize<S: Serializer, T: Copy + Into<Option<Duration>>>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        (*value).into().map(write_duration).serialize(to)
+    }
+}
+
+/// A size in the file, or one that may be absent.
+pub(super) mod size {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: From<usize>>(from: D) -> Result<T, D::Error> {
+        let expecting = "a size such as \"64KiB\", \"1MiB\", or a number of bytes";
+        from.deserialize_any(Quantity { expecting, read: read_size }).map(T::from)
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Copy + Into<Option<usize>>>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let value: Option<usize> = (*value).into();
+        match value.and_then(write_size) {
+            Some(text) => text.serialize(to),
+            None => value.serialize(to),
         }
     }
 }
 
-/// For lists of texts that may be written as one text.
+/// A value that is written as text. serde_with's `DisplayFromStr` does the same, but puts twelve unused crates into
+/// Cargo.lock.
+pub(super) mod text {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D, T>(from: D) -> Result<T, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: Display>,
+    {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Display>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+}
+
+/// A list of values that are written as texts.
+pub(super) mod texts {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: Display>,
+    {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Display>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(list.iter().map(T::to_string))
+    }
+}
+
+/// A list of texts in the file that may be written as one text; an empty text is an empty list.
 pub(super) mod one_or_many {
     use super::*;
-    use serde::{Deserialize, Serialize};
 
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a text or a list of texts")]
@@ -112,76 +165,16 @@ pub(super) mod one_or_many {
         Many(Vec<String>),
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        Ok(match OneOrMany::deserialize(deserializer)? {
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+        Ok(match OneOrMany::deserialize(from)? {
             OneOrMany::One(text) if text.is_empty() => Vec::new(),
             OneOrMany::One(text) => vec![text],
             OneOrMany::Many(list) => list,
         })
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(list: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-        list.serialize(serializer)
-    }
-}
-
-/// For durations that may be absent.
-pub(super) mod optional_duration {
-    use super::*;
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        duration::deserialize(deserializer).map(Some)
-    }
-
-    pub(in crate::config) fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => duration::serialize(value, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-}
-
-/// For sizes in serde.
-pub(super) mod size {
-    use super::*;
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-        deserializer.deserialize_any(Quantity {
-            expecting: "a size such as \"64KiB\", \"1MiB\", or a number of bytes",
-            from_text: read_size,
-            from_number: whole_bytes,
-        })
-    }
-
-    pub(in crate::config) fn serialize<S: Serializer>(bytes: &usize, serializer: S) -> Result<S::Ok, S::Error> {
-        match bytes {
-            bytes if *bytes > 0 && bytes % 1048576 == 0 => serializer.serialize_str(&format!("{}MiB", bytes / 1048576)),
-            bytes if *bytes > 0 && bytes % 1024 == 0 => serializer.serialize_str(&format!("{}KiB", bytes / 1024)),
-            bytes => serializer.serialize_str(&bytes.to_string()),
-        }
-    }
-}
-
-/// For sizes that may be absent.
-pub(super) mod optional_size {
-    use super::*;
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<usize>, D::Error> {
-        size::deserialize(deserializer).map(Some)
-    }
-
-    pub(in crate::config) fn serialize<S: Serializer>(value: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => size::serialize(value, serializer),
-            None => serializer.serialize_none(),
-        }
+    pub(in crate::config) fn serialize<S: Serializer>(list: &[String], to: S) -> Result<S::Ok, S::Error> {
+        list.serialize(to)
     }
 }
 
@@ -194,16 +187,31 @@ mod tests {
         assert_eq!(read_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(read_duration("5m"), Some(Duration::from_secs(300)));
         assert_eq!(read_duration("1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(read_duration(" 1.5 h "), Some(Duration::from_mins(90)));
         assert_eq!(read_duration("88888.8888888888"), Some(Duration::from_millis(88_888_889)));
         assert_eq!(read_duration("36500d"), Some(Duration::from_hours(24 * 36500)));
         assert_eq!(read_duration("36501d"), None);
         assert_eq!(read_size("64KiB"), Some(65536));
         assert_eq!(read_size("1 MB"), Some(1_000_000));
+        assert_eq!(read_size("1.5 KiB"), Some(1536));
         assert_eq!(read_size("12"), Some(12));
-        for bad in ["", "x", "5 parsecs", "-1s", "1e9s"] {
+        assert_eq!(read_size(" 12.0 "), Some(12));
+        for bad in ["", "x", "5 parsecs", "-1s", "-1B", "1e9s", "1e9", "1 s 2 s", "1.2.3"] {
             assert_eq!(read_duration(bad), None, "{bad}");
             assert_eq!(read_size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn quantities_are_written_in_their_largest_whole_unit() {
+        let written = ["0s", "250ms", "1500ms", "10s", "90s", "2m", "36500d"];
+        for text in written {
+            assert_eq!(write_duration(read_duration(text).unwrap()), text);
+        }
+        for text in ["1KiB", "1025KiB", "64MiB", "3GiB"] {
+            assert_eq!(write_size(read_size(text).unwrap()).as_deref(), Some(text));
+        }
+        assert_eq!((write_size(0), write_size(1000)), (None, None));
     }
 
     #[test]
@@ -219,9 +227,10 @@ mod tests {
             |size: &str, duration: &str| toml::from_str::<Quantities>(&format!("size = {size}\nduration = {duration}"));
         let found = read("5368709120", "3000000000").unwrap();
         assert_eq!((found.size, found.duration), (5 << 30, Duration::from_secs(3_000_000_000)));
+        assert_eq!(read("1e6", "0.25").unwrap().size, 1_000_000);
         for bad in ["-1", "-1.5", "nan", "inf", "9223372036854775807"] {
             assert!(read(bad, "1").is_err(), "{bad}");
+            assert!(read("1", bad).is_err(), "{bad}");
         }
-        assert!(read("1", "-1").is_err());
     }
 }

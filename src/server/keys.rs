@@ -1,4 +1,4 @@
-//! The keys for tokens: read at the start, on SIGHUP, and when one of their files has changed.
+//! The keys that tokens are verified with: read at the start, on SIGHUP, and when one of their files has changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,28 +10,28 @@ use crate::config::{Auth, TokenKey};
 use crate::link::{HubMessage, ToHub};
 use crate::logic::auth::{KeyError, KeyMaterial, Keyring, LeftOut, Rules};
 
-/// How often the files are looked at.
+/// The interval at which the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A secret that is shorter can be guessed by trying (RFC 7518 §3.2).
+/// A shorter secret can be guessed by trying (RFC 7518 §3.2).
 const SECRET_BYTES_SAFE: usize = 32;
 
-/// Why there are no keys.
+/// Why the keys cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: std::io::Error,
     },
     /// A key cannot be used.
     #[error("{place}: {source}")]
     Key {
-        /// Where it stands.
+        /// The place of the key: an entry of the configuration, or the file.
         place: String,
-        /// What is wrong.
+        /// Why it cannot be used.
         source: KeyError,
     },
 }
@@ -44,7 +44,7 @@ fn material(key: &TokenKey) -> Result<KeyMaterial, LoadError> {
     Ok(if !key.secret.is_empty() {
         KeyMaterial::Secret(key.secret.clone().into_bytes())
     } else if !key.secret_file.as_os_str().is_empty() {
-        // Editors and `echo` end files with a newline that nobody means as part of the secret.
+        // Editors and `echo` end files with a newline, which is not part of the secret.
         KeyMaterial::Secret(read(&key.secret_file)?.trim_ascii_end().to_vec())
     } else if !key.pem.is_empty() {
         KeyMaterial::Pem(key.pem.clone().into_bytes())
@@ -54,6 +54,9 @@ fn material(key: &TokenKey) -> Result<KeyMaterial, LoadError> {
 }
 
 /// Reads all keys that are configured; `None` if tokens are not verified.
+///
+/// # Errors
+/// If a file cannot be read, or a key cannot be used.
 pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     if !auth.has_keys() {
         return Ok(None);
@@ -75,7 +78,7 @@ pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     if !auth.jwks_file.as_os_str().is_empty() {
         let failed = |source| LoadError::Key { place: auth.jwks_file.display().to_string(), source };
         for LeftOut { index, id, error } in keyring.add_set(&read(&auth.jwks_file)?).map_err(failed)? {
-            // An issuer's keys for other purposes are nothing to be warned of.
+            // Issuers publish keys for encryption in the same set: those are left out without a warning.
             if !matches!(error, KeyError::ForEncryption) {
                 let kid = id.unwrap_or_default();
                 warn!(file = %auth.jwks_file.display(), key = index, kid, %error, "a key cannot be used and is left out");
@@ -85,11 +88,12 @@ pub(super) fn load(auth: &Auth) -> Result<Option<Arc<Keyring>>, LoadError> {
     Ok(Some(Arc::new(keyring)))
 }
 
-/// When the files were last changed, and what they are: a file that was put in another's place may be older, and one
-/// that is still being written as old.
+/// The state of each file: time of its last change, inode, and length; `None` for a file that is not there. The time alone
+/// does not tell all changes: a file that is moved into the place of another may be older than it, and writing to a file
+/// twice within the clock's grain leaves its time as it was.
 pub(super) type Looks = Vec<Option<(SystemTime, u64, u64)>>;
 
-/// How the files look. To be asked before they are read, so that no later change is missed.
+/// The state of the key files. Call this before the files are read, so that no later change is missed.
 pub(super) fn look(auth: &Auth) -> Looks {
     use std::os::unix::fs::MetadataExt;
     let of = |path: PathBuf| {
@@ -104,9 +108,10 @@ fn files(auth: &Auth) -> impl Iterator<Item = PathBuf> {
     of_keys.chain([auth.jwks_file.clone()]).filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Reads the keys again and gives them to the shards; returns whether they could be read. If not, those there are stay.
+/// Reads the keys again and sends them to the shards. Returns whether the keys could be read; if not, the shards keep those
+/// that they have.
 pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
-    // Of two who read at a time, the one who has read the older ones must not be the last to give them away.
+    // Two reloads at a time (SIGHUP and a changed file) could send the older keys last.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match load(auth) {
@@ -118,14 +123,17 @@ pub(super) fn reload(auth: &Auth, to_hub: &ToHub) -> bool {
         }
         Ok(None) => true,
         Err(error) => {
-            error!(%error, "the keys for tokens cannot be read again; those from before stay in use");
+            error!(%error, "the keys for tokens cannot be read again; the previous keys stay in use");
             false
         }
     }
 }
 
-/// Reads the keys again whenever one of their files has changed since it looked as `seen`, for as long as the process
+/// Starts a thread that reads the keys again whenever one of their files differs from `seen`, for as long as the process
 /// lives.
+///
+/// # Errors
+/// If the thread cannot be started.
 pub(super) fn watch(auth: Auth, mut seen: Looks, to_hub: ToHub) -> std::io::Result<()> {
     if seen.is_empty() {
         return Ok(());
@@ -134,7 +142,7 @@ pub(super) fn watch(auth: Auth, mut seen: Looks, to_hub: ToHub) -> std::io::Resu
         loop {
             std::thread::sleep(LOOK_EVERY);
             let now = look(&auth);
-            // A file that is being replaced may be gone for a moment.
+            // A file that is being replaced may be missing for a moment.
             if now != seen && now.iter().all(Option::is_some) {
                 seen = now;
                 reload(&auth, &to_hub);

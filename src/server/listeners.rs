@@ -1,4 +1,4 @@
-//! What the server listens on: its own sockets, or those that a service manager has opened for it.
+//! The sockets that clients connect to: the server's own, or those that a service manager has opened for it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,36 +15,40 @@ use crate::shard::Listener;
 use crate::sys::inherited::{self, Inherited};
 use crate::sys::socket::{self, SocketFile, TcpOptions};
 
-use super::{StartError, octal};
+use super::StartError;
 
-/// What the service manager calls the feed's socket; every other one is for clients.
+/// The service manager's name for the feed's socket; all other sockets are for clients.
 const FEED_NAME: &str = "feed";
 
-/// What all shards listen on.
+/// The listeners of all shards.
 pub(super) struct Listeners {
-    /// By shard.
+    /// The listeners of each shard.
     pub(super) by_shard: Vec<Vec<Listener>>,
-    /// TCP addresses, as the kernel has them.
+    /// The TCP addresses, with the ports that the kernel has chosen.
     pub(super) addresses: Vec<SocketAddr>,
     /// Socket files that are this process's to remove.
     pub(super) files: Vec<SocketFile>,
 }
 
-/// What the service manager has opened.
+/// The sockets that the service manager has opened.
 pub(super) struct FromManager {
     /// The feed's socket.
     pub(super) feed: Option<UnixListener>,
-    /// Those for clients.
+    /// The sockets for clients.
     pub(super) clients: Vec<Inherited>,
 }
 
 /// Takes the service manager's sockets, if there are any.
+///
+/// # Errors
+/// If one of them is not of the kind that is needed.
 pub(super) fn inherit() -> Result<FromManager, StartError> {
     let inherited = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
     let (feeds, clients): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|socket| socket.name == FEED_NAME);
     Ok(FromManager { feed: the_feed(feeds)?, clients })
 }
 
+/// The one socket for the feed, if there is one.
 fn the_feed(feeds: Vec<Inherited>) -> Result<Option<UnixListener>, StartError> {
     let mut feeds = feeds.into_iter();
     let Some(feed) = feeds.next() else { return Ok(None) };
@@ -56,9 +60,12 @@ fn the_feed(feeds: Vec<Inherited>) -> Result<Option<UnixListener>, StartError> {
 }
 
 impl Listeners {
-    /// Takes the service manager's sockets for clients; where it has none, opens those of the configuration.
+    /// Takes the service manager's sockets for clients; if there are none, opens the addresses of the configuration.
     ///
     /// `cores` are those that the shards are pinned to, if they are.
+    ///
+    /// # Errors
+    /// If an address cannot be listened on, or must not be open to other hosts.
     pub(super) fn open(
         config: &Config,
         shards: usize,
@@ -76,7 +83,7 @@ impl Listeners {
             listeners.take_clients(inherited, config, &options)?;
             return Ok(listeners);
         }
-        // All of them before the first is opened: two of the configuration's own may overlap.
+        // All ports are checked before the first is opened: addresses of this configuration may overlap each other.
         for address in &config.server.listen {
             if let ListenAddress::Tcp(wanted) = address {
                 check_port(*wanted)?;
@@ -94,7 +101,7 @@ impl Listeners {
     }
 
     fn open_unix(&mut self, path: &Path, config: &Config) -> Result<(), StartError> {
-        let listener = Arc::new(socket::listen_unix(path, octal(&config.server.unix_mode), None)?);
+        let listener = Arc::new(socket::listen_unix(path, config.server.unix_mode.0, None)?);
         self.files.push(SocketFile::at(path)?);
         self.by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
         info!(address = %ListenAddress::Unix(path.to_path_buf()), "listening");
@@ -111,7 +118,7 @@ impl Listeners {
         for (shard, listeners) in self.by_shard.iter_mut().enumerate() {
             let failed = |source| StartError::Listen { address: actual.to_string(), source };
             let listener = socket::listen_tcp(actual, options).map_err(failed)?;
-            // Port 0 is any free port, but the same one for all.
+            // Port 0 is any free port; all shards must have the same one.
             actual = listener.local_addr()?;
             if let Some(core) = steered.and_then(|cores| cores.get(shard)) {
                 socket::steer_to(&listener, *core)?;
@@ -123,8 +130,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// Gives each shard a socket per address: its own where the manager has opened as many (with `ReusePort=`), else
-    /// one that it shares with others.
+    /// Gives each shard a socket per address: one of its own if the manager has opened as many (with `ReusePort=`), else
+    /// one that it shares with other shards.
     fn take_clients(&mut self, all: Vec<Inherited>, config: &Config, options: &TcpOptions) -> Result<(), StartError> {
         let mut by_address: Vec<(String, Vec<Arc<Socket>>)> = Vec::new();
         for Inherited { socket, .. } in all {
@@ -144,7 +151,7 @@ impl Listeners {
         for (address, sockets) in by_address {
             info!(address, sockets = sockets.len(), "listening on what the service manager has opened");
             let shards = self.by_shard.len();
-            // Every shard gets a socket, and every socket a shard: one that nobody takes from would swallow clients.
+            // Every shard gets a socket, and every socket a shard: clients on a socket without a shard would wait for ever.
             for index in 0..shards.max(sockets.len()) {
                 let socket = sockets[index % sockets.len()].clone();
                 self.by_shard[index % shards].push(Listener::Inherited(socket));
@@ -154,9 +161,9 @@ impl Listeners {
     }
 }
 
-/// Refuses a port that another server has: this one would get some of its clients and it some of this one's.
+/// Refuses a port that another process listens on: the kernel would divide the clients between the two servers.
 fn check_port(address: SocketAddr) -> Result<(), StartError> {
-    // Port 0 is a free one.
+    // Port 0 stands for a free port.
     if address.port() == 0 {
         return Ok(());
     }
@@ -166,6 +173,7 @@ fn check_port(address: SocketAddr) -> Result<(), StartError> {
     })
 }
 
+/// The address of a socket, for the log.
 fn describe(socket: &Socket) -> io::Result<String> {
     let address = socket.local_addr()?;
     Ok(match (address.as_socket(), address.as_pathname()) {

@@ -13,7 +13,7 @@ use crate::control::LogFilter;
 
 use super::StartError;
 
-/// The filter of the lines that are written.
+/// The filter that decides which lines are written.
 struct Filter(reload::Handle<EnvFilter, Registry>);
 
 impl LogFilter for Filter {
@@ -27,11 +27,15 @@ impl LogFilter for Filter {
 }
 
 fn read(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives)
-        .map_err(|error| format!("{directives:?} is no level; write error, warn, info, debug, or directives: {error}"))
+    EnvFilter::try_new(directives).map_err(|error| {
+        format!("{directives:?} is no level and no list of directives; write error, warn, info or debug: {error}")
+    })
 }
 
-/// Starts writing log lines, unless something in this process has done so already.
+/// Starts writing log lines, unless another part of this process has done so already.
+///
+/// # Errors
+/// If the level is none.
 pub(super) fn start(log: &Log) -> Result<Arc<dyn LogFilter>, StartError> {
     let filter = read(&log.level).map_err(StartError::LogLevel)?;
     let (writer, is_terminal) = match log.output {

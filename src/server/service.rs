@@ -1,5 +1,5 @@
-//! What the service manager is told: that the server is ready, how it is, that it is alive, and that it is going
-//! away (sd_notify(3)). Without one nothing happens here.
+//! Notifications to the service manager (sd_notify(3)): ready, status, alive, stopping. Without a service manager nothing
+//! happens here.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::control::stats::Stats;
 
-/// How often the status line is renewed.
+/// The interval at which the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// The notifications' thread, as the main thread knows it.
@@ -19,10 +19,10 @@ pub(super) struct Service {
     is_leaving: Arc<AtomicBool>,
 }
 
-/// Says that the server is ready, and from now on how it is.
+/// Notifies that the server is ready, and starts the thread that sends its status and its sign of life.
 ///
 /// # Errors
-/// If there can be no thread for it.
+/// If the thread cannot be started.
 pub(super) fn start(stats: Stats) -> io::Result<Service> {
     let service = Service { is_leaving: Arc::default() };
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -35,7 +35,8 @@ pub(super) fn start(stats: Stats) -> io::Result<Service> {
 }
 
 impl Service {
-    /// Says that the server is going away. From here on its own deadline holds, and nobody is watched.
+    /// Notifies that the server is stopping. From here on its own deadline holds, and a thread that stands still is not
+    /// reported.
     pub(super) fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
@@ -45,7 +46,7 @@ impl Service {
 }
 
 fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
-    // Twice within the manager's time, as sd_watchdog_enabled(3) advises.
+    // Twice within the manager's time limit, as sd_watchdog_enabled(3) advises.
     let watched = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     let mut pulse = Pulse::default();
     let mut told = Instant::now();
@@ -55,7 +56,7 @@ fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
         if watched.is_some() {
             match pulse.stalled(&stats.beats()) {
                 Some(thread) if !is_leaving => {
-                    error!(thread, "a thread does not move; the service manager is not told that all is well")
+                    error!(thread, "a thread does not move; the service manager gets no sign of life")
                 }
                 _ => tell(&[NotifyState::Watchdog]),
             }
@@ -78,18 +79,18 @@ fn status(stats: &Stats) -> String {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "the service manager cannot be told");
+        warn!(%error, "the service manager cannot be notified");
     }
 }
 
-/// Whether threads move on: each counts its rounds, also while it has nothing to do.
+/// Whether threads make progress: each counts its turns, also while it has nothing to do.
 #[derive(Debug, Default)]
 struct Pulse {
     before: Vec<(String, u64)>,
 }
 
 impl Pulse {
-    /// The first thread that has not moved since it was asked last.
+    /// The first thread whose count has not changed since the last call.
     fn stalled(&mut self, beats: &[(String, u64)]) -> Option<String> {
         let before = std::mem::replace(&mut self.before, beats.to_vec());
         let is_still = |now: &&(String, u64)| before.contains(now);
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_stands_still_is_named() {
+    fn a_thread_that_stands_still_is_named() {
         let beats = |hub, shard| [("hub".to_owned(), hub), ("shard-0".to_owned(), shard)];
         let mut pulse = Pulse::default();
         assert_eq!(pulse.stalled(&beats(1, 1)), None);

@@ -1,4 +1,4 @@
-//! What outlives the process, and belongs to one server at a time.
+//! The files that outlive the process, and belong to one server at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,23 +17,28 @@ pub(super) struct State {
     pub(super) revocations: Revocations,
 }
 
-/// Keeps other servers from the same state files. The kernel lets go of it when the process ends, however it does.
+/// Keeps other servers from the same state files. The kernel releases the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct StateLock {
     folder: PathBuf,
-    /// The files' name, which is the feed's: several servers may share a directory.
+    /// The common part of the files' names. It is the name of the feed's socket, so that several servers may share a
+    /// directory.
     name: String,
     _file: File,
 }
 
-/// Locks the state, if no other server has. It writes nothing that another one has open, and of two servers that start
-/// together it stops one before they could take each other's sockets for stale.
+/// Locks the state, unless another server has locked it. Locking writes to no file that another server has open. It comes
+/// before any socket is opened: of two servers that start together, one is stopped before it takes the sockets of the other
+/// for stale ones.
+///
+/// # Errors
+/// If another server has the lock, or the directory cannot be used.
 pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     let folder = &config.server.state_dir;
     let failed = |source| StartError::State { path: folder.display().to_string(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    // The file stays: if it were removed, two servers could each lock one of the same name.
+    // The file is never removed: otherwise two servers could each lock a file of this name.
     let path = folder.join(format!("{name}.lock"));
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
     file.try_lock().map_err(|error| match error {
@@ -43,7 +48,10 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     Ok(StateLock { folder: folder.clone(), name, _file: file })
 }
 
-/// Opens the state files, which writes them anew: so it comes after whatever shows that there is another server already.
+/// Opens the state files. This writes them anew, so it comes after every check for another running server.
+///
+/// # Errors
+/// If a file cannot be read or written.
 pub(super) fn open(lock: &StateLock) -> Result<State, StartError> {
     let path = |suffix: &str| lock.folder.join(format!("{}.{suffix}", lock.name));
     let ids = IdSource::open(&path("ids"), unix_ms())?;

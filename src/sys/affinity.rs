@@ -1,6 +1,6 @@
-//! Which cores there are and on which one a thread runs.
+//! The cores of the host, and pinning threads to them.
 
-/// The cores this process may use, in order.
+/// The numbers of the cores that this process may use, in order.
 pub fn usable_cores() -> Vec<usize> {
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     if cores.is_empty() { vec![0] } else { cores }

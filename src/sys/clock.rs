@@ -1,15 +1,15 @@
-//! The clock on the wall, which may be set.
+//! The host's real-time clock, which may be set while the program runs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970; 0 before that.
+/// Milliseconds since 1970 (UTC); 0 if the clock is set to an earlier time.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Whether something keeps the clock right (adjtimex(2)).
+/// Whether a service keeps the clock right (adjtimex(2)).
 pub fn is_synchronized() -> bool {
-    // SAFETY: `timex` is plain numbers, for which all zero is a value: a question that changes nothing.
+    // SAFETY: `timex` is plain numbers, for which all zero is a value. With zero `modes` the call changes nothing.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to this stack frame.
     let state = unsafe { libc::adjtimex(&raw mut timex) };

@@ -1,13 +1,13 @@
-//! epoll, for the load harness: its clients must not share their machinery with the server they measure.
+//! epoll, for the load harness: its clients must not use the same code as the server that they measure.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// What a descriptor is watched for.
+/// The events that a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Reported for as long as there is something to read or the peer has gone.
+    /// Reported as long as there are bytes to read, or the peer has gone.
     Readable,
     /// Reported once per change, for reading, writing and the peer's going: one registration for a
     /// socket's whole life, from the end of its `connect` on.
@@ -17,13 +17,13 @@ pub enum Interest {
 /// A reported change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// The number the descriptor was added with.
+    /// The number that the descriptor was added with.
     pub token: u64,
-    /// There may be something to read.
+    /// There may be bytes to read.
     pub readable: bool,
-    /// There may be room to write; for a pending `connect`: it ended, well or badly.
+    /// There may be room to write; of a pending `connect`: it has succeeded or failed.
     pub writable: bool,
-    /// The peer has sent its last, or the connection broke: read until the end is seen.
+    /// The peer has closed its side, or the connection is broken: read until the end.
     pub hung_up: bool,
 }
 
@@ -39,7 +39,7 @@ impl Events {
         Self { raw: vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)], len: 0 }
     }
 
-    /// How many changes the last wait reported.
+    /// The number of changes that the last wait reported.
     pub fn len(&self) -> usize {
         self.len
     }

@@ -6,8 +6,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Gives the calling thread its own descriptor table, a copy of the process's in which only standard input,
 /// output and error and `keep` are open.
 ///
-/// Closing the copies does not close the originals: other threads keep theirs. The copies must go because
-/// an open copy of another thread's socket would keep it alive after that thread has closed it.
+/// Closing the copies does not close the originals, which the other threads keep. The copies must be closed because an open
+/// copy of another thread's socket would keep the socket open after that thread has closed it.
+///
+/// # Errors
+/// If the kernel refuses, as with too little memory.
 pub fn isolate(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     // SAFETY: unshare takes no pointers; CLONE_FILES only replaces this thread's own table by a copy.
     if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
@@ -27,13 +30,16 @@ pub fn isolate(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: this runs right after the thread got a table of its own, which holds only copies: no owner in
-    // this thread relies on the numbers closed here, and the owners in other threads keep their table.
+    // SAFETY: this runs right after the thread got a table of its own, which holds only copies: no owner in this thread
+    // relies on the numbers that are closed here, and the owners in other threads keep their table.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The most descriptors a table may hold: the soft `RLIMIT_NOFILE`, after raising it to the hard limit.
+/// Raises the soft `RLIMIT_NOFILE` to the hard limit, and returns it: the most descriptors that a table may hold.
+///
+/// # Errors
+/// If the limits cannot be read.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives on this stack frame for both calls.
@@ -44,7 +50,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         let before = std::mem::replace(&mut limit.rlim_cur, limit.rlim_max);
         // SAFETY: as above.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            // A sandbox may forbid it; then the limit is what it is.
+            // A sandbox may forbid raising the limit; then the present one holds.
             limit.rlim_cur = before;
         }
     }

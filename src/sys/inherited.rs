@@ -8,39 +8,33 @@ use socket2::Socket;
 
 use super::socket::option;
 
-/// The first descriptor that is handed over.
-const FIRST: RawFd = 3;
-
 /// A listening socket that came with the process.
 #[derive(Debug)]
 pub struct Inherited {
-    /// What the service manager calls it (`FileDescriptorName=`); empty if it does not say.
+    /// The name that the service manager gives it (`FileDescriptorName=`); empty if it gives none.
     pub name: String,
     /// The socket: nonblocking, closed on exec.
     pub socket: Socket,
 }
 
-/// Takes the sockets that were handed over, once; none if there are none for this process, or they were taken.
+/// Takes the sockets that were handed over. A second call gets none, nor does a process that none were meant for.
 ///
 /// # Errors
-/// If one of them is no listening stream socket.
+/// If the variables make no sense, or a descriptor is no listening stream socket.
 pub fn take() -> io::Result<Vec<Inherited>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let is_ours = variable("LISTEN_PID").parse() == Ok(std::process::id());
-    if !is_ours || TAKEN.swap(true, Ordering::SeqCst) {
+    if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(Vec::new());
     }
-    let count: RawFd = variable("LISTEN_FDS").parse().unwrap_or(0);
-    let names = variable("LISTEN_FDNAMES");
+    // The crate's function with names refuses a process that has inherited the names but no descriptors.
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
-    (FIRST..FIRST.saturating_add(count))
+    sd_notify::listen_fds()?
         .map(|fd| {
             check(fd)?;
-            // SAFETY: the service manager has opened this descriptor for this process alone, `check` has seen that it
-            // is open, and nobody else takes it: this happens once.
+            // SAFETY: the service manager has opened this descriptor for this process alone; `check` has seen that it is
+            // open; and nothing else in this process takes it, because this happens once.
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            socket.set_cloexec(true)?;
             socket.set_nonblocking(true)?;
             let name = names.next().unwrap_or_default().to_owned();
             Ok(Inherited { name, socket })
@@ -50,7 +44,7 @@ pub fn take() -> io::Result<Vec<Inherited>> {
 
 /// Whether a descriptor is a listening stream socket.
 fn check(fd: RawFd) -> io::Result<()> {
-    // SAFETY: both options that this is called for are one `c_int`.
+    // SAFETY: both options that are asked for below are one `c_int`.
     let option = |name| unsafe { option::<libc::c_int>(fd, libc::SOL_SOCKET, name) };
     let is_fit = option(libc::SO_TYPE)? == libc::SOCK_STREAM && option(libc::SO_ACCEPTCONN)? == 1;
     if is_fit { Ok(()) } else { Err(io::Error::other(format!("descriptor {fd} is no listening stream socket"))) }

@@ -1,5 +1,5 @@
-//! What the load harness needs of the system beyond sockets and epoll: private descriptor tables, places for
-//! threads and children to run, and many outgoing connections from one address.
+//! System calls of the load harness alone: private descriptor tables, the cores of threads and children, and many outgoing
+//! connections from one address.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,9 +8,8 @@ use std::process::Command;
 
 /// Gives the calling thread its own descriptor table, empty above standard error.
 ///
-/// Each table has its own `RLIMIT_NOFILE`, which is how one process holds more connections than the limit says.
-/// Whatever the thread already owned is closed in its copy: it must own nothing with a descriptor inside, and
-/// must make everything it needs itself.
+/// `RLIMIT_NOFILE` holds for each table, so one process can hold more connections than the limit says. All descriptors that
+/// the thread has are closed in its table: call this before the thread opens any.
 pub fn enter_private_table() -> io::Result<()> {
     // SAFETY: takes no pointers; it changes only which table the calling thread uses.
     if unsafe { libc::unshare(libc::CLONE_FILES) } < 0 {
@@ -29,8 +28,8 @@ pub fn run_on(cores: &[usize]) -> io::Result<()> {
     set_affinity(&core_set(cores))
 }
 
-/// Prepares a child that cannot outlive the thread that starts it, and that runs only on `cores` (where it is
-/// empty: wherever the caller may).
+/// Prepares a child that ends with the thread that starts it, and runs on `cores` only (if there are none: on those of the
+/// caller).
 pub fn tie_child(command: &mut Command, cores: &[usize]) {
     let set = (!cores.is_empty()).then(|| core_set(cores));
     let prepare = move || {
@@ -62,10 +61,10 @@ pub fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets the calling thread run before all ordinary ones as soon as it has something to do (`SCHED_FIFO`, sched(7)).
+/// Lets the calling thread run before all ordinary threads whenever it is ready (`SCHED_FIFO`, sched(7)).
 ///
 /// # Errors
-/// `EPERM` for anyone without CAP_SYS_NICE.
+/// `EPERM` without CAP_SYS_NICE.
 pub fn run_promptly() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the parameters live through the call; 0 is the calling thread.
@@ -73,8 +72,7 @@ pub fn run_promptly() -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes up to `length` received bytes off a TCP socket without copying them anywhere (`MSG_TRUNC`, tcp(7)), and
-/// returns how many there were.
+/// Drops up to `length` received bytes of a TCP socket without copying them (`MSG_TRUNC`, tcp(7)), and returns their number.
 pub fn discard(socket: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer of a TCP socket, so that none need be given.
     let taken =
@@ -82,10 +80,10 @@ pub fn discard(socket: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
-/// Kills a process that one of ours has left behind.
+/// Kills a process that a child of this one has left behind.
 pub fn kill(pid: u32) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
-    // SAFETY: takes no pointers. That it is gone already is as well.
+    // SAFETY: takes no pointers. An error means that the process is gone already.
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 

@@ -1,21 +1,23 @@
-//! How the kernel backs this process's memory.
+//! Memory of this process: huge pages, and giving memory back to the kernel.
 
 use std::io;
 
-/// Keeps transparent huge pages from this process: with them a page of 2 MiB becomes resident for the first
-/// byte that is touched in it, and every thread's heap touches its own.
+/// Keeps transparent huge pages from this process: with them, touching one byte makes 2 MiB resident, and every thread's
+/// heap touches pages of its own.
+///
+/// # Errors
+/// If the kernel refuses.
 pub fn refuse_huge_pages() -> io::Result<()> {
     // SAFETY: takes no pointers; the unused arguments must be zero.
     let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives memory that the calling thread's allocations no longer need back to the kernel.
+/// Gives free memory of the calling thread's heap back to the kernel.
 ///
-/// The allocator does so by itself only while it is allocating: what a burst has left behind would stay for as long
-/// as nothing happens.
+/// The allocator does so by itself only while it is allocating: in an idle process the memory of a past burst would stay.
 pub fn give_back() {
-    // SAFETY: takes no pointers; it only tidies the calling thread's heap.
+    // SAFETY: takes no pointers; the call only tidies the calling thread's heap.
     unsafe { libmimalloc_sys::mi_collect(false) };
 }
 

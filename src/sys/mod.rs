@@ -1,8 +1,9 @@
-//! System calls and the ring: the only module with `unsafe`, and without any policy.
+//! System calls and the ring. All `unsafe` code of the program is here.
 //!
-//! Every function here is safe to call: each `unsafe` block carries the argument why. Descriptors are
-//! owned (`OwnedFd`) or borrowed (`BorrowedFd`) so that none is closed twice or used after its close.
+//! Every function here is safe to call; each `unsafe` block says why. Descriptors are owned (`OwnedFd`) or borrowed
+//! (`BorrowedFd`), so that none is closed twice or used after it was closed.
 
+pub mod accounts;
 pub mod affinity;
 pub mod clock;
 #[cfg(feature = "bench")]

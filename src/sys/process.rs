@@ -1,28 +1,28 @@
-//! What this process uses, as the kernel accounts for it.
+//! The resources that this process uses, as the kernel counts them.
 
 use std::io;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// What this process uses.
+/// Resources that this process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Anonymous memory in RAM (RssAnon of proc_pid_status(5)); 0 where /proc does not tell.
     pub memory_bytes: u64,
     /// Processor time of all threads, in user space and in the kernel.
     pub cpu: Duration,
-    /// Since [`note_start`], or since this was asked first.
+    /// The time since [`note_start`], or since the first call of [`usage`].
     pub uptime: Duration,
 }
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Begins to count the time.
+/// Begins to count [`Usage::uptime`].
 pub fn note_start() {
     LazyLock::force(&STARTED);
 }
 
-/// Asks the kernel.
+/// Asks the kernel for the resources that this process uses.
 pub fn usage() -> Usage {
     Usage {
         memory_bytes: std::fs::read_to_string("/proc/self/status").map_or(0, |text| kib(&text, "RssAnon").unwrap_or(0)),

@@ -3,17 +3,17 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// A descriptor that is only ever waited for: a listener, an eventfd, a socket, another ring.
+/// A descriptor that is only waited for: a listener, an eventfd, a socket, another ring.
 ///
-/// The runtime can wait only for sockets of its own types, but it asks the kernel for nothing else than a
-/// poll, which every descriptor knows; so it is told that this is a socket, and nothing but the poll is used.
+/// The runtime waits only for sockets of its own types. To wait, it asks the kernel for a poll, which works for every
+/// descriptor: so the descriptor is wrapped as a socket, and only the poll is used.
 #[derive(Debug)]
 pub struct Readiness {
     stream: monoio::net::TcpStream,
 }
 
 impl Readiness {
-    /// Takes the descriptor; to be called within the runtime that will wait.
+    /// Takes the descriptor. Call this within the runtime that will wait.
     pub fn new(fd: OwnedFd) -> io::Result<Readiness> {
         let stream = monoio::net::TcpStream::from_std(std::net::TcpStream::from(fd))?;
         Ok(Readiness { stream })

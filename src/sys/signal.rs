@@ -1,4 +1,4 @@
-//! Signals, taken synchronously by one thread instead of interrupting all of them.
+//! Signals. One thread waits for them, so that they interrupt no other.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use std::io;
 pub enum Signal {
     /// SIGTERM or SIGINT: stop.
     Stop,
-    /// SIGHUP: read again what can change.
+    /// SIGHUP: read the keys for tokens again.
     Reload,
 }
 
@@ -23,9 +23,11 @@ fn handled() -> libc::sigset_t {
     }
 }
 
-/// Blocks the handled signals for this thread and those it starts, so that only [`wait`] takes them.
+/// Blocks the handled signals for this thread and those that it starts, so that only [`wait`] takes them. Call this before
+/// any other thread is started.
 ///
-/// To be called before any other thread is started.
+/// # Errors
+/// If the kernel refuses.
 pub fn block() -> io::Result<()> {
     let set = handled();
     // SAFETY: the set is initialised and lives on this stack frame; the old mask is not asked for.
@@ -34,6 +36,9 @@ pub fn block() -> io::Result<()> {
 }
 
 /// Waits for the next handled signal.
+///
+/// # Errors
+/// If the kernel refuses.
 pub fn wait() -> io::Result<Signal> {
     let set = handled();
     let mut signal = 0;

@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// What accepted connections inherit from their listener, so that none of it costs a call per connection.
+use super::accounts;
+
+/// Options that accepted connections inherit from their listener, so that setting them costs no call per connection.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpOptions {
-    /// Connections waiting to be accepted, at most (the kernel caps it at `net.core.somaxconn`).
+    /// The most connections that may wait to be accepted (the kernel caps it at `net.core.somaxconn`).
     pub backlog: i32,
-    /// Unsent bytes the kernel takes per connection before it says that there is no room.
+    /// Unsent bytes that the kernel takes per connection before it reports that there is no room.
     pub not_sent_low_water: u32,
-    /// How long sent bytes may stay unacknowledged until the connection counts as broken.
+    /// The time for which sent bytes may stay unacknowledged before the kernel breaks the connection.
     pub user_timeout: Duration,
 }
 
-/// A nonblocking TCP listener that shares its port with others of this process (`SO_REUSEPORT`).
+/// Opens a nonblocking TCP listener that shares its port with others of this process (`SO_REUSEPORT`).
 pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -37,22 +39,22 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<std::
     Ok(socket.into())
 }
 
-/// How long a port may be taken: the kernel may take a moment to close a killed process's listeners, if its ring was
-/// polling them.
+/// The time for which a port may be in use before [`check_port`] gives up: after a process was killed whose ring polled its
+/// listeners, the kernel may take a moment to close them.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
-/// How often to look again.
+/// The interval at which [`check_port`] tries again.
 const PORT_LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Looks whether anybody listens on a port: [`listen_tcp`] would share it with another process of the same user, and the
-/// kernel would give each of them some of the clients. Waits for a moment if so.
+/// Checks that no process listens on a port, waiting for a moment if one does. [`listen_tcp`] would share the port with
+/// another process of the same user, and the kernel would divide the clients between them.
 ///
 /// # Errors
-/// `AddrInUse` if somebody listens there, or whatever else the kernel says against the address.
+/// `AddrInUse` if a process listens there, or the kernel's other reason why the address cannot be used.
 pub fn check_port(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
-        // With the address reused but the port not shared, only a listener is in the way (socket(7)), and not what is left
-        // of closed connections.
+        // With the address reused but the port not shared, only a listener is in the way (socket(7)), and no connections
+        // that wait for their end.
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -67,17 +69,17 @@ pub fn check_port(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Makes a listener the one that connections are given whose packets arrive on `core`, before its siblings on the same
-/// port (`SO_INCOMING_CPU`, socket(7)).
+/// Prefers a listener, among those on the same port, for connections whose packets arrive on `core` (`SO_INCOMING_CPU`,
+/// socket(7)).
 pub fn steer_to(listener: &std::net::TcpListener, core: usize) -> io::Result<()> {
     socket2::SockRef::from(listener).set_cpu_affinity(core)
 }
 
-/// For how long a client that says nothing is kept from [`accept`], in seconds; it is the least there is.
+/// The time, in seconds, for which the kernel keeps a silent connection from [`accept`]; one is the least.
 static SILENCE: libc::c_int = 1;
 
-/// Sets what connections inherit, but for the length of the queue; and that a connection is not there to be accepted
-/// before the client's first bytes are, or it has been silent for a second (`TCP_DEFER_ACCEPT`, tcp(7)).
+/// Sets the options that connections inherit, and that a connection is accepted when the client's first bytes are there or
+/// it has been silent for a second (`TCP_DEFER_ACCEPT`, tcp(7)). The backlog is set by listening.
 pub fn set_tcp_options(socket: &Socket, options: &TcpOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;
@@ -105,22 +107,33 @@ pub enum UnixListenError {
     /// Another process is listening there.
     #[error("{0} is in use: another process is listening on it")]
     InUse(String),
-    /// The path holds something that is no socket.
+    /// There is a file at the path that is no socket.
     #[error("{0} exists and is no socket; move it away or choose another path")]
     NotASocket(String),
-    /// Anything else the kernel says.
+    /// There is no group of the name that was asked for.
+    #[error("cannot give {path} to the group {group:?}: there is no such group on this host")]
+    NoGroup {
+        /// The path asked for.
+        path: String,
+        /// The name of the group.
+        group: String,
+    },
+    /// A system call has failed.
     #[error("cannot listen on {path}: {source}")]
     Io {
         /// The path asked for.
         path: String,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: io::Error,
     },
 }
 
-/// A nonblocking Unix stream listener at `path`, with `mode` and, if given, `group`.
+/// Opens a nonblocking Unix stream listener at `path`, with `mode` and, if given, `group` (a name or number).
 ///
-/// A socket file that nobody listens on any more is replaced; a live one is not.
+/// A socket file whose listener is gone is replaced.
+///
+/// # Errors
+/// If a process listens there, the file is no socket, there is no such group, or a system call fails.
 pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixListener, UnixListenError> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     let name = path.display().to_string();
@@ -140,20 +153,21 @@ pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixLi
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
     if let Some(group) = group {
-        let gid = group_id(group).map_err(failed)?;
-        // A sandbox may forbid even what changes nothing.
+        let no_group = || UnixListenError::NoGroup { path: name.clone(), group: group.into() };
+        let gid = accounts::group_id(group).map_err(failed)?.ok_or_else(no_group)?;
+        // A sandbox may forbid a change of owner even if it changes nothing.
         if std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(path).map_err(failed)?) != gid {
             std::os::unix::fs::chown(path, None, Some(gid)).map_err(failed)?;
         }
     }
-    // Before `listen`: nobody can connect while the mode is still what the umask left.
+    // Before `listen`: no client can connect while the file still has the mode that the umask has left.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     socket.listen(1024).map_err(failed)?;
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
-/// Whether nobody listens on a Unix socket any more. The kernel may take a moment to close a killed process's
-/// socket, if its ring was polling it: so one whose process is gone counts as stale too.
+/// Whether the listener of a Unix socket is gone. After a process was killed whose ring polled the socket, the kernel may
+/// take a moment to close it: so a socket whose process is gone counts as stale too.
 fn is_stale(path: &Path) -> bool {
     match UnixStream::connect(path) {
         Ok(stream) => peer_process(stream.as_fd()).is_some_and(is_gone),
@@ -161,29 +175,29 @@ fn is_stale(path: &Path) -> bool {
     }
 }
 
-/// Whether there is no such process any more. Of a process in another PID namespace (a container beside this one) the
-/// kernel says the number 0: nothing can be known of it here, and it has just taken a connection.
+/// Whether a process has ended. The kernel gives the number 0 for a process in another PID namespace (a container beside
+/// this one): its state is unknown here, and it has just taken a connection, so it counts as running.
 fn is_gone(process: i32) -> bool {
-    // SAFETY: no pointers; signal 0 is sent to nobody, it is only looked whether it could be (kill(2)).
+    // SAFETY: no pointers; signal 0 is never sent, the kernel only checks whether it could be (kill(2)).
     process > 0
         && unsafe { libc::kill(process, 0) } < 0
         && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
 }
 
-/// The file of a Unix socket that this process has bound. Dropping this removes the file, unless it is another one by
-/// then: a file that somebody else has put there is theirs.
+/// The file of a Unix socket that this process has bound. Dropping this removes the file, unless another process has put
+/// a file of its own in its place.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Its device and inode.
+    /// The file's device and inode.
     file: (u64, u64),
 }
 
 impl SocketFile {
-    /// Notes which file is at `path`, where a socket was just bound.
+    /// Notes the file at `path`, where a socket was just bound.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no file.
     pub fn at(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile { path: path.into(), file: device_and_inode(path)? })
     }
@@ -192,7 +206,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if device_and_inode(&self.path).is_ok_and(|file| file == self.file) {
-            // What cannot be removed is found to be stale by the next start.
+            // A file that cannot be removed is recognised as stale at the next start.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -204,7 +218,7 @@ fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The address at the other end of a connection; none for a Unix socket, or if it is no connection any more.
+/// The address of the peer of a connection; `None` for a Unix socket, or if the connection has ended.
 pub fn peer_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
 }
@@ -249,23 +263,7 @@ pub(super) unsafe fn option<T>(fd: RawFd, level: libc::c_int, name: libc::c_int)
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// The id of a group by its name or number, from /etc/group.
-fn group_id(group: &str) -> io::Result<u32> {
-    if let Ok(id) = group.parse() {
-        return Ok(id);
-    }
-    let table = std::fs::read_to_string("/etc/group")?;
-    table
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
-        })
-        .next()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group:?} on this host")))
-}
-
-/// Accepts one waiting connection, nonblocking and closed on exec; `None` when none waits.
+/// Accepts one waiting connection, nonblocking and closed on exec; `None` if no connection waits.
 ///
 /// The address is `None` for Unix sockets.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
@@ -307,44 +305,44 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) {
     unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
 }
 
-/// Ends both directions: whoever polls the connection is told so. It still must be closed.
+/// Ends both directions, which the polls of the connection report. The connection must still be closed.
 pub fn shutdown(fd: BorrowedFd<'_>) {
-    // SAFETY: no pointers. An error means that the connection is gone already; who polls it is told all the same.
+    // SAFETY: no pointers. An error means that the connection is gone already, which its polls report all the same.
     unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
-/// Stops a listener, also for those who hold copies of its descriptor: further clients are refused.
+/// Stops a listener and all copies of its descriptor: further clients are refused.
 pub fn stop_listening(listener: BorrowedFd<'_>) {
     shutdown(listener);
 }
 
-/// What the kernel knows of a TCP connection (tcp(7), TCP_INFO).
+/// The kernel's state of a TCP connection (tcp(7), TCP_INFO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TcpState {
     /// Smoothed round-trip time, in microseconds.
     pub rtt_us: u32,
-    /// Its mean deviation.
+    /// The mean deviation of the round-trip time, in microseconds.
     pub rtt_deviation_us: u32,
     /// The congestion window, in segments.
     pub congestion_window: u32,
-    /// The size of one, in bytes.
+    /// The size of a segment, in bytes.
     pub segment_bytes: u32,
     /// Segments sent and not acknowledged.
     pub unacknowledged: u32,
-    /// Segments that are taken for lost.
+    /// Segments that the kernel takes for lost.
     pub lost: u32,
     /// Segments sent again since the connection began.
     pub retransmitted: u32,
-    /// Time-outs in a row for the oldest of them.
+    /// Consecutive time-outs of the oldest unacknowledged segment.
     pub timeouts: u8,
-    /// Bytes in the kernel that are not acknowledged yet, sent or not.
+    /// Bytes in the kernel that the peer has not acknowledged, sent or not.
     pub queued_bytes: u32,
 }
 
-/// Asks the kernel about a TCP connection.
+/// Asks the kernel for the state of a TCP connection.
 ///
 /// # Errors
-/// If it is none.
+/// If the descriptor is no TCP connection.
 pub fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<TcpState> {
     // SAFETY: a `tcp_info` is what this option is, and plain numbers.
     let info = unsafe { option::<libc::tcp_info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)? };
@@ -366,8 +364,8 @@ pub fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<TcpState> {
     })
 }
 
-/// A Unix listener that only this process should find: its address is chosen by the kernel and is no file. Others
-/// may still guess it; see [`is_own_process`].
+/// Opens a Unix listener for this process alone: the kernel chooses an address that is no file. Another process could
+/// guess the address; [`is_own_process`] tells its connections apart.
 pub fn listen_privately() -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -383,7 +381,7 @@ pub fn listen_privately() -> io::Result<UnixListener> {
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
-/// Connects to what [`listen_privately`] has opened; nonblocking, and without waiting for room in its queue.
+/// Connects to a listener of [`listen_privately`]; nonblocking, and without waiting for room in its queue.
 pub fn connect_privately(address: &std::os::unix::net::SocketAddr) -> io::Result<UnixStream> {
     let name = std::os::linux::net::SocketAddrExt::as_abstract_name(address).unwrap_or_default();
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -392,12 +390,12 @@ pub fn connect_privately(address: &std::os::unix::net::SocketAddr) -> io::Result
     Ok(UnixStream::from(OwnedFd::from(socket)))
 }
 
-/// Whether this process is at the other end of a Unix socket, too.
+/// Whether this process is at the other end of a Unix socket.
 pub fn is_own_process(fd: BorrowedFd<'_>) -> bool {
     peer_process(fd) == i32::try_from(std::process::id()).ok()
 }
 
-/// Whether an error of accepting means that descriptors or memory have run out.
+/// Whether accepting failed because descriptors or memory have run out.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
@@ -423,7 +421,7 @@ mod tests {
                 break accepted;
             }
         };
-        assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap(), 2, "they came together");
+        assert_eq!(receive(fd.as_fd(), &mut [0; 8]).unwrap(), 2, "the bytes are there with the connection");
         assert_eq!(peer, client.local_addr().ok());
         assert_eq!(peer_address(fd.as_fd()), peer);
         assert!(socket2::SockRef::from(&fd).tcp_nodelay().unwrap());
@@ -438,13 +436,13 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_somebody_listens_on_is_noticed() {
+    fn a_port_with_a_listener_is_noticed() {
         let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
         let address = listener.local_addr().unwrap();
         let taken = |address: SocketAddr| check_port(address).unwrap_err().kind() == io::ErrorKind::AddrInUse;
         assert!(taken(address));
         assert!(taken(SocketAddr::new(core::net::Ipv4Addr::UNSPECIFIED.into(), address.port())), "on any address, too");
-        // A connection that the listener leaves behind is in nobody's way, nor is a listener that stops in time.
+        // Neither a connection that the listener leaves behind is in the way, nor a listener that stops in time.
         let mut client = std::net::TcpStream::connect(address).unwrap();
         client.write_all(b"hi").unwrap();
         let accepted = loop {
@@ -484,13 +482,13 @@ mod tests {
     }
 
     #[test]
-    fn a_private_listener_knows_its_own() {
+    fn a_private_listener_recognises_its_own_process() {
         let listener = listen_privately().unwrap();
         let address = listener.local_addr().unwrap();
         let client = connect_privately(&address).unwrap();
         let (server, _) = accept(listener.as_fd()).unwrap().unwrap();
         assert!(is_own_process(server.as_fd()) && is_own_process(client.as_fd()));
-        // A queue that is full is an error, and not waited for.
+        // Connecting to a full queue is an error; it does not wait.
         let mut waiting: Vec<UnixStream> = Vec::new();
         let error = loop {
             match connect_privately(&address) {
@@ -517,11 +515,12 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(matches!(listen_unix(&file, 0o600, None), Err(UnixListenError::NotASocket(_))));
-        assert!(listen_unix(&folder.path().join("x"), 0o600, Some("no-such-group")).is_err());
+        let no_group = listen_unix(&folder.path().join("x"), 0o600, Some("no-such-group"));
+        assert!(matches!(no_group, Err(UnixListenError::NoGroup { .. })));
     }
 
     #[test]
-    fn a_process_that_nothing_can_be_known_of_is_not_gone() {
+    fn a_process_of_another_namespace_is_not_gone() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let ended = child.id() as i32;
         assert!(!is_gone(ended), "it has not been waited for");
@@ -532,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sockets_file_is_removed_by_whom_it_is_of() {
+    fn a_socket_file_is_removed_only_by_the_process_that_made_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed.sock");
         let _first = listen_unix(&path, 0o600, None).unwrap();

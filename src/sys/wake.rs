@@ -5,16 +5,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The receiving side's wake-up, shared with everyone who may ring it.
+/// The wake-up of a receiving thread, shared with all threads that may ring it.
 ///
-/// The descriptor must exist before any thread takes a private descriptor table: its number means the same
-/// file in all of them only then.
+/// The descriptor must exist before any thread takes a private descriptor table: only then does its number mean the same
+/// file in all tables.
 #[derive(Clone, Debug)]
 pub struct Wake {
     shared: Arc<Shared<AtomicBool>>,
 }
 
-/// What both sides agree by; behind a trait so that a test can take the scheduler's place between any two steps.
+/// The memory that both sides share, behind a trait so that a test can switch threads between any two steps.
 trait Flag: Default {
     fn exchange(&self, value: bool) -> bool;
     fn is_set(&self) -> bool;
@@ -33,7 +33,7 @@ impl Flag for AtomicBool {
 #[derive(Debug)]
 struct Shared<F> {
     eventfd: OwnedFd,
-    /// Set by who rings, cleared by who drains: while it is set another write would tell nothing new.
+    /// Set by a sender that rings, cleared by the receiver before it drains: while it is set, another write is not needed.
     pending: F,
 }
 
@@ -61,15 +61,15 @@ impl<F: Flag> Shared<F> {
 
     fn clear(&self) {
         let mut count = [0u8; 8];
-        // SAFETY: eight writable bytes on this stack frame. That there is nothing to read is no error here.
+        // SAFETY: eight writable bytes on this stack frame. An empty counter is no error here.
         unsafe { libc::read(self.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        // An exchange and no mere store: it reads what the one who rang wrote, and so sees what he queued before.
+        // An exchange, not a store: reading the sender's write makes its messages, queued before, visible here.
         self.pending.exchange(false);
     }
 }
 
 impl Wake {
-    /// Makes one.
+    /// Makes a wake-up that has not been rung.
     pub fn new() -> io::Result<Wake> {
         Ok(Wake { shared: Arc::new(Shared::new()?) })
     }
@@ -79,20 +79,20 @@ impl Wake {
         self.shared.ring();
     }
 
-    /// Whether somebody has rung since the last [`Wake::clear`]: costs no system call.
+    /// Whether a thread has rung since the last [`Wake::clear`]. Costs no system call.
     pub fn is_rung(&self) -> bool {
         self.shared.pending.is_set()
     }
 
-    /// To be called by the receiver before it drains its queue: whoever adds after this rings again.
+    /// Makes further senders ring again. The receiver calls this before it drains its queue.
     ///
-    /// It reads the descriptor in any case: a wake-up can be written after an earlier `clear` has seen to it, and
-    /// one who waits for the level and not for the edge would be woken by it for ever.
+    /// The descriptor is read in any case: a sender may have written after an earlier `clear` has cleared its mark, and a
+    /// receiver that waits for the level, not for the edge, would be woken by that write for ever.
     pub fn clear(&self) {
         self.shared.clear();
     }
 
-    /// A second descriptor for the same wake-up, to wait on; it belongs to the calling thread's table.
+    /// A second descriptor of the same wake-up, to wait for. It belongs to the table of the calling thread.
     pub fn waitable(&self) -> io::Result<OwnedFd> {
         self.shared.eventfd.try_clone()
     }

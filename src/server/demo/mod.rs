@@ -1,4 +1,4 @@
-//! `serve --demo`: a few live channels and a page that shows them by all transports.
+//! `serve --demo`: a few live channels, and a page that shows them over all transports.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::sys::clock::unix_ms;
 /// The page at `/`.
 pub const PAGE: &str = include_str!("page.html");
 
-/// How often there may be something to publish.
+/// The interval at which the demo looks for events that are due.
 const STEP: Duration = Duration::from_millis(100);
 
 const CHAT: [&str; 6] = [
@@ -26,13 +26,16 @@ const CHAT: [&str; 6] = [
     "open this page in a second window",
 ];
 
-/// The thread that publishes.
+/// The running demo.
 pub struct Demo {
     is_over: Arc<AtomicBool>,
 }
 
 impl Demo {
-    /// Starts publishing to the feed at `path`.
+    /// Starts the thread that publishes to the feed at `path`.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
     pub fn start(path: PathBuf) -> io::Result<Demo> {
         let is_over = Arc::new(AtomicBool::new(false));
         let flag = is_over.clone();
@@ -51,13 +54,13 @@ impl Demo {
         Ok(Demo { is_over })
     }
 
-    /// Ends it.
+    /// Makes the thread stop publishing.
     pub fn stop(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// Decides what the demo publishes when.
+/// Decides which events the demo publishes at which time.
 struct Publisher {
     rng: fastrand::Rng,
     numbers: [u64; 3],
@@ -81,7 +84,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// What is due: channel, event name, data.
+    /// The events that are due: channel, event name, data.
     fn due(&mut self, now_ms: u64) -> Vec<(&'static str, Option<&'static str>, Value)> {
         let mut due = Vec::new();
         if self.is_due(0, now_ms, 1000) {

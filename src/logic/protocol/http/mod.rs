@@ -10,6 +10,8 @@ mod write;
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
+
 pub use chunk::{LAST_CHUNK, wrap_chunk};
 pub use cors::{Cors, decide_cors, origin_allowed};
 pub use encode::{Exchange, encode};
@@ -123,24 +125,18 @@ impl Reject {
     }
 }
 
-/// Decodes `%XX` (RFC 3986 §2.1) and, in queries, `+` as a space. `None` if it is malformed or no UTF-8.
+/// Decodes `%XX` (RFC 3986 §2.1) and, in queries, `+` as a space. `None` if a `%` is not followed by two hexadecimal
+/// digits, which the crate would let through, or if the result is not UTF-8.
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.bytes().any(|byte| byte == b'%' || byte == b'+') {
         return Some(Cow::Borrowed(text));
     }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                out.push((digit()? * 16 + digit()?) as u8);
-            }
-            _ => out.push(byte),
-        }
+    let is_hex = |rest: &str| matches!(rest.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(is_hex) {
+        return None;
     }
-    String::from_utf8(out).ok().map(Cow::Owned)
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(|text| Cow::Owned(text.into_owned()))
 }
 
 #[cfg(test)]
@@ -160,7 +156,8 @@ mod tests {
     fn percent_decoding() {
         assert_eq!(percent_decode("a%3Ab+c").as_deref(), Some("a:b c"));
         assert_eq!(percent_decode("plain").as_deref(), Some("plain"));
-        for bad in ["%", "%4", "%zz", "%ff", "a%"] {
+        assert_eq!(percent_decode("%2B+%c3%A9%25").as_deref(), Some("+ é%"));
+        for bad in ["%", "%4", "%zz", "%ff", "a%", "%%41", "%4%41", "%+1"] {
             assert_eq!(percent_decode(bad), None, "{bad}");
         }
     }

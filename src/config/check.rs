@@ -1,0 +1,228 @@
+//! Checks that need more than one key. Those of a single value stand in its entry of the table.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::logic::auth::LEEWAY_MAX_S;
+
+use super::address::{AdminAddress, ListenAddress};
+use super::load::ConfigError;
+use super::section::Section;
+use super::table::{Auth, Config, NamespacePolicy, TokenKey};
+
+/// The most namespaces; a shard numbers their policies with 16 bits.
+const NAMESPACES_MAX: usize = 10_000;
+
+/// What is shown in place of a secret. As a secret it is refused: a file made of printed output would otherwise accept
+/// tokens from everyone who has seen this text.
+const HIDDEN: &str = "(hidden)";
+const HIDDEN_PROBLEM: &str =
+    "must be the secret itself, not (hidden), which `ringcast config print` shows in its place";
+
+/// Whether a time can be the leeway of tokens, which are dated in whole seconds.
+pub(super) fn is_leeway(leeway: &Duration) -> bool {
+    *leeway <= Duration::from_secs(LEEWAY_MAX_S) && leeway.subsec_nanos() == 0
+}
+
+/// Whether a text can be the name of a cookie (a token of RFC 9110 §5.6.2), or is empty.
+pub(super) fn is_cookie_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Whether a text is a level of the log, or directives.
+pub(super) fn is_log_level(level: &str) -> bool {
+    EnvFilter::try_new(level).is_ok()
+}
+
+/// Checks every value by itself, and then those that depend on each other.
+///
+/// # Errors
+/// The first value that cannot be.
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    config.check_sections()?;
+    check_admin(config)?;
+    check_keys(&config.auth.keys)?;
+    if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
+        let problem = "needs trusted_proxies: the proxies whose headers are believed";
+        return Err(ConfigError::value("[server] proxy_protocol", problem));
+    }
+    check_namespaces(config)
+}
+
+/// Refuses addresses that other hosts can reach, unless the configuration says who may subscribe.
+///
+/// # Errors
+/// The first such address.
+pub fn check_exposure<'a>(
+    config: &Config,
+    addresses: impl IntoIterator<Item = &'a ListenAddress>,
+) -> Result<(), ConfigError> {
+    if let Some(open) = addresses.into_iter().find(|address| !address.is_local())
+        && !config.auth.allow_anonymous
+        && !config.auth.has_keys()
+        && !config.auth.ask_backend
+    {
+        return Err(ConfigError::Open(open.to_string()));
+    }
+    Ok(())
+}
+
+fn check_admin(config: &Config) -> Result<(), ConfigError> {
+    if config.admin.token == HIDDEN {
+        return Err(ConfigError::value("[admin] token", HIDDEN_PROBLEM));
+    }
+    let AdminAddress::At(address) = config.admin.listen else { return Ok(()) };
+    if !address.ip().is_loopback() && config.admin.token.is_empty() {
+        let problem = "must be an address of this host alone, such as 127.0.0.1, as long as [admin] token is empty";
+        return Err(ConfigError::value("[admin] listen", problem));
+    }
+    let is_taken = |address: SocketAddr| config.server.listen.contains(&ListenAddress::Tcp(address));
+    if address.port() != 0 && is_taken(address) {
+        return Err(ConfigError::value("[admin] listen", "must be another address than those of [server] listen"));
+    }
+    Ok(())
+}
+
+fn check_keys(keys: &[TokenKey]) -> Result<(), ConfigError> {
+    for (index, key) in keys.iter().enumerate() {
+        let place = format!("[auth] keys[{index}]");
+        key.check(&place)?;
+        if key.secret == HIDDEN {
+            return Err(ConfigError::value(format!("{place} secret"), HIDDEN_PROBLEM));
+        }
+        let forms = [
+            !key.secret.is_empty(),
+            !key.pem.is_empty(),
+            key.secret_file != PathBuf::new(),
+            key.pem_file != PathBuf::new(),
+        ];
+        if forms.iter().filter(|is_set| **is_set).count() != 1 {
+            return Err(ConfigError::value(place, "needs exactly one of secret, secret_file, pem and pem_file"));
+        }
+    }
+    Ok(())
+}
+
+fn check_namespaces(config: &Config) -> Result<(), ConfigError> {
+    if config.namespace.len() > NAMESPACES_MAX {
+        return Err(ConfigError::value("[namespace]", format!("must occur at most {NAMESPACES_MAX} times")));
+    }
+    for (name, namespace) in &config.namespace {
+        let place = format!("[namespace.{name}]");
+        namespace.over(NamespacePolicy::default()).check(&place)?;
+        if namespace.client_publish == Some(true) && !config.auth.has_keys() {
+            let problem = "must be false as long as [auth] has no keys: a token says where its bearer may publish";
+            return Err(ConfigError::value(format!("{place} client_publish"), problem));
+        }
+        if namespace.public == Some(false) && !config.auth.has_keys() && !config.auth.ask_backend {
+            let problem = "must be true as long as [auth] has neither keys to verify tokens with nor ask_backend";
+            return Err(ConfigError::value(format!("{place} public"), problem));
+        }
+    }
+    Ok(())
+}
+
+impl Auth {
+    /// Whether tokens are verified.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || !self.jwks_file.as_os_str().is_empty()
+    }
+}
+
+impl Config {
+    /// Puts a placeholder in the place of every secret.
+    pub fn hide_secrets(&mut self) {
+        let keys = self.auth.keys.iter_mut().map(|key| &mut key.secret);
+        for secret in keys.chain([&mut self.admin.token]).filter(|secret| !secret.is_empty()) {
+            *secret = HIDDEN.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_secrets_are_neither_shown_nor_taken_for_secrets() {
+        let mut config = Config::default();
+        config.admin.token = "the admin's".into();
+        config.auth.keys = vec![TokenKey { alg: "HS256".into(), secret: "everybody's".into(), ..TokenKey::default() }];
+        check(&config).unwrap();
+        config.hide_secrets();
+        let text = config.to_toml();
+        assert!(!text.contains("the admin's") && !text.contains("everybody's"), "{text}");
+        check_admin(&config).unwrap_err();
+        check_keys(&config.auth.keys).unwrap_err();
+        let mut without = Config::default();
+        without.hide_secrets();
+        assert_eq!(without, Config::default());
+    }
+
+    /// What is wrong with a file; nothing if it can be read and every value can be.
+    fn problem(text: &str) -> Option<String> {
+        match toml::from_str(text) {
+            Ok(config) => check(&config).err().map(|error| error.to_string()),
+            Err(error) => Some(error.message().into()),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for text in [
+            "[server]\nlisten = []",
+            "[feed]\nmode = \"rw\"",
+            "[backplane]\nkind = \"redis\"",
+            "[admin]\nlisten = \"here\"",
+            "[admin]\nlisten = \"0.0.0.0:8081\"",
+            "[server]\nlisten = [\"127.0.0.1:80\"]\n[admin]\nlisten = \"127.0.0.1:80\"",
+            "[diagnostics]\necho_path = \"echo\"",
+            "[auth]\nkeys = [{ alg = \"HS256\" }]",
+            "[auth]\nkeys = [{ secret = \"x\" }]",
+            "[auth]\nkeys = [{ alg = \"ES256\", secret = \"x\", pem_file = \"y\" }]",
+            "[auth]\nleeway = \"2h\"",
+            "[auth]\nleeway = \"500ms\"",
+            "[auth]\ncookie = \"a b\"",
+            "[log]\nlevel = \"info,,=\"",
+            "[server]\nproxy_protocol = true",
+            "[namespace.x]\nclient_publish = true",
+            "[namespace.x]\npublic = false",
+        ] {
+            assert!(problem(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_its_bounds() {
+        for (text, expected) in [
+            ("[server]\nshards = 5000", "[server] shards must be at most 1024"),
+            ("[heartbeat]\nreap = 0", "[heartbeat] reap must be from 100ms to 7d"),
+            ("[http]\nmax_header = 100", "[http] max_header must be from 256 to 64KiB"),
+            ("[auth]\nleeway = \"1.5s\"", "[auth] leeway must be whole seconds, at most 1h"),
+            ("[auth]\nkeys = [{ secret = \"x\" }]", "[auth] keys[0] alg must be an algorithm, as in \"ES256\""),
+            ("[namespace.x]\nmax_lag = 1", "[namespace.x] max_lag must be from 4KiB to 1024GiB"),
+        ] {
+            assert_eq!(problem(text).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn bounds_include_both_ends() {
+        for text in ["256", "\"64KiB\""] {
+            assert_eq!(problem(&format!("[http]\nmax_header = {text}")), None);
+        }
+        for text in ["255", "65537"] {
+            assert!(problem(&format!("[http]\nmax_header = {text}")).is_some(), "{text}");
+        }
+        assert!(problem("[http]\nsse_padding = \"1GB\"").is_some(), "the first stream would need that much memory");
+    }
+
+    #[test]
+    fn every_default_is_allowed() {
+        check(&Config::default()).unwrap();
+        NamespacePolicy::default().check("").unwrap();
+    }
+}

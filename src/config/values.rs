@@ -1,0 +1,91 @@
+//! The types of values that are neither numbers nor texts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// The permissions of a socket's file, written in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        let is_octal = !text.is_empty() && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+        mode.map(Mode).ok_or_else(|| format!("{text:?} is no octal mode; write one such as \"0660\""))
+    }
+}
+
+/// The decision about a client that the backend was asked about and did not answer for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The client is refused.
+    #[default]
+    Deny,
+    /// The client is let in.
+    Allow,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people if the output is a terminal, else as JSON.
+    #[default]
+    Auto,
+    /// A JSON object per line.
+    Json,
+    /// For people.
+    Human,
+}
+
+/// The stream that log lines are written to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogOutput {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
+/// What happens to a client that is further behind than its namespace allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SlowPolicy {
+    /// The client is disconnected, so that it comes back and resumes from history.
+    #[default]
+    Disconnect,
+    /// The client is told of the loss and goes on from the oldest event that is kept.
+    Gap,
+    /// The client goes on from the newest event.
+    Latest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal() {
+        for (text, mode) in [("0660", 0o660), ("660", 0o660), ("0", 0), ("777", 0o777)] {
+            assert_eq!(text.parse(), Ok(Mode(mode)));
+        }
+        assert_eq!(Mode(0o660).to_string(), "0660");
+        for bad in ["", "rw", "0680", "1000", "+660", "-1"] {
+            assert!(bad.parse::<Mode>().is_err(), "{bad}");
+        }
+    }
+}

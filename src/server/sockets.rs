@@ -1,0 +1,96 @@
+//! Everything that a starting server opens: the feed, the state files, and the listeners for admins and clients.
+
+use std::net::TcpListener;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+use tracing::info;
+
+use crate::config::{AdminAddress, Config};
+use crate::shard::Listener;
+use crate::sys::socket::{self, SocketFile, UnixListenError};
+
+use super::StartError;
+use super::listeners::{self, Listeners};
+use super::state::{self, State, StateLock};
+
+/// The open sockets and files.
+pub(super) struct Sockets {
+    /// The publishers' socket.
+    pub(super) feed: UnixListener,
+    /// Whether the service manager has opened the publishers' socket.
+    pub(super) feed_is_inherited: bool,
+    /// The state files.
+    pub(super) state: State,
+    /// Keeps other servers from the state files.
+    pub(super) lock: StateLock,
+    /// The admin listener, unless it is switched off.
+    pub(super) admin: Option<TcpListener>,
+    /// The address at which the first shard serves this process.
+    pub(super) own_address: SocketAddr,
+    /// The listeners of the shards.
+    pub(super) clients: Listeners,
+    /// Socket files that are this process's to remove.
+    pub(super) files: Vec<SocketFile>,
+}
+
+impl Sockets {
+    /// Opens the listeners of `shards` shards and everything else. Clients come last: if anything is in the way, a server
+    /// that already runs has lost none of them.
+    ///
+    /// `cores` are those that the shards are pinned to, if they are.
+    ///
+    /// # Errors
+    /// If something is in use, or cannot be opened.
+    pub(super) fn open(config: &Config, shards: usize, cores: Option<&[usize]>) -> Result<Sockets, StartError> {
+        let inherited = listeners::inherit()?;
+        let mut files = Vec::new();
+        let feed_is_inherited = inherited.feed.is_some();
+        let lock = state::lock(config).map_err(|error| name_the_feed(error, config, feed_is_inherited))?;
+        let feed = open_feed(config, inherited.feed, &mut files)?;
+        let state = state::open(&lock)?;
+        let admin = open_admin(config)?;
+        let own_listener = socket::listen_privately()?;
+        let own_address = own_listener.local_addr()?;
+        let mut clients = Listeners::open(config, shards, cores, inherited.clients)?;
+        files.append(&mut clients.files);
+        if let Some(first) = clients.by_shard.first_mut() {
+            first.push(Listener::Own(own_listener));
+        }
+        Ok(Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files })
+    }
+}
+
+/// Names the feed if the server that has locked the state serves the same feed, as it most often does.
+fn name_the_feed(error: StartError, config: &Config, is_inherited: bool) -> StartError {
+    match error {
+        StartError::StateInUse(_) if !is_inherited && UnixStream::connect(&config.feed.path).is_ok() => {
+            UnixListenError::InUse(config.feed.path.display().to_string()).into()
+        }
+        error => error,
+    }
+}
+
+/// Opens the feed, unless the service manager has. A server on the same feed is noticed here, before anything is touched
+/// that it has open.
+fn open_feed(
+    config: &Config,
+    inherited: Option<UnixListener>,
+    files: &mut Vec<SocketFile>,
+) -> Result<UnixListener, StartError> {
+    if let Some(listener) = inherited {
+        return Ok(listener);
+    }
+    let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
+    let listener = socket::listen_unix(&config.feed.path, config.feed.mode.0, group)?;
+    files.push(SocketFile::at(&config.feed.path)?);
+    Ok(listener)
+}
+
+/// Opens the admin listener, unless it is switched off.
+fn open_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let AdminAddress::At(address) = config.admin.listen else { return Ok(None) };
+    let failed = |source| StartError::Listen { address: format!("{address} (admin)"), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    info!(address = %listener.local_addr()?, "admin listening");
+    Ok(Some(listener))
+}

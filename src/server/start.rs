@@ -1,0 +1,250 @@
+//! Starting the threads: hub, shards, the admin listener, and what watches over them.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config};
+use crate::control::stats::Stats;
+use crate::control::{self, ControlParts, LogFilter};
+use crate::hub::{self, HubParts};
+use crate::link::{self, FIGURES_CHANNEL, HubInbox, ToHub, ToShard};
+use crate::logic::auth::Keyring;
+use crate::logic::history::HistoryLimits;
+use crate::shard::{self, Listener, Room, ShardParts};
+use crate::sys::accounts;
+use crate::sys::affinity;
+use crate::sys::fdtable::raise_descriptor_limit;
+use crate::sys::ring::{Ring, explain_setup_error};
+
+use super::sockets::Sockets;
+use super::state::State;
+use super::{Server, StartError, demo, keys, service};
+
+/// How long shards may take to start.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Fewer descriptors than this are the default of a host, and not enough for a connection server.
+const DESCRIPTORS_LOW: u64 = 10_000;
+
+/// Starts all threads and waits until every shard takes clients.
+///
+/// # Errors
+/// If the host lacks something, something is in use, or a thread cannot start.
+pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Result<Server, StartError> {
+    check_host()?;
+    // Before the keys are read, so that no later change of their files is missed.
+    let looks = keys::look(&config.auth);
+    let plan = Plan::new(config)?;
+    let shards = plan.shards;
+    let Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files } =
+        Sockets::open(config, shards, plan.cores.as_deref())?;
+    let room = Arc::new(Room::new(&config.server));
+    let figures = (0..shards).map(|_| Arc::default()).collect();
+    let stats = Stats { room: room.clone(), hub: Arc::default(), shards: figures };
+    let Threads { to_hub, hub, drained, feeds } = start_threads(config, plan, feed, state, clients.by_shard, &stats)?;
+    if let Some(listener) = admin {
+        control::start(ControlParts {
+            listener,
+            token: config.admin.token.clone(),
+            stats: stats.clone(),
+            feeds,
+            own_listener: own_address,
+            to_hub: to_hub.clone(),
+            log_filter,
+            max_line: config.feed.max_line,
+            feed_is_narrowed: is_narrowed(&config.feed) || feed_is_inherited,
+        })?;
+    }
+    keys::watch(config.auth.clone(), looks, to_hub.clone())?;
+    room.set_ready();
+    let service = service::start(stats)?;
+    info!(shards, feed = %config.feed.path.display(), "ready");
+    let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
+    if config.demo {
+        for address in &clients.addresses {
+            info!("the demo is at http://{address}/");
+        }
+    }
+    Ok(Server { to_hub, room, hub, drained, demo, service, files, _lock: lock })
+}
+
+/// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.
+fn is_narrowed(feed: &config::Feed) -> bool {
+    !(feed.group.is_empty() && feed.allow_users.is_empty() && feed.readers.is_empty())
+}
+
+/// Asks the host for what every shard needs: one sentence here is better than an error number from each thread.
+fn check_host() -> Result<(), StartError> {
+    Ring::new(64).map_err(|error| StartError::Thread(explain_setup_error(&error)))?;
+    let descriptors = raise_descriptor_limit()?;
+    if descriptors < DESCRIPTORS_LOW {
+        warn!(descriptors, "each shard can hold about that many connections; raise LimitNOFILE (ulimit -n) for more");
+    }
+    Ok(())
+}
+
+/// What is known before anything is opened.
+struct Plan {
+    shards: usize,
+    /// The core of each shard, if they are pinned.
+    cores: Option<Vec<usize>>,
+    keyring: Option<Arc<Keyring>>,
+    users: FeedUsers,
+}
+
+/// The users of the feed, by id.
+struct FeedUsers {
+    /// Users who may connect; empty for all whom the socket's mode lets in.
+    allowed: Vec<u32>,
+    /// Users who may connect and only read.
+    readers: Vec<u32>,
+}
+
+impl Plan {
+    fn new(config: &Config) -> Result<Plan, StartError> {
+        let cores = affinity::usable_cores();
+        let shards = if config.server.shards == 0 { cores.len() } else { config.server.shards };
+        let users = FeedUsers {
+            allowed: user_ids("allow_users", &config.feed.allow_users)?,
+            readers: user_ids("readers", &config.feed.readers)?,
+        };
+        let cores = (config.server.pin && shards <= cores.len()).then_some(cores);
+        Ok(Plan { shards, cores, keyring: keys::load(&config.auth)?, users })
+    }
+}
+
+/// The ids of users by name or number; `key` is the key that names them.
+fn user_ids(key: &'static str, users: &[String]) -> Result<Vec<u32>, StartError> {
+    let id = |user: &String| accounts::user_id(user)?.ok_or_else(|| StartError::NoUser(key, user.clone()));
+    users.iter().map(id).collect()
+}
+
+/// The running hub, and what the main thread has of its queues.
+struct Threads {
+    to_hub: ToHub,
+    hub: JoinHandle<()>,
+    drained: Receiver<u64>,
+    /// The admin listener's connections to the feed.
+    feeds: [UnixStream; 2],
+}
+
+/// Starts the hub and a shard for each list of listeners, and waits until every shard takes clients.
+fn start_threads(
+    config: &Arc<Config>,
+    plan: Plan,
+    feed: UnixListener,
+    state: State,
+    listeners: Vec<Vec<Listener>>,
+    stats: &Stats,
+) -> Result<Threads, StartError> {
+    let (to_hub, inbox) = link::to_hub()?;
+    let (started_sender, started) = crossbeam_channel::bounded(plan.shards);
+    let (mut to_shards, mut shards) = (Vec::new(), Vec::new());
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
+        to_shards.push(to_shard);
+        shards.push(ShardParts {
+            index: index as u16,
+            core: plan.cores.as_ref().map(|cores| cores[index]),
+            config: config.clone(),
+            listeners,
+            from_hub,
+            to_hub: to_hub.clone(),
+            room: stats.room.clone(),
+            figures: stats.shards[index].clone(),
+            keyring: plan.keyring.clone(),
+            revoked: state.revocations.known().clone(),
+            page: config.demo.then_some(demo::PAGE),
+            started: started_sender.clone(),
+        });
+    }
+    // The shards have the only senders left, so that waiting for them ends when one dies.
+    drop(started_sender);
+    let (drained_sender, drained) = crossbeam_channel::bounded(1);
+    let (ask, asked) = UnixStream::pair()?;
+    let (publish, published) = UnixStream::pair()?;
+    let own = vec![asked, published];
+    let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender };
+    let parts = hub_parts(config, plan.users, state, stats, ends);
+    let hub = spawn("hub", move || hub::run(parts))?;
+    let count = shards.len();
+    for part in shards {
+        spawn(&format!("shard-{}", part.index), move || shard::run(part))?;
+    }
+    wait_for_shards(&started, count)?;
+    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish] })
+}
+
+/// The hub's ends of its sockets and queues.
+struct HubEnds {
+    listener: UnixListener,
+    own: Vec<UnixStream>,
+    inbox: HubInbox,
+    shards: Vec<ToShard>,
+    drained: Sender<u64>,
+}
+
+fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Stats, ends: HubEnds) -> HubParts {
+    let policies = config.clone();
+    let figures = stats.clone();
+    HubParts {
+        listener: ends.listener,
+        own: ends.own,
+        allowed_users: users.allowed,
+        readers: users.readers,
+        max_line: config.feed.max_line,
+        channels_max: config.limits.channels,
+        idempotency_window: config.feed.idempotency_window,
+        idempotency_keys: config.feed.idempotency_keys,
+        history: Box::new(move |channel| match channel {
+            // A viewer of the figures wants the present ones alone.
+            FIGURES_CHANNEL => HistoryLimits { events_max: 0, bytes_max: 0, age_max_ms: 0 },
+            channel => policies.namespace(channel).history(),
+        }),
+        ids: state.ids,
+        revocations: state.revocations,
+        inbox: ends.inbox,
+        shards: ends.shards,
+        figures: stats.hub.clone(),
+        figures_writer: Box::new(move |out| figures.write_json(out)),
+        drained: ends.drained,
+    }
+}
+
+/// Starts a thread that the server cannot be without: if the thread fails, the process ends.
+fn spawn(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let label = name.to_string();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        if let Err(error) = run() {
+            error!(thread = label, %error, "a thread cannot go on; the server ends");
+            std::process::exit(1);
+        }
+    })
+}
+
+fn wait_for_shards(started: &Receiver<Result<(), String>>, shards: usize) -> Result<(), StartError> {
+    for _ in 0..shards {
+        match started.recv_timeout(START_MAX) {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Err(StartError::Thread(reason)),
+            Err(_) => return Err(StartError::Thread("a shard did not start in time".into())),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        assert_eq!(user_ids("readers", &["root".into(), "7".into()]).unwrap(), [0, 7]);
+        assert!(matches!(user_ids("readers", &["no such user".into()]), Err(StartError::NoUser("readers", _))));
+    }
+}
