@@ -66,6 +66,20 @@ pub fn write_strings<'t>(texts: impl Iterator<Item = &'t str>, out: &mut Vec<u8>
     out.push(b']');
 }
 
+/// Appends `"error":{"code","message"}`, the member by which every answer of the server tells an error, with
+/// `"channels"` in it if the error is about some channels.
+pub fn write_error(code: &str, message: &str, channels: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"error\":{\"code\":");
+    write_string(code, out);
+    out.extend_from_slice(b",\"message\":");
+    write_string(message, out);
+    if !channels.is_empty() {
+        out.extend_from_slice(b",\"channels\":");
+        write_strings(channels.iter().map(String::as_str), out);
+    }
+    out.push(b'}');
+}
+
 /// JSON without the white space between its tokens: so it is one line, as event streams need it.
 pub fn compact(json: &str) -> Vec<u8> {
     let mut in_string = false;
@@ -86,6 +100,16 @@ pub fn compact(json: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_error_names_its_channels_if_there_are_any() {
+        let mut out = Vec::new();
+        write_error("x", "a \"b\"", &[], &mut out);
+        assert_eq!(out, br#""error":{"code":"x","message":"a \"b\""}"#);
+        out.clear();
+        write_error("x", "y", &["a".to_owned(), "b".to_owned()], &mut out);
+        assert_eq!(out, br#""error":{"code":"x","message":"y","channels":["a","b"]}"#);
+    }
 
     proptest! {
         #[test]

@@ -48,11 +48,8 @@ pub fn write_ids(out: &mut Vec<u8>, reference: &str, ids: &[Id], is_list: bool) 
 /// Appends `{"ref":…,"error":{"code","message"}}`.
 pub fn write_error(out: &mut Vec<u8>, reference: Option<&str>, error: &FeedError) {
     write_start(out, reference);
-    out.extend_from_slice(b"\"error\":{\"code\":");
-    json::write_string(error.code, out);
-    out.extend_from_slice(b",\"message\":");
-    json::write_string(&error.message, out);
-    out.extend_from_slice(b"}}\n");
+    json::write_error(error.code, &error.message, &[], out);
+    out.extend_from_slice(b"}\n");
 }
 
 #[cfg(test)]
