@@ -3,6 +3,7 @@
 mod cors;
 mod forwarded;
 mod parse;
+mod response_head;
 mod write;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use std::borrow::Cow;
 pub use cors::{Cors, decide_cors, origin_allowed};
 pub use forwarded::last_untrusted;
 pub use parse::{HeadLimits, Parsed, parse};
+pub use response_head::{ResponseHead, ResponseHeadError, ResponseHeadReader};
 pub use write::{
     ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
 };
