@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::figures::Stats;
 use crate::link::{ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Replay, ShardMessage, Target, ToShard};
 use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::{ChannelName, Draft, Event};
@@ -61,9 +62,6 @@ pub(super) enum Outcome {
     },
 }
 
-/// Writes the members of the figures that the hub does not know itself.
-pub type FiguresWriter = Box<dyn Fn(&mut Vec<u8>) + Send>;
-
 /// The hub's state. One thread owns it; its tasks borrow it between their waits.
 pub(super) struct Core {
     pub(super) ids: IdSource,
@@ -72,7 +70,8 @@ pub(super) struct Core {
     pub(super) keys: IdempotencyKeys,
     pub(super) channels_max: usize,
     pub(super) figures: Arc<HubFigures>,
-    pub(super) figures_writer: FiguresWriter,
+    /// The server's figures, the hub's own among them.
+    pub(super) stats: Arc<Stats>,
     pub(super) kicks: HashMap<u64, PendingKick>,
     pub(super) answered: Rc<Notify>,
     pub(super) next_request: u64,
@@ -102,7 +101,7 @@ impl Core {
             keys: IdempotencyKeys::new(0, 0),
             channels_max: usize::MAX / 2,
             figures: Arc::default(),
-            figures_writer: Box::new(|_| ()),
+            stats: Arc::default(),
             kicks: HashMap::new(),
             answered: Rc::default(),
             next_request: 0,
@@ -293,7 +292,7 @@ impl Core {
                 self.publish_figures();
                 write_ok_with(out, reference.unwrap_or("null"), |out| {
                     out.extend_from_slice(b",\"stats\":");
-                    (self.figures_writer)(out);
+                    self.stats.write_json(out);
                 });
             }
             Command::History { channel, after, limit } => {
@@ -371,7 +370,7 @@ impl Core {
                 shard.stage(ShardMessage::Event(route.local, event.clone()));
             }
         }
-        HubFigures::add(&self.figures.events, 1);
+        HubFigures::add(&self.figures.events_published, 1);
         id
     }
 

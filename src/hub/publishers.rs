@@ -296,7 +296,7 @@ async fn work_off(
 }
 
 fn refuse(hub: &Hub, reference: Option<&str>, error: &FeedError, replies: &mut Vec<u8>) {
-    HubFigures::add(&hub.core.borrow().figures.errors, 1);
+    HubFigures::add(&hub.core.borrow().figures.feed_errors, 1);
     write_error(replies, reference, error);
 }
 

@@ -13,5 +13,6 @@ pub mod json;
 pub mod log;
 pub mod names;
 pub mod protocol;
+pub mod reason;
 pub mod sparse;
 pub mod wheel;

@@ -18,14 +18,14 @@ use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError};
-use crate::control::stats::Stats;
 use crate::control::{self, ControlParts, LogFilter};
+use crate::figures::{ServerState, ShardFigures, Stats};
 use crate::hub::ids::{IdSource, MarkError};
 use crate::hub::revocations::{Revocations, RevocationsError};
-use crate::hub::{self, HubFigures, HubParts};
+use crate::hub::{self, HubParts};
 use crate::link::{self, FIGURES_CHANNEL, HubInbox, HubMessage, ToHub, ToShard};
 use crate::logic::history::HistoryLimits;
-use crate::shard::{self, Listener, Published, Room, ShardParts};
+use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
@@ -123,7 +123,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 /// The running threads, as the main thread knows them.
 struct Server {
     to_hub: ToHub,
-    room: Arc<Room>,
+    state: Arc<ServerState>,
     hub: std::thread::JoinHandle<()>,
     drained: Receiver<u64>,
     demo: Option<demo::Demo>,
@@ -170,10 +170,10 @@ impl Server {
         }
 
         let (to_hub, inbox) = link::to_hub()?;
-        let room = Arc::new(Room::new(&config.server));
-        let figures: Vec<Arc<Published>> = (0..shards).map(|_| Arc::default()).collect();
-        let hub_figures = Arc::new(HubFigures::default());
-        let stats = Stats { room: room.clone(), hub: hub_figures.clone(), shards: figures.clone() };
+        let admission = Arc::new(Admission::new(&config.server));
+        let state = admission.state().clone();
+        let figures: Vec<Arc<ShardFigures>> = (0..shards).map(|_| Arc::default()).collect();
+        let stats = Arc::new(Stats { state: state.clone(), hub: Arc::default(), shards: figures.clone() });
         let mut to_shards = Vec::new();
         let mut parts = Vec::new();
         let (started_sender, started) = crossbeam_channel::bounded(shards);
@@ -187,7 +187,7 @@ impl Server {
                 listeners,
                 from_hub,
                 to_hub: to_hub.clone(),
-                room: room.clone(),
+                room: admission.clone(),
                 figures: figures[index].clone(),
                 keyring: keyring.clone(),
                 revoked: revocations.known().clone(),
@@ -208,8 +208,7 @@ impl Server {
             (ids, revocations),
             inbox,
             to_shards,
-            hub_figures,
-            &stats,
+            stats.clone(),
             drained_sender,
         );
         let hub = spawn("hub", move || hub::run(hub_parts))?;
@@ -231,7 +230,7 @@ impl Server {
             })?;
         }
         keys::watch(config.auth.clone(), looks, to_hub.clone())?;
-        room.set_ready();
+        state.set_started();
         let service = service::start(stats)?;
         info!(shards, feed = %config.feed.path.display(), "ready");
         let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
@@ -240,7 +239,7 @@ impl Server {
                 info!("the demo is at http://{address}/");
             }
         }
-        Ok(Server { to_hub, room, hub, drained, demo, service, files, _lock: lock })
+        Ok(Server { to_hub, state, hub, drained, demo, service, files, _lock: lock })
     }
 
     fn serve(self, config: &Config, signals: &Receiver<Signal>) {
@@ -256,8 +255,8 @@ impl Server {
                 }
             }
         }
-        info!(connections = self.room.connections(), "going away; a second signal ends at once");
-        self.room.set_draining();
+        info!(connections = self.state.connections(), "going away; a second signal ends at once");
+        self.state.set_leaving();
         self.service.leave();
         if let Some(demo) = self.demo {
             demo.stop();
@@ -306,12 +305,10 @@ fn hub_parts(
     (ids, revocations): (IdSource, Revocations),
     inbox: HubInbox,
     shards: Vec<ToShard>,
-    figures: Arc<HubFigures>,
-    stats: &Stats,
+    stats: Arc<Stats>,
     drained: Sender<u64>,
 ) -> HubParts {
     let policies = config.clone();
-    let stats = stats.clone();
     HubParts {
         listener,
         own,
@@ -330,8 +327,7 @@ fn hub_parts(
         revocations,
         inbox,
         shards,
-        figures,
-        figures_writer: Box::new(move |out| stats.write_json(out)),
+        stats,
         drained,
     }
 }

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::logic::protocol::http::{Reject, ResponseHeaders, write_error};
+use crate::logic::reason::Reason;
 use crate::sys::readiness::Readiness;
 use crate::sys::socket;
 
+use super::admission::Refused;
 use super::connection::{Flags, Peer, State};
-use super::counters::Reason;
-use super::rates::Refused;
 use super::{Listener, Shard};
 
 /// Connections taken at once, before other things have their turn.

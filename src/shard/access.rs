@@ -7,12 +7,12 @@ use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::http::{Reject, Request};
 use crate::logic::protocol::query::SubscribeQuery;
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 use crate::sys::clock::unix_ms;
 
 use super::Shard;
 use super::connection::{Awaited, State};
-use super::counters::Reason;
 use super::identities::Known;
 use super::settings::TICK_MS;
 

@@ -9,20 +9,20 @@ use tracing::info;
 
 use crate::logic::cells::NONE;
 use crate::logic::protocol::{dialect, ws};
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
 
 use super::connection::{Connection, Flags, State};
-use super::counters::Reason;
 use super::{Shard, connection_id};
 
 impl Shard {
     fn gauge(&mut self, state: State) -> Option<&mut u64> {
         match state {
-            State::Proxied | State::Http => Some(&mut self.counters.http),
-            State::Stream => Some(&mut self.counters.sse),
-            State::WebSocket => Some(&mut self.counters.websocket),
-            State::Poll => Some(&mut self.counters.poll),
+            State::Proxied | State::Http => Some(&mut self.counters.connections_http),
+            State::Stream => Some(&mut self.counters.connections_sse),
+            State::WebSocket => Some(&mut self.counters.connections_ws),
+            State::Poll => Some(&mut self.counters.connections_poll),
             _ => None,
         }
     }

@@ -7,15 +7,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::figures::Measure;
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
 use crate::logic::protocol::{dialect, ws};
+use crate::logic::reason::Reason;
 use crate::sys::clock::unix_ms;
 
 use super::Shard;
 use super::connection::{Connection, Flags, State};
-use super::counters::Reason;
-use super::measures::Measure;
 use super::walk::Length;
 
 /// Sends in one batch, at most: about two milliseconds of the kernel's time.
@@ -227,7 +227,7 @@ impl Shard {
             return;
         };
         self.counters.sends += 1;
-        self.counters.bytes_out += taken as u64;
+        self.counters.sent_bytes += taken as u64;
         self.connections[slot].sent = self.now;
         let planned = match plan.what {
             What::Run { subscription, lane, start, end } => {
@@ -288,7 +288,7 @@ impl Shard {
         let lane = &mut self.channels.lanes[lane];
         let events = lane.log.events_between(from, to) as u32;
         connection.events = connection.events.saturating_add(events);
-        self.counters.events_out += u64::from(events);
+        self.counters.deliveries += u64::from(events);
         if let Some(subscription) = connection.subscription_mut(index) {
             subscription.cursor = to;
         }

@@ -3,11 +3,11 @@
 
 use crate::link::HubMessage;
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
 use super::connection::State;
-use super::counters::Reason;
 
 /// Connections let go per tick, at least: few clients need no pace.
 const PER_TICK_MIN: usize = 100;

@@ -6,11 +6,11 @@ use crate::link::{ConnectionId, FromHub, HubMessage, LocalChannel, Replay, Shard
 use crate::logic::cells::NONE;
 use crate::logic::event::{Draft, Event};
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 
 use super::Shard;
 use super::channels::Following;
 use super::connection::{Flags, State};
-use super::counters::Reason;
 use super::settings::ticks;
 
 /// Batches from the hub in one turn.
@@ -95,7 +95,7 @@ impl Shard {
 
     /// Frames the event once per dialect that has a lane.
     fn on_event(&mut self, channel: LocalChannel, event: &Arc<Event>) {
-        self.counters.events_in += 1;
+        self.counters.events_received += 1;
         self.seen = self.seen.max(event.id);
         // What was on its way when the channel was given up: what lies between it and the new beginning is not known.
         if self.channels.channels[channel].following != Following::Yes {
@@ -195,7 +195,7 @@ impl Shard {
                 count += 1;
             }
         }
-        self.counters.events_out += count;
+        self.counters.deliveries += count;
         let connection = &mut self.connections[slot];
         connection.events = connection.events.saturating_add(count as u32);
         if replay.last {

@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::logic::protocol::http::{Parsed, Reject, parse};
+use crate::logic::reason::Reason;
 use crate::sys::ring::{self, Completion};
 use crate::sys::socket;
 
 use super::connection::{Flags, State};
-use super::counters::Reason;
 use super::{COMPLETIONS_PER_TURN, FOR_ROOM, GENERATION_MASK, INBOX, NUDGE, POLLED, Shard};
 
 /// Reads of one connection in one turn.
@@ -137,7 +137,7 @@ impl Shard {
                     break;
                 }
                 Ok(length) => {
-                    self.counters.bytes_in += length as u64;
+                    self.counters.received_bytes += length as u64;
                     self.on_bytes(slot, &mut scratch[..length]);
                     if length < scratch.len() && !to_the_end {
                         has_all = true;

@@ -5,11 +5,11 @@
 use crate::config::SlowPolicy;
 use crate::logic::log::Position;
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 
 use super::Shard;
 use super::channels::Reader;
 use super::connection::{Connection, Gap};
-use super::counters::Reason;
 
 impl Shard {
     /// Applies the policy to a reader whose cursor stands before `floor`.
@@ -75,7 +75,7 @@ impl Shard {
         }
         let events = log.events_between(cursor, boundary) as u32;
         connection.events = connection.events.saturating_add(events);
-        self.counters.events_out += u64::from(events);
+        self.counters.deliveries += u64::from(events);
         self.channels.lanes[lane].at_head += u32::from(is_head);
     }
 

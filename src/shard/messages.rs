@@ -8,11 +8,11 @@ use crate::logic::id::Id;
 use crate::logic::json;
 use crate::logic::protocol::dialect::{Dialect, write_ws};
 use crate::logic::protocol::ws::{self, Message, Opcode};
+use crate::logic::reason::Reason;
 
 use super::Shard;
 use super::access::Denied;
 use super::connection::{Flags, State};
-use super::counters::Reason;
 
 /// A message in the JSON format. One message may hold one request.
 #[derive(Deserialize)]

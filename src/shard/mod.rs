@@ -7,11 +7,11 @@
 
 mod accept;
 mod access;
+mod admission;
 mod asking;
 mod channels;
 mod closing;
 mod connection;
-mod counters;
 mod deliver;
 mod drain;
 #[cfg(feature = "faults")]
@@ -20,14 +20,12 @@ mod identities;
 mod inbox;
 mod intake;
 mod lagging;
-mod measures;
 mod merge;
 mod messages;
 mod poll;
 mod proxied;
 mod rates;
 mod request;
-mod room;
 mod settings;
 mod subscribe;
 mod survey;
@@ -44,6 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::figures::{Counters, Measure, Measures, ShardFigures};
 use crate::link::{ConnectionId, FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 use crate::logic::cells::Cells;
@@ -56,11 +55,9 @@ use crate::sys::{affinity, fdtable};
 use accept::Reserve;
 use channels::Channels;
 use connection::Connection;
-use counters::Counters;
 use deliver::Batch;
 use drain::Drain;
 use identities::Identities;
-use measures::Measures;
 use rates::Talk;
 use settings::{Policies, Settings, TICK_MS};
 use survey::Surveys;
@@ -68,9 +65,7 @@ use time::{Hint, LineBudget};
 use upstream::Upstream;
 use walk::Walks;
 
-pub use counters::{Published, Reason};
-pub use measures::{BUCKETS, Measure, PublishedMeasures};
-pub use room::Room;
+pub use admission::Admission;
 
 /// What a shard listens on.
 #[derive(Debug)]
@@ -100,9 +95,9 @@ pub struct ShardParts {
     /// Its end of the queue to the hub.
     pub to_hub: ToHub,
     /// What it shares with the other shards.
-    pub room: Arc<Room>,
+    pub room: Arc<Admission>,
     /// Where it publishes its figures.
-    pub figures: Arc<Published>,
+    pub figures: Arc<ShardFigures>,
     /// The keys by which tokens are verified; without any, none are asked for.
     pub keyring: Option<Arc<Keyring>>,
     /// The tokens that were revoked before the start.
@@ -164,7 +159,7 @@ struct Shard {
     inbox_waits: bool,
     /// A lane whose readers must be walked before more events are taken in.
     held_by: Option<u32>,
-    room: Arc<Room>,
+    room: Arc<Admission>,
     keyring: Option<Arc<Keyring>>,
     identities: Identities,
     talk: Talk,
@@ -172,7 +167,7 @@ struct Shard {
     page: Option<&'static str>,
     counters: Counters,
     measures: Measures,
-    figures: Arc<Published>,
+    figures: Arc<ShardFigures>,
     /// Connections that may have something to send.
     ready: VecDeque<u32>,
     /// Lanes whose readers are being walked.
@@ -328,7 +323,7 @@ impl Shard {
     }
 
     fn publish(&mut self) {
-        self.counters.connections = self.connections.used() as u64;
+        self.counters.slots = self.connections.used() as u64;
         self.counters.identified = self.identities.len() as u64;
         self.counters.channels = self.channels.channels.used() as u64;
         self.counters.log_bytes = self.channels.kept_bytes;

@@ -109,7 +109,7 @@ impl Shard {
         // With everything told, the client need not ask again about what the shard has seen of other channels.
         let next =
             if is_whole { last.unwrap_or(position).max(self.seen).max(position) } else { last.unwrap_or(position) };
-        self.counters.events_out += count;
+        self.counters.deliveries += count;
         self.connections[slot].events = self.connections[slot].events.saturating_add(count as u32);
         self.write_answer(slot, &events, next, false, is_whole);
     }
@@ -140,7 +140,7 @@ impl Shard {
             Dialect::Poll.write_event(event, &mut events);
         }
         let count = replay.events.len() as u64;
-        self.counters.events_out += count;
+        self.counters.deliveries += count;
         self.connections[slot].events = self.connections[slot].events.saturating_add(count as u32);
         if replay.gap.is_some() {
             self.counters.gaps += 1;

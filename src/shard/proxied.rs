@@ -1,10 +1,10 @@
 //! Connections that begin with what their proxy says about them.
 
 use crate::logic::protocol::proxy::{self, ProxyHeader};
+use crate::logic::reason::Reason;
 
 use super::Shard;
 use super::connection::{Peer, State};
-use super::counters::Reason;
 
 impl Shard {
     /// Reads the PROXY protocol's header; what follows it is the client's request.

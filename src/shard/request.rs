@@ -14,10 +14,10 @@ use crate::logic::protocol::http::{
 };
 use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 use crate::sys::socket;
 
 use super::connection::{Flags, Peer, State};
-use super::counters::Reason;
 use super::{Shard, connection_id};
 
 /// What a path and its headers ask for.
@@ -279,7 +279,7 @@ impl Shard {
         self.counters.handshakes += 1;
         match state {
             State::Stream => self.counters.opened_sse += 1,
-            _ => self.counters.opened_websocket += 1,
+            _ => self.counters.opened_ws += 1,
         }
         self.enter_state(slot, state);
         self.connections[slot].deadline = 0;

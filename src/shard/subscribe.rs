@@ -10,6 +10,7 @@ use crate::link::{HubMessage, LocalChannel};
 use crate::logic::cells::NONE;
 use crate::logic::id::Id;
 use crate::logic::protocol::http::Reject;
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 
 use super::Shard;
@@ -270,12 +271,7 @@ impl Shard {
             let dialect = connection.dialect;
             dialect.write_end(&name, connection.out());
             if connection.subscriptions() == 0 {
-                self.close(
-                    slot,
-                    super::Reason::Ended,
-                    crate::logic::protocol::ws::CLOSE_NORMAL,
-                    "the channel has ended",
-                );
+                self.close(slot, Reason::Ended, crate::logic::protocol::ws::CLOSE_NORMAL, "the channel has ended");
                 return;
             }
             self.queue(slot);

@@ -23,6 +23,7 @@ use crate::link::{HubInbox, to_hub, to_shard};
 use crate::logic::auth::Revoked;
 use crate::logic::history::HistoryLimits;
 use crate::logic::protocol::feed::parse;
+use crate::logic::reason::Reason;
 
 const CHANNELS: [&str; 6] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2"];
 const MAX_LAG: usize = 8192;
@@ -93,7 +94,7 @@ impl Model {
         let parts = ShardParts {
             index: 0,
             core: None,
-            room: Arc::new(Room::new(&config.server)),
+            room: Arc::new(Admission::new(&config.server)),
             config: Arc::new(config),
             listeners: Vec::new(),
             from_hub,
@@ -196,7 +197,7 @@ impl Model {
     fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         let mut config = (*self.shard.settings.config).clone();
         change(&mut config);
-        self.shard.room = Arc::new(Room::new(&config.server));
+        self.shard.room = Arc::new(Admission::new(&config.server));
         self.shard.settings = Settings::new(Arc::new(config));
     }
 

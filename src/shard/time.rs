@@ -5,13 +5,13 @@ use tracing::info;
 use crate::link::HubMessage;
 use crate::logic::cells::NONE;
 use crate::logic::protocol::ws;
+use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 use crate::sys::memory;
 
 use super::Shard;
 use super::channels::Following;
 use super::connection::{Connection, Flags, State};
-use super::counters::Reason;
 use super::inbox::LOG_KEPT;
 use super::settings::{Settings, TICK_MS, ticks};
 use super::subscribe::UNUSED_LANE_KEPT;

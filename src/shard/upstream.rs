@@ -12,9 +12,9 @@ use crate::link::{ConnectionId, HubMessage, Listening, Speaker, upstream_weight}
 use crate::logic::event::{Draft, check_channel_name};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::draft_of;
+use crate::logic::reason::Reason;
 
 use super::connection::{Flags, State};
-use super::counters::Reason;
 use super::messages::{Refusal, refusal};
 use super::{Shard, connection_id};
 

@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 
+use crate::figures::Measure;
 use crate::logic::log::Position;
 
 use super::Shard;
 use super::channels::Reader;
 use super::connection::{Flags, State};
-use super::measures::Measure;
 
 /// Readers of one lane that are visited before the next lane has its turn. A walk of no more than that is short.
 const VISITS_MAX: usize = 64;
@@ -180,7 +180,7 @@ impl Shard {
         if walk.sends > 0 {
             self.measures.record(Measure::Pass, walk.sends);
         }
-        self.counters.lag_bytes_max = self.counters.lag_bytes_max.max(walk.lag_max);
+        self.counters.lag_max_bytes = self.counters.lag_max_bytes.max(walk.lag_max);
         if self.held_by == Some(walk.lane) {
             self.held_by = None;
         }

@@ -21,7 +21,6 @@ fn world() -> World {
     let core = Core {
         keys: IdempotencyKeys::new(100, 10),
         channels_max: 4,
-        figures_writer: Box::new(|out| out.extend_from_slice(b"{}")),
         ..Core::new(ids, shards, Box::new(move |_| limits))
     };
     World { core, queues, _folder: folder }

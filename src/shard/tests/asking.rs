@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::Answer;
+use crate::logic::reason::Reason;
 
 /// A model whose backend is asked.
 fn model_with_backend() -> Model {
