@@ -7,8 +7,9 @@
 //! - [`server`] starts, drains and stops the threads.
 //! - [`control`] is the admin listener: health, metrics, API, dashboard (one thread).
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
-//! - [`feed`] is the publishers' Unix socket: its client side, and its listener for the hub.
-//! - [`link`] is the queues between the two.
+//! - [`figures`] is what the server counts, and the state that its threads share.
+//! - [`link`] is the queues between hub and shards.
+//! - [`feed`] is a client of the publishers' Unix socket.
 //! - [`config`] is what an operator may set.
 //! - [`logic`] is pure: bytes in, bytes out; no sockets, no threads, no clock, no randomness.
 //! - [`sys`] is the only place with `unsafe` and with direct system calls; it holds no policy.
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod feed;
+pub mod figures;
 pub mod hub;
 pub mod link;
 pub mod logic;

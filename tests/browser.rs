@@ -190,7 +190,7 @@ async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
     // An end is an end: no reconnecting once the page says so, and the server knows.
     browser.client.execute("source.close()", vec![]).await.unwrap();
     // The demo page has a stream of its own.
-    server.await_figure("sse", 1);
+    server.await_figure("connections_sse", 1);
     browser.close().await;
 }
 
@@ -301,7 +301,7 @@ async fn the_dashboard_shows_what_happens() {
             client
         })
         .collect();
-    server.await_figure("sse", 30);
+    server.await_figure("connections_sse", 30);
     let browser = Browser::open(&format!("http://{}/", server.admin)).await;
     browser.client.set_window_size(1200, 1000).await.unwrap();
     // Nothing is shown without the token.

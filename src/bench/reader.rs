@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use memchr::memmem;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::args::{Reading, Sample, Transport};
 use super::clients::{Command, Progress, Subscription, Tally};
 use super::payload::{self, STAMP_LEN, Scanner, Tail};
 use super::{BenchError, io_error};
+use crate::logic::protocol::http::ResponseHeadReader;
 use crate::sys::epoll::{Epoll, Events, Interest, Ready};
 use crate::sys::load;
 
@@ -27,8 +27,6 @@ const DISCARD_LEN: usize = 16 << 20;
 const VERIFIED_EVERY: usize = 64;
 /// How long a command waits at most while nothing arrives.
 const IDLE_WAIT: Duration = Duration::from_millis(10);
-/// The shortest beginning of an answer that shows its status.
-const STATUS_LEN: usize = "HTTP/1.1 200".len();
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -36,8 +34,6 @@ enum Phase {
     Connecting,
     /// The request is out.
     Asked,
-    /// The answer's status was right; its head goes on.
-    Answered,
     /// Events come.
     Open,
     /// Closed by the server, or failed.
@@ -54,6 +50,8 @@ struct Client {
     /// Bytes since the reset.
     bytes: u64,
     tail: Tail,
+    /// The head of the answer, as far as it has come.
+    head: ResponseHeadReader,
 }
 
 struct Reader<'a> {
@@ -209,8 +207,8 @@ impl<'a> Reader<'a> {
             match connect(&subscription, self.thread, &self.epoll, token) {
                 Ok(stream) => {
                     let (expected, received, bytes, tail) = (0, 0, 0, Tail::default());
-                    let (stream, phase) = (Some(stream), Phase::Connecting);
-                    self.clients.push(Client { stream, phase, expected, received, bytes, tail });
+                    let (stream, phase, head) = (Some(stream), Phase::Connecting, ResponseHeadReader::default());
+                    self.clients.push(Client { stream, phase, expected, received, bytes, tail, head });
                     self.pending += 1;
                     self.open += 1;
                 }
@@ -328,10 +326,12 @@ impl Sink {
         buffer[start..STAMP_LEN].copy_from_slice(kept);
         let mut bytes = &buffer[start..];
         if client.phase != Phase::Open {
-            match answer(client, bytes)? {
-                Some(rest) => bytes = rest,
+            match client.head.push(bytes).map_err(|error| was_answered(&error, bytes))? {
                 None => return Ok(()),
+                Some((head, _)) if !matches!(head.status, 200 | 101) => return Err(was_answered(&head.status, bytes)),
+                Some((_, length)) => bytes = &bytes[length..],
             }
+            client.phase = Phase::Open;
         }
         self.tally.bytes += received;
         client.bytes += received;
@@ -359,30 +359,10 @@ impl Sink {
     }
 }
 
-/// Looks for the end of the answer's head and gives what comes after it.
-fn answer<'a>(client: &mut Client, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, String> {
-    if client.phase == Phase::Asked {
-        if bytes.len() < STATUS_LEN {
-            client.tail.keep(bytes, STATUS_LEN);
-            return Ok(None);
-        }
-        if !matches!(&bytes[..STATUS_LEN], b"HTTP/1.1 200" | b"HTTP/1.1 101") {
-            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]);
-            return Err(format!("was answered {:?}", text.trim_end()));
-        }
-        client.phase = Phase::Answered;
-    }
-    match memmem::find(bytes, b"\r\n\r\n") {
-        Some(end) => {
-            client.phase = Phase::Open;
-            client.tail = Tail::default();
-            Ok(Some(&bytes[end + 4..]))
-        }
-        None => {
-            client.tail.keep(bytes, 3);
-            Ok(None)
-        }
-    }
+/// What to say of an answer other than the one that was hoped for.
+fn was_answered(problem: &dyn std::fmt::Display, bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]);
+    format!("was answered {problem}: {:?}", text.trim_end())
 }
 
 fn connect(subscription: &Subscription, thread: usize, epoll: &Epoll, token: usize) -> std::io::Result<TcpStream> {

@@ -1,4 +1,4 @@
-//! `ringcast kick` and `ringcast stats`
+//! `ringcast kick` and `ringcast stats`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,46 +8,47 @@ use serde_json::{Value, json};
 use super::{FeedPath, Result};
 use crate::feed::client::FeedClient;
 
-/// Whom to send away.
+/// Which connections to end.
 #[derive(Debug, clap::Args)]
 pub(super) struct KickArgs {
     #[command(flatten)]
     feed: FeedPath,
     #[command(flatten)]
     whom: Whom,
-    /// Said to the clients.
+    /// The reason that the clients are told.
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// Exactly one of these.
+/// Which connections: exactly one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Whom {
-    /// Everyone on this channel.
+    /// All connections on this channel.
     #[arg(long)]
     channel: Option<String>,
-    /// One connection, by its name in the log.
+    /// One connection, by its name in the log (conn).
     #[arg(long)]
     conn: Option<String>,
     /// All connections of this user.
     #[arg(long)]
     user: Option<String>,
-    /// All that came with the token of this id, which is refused from now on.
+    /// All connections with the token of this id (jti); the token is refused from now on.
     #[arg(long, value_name = "ID")]
     jti: Option<String>,
 }
 
-/// How to show the figures.
+/// How to print the figures.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatsArgs {
     #[command(flatten)]
     feed: FeedPath,
-    /// As the server sends them.
+    /// Print JSON, as the server sends it.
     #[arg(long)]
     json: bool,
 }
 
+/// Ends connections and prints how many were ended.
 pub(super) fn kick(args: &KickArgs) -> Result {
     let mut command = json!({ "op": "kick" });
     let Whom { channel, conn, user, jti } = &args.whom;
@@ -62,6 +63,7 @@ pub(super) fn kick(args: &KickArgs) -> Result {
     Ok(())
 }
 
+/// Prints the figures.
 pub(super) fn stats(args: &StatsArgs) -> Result {
     let answer = FeedClient::connect(&args.feed.resolve())?.call(json!({ "op": "stats" }))?;
     let stats = &answer["stats"];
@@ -69,7 +71,7 @@ pub(super) fn stats(args: &StatsArgs) -> Result {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// A row per figure, a column per shard.
+/// The figures as text: the node's first, then a row per figure with a column per shard.
 fn table(stats: &Value) -> String {
     let mut text = String::new();
     let node = flat("", &stats["node"]);
@@ -93,6 +95,7 @@ fn table(stats: &Value) -> String {
     text
 }
 
+/// The members of an object by name; those of an inner object as `outer.inner`.
 fn flat(prefix: &str, value: &Value) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for (name, value) in value.as_object().into_iter().flatten() {
@@ -113,9 +116,9 @@ mod tests {
 
     #[test]
     fn figures_stand_in_columns() {
-        let stats = json!({ "node": { "events": 3 }, "shards": [{ "a": 1, "closed": { "slow": 2 } }, { "a": 5 }] });
+        let stats = json!({ "node": { "publishers": 3 }, "shards": [{ "a": 1, "closed": { "slow": 2 } }, { "a": 5 }] });
         let text = table(&stats);
-        assert!(text.contains("events") && text.contains("closed.slow"), "{text}");
+        assert!(text.contains("publishers") && text.contains("closed.slow"), "{text}");
         let row = text.lines().find(|line| line.starts_with("a ")).unwrap();
         assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["a", "1", "5"]);
     }

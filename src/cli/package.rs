@@ -1,4 +1,4 @@
-//! `ringcast completions` and `ringcast man`: what a package has beside the program.
+//! `ringcast completions` and `ringcast man`: files that a package has beside the program.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,27 +7,28 @@ use clap::{Command, CommandFactory};
 
 use super::{Cli, Result};
 
-/// For which shell.
+/// Which shell to print completions for.
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
     /// The shell.
     shell: clap_complete::Shell,
 }
 
-/// Where to.
+/// Where to write the manual pages.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManArgs {
-    /// The folder, which is made if it is not there.
+    /// The folder; it is made if it does not exist.
     folder: PathBuf,
 }
 
+/// Prints the completions of a shell.
 pub(super) fn completions(args: &CompletionsArgs) -> Result {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "ringcast", &mut text);
     Ok(std::io::stdout().write_all(&text)?)
 }
 
-/// Writes a page for the program and one for each of its commands.
+/// Writes a manual page for the program and one for each of its commands.
 pub(super) fn man(args: &ManArgs) -> Result {
     std::fs::create_dir_all(&args.folder)?;
     let mut command = Cli::command();

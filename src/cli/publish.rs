@@ -1,4 +1,4 @@
-//! `ringcast publish`
+//! `ringcast publish`.
 
 use std::io::{IsTerminal, Read, Write};
 
@@ -16,7 +16,7 @@ pub(super) struct PublishArgs {
     feed: FeedPath,
     /// The channel.
     channel: String,
-    /// The payload; - or nothing reads standard input.
+    /// The payload; without it, or with -, standard input is read.
     data: Option<String>,
     /// The event's name.
     #[arg(long, value_name = "NAME")]
@@ -24,20 +24,21 @@ pub(super) struct PublishArgs {
     /// The payload is JSON, not text.
     #[arg(long, conflicts_with = "binary")]
     json: bool,
-    /// The payload is bytes: text to none but WebSocket clients in the raw format.
+    /// The payload is bytes. WebSocket clients in the raw format get it as bytes, all others as base64.
     #[arg(long)]
     binary: bool,
-    /// The same key within the server's window publishes once.
+    /// A key: publishing again with the same key within the server's window has no effect, and prints the first id.
     #[arg(long, conflicts_with = "lines")]
     key: Option<String>,
-    /// Every line of standard input is an event; prints their ids in order.
+    /// Publish every line of standard input as an event, and print the ids in order.
     #[arg(long, conflicts_with = "data")]
     lines: bool,
 }
 
-/// Lines that may be on their way without an answer.
+/// Commands that may be sent before the first of them is answered.
 const IN_FLIGHT_MAX: u64 = 1000;
 
+/// Publishes one event, or one per line of standard input, and prints the ids.
 pub(super) fn run(args: &PublishArgs) -> Result {
     let mut feed = FeedClient::connect(&args.feed.resolve())?;
     if args.lines {
@@ -63,7 +64,7 @@ pub(super) fn run(args: &PublishArgs) -> Result {
 fn read_input() -> Result<Vec<u8>> {
     let mut data = Vec::new();
     std::io::stdin().read_to_end(&mut data)?;
-    // The newline that ends a line of input is the shell's, not the payload's.
+    // A line break at the end of the input comes from the shell and is not part of the payload.
     if data.ends_with(b"\n") {
         data.pop();
     }
@@ -75,9 +76,9 @@ fn command(args: &PublishArgs, data: &[u8]) -> Result<Value> {
     if args.binary {
         command["data_b64"] = STANDARD.encode(data).into();
     } else {
-        let text = std::str::from_utf8(data).map_err(|_| "the payload is no text; publish bytes with --binary")?;
+        let text = std::str::from_utf8(data).map_err(|_| "the payload is not text; publish bytes with --binary")?;
         command["data"] = match args.json {
-            true => serde_json::from_str(text).map_err(|error| format!("the payload is no JSON: {error}"))?,
+            true => serde_json::from_str(text).map_err(|error| format!("the payload is not JSON: {error}"))?,
             false => text.into(),
         };
     }

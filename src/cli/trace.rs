@@ -1,4 +1,4 @@
-//! `ringcast trace`: one channel, user or connection as it happens.
+//! `ringcast trace`: follows one channel, user or connection as things happen.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,36 +17,37 @@ pub(super) struct TraceArgs {
     feed: FeedPath,
     #[command(flatten)]
     what: What,
-    /// As JSON, one object per line.
+    /// Print JSON, one object per line.
     #[arg(long)]
     json: bool,
-    /// End after so many seconds instead of going on until it is interrupted.
+    /// End after this many seconds, instead of going on until interrupted.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<f64>,
 }
 
-/// Exactly one of these.
+/// What to follow: exactly one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct What {
     /// A channel: its events, and how its subscribers keep up.
     #[arg(long)]
     channel: Option<String>,
-    /// A user: comings and goings, and how each connection keeps up.
+    /// A user: when connections begin and end, and how each keeps up.
     #[arg(long)]
     user: Option<String>,
-    /// A connection, by its name in the log.
+    /// A connection, by its name in the log (conn).
     #[arg(long)]
     conn: Option<String>,
 }
 
-/// How often connections are looked at.
+/// How often the state of connections is asked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Characters of an event's data that are shown.
 const DATA_SHOWN: usize = 200;
 /// Connections that are followed at most.
 const CONNECTIONS: usize = 100;
 
+/// Follows what the arguments name until the time is over or the connection to the feed ends.
 pub(super) fn run(args: &TraceArgs) -> Result {
     let path = args.feed.resolve();
     let mut feed = FeedClient::connect(&path)?;
@@ -78,7 +79,7 @@ pub(super) fn run(args: &TraceArgs) -> Result {
     }
 }
 
-/// Hears what comes by itself, in a thread of its own.
+/// Reads the lines that the server sends by itself, in a thread of its own.
 fn follow(
     path: &Path,
     listen: Value,
@@ -99,11 +100,11 @@ fn follow(
     Ok(())
 }
 
-/// What has been shown so far.
+/// What is followed, and the state that was shown last.
 struct Shown<'a> {
     what: &'a What,
     as_json: bool,
-    /// The connections when they were looked at last.
+    /// The connections as they were asked for last.
     before: Vec<Value>,
 }
 
@@ -118,7 +119,7 @@ impl Shown<'_> {
         out.flush()
     }
 
-    /// Something that came by itself: an event, or somebody's coming or going.
+    /// Shows a line that the server sent by itself: an event, or a connection that began or ended.
     fn line(&self, line: &Value) -> std::io::Result<()> {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
         match text("op") {
@@ -138,6 +139,7 @@ impl Shown<'_> {
         }
     }
 
+    /// Whether a line is about the user or connection that is followed.
     fn is_meant(&self, line: &Value) -> bool {
         match self.what {
             What { user: Some(user), .. } => line["user"] == user.as_str(),
@@ -146,7 +148,7 @@ impl Shown<'_> {
         }
     }
 
-    /// Looks at the connections, and says what has changed about each.
+    /// Asks for the connections, and shows those that have changed.
     fn look(&mut self, feed: &mut FeedClient) -> Result {
         let now = self.connections(feed)?;
         for row in &now {
@@ -159,18 +161,19 @@ impl Shown<'_> {
         Ok(())
     }
 
-    /// Of a channel's many subscribers only those are shown that do not keep up.
+    /// Whether a connection is shown: of a channel's many subscribers, only those that do not keep up.
     fn is_shown(&self, row: &Value, before: Option<&Value>) -> bool {
         let is_behind = |row: &Value| row["blocked"] == true || row["replaying"] == true;
         self.what.channel.is_none() || is_behind(row) || before.is_some_and(is_behind)
     }
 
+    /// The connections that are followed, as the server describes them.
     fn connections(&self, feed: &mut FeedClient) -> std::result::Result<Vec<Value>, FeedError> {
         let command = match self.what {
             What { conn: Some(conn), .. } => {
                 return match feed.call(json!({ "op": "connection", "conn": conn })) {
                     Ok(mut answer) => Ok(vec![answer["connection"].take()]),
-                    // It may come to an end while it is being followed.
+                    // A connection may end while it is followed.
                     Err(FeedError::Refused { code, .. }) if code == "no_connection" && !self.before.is_empty() => {
                         Ok(Vec::new())
                     }
@@ -187,13 +190,14 @@ impl Shown<'_> {
     }
 }
 
-/// Whether something happened on a connection.
+/// Whether a connection's state has changed.
 fn has_changed(before: &Value, now: &Value) -> bool {
     ["events", "lag_bytes", "waiting_bytes", "blocked", "replaying", "channels_total", "transport"]
         .iter()
         .any(|name| before[name] != now[name])
 }
 
+/// A connection's state as a line for people.
 fn describe(row: &Value, before: Option<&Value>) -> String {
     let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
     let text = |name: &str| row[name].as_str().unwrap_or_default();
@@ -209,14 +213,14 @@ fn describe(row: &Value, before: Option<&Value>) -> String {
         number(row, "events"),
         number(row, "lag_bytes") + number(row, "waiting_bytes")
     );
-    for (name, says) in [("blocked", "  does not read"), ("replaying", "  is being sent what it missed")] {
+    for (name, says) in [("blocked", "  does not read"), ("replaying", "  is being sent missed events")] {
         if row[name] == true {
             line.push_str(says);
         }
     }
     if let Some(tcp) = row["tcp"].as_object() {
         let rtt = tcp["rtt_us"].as_u64().unwrap_or(0) as f64 / 1000.0;
-        line.push_str(&format!("  rtt {rtt:.1} ms  sent again {}", tcp["retransmitted"]));
+        line.push_str(&format!("  rtt {rtt:.1} ms  retransmitted {}", tcp["retransmitted"]));
     }
     line
 }

@@ -1,25 +1,25 @@
-//! Who may use the admin listener, and what those are told who may not.
+//! Access to the admin listener: which requests are answered, and how all others are refused.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use serde_json::json;
 use subtle::ConstantTimeEq;
+
+use crate::logic::json;
 
 use super::Control;
 
-/// How long a body may take to come.
+/// How long a request's body may take to arrive.
 const BODY_MAX: Duration = Duration::from_secs(30);
 
-/// An answer that is an error, in the form that all of the server's errors have.
+/// An answer that is an error: a status, and the body that every error of the server has.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
@@ -28,6 +28,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
+    /// An error with a code for programs and a message for people.
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
         ApiError { status, code: code.into(), message: message.into() }
     }
@@ -35,8 +36,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": { "code": self.code, "message": self.message } }));
-        let mut response = (self.status, body).into_response();
+        let mut body = b"{".to_vec();
+        json::write_error(&self.code, &self.message, &[], &mut body);
+        body.push(b'}');
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -49,8 +52,8 @@ fn is_token(shown: &str, token: &str) -> bool {
     shown.as_bytes().ct_eq(token.as_bytes()).into()
 }
 
-/// Whether a request names this host by its address or as `localhost`. A page that a browser got from elsewhere
-/// cannot, even if its own name is made to lead here.
+/// Whether a request names this host by its address or as `localhost`. The page of another site cannot do that in a
+/// browser, even if the site's name is made to resolve to this host (DNS rebinding).
 fn names_address(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
     let name = match host.rsplit_once(':') {
@@ -60,73 +63,90 @@ fn names_address(headers: &HeaderMap) -> bool {
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Reads a body of `length_max` bytes at most. What is longer is read too, and thrown away: a client that is answered
-/// while it still writes may see nothing but that the connection has ended.
-async fn whole(body: Body, length_max: usize) -> Result<Bytes, ApiError> {
+/// Reads a body of `length_max` bytes at most. A longer body is read to its end and dropped, because a client that is
+/// answered while it still writes may see only that the connection has ended.
+async fn read_body(body: Body, length_max: usize) -> Result<Bytes, ApiError> {
     let mut parts = body.into_data_stream();
-    let (mut whole, mut length) = (Vec::new(), 0);
+    let (mut body, mut length) = (Vec::new(), 0);
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "body", error.to_string()))?;
         length += part.len();
         match length > length_max {
-            true => whole = Vec::new(),
-            false => whole.extend_from_slice(&part),
+            true => body = Vec::new(),
+            false => body.extend_from_slice(&part),
         }
     }
     if length > length_max {
         let message = format!("the body has {length} bytes, and [feed] max_line is {length_max}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", message));
     }
-    Ok(whole.into())
+    Ok(body.into())
 }
 
-/// Lets through who shows the token; where there is none, who cannot be a page of another site, and who only looks if
-/// the feed is not for everybody.
-pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+/// Checks that a request may be answered: with the token or, where none is configured, if the request names this host
+/// and changes nothing that the feed's permissions protect.
+///
+/// # Errors
+/// The answer to a request that is refused.
+fn check(control: &Control, request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     if !control.token.is_empty() {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         if !is_token(shown, &control.token) {
-            let message = "this is for those who present [admin] token as Authorization: Bearer";
-            return ApiError::new(StatusCode::UNAUTHORIZED, "token", message).into_response();
+            let message = "present [admin] token as Authorization: Bearer";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "token", message));
         }
     } else if !names_address(headers) {
         let message = "without an [admin] token, name this host by its address or as localhost";
-        return ApiError::new(StatusCode::FORBIDDEN, "host", message).into_response();
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "host", message));
     }
-    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    // The kernel says who is at the other end of the feed, and not who is at the other end here.
+    let changes = changes(request);
+    // The kernel tells the user at the other end of the feed, but not the one at the other end of a TCP connection.
     if changes && control.token.is_empty() && control.feed_is_narrowed {
-        let message = "set [admin] token to change anything here: [feed] group, allow_users or readers says who may, \
-                       and without a token anybody on this host could";
-        return ApiError::new(StatusCode::FORBIDDEN, "no_token", message).into_response();
+        let message = "set [admin] token to change anything here: [feed] group, allow_users or readers restricts who \
+                       may, and without a token every user of this host could";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token", message));
     }
-    // A page of another site may send forms and texts, but JSON only if it is allowed to, which nobody is here.
+    // The page of another site may send forms and plain text, but JSON only after a preflight, which is refused here.
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if changes && media.split(';').next().map(str::trim) != Some("application/json") {
         let message = "send JSON, with Content-Type: application/json";
-        return ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message));
     }
-    // What is being answered is bounded, and with it the memory that its bodies take: a command's line waits with its
-    // request, and what is given up is not done later. Bodies that are slow to come hold up none who look.
+    Ok(())
+}
+
+/// Whether a request is to change something.
+fn changes(request: &Request) -> bool {
+    !matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+/// Lets a request through if it may be answered, and its body is there.
+pub(super) async fn guard(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    if let Err(error) = check(&control, &request) {
+        return error.into_response();
+    }
+    let changes = changes(&request);
+    // The number of requests that are answered at a time bounds the memory of their bodies. Changes have a number of
+    // their own, so that bodies that are slow to arrive do not hold up requests that only look.
     let permits = if changes { &control.changing } else { &control.looking };
     let _permit = permits.acquire().await;
     if !changes {
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
-    match tokio::time::timeout(BODY_MAX, whole(body, control.max_line)).await {
+    match tokio::time::timeout(BODY_MAX, read_body(body, control.max_line)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
         Ok(Err(error)) => error.into_response(),
         Err(_) => {
-            let message = format!("the body did not come within {} s", BODY_MAX.as_secs());
+            let message = format!("the body did not arrive within {} s", BODY_MAX.as_secs());
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).into_response()
         }
     }
 }
 
-/// What every answer says.
+/// Adds the headers that every answer has.
 pub(super) async fn add_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -135,15 +155,15 @@ pub(super) async fn add_headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// There is nothing at this path.
+/// The answer to a path that does not exist.
 pub(super) async fn not_found() -> ApiError {
-    let message = "there is nothing at this path; /v1/openapi.json says what there is";
+    let message = "there is nothing at this path; /v1/openapi.json lists the paths";
     ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
 }
 
-/// The path knows other methods only.
+/// The answer to a method that the path does not know.
 pub(super) async fn wrong_method() -> ApiError {
-    let message = "this path does not know that method; /v1/openapi.json says which it knows";
+    let message = "this path does not know that method; /v1/openapi.json lists the methods";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
 }
 

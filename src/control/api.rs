@@ -1,4 +1,4 @@
-//! The admin API. What a backend can ask and command over the feed is asked and commanded here in the same words.
+//! The admin API. A request is turned into a command of the feed, with the same members and the same answer.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl From<CallError> for ApiError {
             CallError::Late | CallError::Gone => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             CallError::Refused { code, .. } => match code.as_str() {
                 "no_channel" | "no_connection" => (StatusCode::NOT_FOUND, code.as_str()),
-                // The server's own fault, not the request's.
+                // The server has failed, not the request.
                 "channels" | "state" | "not_kept" => (StatusCode::SERVICE_UNAVAILABLE, code.as_str()),
                 _ => (StatusCode::BAD_REQUEST, code.as_str()),
             },
@@ -38,31 +38,34 @@ impl From<CallError> for ApiError {
     }
 }
 
+/// The error for a field that makes no sense.
 fn bad(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "bad_field", message)
 }
 
-/// Asks the hub something in the feed's words; the answer is the feed's.
+/// Sends the hub a command of the feed, and answers with the feed's answer.
 async fn ask(feed: &Feed, op: &str, members: &impl Serialize) -> Answer {
     Ok(Json(feed.call(op, members).await?))
 }
 
+/// A query's parameters, with the server's own errors.
 fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
     query.map(|Query(query)| query).map_err(|error| bad(error.body_text()))
 }
 
+/// A path's name, with the server's own errors.
 fn named(path: Named) -> Result<String, ApiError> {
     path.map(|Path(name)| name).map_err(|error| bad(error.body_text()))
 }
 
-/// All figures.
+/// Every figure.
 pub(super) async fn stats(State(control): State<Arc<Control>>) -> Response {
     let mut body = Vec::new();
     control.stats.write_json(&mut body);
     ([("content-type", "application/json")], body).into_response()
 }
 
-/// Which channels to show.
+/// The parameters of [`channels`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChannelsQuery {
@@ -74,16 +77,16 @@ pub(super) struct ChannelsQuery {
     limit: Option<usize>,
 }
 
-/// Channels: the busiest, or all by name.
+/// The busiest channels, or all channels by name.
 pub(super) async fn channels(State(control): State<Arc<Control>>, query: Asked<ChannelsQuery>) -> Answer {
     ask(&control.ask, "channels", &asked(query)?).await
 }
 
-/// Which events to show.
+/// The parameters of [`history`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HistoryQuery {
-    /// From the path.
+    /// The channel, from the path.
     #[serde(skip_deserializing)]
     channel: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,12 +100,12 @@ pub(super) async fn history(State(control): State<Arc<Control>>, channel: Named,
     ask(&control.ask, "history", &HistoryQuery { channel: named(channel)?, ..asked(query)? }).await
 }
 
-/// Who is on a channel.
+/// The users on a channel.
 pub(super) async fn presence(State(control): State<Arc<Control>>, channel: Named) -> Answer {
     ask(&control.ask, "presence", &json!({ "channel": named(channel)? })).await
 }
 
-/// Which connections to show.
+/// The parameters of [`connections`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectionsQuery {
@@ -118,34 +121,34 @@ pub(super) struct ConnectionsQuery {
     limit: Option<usize>,
 }
 
-/// Connections.
+/// Connections, by channel, user or address, or the slowest ones.
 pub(super) async fn connections(State(control): State<Arc<Control>>, query: Asked<ConnectionsQuery>) -> Answer {
     ask(&control.ask, "connections", &asked(query)?).await
 }
 
-/// All about one connection.
+/// One connection in detail.
 pub(super) async fn connection(State(control): State<Arc<Control>>, name: Named) -> Answer {
     ask(&control.ask, "connection", &json!({ "conn": named(name)? })).await
 }
 
-/// A command's members as they were written: what is published must reach subscribers as it came.
+/// A command's members as the client wrote them, because subscribers must get published data unchanged.
 fn body(bytes: &Bytes) -> Result<calls::Answer, ApiError> {
     let body: Result<calls::Answer, _> = serde_json::from_slice(bytes);
     let body = body.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string()))?;
     match body.keys().find(|name| matches!(name.as_str(), "op" | "ref")) {
-        Some(name) => Err(bad(format!("the field {name} belongs to the feed; here the path says what to do"))),
+        Some(name) => Err(bad(format!("the field {name} belongs to the feed; in this API the path names the command"))),
         None => Ok(body),
     }
 }
 
-/// Publishes an event, or several at once if there are `items`.
+/// Publishes an event, or several if the body has `items`.
 pub(super) async fn publish(State(control): State<Arc<Control>>, headers: HeaderMap, bytes: Bytes) -> Answer {
     let mut body = body(&bytes)?;
     let is_batch = body.contains_key("items");
     if let Some(key) = headers.get("idempotency-key") {
-        let key = key.to_str().map_err(|_| bad("the header Idempotency-Key is no text"))?;
+        let key = key.to_str().map_err(|_| bad("the header Idempotency-Key is not text"))?;
         if is_batch || body.contains_key("key") {
-            return Err(bad("the header Idempotency-Key goes with one event that has no key of its own"));
+            return Err(bad("the header Idempotency-Key goes with a single event without a key"));
         }
         let key = serde_json::value::to_raw_value(key).map_err(|error| bad(error.to_string()))?;
         body.insert("key".into(), key);
@@ -158,47 +161,47 @@ pub(super) async fn kick(State(control): State<Arc<Control>>, bytes: Bytes) -> A
     ask(&control.ask, "kick", &body(&bytes)?).await
 }
 
-/// Whether clients are sent away.
+/// The body of [`drain`] and [`set_drain`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Drain {
     draining: bool,
 }
 
-/// A body that is read into a type, with the server's own errors.
+/// Reads a body into a type, with the server's own errors.
 fn read<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))
 }
 
-/// Whether clients are sent away.
+/// Whether clients are let go and new ones refused.
 pub(super) async fn drain(State(control): State<Arc<Control>>) -> Json<Drain> {
-    Json(Drain { draining: control.stats.room.is_paused() })
+    Json(Drain { draining: control.stats.state.is_paused() })
 }
 
-/// Sends clients away and takes no new ones, or takes them again.
+/// Lets all clients go and refuses new ones, or welcomes them again.
 pub(super) async fn set_drain(State(control): State<Arc<Control>>, bytes: Bytes) -> Result<Json<Drain>, ApiError> {
     let wanted: Drain = read(&bytes)?;
-    if control.stats.room.set_paused(wanted.draining) != wanted.draining {
-        tracing::info!(draining = wanted.draining, "set over the admin listener");
+    if control.stats.state.set_paused(wanted.draining) != wanted.draining {
+        tracing::info!(draining = wanted.draining, "draining was switched over the admin listener");
         control.to_hub.send(HubMessage::Pause(wanted.draining));
         control.to_hub.ring();
     }
     Ok(Json(wanted))
 }
 
-/// What is logged.
+/// The body of [`log`] and [`set_log`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
     level: String,
 }
 
-/// What is logged.
+/// The present filter of log lines.
 pub(super) async fn log(State(control): State<Arc<Control>>) -> Json<Log> {
     Json(Log { level: control.log_filter.get() })
 }
 
-/// Changes what is logged, until the server ends.
+/// Changes the filter of log lines, until the server ends.
 pub(super) async fn set_log(State(control): State<Arc<Control>>, bytes: Bytes) -> Result<Json<Value>, ApiError> {
     let wanted: Log = read(&bytes)?;
     control.log_filter.set(&wanted.level).map_err(bad)?;

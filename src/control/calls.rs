@@ -1,4 +1,4 @@
-//! The control thread's connections to the feed: it commands the hub as any backend does.
+//! The control thread's connections to the feed, by which it commands the hub as a backend does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,13 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::logic::json;
 
-/// How long an answer may take.
+/// How long the hub may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Why there is no answer.
+/// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// The hub refused.
+    /// The hub refused the command.
     #[error("{message}")]
     Refused {
         /// A word for programs.
@@ -29,31 +29,31 @@ pub(super) enum CallError {
         /// A sentence for people.
         message: String,
     },
-    /// The hub would not read it to its end.
+    /// The command is longer than the hub reads.
     #[error("as a line of the feed this has {length} bytes, and [feed] max_line is {max}")]
     TooLong {
-        /// What there is.
+        /// The command's length, in bytes.
         length: usize,
-        /// What there may be.
+        /// The longest length allowed.
         max: usize,
     },
-    /// The hub did not answer. It may have what it was asked for, and do it yet.
-    #[error("the hub did not answer in time, and may do it yet; a shard may be overloaded")]
+    /// The hub did not answer in time. It may still carry the command out.
+    #[error("the hub did not answer in time, and may still do it; a shard may be overloaded")]
     Late,
-    /// The hub is gone.
-    #[error("the hub is gone; the server is going away")]
+    /// The hub has ended.
+    #[error("the hub has ended; the server is going away")]
     Gone,
 }
 
-/// An answer's members, each as it came.
+/// An answer's members, each as the hub wrote it.
 pub(super) type Answer = BTreeMap<String, Box<RawValue>>;
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 
 /// A connection to the feed on which several commands may be under way.
 pub(super) struct Feed {
-    /// Lines to be written, each with its command's number. Another task writes them: a command that is given up must
-    /// not leave half a line. One may wait beside the one that is being written; the others wait with their commands.
+    /// Lines to be written, each with its command's number. A task of its own writes them, so that a command that is given
+    /// up does not leave half a line. The queue holds one line; further ones wait with their commands.
     lines: mpsc::Sender<(u64, Vec<u8>)>,
     waiting: Waiting,
     next: AtomicU64,
@@ -65,7 +65,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Feed {
-    /// Takes a connection, and writes commands of `max_line` bytes at most and reads answers for as long as it lasts.
+    /// Takes a connection, and starts the tasks that write commands of `max_line` bytes at most and read answers.
     ///
     /// # Errors
     /// If the connection cannot be used without blocking.
@@ -80,7 +80,7 @@ impl Feed {
                 let Ok(answer) = serde_json::from_str::<Answer>(&line) else { continue };
                 let reference = answer.get("ref").and_then(|reference| reference.get().parse().ok());
                 let sender = reference.and_then(|reference: u64| lock(&answers).remove(&reference));
-                // Whoever asked may have gone.
+                // The command may have been given up.
                 let _ = sender.map(|sender| sender.send(answer));
             }
             lock(&answers).clear();
@@ -89,7 +89,7 @@ impl Feed {
         let (lines, mut waiting_lines) = mpsc::channel::<(u64, Vec<u8>)>(1);
         tokio::spawn(async move {
             while let Some((reference, line)) = waiting_lines.recv().await {
-                // What was given up meanwhile must not be done after all: whoever asked may ask again.
+                // A command that was given up meanwhile must not be carried out, because its client may send it again.
                 let is_wanted = lock(&wanted).contains_key(&reference);
                 if is_wanted && writer.write_all(&line).await.is_err() {
                     break;
@@ -104,9 +104,9 @@ impl Feed {
         let reference = self.next.fetch_add(1, Ordering::Relaxed);
         let mut line = Vec::new();
         json::write(&Line { op, reference, members }, &mut line);
-        // Within a value that is sent as it came a line break is nothing but white space.
+        // A value that is sent as it came may have line breaks, but only as white space between its tokens.
         line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-        // The hub says of a line that is too long that it is, but not whose it was.
+        // The hub's answer to a line that is too long has no `ref`.
         if line.len() > self.max_line {
             return Err(CallError::TooLong { length: line.len(), max: self.max_line });
         }
@@ -122,7 +122,7 @@ impl Feed {
         drop(forget);
         let mut answer = answer.map_err(|_| CallError::Late)??;
         let Some(error) = answer.get("error") else {
-            // They belong to the feed alone.
+            // These members belong to the feed.
             answer.remove("ref");
             answer.remove("ok");
             return Ok(answer);
@@ -133,7 +133,7 @@ impl Feed {
     }
 }
 
-/// A command as it is sent.
+/// A command as it stands on the feed.
 #[derive(Serialize)]
 struct Line<'a, M> {
     op: &'a str,
@@ -143,7 +143,7 @@ struct Line<'a, M> {
     members: &'a M,
 }
 
-/// Forgets a command whose answer nobody waits for any more.
+/// Forgets a command when its answer is no longer waited for.
 struct Forget<'a> {
     waiting: &'a Waiting,
     reference: u64,
@@ -174,9 +174,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_given_up_is_not_done_after_all() {
+    async fn a_command_that_was_given_up_is_not_carried_out() {
         let (feed, mut far) = feed();
-        // More than the socket takes, so that it is being written until the far end reads.
+        // More than the socket takes, so that the first line is being written until the far end reads.
         let publish = |number: usize| {
             let feed = feed.clone();
             let members = json!({ "channel": "a", "data": "x".repeat(900_000), "number": number });
@@ -194,7 +194,7 @@ mod tests {
         assert!(lock(&feed.waiting).is_empty());
         let asker = feed.clone();
         let last = tokio::spawn(async move { asker.call("stats", &json!({})).await });
-        // A line that has begun is written to its end; those behind it have never been.
+        // The line that was being written is written to its end; the lines behind it are not written.
         assert_eq!(next_line(&mut far).await["number"], 0);
         let line = next_line(&mut far).await;
         assert_eq!(line["op"], "stats");
@@ -204,9 +204,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_is_as_long_as_the_hub_takes_it() {
+    async fn a_line_is_at_most_as_long_as_the_hub_reads() {
         let (feed, mut far) = feed();
-        // The op, a reference of one digit, and the quotation marks.
+        // The op, a `ref` of one digit, and the quotation marks.
         let around = "{\"op\":\"publish\",\"ref\":1,\"data\":\"\"}".len();
         let call = |length: usize| json!({ "data": "x".repeat(length - around) });
         let error = feed.call("publish", &call((1 << 20) + 1)).await.unwrap_err();

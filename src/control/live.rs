@@ -1,5 +1,5 @@
-//! The figures as they change: published once a second on the server's own channel while somebody looks, and brought
-//! to the dashboard over an event stream of a shard's, like any client's.
+//! The figures as they change: published once a second on the server's own channel while the dashboard has viewers. A
+//! shard delivers that channel as an event stream, and this module passes the stream on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::link::HubMessage;
@@ -20,19 +21,18 @@ use crate::sys::socket;
 use super::Control;
 use super::access::ApiError;
 
+/// How often the figures are published.
 const EVERY: Duration = Duration::from_secs(1);
-/// Of these, how many until channels and connections are asked for again.
+/// How many rounds of figures pass until the lists of channels and connections are asked for again.
 const LISTS_EVERY: u32 = 3;
 /// Rows of each list.
 const ROWS: usize = 10;
-/// How many may look at a time.
+/// Viewers at a time.
 const VIEWERS_MAX: usize = 100;
 /// How long the shard may take to answer.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a response's head at most.
-const HEAD_MAX: usize = 4096;
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Publishes the figures while somebody looks.
+/// Publishes the figures while there are viewers.
 pub(super) async fn publish(control: Arc<Control>) {
     let mut ticks = tokio::time::interval(EVERY);
     let (mut channels, mut slowest) = ("[]".to_owned(), "[]".to_owned());
@@ -57,13 +57,13 @@ pub(super) async fn publish(control: Arc<Control>) {
     }
 }
 
-/// What the hub lists; nothing if it does not answer.
+/// A list of the hub's as JSON; an empty one if the hub does not answer.
 async fn list(control: &Control, what: &str, members: &Value) -> String {
     let answer = control.ask.call(what, members).await.unwrap_or_default();
     answer.get(what).map_or("[]", |list| list.get()).to_owned()
 }
 
-/// Counts one who looks.
+/// One viewer of the figures, counted until it is dropped.
 struct Viewer(Arc<Control>);
 
 impl Viewer {
@@ -83,54 +83,36 @@ impl Drop for Viewer {
 pub(super) async fn live(State(control): State<Arc<Control>>) -> Response {
     let viewer = Viewer::new(control.clone());
     if control.viewers.load(Ordering::Relaxed) > VIEWERS_MAX {
-        let message = format!("{VIEWERS_MAX} look at the figures already");
+        let message = format!("{VIEWERS_MAX} viewers follow the figures already");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", message).into_response();
     }
-    let connected = tokio::time::timeout(CONNECT_MAX, connect(&control)).await;
-    match connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
-        Ok((stream, rest)) => {
-            let body = Body::from_stream(bytes_of(stream, rest, viewer));
-            ([("content-type", "text/event-stream")], body).into_response()
+    let opened = tokio::time::timeout(ANSWER_MAX, open(&control)).await;
+    match opened.unwrap_or_else(|_| Err("it did not answer in time".into())) {
+        Ok(stream) => {
+            // The viewer counts for as long as its stream is there.
+            let parts = stream.into_data_stream().map(move |part| {
+                let _ = &viewer;
+                part
+            });
+            ([("content-type", "text/event-stream")], Body::from_stream(parts)).into_response()
         }
         Err(error) => {
-            let message = format!("the shard that serves the figures does not: {error}");
+            let message = format!("the shard that serves the figures gives none: {error}");
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).into_response()
         }
     }
 }
 
-/// Opens the stream and returns it with what came after the response's head.
-async fn connect(control: &Control) -> std::io::Result<(UnixStream, Vec<u8>)> {
-    let mut stream = UnixStream::from_std(socket::connect_privately(&control.own_listener)?)?;
-    // HTTP/1.0: its body has no chunks that would have to be taken off again.
-    stream.write_all(b"GET /figures HTTP/1.0\r\nHost: own\r\n\r\n").await?;
-    let mut bytes = Vec::new();
-    loop {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        match end {
-            Some(end) if bytes.starts_with(b"HTTP/1.1 200") || bytes.starts_with(b"HTTP/1.0 200") => {
-                return Ok((stream, bytes.split_off(end + 4)));
-            }
-            None if bytes.len() < HEAD_MAX && stream.read_buf(&mut bytes).await? > 0 => {}
-            _ => {
-                return Err(std::io::Error::other(String::from_utf8_lossy(&bytes).lines().next().unwrap_or("nothing")));
-            }
-        }
+/// Opens the event stream of the server's own channel at the shard that serves it.
+async fn open(control: &Control) -> Result<Body, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = UnixStream::from_std(socket::connect_privately(&control.own_listener)?)?;
+    let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // The connection ends with the body that is read from it.
+    tokio::spawn(connection);
+    let request = Request::get("/figures").header(header::HOST, "own").body(Body::empty())?;
+    let answer = requests.send_request(request).await?;
+    match answer.status() {
+        StatusCode::OK => Ok(Body::new(answer.into_body())),
+        status => Err(format!("it answers {status}").into()),
     }
-}
-
-type Part = Result<Vec<u8>, std::io::Error>;
-
-/// What comes, until either side ends.
-fn bytes_of(stream: UnixStream, rest: Vec<u8>, viewer: Viewer) -> impl futures_util::Stream<Item = Part> {
-    futures_util::stream::unfold((stream, rest, viewer), |(mut stream, mut rest, viewer)| async move {
-        if rest.is_empty() {
-            match stream.read_buf(&mut rest).await {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(error) => return Some((Err(error), (stream, Vec::new(), viewer))),
-            }
-        }
-        Some((Ok(rest), (stream, Vec::new(), viewer)))
-    })
 }

@@ -1,36 +1,35 @@
-//! The figures for Prometheus, in OpenMetrics text or in the text format of old.
+//! The figures for Prometheus, in OpenMetrics text or in Prometheus' own text format.
 
 use std::fmt::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{self, Registry};
 
-use crate::link::Kind;
-use crate::shard::{BUCKETS, Measure, Published};
+use crate::figures::{BUCKETS, Figure, HubFigures, Kind, Measure, ShardTable, Stats, Unit};
 use crate::sys::process;
 
-use super::stats::Stats;
-
-/// How figures are written.
+/// How the figures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// OpenMetrics 1.0, which Prometheus asks for.
     OpenMetrics,
-    /// Prometheus' text format 0.0.4, which everything else reads.
+    /// Prometheus' text format 0.0.4, which other collectors read.
     Text,
 }
 
 impl Format {
-    /// What a request's `Accept` asks for.
+    /// The format that a request's `Accept` asks for.
     pub(super) fn accepted(accept: &str) -> Format {
         if accept.contains("application/openmetrics-text") { Format::OpenMetrics } else { Format::Text }
     }
 
-    /// Its media type.
+    /// The format's media type.
     pub(super) fn media_type(self) -> &'static str {
         match self {
             Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -39,93 +38,16 @@ impl Format {
     }
 }
 
-/// What a metric counts in.
-#[derive(Clone, Copy)]
-enum In {
-    Things,
-    Bytes,
-    Seconds,
-}
-
-impl In {
-    fn unit(self) -> Option<Unit> {
-        match self {
-            In::Things => None,
-            In::Bytes => Some(Unit::Bytes),
-            In::Seconds => Some(Unit::Seconds),
-        }
-    }
-}
-
-/// A figure that is a metric of another name or unit, or one of several that are one metric with a label.
-#[derive(Clone, Copy)]
-struct Rename {
-    figure: &'static str,
-    metric: &'static str,
-    unit: In,
-    /// By what the figure is divided to get the unit.
-    divisor: f64,
-    /// What tells it from the metric's other figures.
-    transport: Option<&'static str>,
-}
-
-const fn rename(figure: &'static str, metric: &'static str) -> Rename {
-    Rename { figure, metric, unit: In::Things, divisor: 1.0, transport: None }
-}
-
-const fn in_bytes(figure: &'static str, metric: &'static str) -> Rename {
-    Rename { unit: In::Bytes, ..rename(figure, metric) }
-}
-
-const fn in_seconds(figure: &'static str, metric: &'static str, divisor: f64) -> Rename {
-    Rename { unit: In::Seconds, divisor, ..rename(figure, metric) }
-}
-
-const fn one_of(figure: &'static str, metric: &'static str, transport: &'static str) -> Rename {
-    Rename { transport: Some(transport), ..rename(figure, metric) }
-}
-
-static SHARD_METRICS: [Rename; 16] = [
-    one_of("http", "connections", "http"),
-    one_of("sse", "connections", "sse"),
-    one_of("websocket", "connections", "websocket"),
-    one_of("poll", "connections", "poll"),
-    one_of("opened_sse", "opened", "sse"),
-    one_of("opened_websocket", "opened", "websocket"),
-    one_of("opened_poll", "opened", "poll"),
-    in_seconds("busy_us", "busy", 1e6),
-    in_bytes("bytes_in", "received"),
-    in_bytes("bytes_out", "sent"),
-    in_bytes("log_bytes", "log"),
-    in_bytes("queued_bytes", "queued"),
-    in_bytes("lag_bytes_max", "lag_max"),
-    rename("events_in", "events_received"),
-    rename("events_out", "deliveries"),
-    rename("connections", "slots"),
-];
-
-static HUB_METRICS: [Rename; 5] = [
-    rename("events", "events_published"),
-    rename("errors", "feed_errors"),
-    in_bytes("history_bytes", "history"),
-    in_bytes("queued_bytes", "queued"),
-    in_seconds("congested_ms", "congested", 1e3),
-];
-
-/// What a figure is called; as it is called here unless there is something else.
-fn renamed(figure: &'static str, renames: &[Rename]) -> Rename {
-    renames.iter().find(|rename| rename.figure == figure).copied().unwrap_or(rename(figure, figure))
-}
-
-/// All figures.
-pub(super) fn encode(stats: &Stats, format: Format) -> String {
+/// Every figure as text.
+pub(super) fn encode(stats: &Arc<Stats>, format: Format) -> String {
     match format {
         Format::OpenMetrics => encode_open(stats),
         Format::Text => as_text(&encode_open(stats)),
     }
 }
 
-/// In the format of old a counter's description names it with its suffix, and there are no units and no end.
+/// Turns OpenMetrics into Prometheus' text format: a counter's description has the suffix `_total` in its name, and
+/// there are no lines for units and for the end.
 fn as_text(open: &str) -> String {
     let counters: Vec<&str> =
         open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
@@ -142,27 +64,24 @@ fn as_text(open: &str) -> String {
     text
 }
 
-fn encode_open(stats: &Stats) -> String {
+fn encode_open(stats: &Arc<Stats>) -> String {
     let mut registry = Registry::with_prefix("ringcast");
     registry.register_collector(Box::new(Figures(stats.clone())));
     let mut process = Registry::default();
     process.register_collector(Box::new(Process));
     let mut text = String::new();
-    // Writing to a string fails only if a collector does, and these have nothing to fail at.
+    // Writing to a string fails only if a collector fails, and neither of these does.
     let _ = prometheus_client::encoding::text::encode_registry(&mut text, &registry);
     let _ = prometheus_client::encoding::text::encode_registry(&mut text, &process);
     let _ = prometheus_client::encoding::text::encode_eof(&mut text);
     text
 }
 
-#[derive(Debug)]
-struct Figures(Stats);
-
-/// One value of a metric: a total or a state.
-fn encode_value(kind: Kind, value: f64, encoder: MetricEncoder<'_>) -> Result<(), Error> {
-    match kind {
-        Kind::Total => ConstCounter::new(value).encode(encoder),
-        Kind::Now => ConstGauge::new(value).encode(encoder),
+fn metric_unit(unit: Unit) -> Option<registry::Unit> {
+    match unit {
+        Unit::Things => None,
+        Unit::Bytes => Some(registry::Unit::Bytes),
+        Unit::Milliseconds | Unit::Microseconds => Some(registry::Unit::Seconds),
     }
 }
 
@@ -173,124 +92,95 @@ fn metric_type(kind: Kind) -> MetricType {
     }
 }
 
-/// A figure's explanation without the full stop, which the encoder adds.
-fn help(text: &str) -> &str {
-    text.trim().trim_end_matches('.')
+/// A figure's description as Prometheus writes descriptions: without a full stop.
+fn help(about: &str) -> &str {
+    about.trim().trim_end_matches('.')
 }
 
-/// A metric, of one figure or of several.
-struct Metric {
-    kind: Kind,
-    help: String,
-    figures: Vec<Rename>,
-}
-
-/// Puts the figures of a shard that belong to one metric together.
-fn shard_metrics(shard: &Published) -> Vec<Metric> {
-    let mut metrics: Vec<Metric> = Vec::new();
-    shard.each(|figure, about, kind, _| {
-        let figure = renamed(figure, &SHARD_METRICS);
-        if let Some(metric) = metrics.iter_mut().find(|metric| metric.figures[0].metric == figure.metric) {
-            metric.figures.push(figure);
-            return;
-        }
-        let help = match (figure.metric, figure.transport) {
-            ("connections", _) => "Connections now, by what they are",
-            ("opened", _) => "Streams and WebSockets opened and polls begun",
-            _ => help(about),
-        };
-        metrics.push(Metric { kind, help: help.into(), figures: vec![figure] });
-    });
-    metrics
-}
-
-fn encode_figure(
-    family: &mut MetricEncoder<'_>,
-    shard: &str,
-    figure: &Rename,
-    kind: Kind,
-    value: u64,
-) -> Result<(), Error> {
-    let value = value as f64 / figure.divisor;
-    match figure.transport {
-        Some(transport) => {
-            encode_value(kind, value, family.encode_family(&[("shard", shard), ("transport", transport)])?)
-        }
-        None => encode_value(kind, value, family.encode_family(&[("shard", shard)])?),
+fn encode_value(kind: Kind, value: f64, encoder: &mut MetricEncoder<'_>) -> Result<(), Error> {
+    match kind {
+        Kind::Total => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        Kind::Now => encoder.encode_gauge(&value),
     }
 }
+
+/// The counters of one thread: their values in the order of their table, and the shard's number if it is a shard.
+struct Counted<'a> {
+    shard: Option<String>,
+    values: Vec<&'a [AtomicU64]>,
+}
+
+impl Counted<'_> {
+    /// Writes the values of one of the thread's counters.
+    fn encode(&self, figure: &Figure, index: usize, metric: &mut MetricEncoder<'_>) -> Result<(), Error> {
+        let divisor = Unit::split(figure.metric().0).1.divisor();
+        for (place, value) in self.values[index].iter().enumerate() {
+            let value = value.load(Ordering::Relaxed) as f64 / divisor;
+            let shard = self.shard.as_deref().map(|shard| ("shard", shard));
+            let labels: Vec<_> = shard.into_iter().chain(figure.label().zip(figure.label_value(place))).collect();
+            match labels.is_empty() {
+                true => encode_value(figure.kind, value, metric)?,
+                false => encode_value(figure.kind, value, &mut metric.encode_family(&labels)?)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a table of counters, for one or several threads that count by it; all counters of a family are one metric.
+fn encode_table(
+    encoder: &mut DescriptorEncoder<'_>,
+    prefix: &str,
+    figures: &[Figure],
+    threads: &[Counted<'_>],
+) -> Result<(), Error> {
+    let mut first = 0;
+    for family in figures.chunk_by(|one, next| one.metric().0 == next.metric().0) {
+        let (name, about) = family[0].metric();
+        let (name, unit) = Unit::split(name);
+        let (name, unit) = (format!("{prefix}{name}"), metric_unit(unit));
+        let mut metric = encoder.encode_descriptor(&name, help(about), unit.as_ref(), metric_type(family[0].kind))?;
+        for thread in threads {
+            for (index, figure) in family.iter().enumerate() {
+                thread.encode(figure, first + index, &mut metric)?;
+            }
+        }
+        first += family.len();
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Figures(Arc<Stats>);
 
 impl Figures {
-    fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let Some(first) = self.0.shards.first() else { return Ok(()) };
-        for Metric { kind, help, figures } in shard_metrics(first) {
-            let (name, unit) = (figures[0].metric, figures[0].unit.unit());
-            let mut family = encoder.encode_descriptor(name, &help, unit.as_ref(), metric_type(kind))?;
-            for (index, shard) in self.0.shards.iter().enumerate() {
-                let mut result = Ok(());
-                shard.each(|name, _, kind, value| {
-                    if let Some(figure) = figures.iter().find(|figure| figure.figure == name) {
-                        let encoded = encode_figure(&mut family, &index.to_string(), figure, kind, value);
-                        result = std::mem::replace(&mut result, Ok(())).and(encoded);
-                    }
-                });
-                result?;
-            }
-        }
-        Ok(())
+    fn encode_hub(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let hub = Counted { shard: None, values: self.0.hub.values().collect() };
+        encode_table(encoder, "hub_", HubFigures::FIGURES, &[hub])
     }
 
-    /// Counts by a label of their own.
-    fn encode_lists(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let about = "Connections that ended, by reason";
-        let mut family = encoder.encode_descriptor("closed", about, None, MetricType::Counter)?;
-        for (index, shard) in self.0.shards.iter().enumerate() {
-            for (reason, count) in shard.closed() {
-                let labels = [("shard", &*index.to_string()), ("reason", reason)];
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let about = "Requests answered with an error, by status";
-        let mut family = encoder.encode_descriptor("rejected", about, None, MetricType::Counter)?;
-        for (index, shard) in self.0.shards.iter().enumerate() {
-            for (status, count) in shard.rejected() {
-                let labels = [("shard", index.to_string()), ("status", status.to_string())];
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
+    fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let shards = self.0.shards.iter().enumerate();
+        let counted = shards.map(|(number, shard)| Counted {
+            shard: Some(number.to_string()),
+            values: shard.counters.values().collect(),
+        });
+        encode_table(encoder, "", ShardTable::<AtomicU64>::FIGURES, &counted.collect::<Vec<_>>())
     }
 
     fn encode_measures(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let metrics = [
-            (
-                Measure::Delivery,
-                "delivery_latency",
-                Some(Unit::Seconds),
-                1e3,
-                "From an event's id to the send that brought it to a client, of each send the oldest event",
-            ),
-            (
-                Measure::Lag,
-                "lag",
-                Some(Unit::Bytes),
-                1.0,
-                "By how much a client that the kernel had no room for was behind when its channel was walked",
-            ),
-            (Measure::Turn, "turn", Some(Unit::Seconds), 1e6, "How long one round of a shard's engine took"),
-            (Measure::Pass, "pass_sends", None, 1.0, "Sends in one pass over a channel's readers"),
-        ];
-        for (measure, name, unit, divisor, about) in metrics {
-            let mut family = encoder.encode_descriptor(name, about, unit.as_ref(), MetricType::Histogram)?;
-            for (index, shard) in self.0.shards.iter().enumerate() {
+        for measure in Measure::ALL {
+            let (name, unit) = Unit::split(measure.name());
+            let (metric_unit, divisor) = (metric_unit(unit), unit.divisor());
+            let about = help(measure.about());
+            let mut metric = encoder.encode_descriptor(name, about, metric_unit.as_ref(), MetricType::Histogram)?;
+            for (number, shard) in self.0.shards.iter().enumerate() {
                 let (counts, sum) = shard.measures.get(measure);
-                let bounds = (0..BUCKETS)
-                    .map(|bucket| measure.bound(bucket).map_or(f64::INFINITY, |bound| bound as f64 / divisor));
-                let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-                let count = counts.iter().sum();
-                family.encode_family(&[("shard", index.to_string())])?.encode_histogram::<NoLabelSet>(
+                let bound = |bucket| measure.bound(bucket).map_or(f64::INFINITY, |bound| bound as f64 / divisor);
+                let buckets: Vec<(f64, u64)> = (0..BUCKETS).map(bound).zip(counts).collect();
+                metric.encode_family(&[("shard", number.to_string())])?.encode_histogram::<NoLabelSet>(
                     sum as f64 / divisor,
-                    count,
+                    counts.iter().sum(),
                     &buckets,
                     None,
                 )?;
@@ -298,32 +188,19 @@ impl Figures {
         }
         Ok(())
     }
-
-    fn encode_hub(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut result = Ok(());
-        self.0.hub.each(|figure, about, kind, value| {
-            let renamed = renamed(figure, &HUB_METRICS);
-            let name = format!("hub_{}", renamed.metric);
-            let encoded = encoder
-                .encode_descriptor(&name, help(about), renamed.unit.unit().as_ref(), metric_type(kind))
-                .and_then(|encoder| encode_value(kind, value as f64 / renamed.divisor, encoder));
-            result = std::mem::replace(&mut result, Ok(())).and(encoded);
-        });
-        result
-    }
 }
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.encode_hub(&mut encoder)?;
         self.encode_shards(&mut encoder)?;
-        self.encode_lists(&mut encoder)?;
         self.encode_measures(&mut encoder)?;
-        let ready = ConstGauge::new(u64::from(self.0.room.is_ready()));
-        let about = "Whether new clients are welcome: 1, or 0 while starting, paused or going away";
+        let ready = ConstGauge::new(u64::from(self.0.state.is_ready()));
+        let about = "Whether new clients are welcome: 1, or 0 while the server is starting, paused or going away";
         ready.encode(encoder.encode_descriptor("ready", about, None, MetricType::Gauge)?)?;
-        // A gauge by convention: the text format of old knows no type for it.
-        let mut info = encoder.encode_descriptor("build_info", "What is running", None, MetricType::Gauge)?;
+        // A gauge by convention, because Prometheus' own text format has no type for it.
+        let about = "The version that is running";
+        let mut info = encoder.encode_descriptor("build_info", about, None, MetricType::Gauge)?;
         ConstGauge::new(1u64).encode(info.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)
     }
 }
@@ -335,17 +212,19 @@ struct Process;
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let usage = process::usage();
-        let mut gauge = |name, about, unit: Option<Unit>, value: f64| {
+        let mut gauge = |name, about, unit: Option<registry::Unit>, value: f64| {
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, about, unit.as_ref(), MetricType::Gauge)?)
         };
         let about = "Anonymous memory in RAM";
-        gauge("process_resident_memory", about, Some(Unit::Bytes), usage.memory_bytes as f64)?;
+        gauge("process_resident_memory", about, Some(registry::Unit::Bytes), usage.memory_bytes as f64)?;
         let about = "Descriptors of the hub and the control thread; connections are in the shards' own tables";
         gauge("process_open_fds", about, None, process::descriptors() as f64)?;
-        gauge("process_uptime", "Since the start", Some(Unit::Seconds), usage.uptime.as_secs_f64())?;
+        let about = "Time since the start";
+        gauge("process_uptime", about, Some(registry::Unit::Seconds), usage.uptime.as_secs_f64())?;
         let about = "Processor time of all threads";
+        let unit = Some(&registry::Unit::Seconds);
         let seconds = ConstCounter::new(usage.cpu.as_secs_f64());
-        seconds.encode(encoder.encode_descriptor("process_cpu", about, Some(&Unit::Seconds), MetricType::Counter)?)
+        seconds.encode(encoder.encode_descriptor("process_cpu", about, unit, MetricType::Counter)?)
     }
 }
 
@@ -353,20 +232,66 @@ impl Collector for Process {
 mod tests {
     use super::*;
 
+    fn stats() -> Arc<Stats> {
+        Arc::new(Stats { shards: vec![Arc::default(), Arc::default()], ..Stats::default() })
+    }
+
     #[test]
-    fn the_format_of_old_names_counters_as_they_are() {
+    fn the_text_format_names_counters_as_they_are() {
         let open = "# HELP a_x About x.\n# TYPE a_x counter\n# UNIT a_x seconds\na_x_total{s=\"0\"} 1\n# TYPE b gauge\nb 2\n# EOF\n";
         let text = "# HELP a_x_total About x.\n# TYPE a_x_total counter\na_x_total{s=\"0\"} 1\n# TYPE b gauge\nb 2\n";
         assert_eq!(as_text(open), text);
     }
 
     #[test]
-    fn every_name_that_is_mapped_is_a_figure() {
-        let mut figures = Vec::new();
-        Published::default().each(|name, _, _, _| figures.push(name));
-        assert!(SHARD_METRICS.iter().all(|rename| figures.contains(&rename.figure)));
-        figures.clear();
-        crate::hub::HubFigures::default().each(|name, _, _, _| figures.push(name));
-        assert!(HUB_METRICS.iter().all(|rename| figures.contains(&rename.figure)));
+    fn a_metric_has_its_counters_name_unit_and_labels() {
+        let stats = stats();
+        let shard = &stats.shards[1].counters;
+        for (counter, value) in [(&shard.connections_ws, 3), (&shard.busy_us, 1_500_000), (&shard.sent_bytes, 9)] {
+            counter.store(value, Ordering::Relaxed);
+        }
+        stats.hub.congested_ms.store(2500, Ordering::Relaxed);
+        shard.rejected[2].store(4, Ordering::Relaxed);
+        let text = encode(&stats, Format::Text);
+        for line in [
+            "ringcast_connections{shard=\"1\",transport=\"ws\"} 3.0",
+            "ringcast_connections{shard=\"1\",transport=\"sse\"} 0.0",
+            "ringcast_busy_seconds_total{shard=\"1\"} 1.5",
+            "ringcast_sent_bytes_total{shard=\"1\"} 9.0",
+            "ringcast_rejected_total{shard=\"1\",status=\"403\"} 4.0",
+            "ringcast_hub_congested_seconds_total 2.5",
+            "ringcast_delivery_latency_seconds_bucket{le=\"0.001\",shard=\"0\"} 0",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing");
+        }
+    }
+
+    /// The rows of the table of metrics in docs/operations.md: name, type, labels, description.
+    fn rows(text: &str) -> Vec<String> {
+        let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+        helps
+            .map(|(name, help)| {
+                let kind =
+                    text.lines().find_map(|line| line.strip_prefix("# TYPE ")?.strip_prefix(name)?.strip_prefix(' '));
+                let sample = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
+                let sample = sample.or_else(|| text.lines().find(|line| line.starts_with(&format!("{name}_count{{"))));
+                let labels =
+                    sample.and_then(|line| line.split_once('{')?.1.split_once('}')).map_or("", |(labels, _)| labels);
+                let labels: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                let labels = if labels.is_empty() { " ".to_owned() } else { format!(" {} ", labels.join(", ")) };
+                format!("| `{name}` | {} |{labels}| {help} |", kind.unwrap_or_default())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let document = include_str!("../../docs/operations.md");
+        let rows = rows(&encode(&stats(), Format::Text));
+        let described: Vec<&str> = document
+            .lines()
+            .filter(|line| line.starts_with("| `ringcast_") || line.starts_with("| `process_"))
+            .collect();
+        assert!(described == rows, "the table of metrics in docs/operations.md must be:\n{}", rows.join("\n"));
     }
 }

@@ -1,5 +1,5 @@
-//! The control thread: the admin listener with health, metrics, the API and the dashboard. It runs on tokio, beside
-//! the threads that serve clients, reads what those publish, and commands the hub through the feed like any backend.
+//! The control thread: the admin listener with health, metrics, the API and the dashboard. It runs on tokio beside the
+//! threads that serve clients, reads the figures that those publish, and commands the hub over the feed as a backend does.
 
 mod access;
 mod api;
@@ -7,7 +7,6 @@ mod calls;
 mod live;
 mod metrics;
 mod pages;
-pub mod stats;
 
 use std::io;
 use std::net::TcpListener;
@@ -26,88 +25,88 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
+use crate::figures::Stats;
 use crate::link::ToHub;
 
 use calls::Feed;
-use stats::Stats;
 
-/// How log lines are filtered, for whoever wants to change it while the server runs.
+/// The filter of log lines, which can be changed while the server runs.
 pub trait LogFilter: Send + Sync {
-    /// The directives that hold.
+    /// The present directives.
     fn get(&self) -> String;
-    /// Sets others.
+    /// Sets other directives.
     ///
     /// # Errors
-    /// If they make no sense, with a sentence that says why.
+    /// If the directives are malformed, with a sentence that says why.
     fn set(&self, directives: &str) -> Result<(), String>;
 }
 
-/// Everything the control thread is made of.
+/// What the control thread is made of.
 pub struct ControlParts {
     /// The admin listener.
     pub listener: TcpListener,
-    /// What must be presented there; empty for nothing.
+    /// The token that requests must present; empty if they need none.
     pub token: String,
-    /// The figures.
-    pub stats: Stats,
-    /// Two connections to the feed: one to ask on, one to publish on, which may be held up.
+    /// The server's figures.
+    pub stats: Arc<Stats>,
+    /// Two connections to the feed: one for questions, and one for publishing, which the hub may hold up.
     pub feeds: [UnixStream; 2],
-    /// Where a shard serves this process.
+    /// The listener of a shard that serves this process alone.
     pub own_listener: SocketAddr,
-    /// What the server tells the hub.
+    /// The queue to the hub.
     pub to_hub: ToHub,
-    /// The log's level.
+    /// The filter of log lines.
     pub log_filter: Arc<dyn LogFilter>,
-    /// The longest command, in bytes.
+    /// The longest command on the feed, in bytes.
     pub max_line: usize,
-    /// Whether the feed is for certain users only: then nobody changes anything here without a token.
+    /// Whether the feed is for certain users only, so that changes need a token.
     pub feed_is_narrowed: bool,
 }
 
-/// What requests need.
+/// What the handlers of requests share.
 struct Control {
     token: String,
-    stats: Stats,
+    stats: Arc<Stats>,
     ask: Feed,
     publish: Feed,
     own_listener: SocketAddr,
     to_hub: ToHub,
     log_filter: Arc<dyn LogFilter>,
-    /// Who looks at the figures as they change.
+    /// How many viewers follow the figures.
     viewers: AtomicUsize,
-    /// Requests that only look and are being answered; more wait.
+    /// Permits of requests that only look; requests beyond them wait.
     looking: Semaphore,
-    /// Requests that change something, likewise.
+    /// Permits of requests that change something.
     changing: Semaphore,
     max_line: usize,
     feed_is_narrowed: bool,
 }
 
-/// Requests of each sort that are answered at a time.
+/// Requests of each kind that are answered at a time.
 const REQUESTS_MAX: usize = 64;
 
-/// What connections may cost. The memory and the descriptors that they take are the hub's too.
+/// Bounds for connections. Their memory and their descriptors are those of the hub as well.
 #[derive(Clone, Copy)]
 struct Bounds {
-    /// How many there may be; others wait in the kernel's queue.
+    /// How many connections there may be; others wait in the kernel's queue.
     connections: usize,
-    /// How long a request's head may take, and how long a connection may wait for one.
+    /// How long a request's head may take, and how long a connection may be idle.
     head: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// How long a client may take no bytes of its answer.
     deaf: Duration,
 }
 
 const BOUNDS: Bounds = Bounds { connections: 512, head: Duration::from_secs(10), deaf: Duration::from_secs(30) };
 
-/// Starts the thread, which serves until the process ends.
+/// Starts the control thread, which serves until the process ends.
 ///
 /// # Errors
-/// If there can be no thread, or no runtime for it.
+/// If the thread or its runtime cannot be made.
 pub fn start(parts: ControlParts) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         if let Err(error) = runtime.block_on(run(parts)) {
-            tracing::error!(%error, "the admin listener cannot go on; clients are served all the same");
+            tracing::error!(%error, "the admin listener has failed; clients are still served");
         }
     })?;
     Ok(())
@@ -135,16 +134,16 @@ async fn run(parts: ControlParts) -> io::Result<()> {
     serve(listener, router(control), BOUNDS).await
 }
 
-/// Serves connections for as long as there may be new ones.
+/// Accepts connections and serves each in a task of its own.
 async fn serve(mut listener: tokio::net::TcpListener, router: Router, bounds: Bounds) -> io::Result<()> {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.head);
     let connections = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let room = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-        // It waits and tries again when the kernel cannot give one.
+        // `accept` of `Listener` waits and tries again when the kernel has no descriptor left.
         let (stream, _) = Listener::accept(&mut listener).await;
-        // A client that reads nothing would keep its connection for good.
+        // Without this time-out, a client that reads nothing would keep its connection for ever.
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.deaf)) {
             tracing::debug!(%error, "a connection to the admin listener broke");
             continue;
@@ -174,9 +173,9 @@ fn router(control: Arc<Control>) -> Router {
         .route("/v1/drain", get(api::drain).put(api::set_drain))
         .route("/v1/log", get(api::log).put(api::set_log))
         .route("/v1/live", get(live::live))
-        // It has been read by then.
+        // `access::guard` has read the body, with a limit of its own.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(control.clone(), access::check));
+        .layer(from_fn_with_state(control.clone(), access::guard));
     Router::new()
         .route("/", get(pages::dashboard))
         .route("/v1/openapi.json", get(pages::openapi))
@@ -197,7 +196,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A listener in a thread of its own, whose answers are longer than any socket's buffer.
+    /// A listener in a thread of its own; `/long` answers with more than a socket's buffer holds.
     fn start(bounds: Bounds) -> impl Fn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -215,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Asks, and reads the answer to its end.
+    /// Sends a request, and reads the answer to its end.
     fn is_answered(stream: &mut TcpStream) -> bool {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let (mut answer, mut byte) = (Vec::new(), [0]);
@@ -240,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_connections_and_no_more() {
+    fn connections_beyond_the_limit_wait() {
         let connect = start(Bounds { connections: 1, head: LONG, deaf: LONG });
         let mut first = connect();
         assert!(is_answered(&mut first));
         let mut second = connect();
         second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-        // While the first is there the second one gets nothing, however often the first one asks.
+        // The second connection is not served while the first one is open, however often the first one asks.
         second.set_nonblocking(true).unwrap();
         for _ in 0..20 {
             assert!(is_answered(&mut first));
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_never_reads_is_given_up() {
+    fn a_client_that_never_reads_is_given_up() {
         let connect = start(Bounds { connections: 1, head: LONG, deaf: Duration::from_millis(200) });
         let mut deaf = connect();
         deaf.write_all(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! What the admin listener shows beside the API.
+//! The pages of the admin listener beside the API: health, metrics, the dashboard and the API's document.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use super::metrics::{self, Format};
 const DASHBOARD: &str = include_str!("dashboard.html");
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// The process is alive.
+/// The answer to a check that the process is alive.
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// New clients are welcome.
+/// The answer to a check that new clients are welcome.
 pub(super) async fn ready(State(control): State<Arc<Control>>) -> Result<&'static str, ApiError> {
-    match control.stats.room.is_ready() {
+    match control.stats.state.is_ready() {
         true => Ok("ready\n"),
         false => {
             let message = "this server is starting or going away";
@@ -29,19 +29,52 @@ pub(super) async fn ready(State(control): State<Arc<Control>>) -> Result<&'stati
     }
 }
 
-/// All figures, for Prometheus.
+/// Every figure, for Prometheus.
 pub(super) async fn metrics(State(control): State<Arc<Control>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
     ([("content-type", format.media_type())], metrics::encode(&control.stats, format)).into_response()
 }
 
-/// The dashboard. It shows nothing by itself: what it asks for needs the token.
+/// The dashboard. The page itself has no figures; the requests that it makes need the token.
 pub(super) async fn dashboard() -> Response {
     ([("x-frame-options", "DENY")], Html(DASHBOARD)).into_response()
 }
 
-/// What the API is.
+/// The API's OpenAPI document.
 pub(super) async fn openapi() -> Response {
     ([("content-type", "application/json")], OPENAPI).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::{HubFigures, Measure, ShardTable};
+
+    /// The identifiers that stand after a marker in the dashboard.
+    fn after(marker: &str) -> impl Iterator<Item = &'static str> {
+        DASHBOARD.split(marker).skip(1).map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            &rest[..end]
+        })
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_counters_that_exist() {
+        let is_shards = |name: &str| {
+            // A part of a name is made up with the transport.
+            let mut names = ShardTable::<u64>::FIGURES.iter().map(|figure| figure.name);
+            names.any(|other| other == name || name.ends_with('_') && other.starts_with(name))
+        };
+        let mut counters: Vec<&str> =
+            ["sum(shards, \"", "sum(s.shards, \"", "per(\""].into_iter().flat_map(after).collect();
+        counters.extend(after("shard.").filter(|name| *name != "measures"));
+        let unknown: Vec<_> = counters.iter().filter(|name| !is_shards(name)).collect();
+        assert!(counters.len() > 10 && unknown.is_empty(), "{unknown:?}");
+        let nodes: Vec<&str> = after("node.").filter(|name| !matches!(*name, "ready" | "connections")).collect();
+        let is_hubs = |name: &&&str| HubFigures::FIGURES.iter().any(|figure| figure.name == **name);
+        assert!(nodes.len() > 3 && nodes.iter().all(|name| is_hubs(&name)), "{nodes:?}");
+        let mut measures = after("measures.").chain(after("merged(shards, \""));
+        assert!(measures.all(|name| Measure::ALL.iter().any(|measure| measure.name() == name)));
+    }
 }

@@ -7,33 +7,33 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long an answer may take.
+/// How long the server may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// Why a command was not carried out, as far as the client knows.
+/// Why a command has no answer, or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// There is no feed.
+    /// The socket cannot be connected to.
     #[error("cannot connect to the feed at {path}: {hint}")]
     Connect {
         /// The socket's path.
         path: String,
-        /// What the kernel said, and what to do about it.
+        /// The kernel's error, with a remedy where there is one.
         hint: String,
     },
     /// The connection broke.
     #[error("the connection to the feed broke: {0}")]
     Io(#[from] io::Error),
-    /// The server refused.
+    /// The server refused the command.
     #[error("{message} ({code})")]
     Refused {
-        /// The word for programs.
+        /// The code, for programs.
         code: String,
-        /// The sentence for people.
+        /// The message, for people.
         message: String,
     },
-    /// The server said something that is no answer.
-    #[error("the server gave an answer that makes no sense: {0}")]
+    /// The server sent a line that is not an answer.
+    #[error("the server sent a line that is not JSON: {0}")]
     Nonsense(String),
 }
 
@@ -46,13 +46,16 @@ pub struct FeedClient {
 
 impl FeedClient {
     /// Connects to the feed's socket.
+    ///
+    /// # Errors
+    /// If the socket cannot be connected to.
     pub fn connect(path: &Path) -> Result<FeedClient, FeedError> {
         let failed = |error: io::Error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound => {
                     "there is no such socket; is the server running, and is this its feed?".into()
                 }
-                io::ErrorKind::ConnectionRefused => "nobody is listening there; is the server running?".into(),
+                io::ErrorKind::ConnectionRefused => "no server listens there; is it running?".into(),
                 io::ErrorKind::PermissionDenied => {
                     "this user may not; see [feed] mode and group in the server's configuration".into()
                 }
@@ -65,7 +68,10 @@ impl FeedClient {
         Ok(FeedClient { reader: BufReader::new(stream), next_reference: 1 })
     }
 
-    /// Sends a command, which gets a `ref` of its own, and waits for its answer.
+    /// Sends a command with a `ref` of its own, and waits for its answer.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the server refuses the command.
     pub fn call(&mut self, command: Value) -> Result<Value, FeedError> {
         let reference = self.send(command)?;
         loop {
@@ -80,6 +86,9 @@ impl FeedClient {
     }
 
     /// Sends a command without waiting for its answer; returns its `ref`.
+    ///
+    /// # Errors
+    /// If the connection breaks.
     pub fn send(&mut self, mut command: Value) -> Result<u64, FeedError> {
         let reference = self.next_reference;
         self.next_reference += 1;
@@ -90,12 +99,18 @@ impl FeedClient {
         Ok(reference)
     }
 
-    /// Waits for lines however long it takes: for connections that listen.
+    /// Lets [`Self::receive`] wait for ever, as connections that listen need it.
+    ///
+    /// # Errors
+    /// If the kernel refuses to set this.
     pub fn wait_for_ever(&mut self) -> Result<(), FeedError> {
         Ok(self.reader.get_mut().set_read_timeout(None)?)
     }
 
-    /// The next line from the server, whatever it answers.
+    /// The next line from the server, whichever command it answers.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the line is not JSON.
     pub fn receive(&mut self) -> Result<Value, FeedError> {
         let mut line = String::new();
         if self.reader.read_line(&mut line)? == 0 {
@@ -105,7 +120,10 @@ impl FeedClient {
     }
 }
 
-/// Turns an answer that is an error into one.
+/// Turns an answer with the member `error` into an error.
+///
+/// # Errors
+/// If the answer is a refusal.
 pub fn check(answer: Value) -> Result<Value, FeedError> {
     let Some(error) = answer.get("error") else { return Ok(answer) };
     let text = |name: &str| error[name].as_str().unwrap_or_default().to_string();

@@ -1,3 +1,3 @@
-//! The feed from a publisher's side.
+//! The publishers' side of the feed.
 
 pub mod client;

@@ -28,10 +28,10 @@ mod watch;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::link::{HubInbox, Kind, ToShard};
+use crate::figures::Stats;
+use crate::link::{HubInbox, ToShard};
 
 use core::{Core, Ports};
 use ids::IdSource;
@@ -39,9 +39,9 @@ use keys::Keys;
 use publishers::{Admission, Publishers};
 use revocations::Revocations;
 
+pub use crate::figures::HubFigures;
 pub use bare::BareHub;
 pub use channels::HistoryPolicy;
-pub use core::FiguresWriter;
 
 /// Everything a hub is made of.
 pub struct HubParts {
@@ -71,80 +71,10 @@ pub struct HubParts {
     pub inbox: HubInbox,
     /// The hub's ends of the queues to the shards.
     pub shards: Vec<ToShard>,
-    /// Where it publishes its figures.
-    pub figures: Arc<HubFigures>,
-    /// Writes the answer to `stats`.
-    pub figures_writer: FiguresWriter,
+    /// The server's figures: the hub counts in its own, and answers `stats` with all.
+    pub stats: Arc<Stats>,
     /// Told how many connections were cut, once all shards have let their clients go.
     pub drained: crossbeam_channel::Sender<u64>,
-}
-
-macro_rules! figures {
-    ($($(#[doc = $doc:literal])* $kind:ident $name:ident,)*) => {
-        /// The hub's figures, for other threads to read: totals since the start unless they say otherwise.
-        #[derive(Debug, Default)]
-        pub struct HubFigures {
-            $($(#[doc = $doc])* pub $name: AtomicU64,)*
-        }
-
-        impl HubFigures {
-            /// Every figure: its name, what it is, whether it counts what is now, and its value.
-            pub fn each(&self, mut see: impl FnMut(&'static str, &'static str, Kind, u64)) {
-                $(see(stringify!($name), concat!($($doc),*), Kind::$kind, self.$name.load(Ordering::Relaxed));)*
-            }
-
-            /// Appends the figures as members of a JSON object, each followed by a comma.
-            pub fn write_members(&self, out: &mut Vec<u8>) {
-                $(
-                    out.extend_from_slice(concat!("\"", stringify!($name), "\":").as_bytes());
-                    crate::logic::id::write_decimal(self.$name.load(Ordering::Relaxed), out);
-                    out.push(b',');
-                )*
-            }
-        }
-    };
-}
-
-figures! {
-    /// Events published.
-    Total events,
-    /// Feed lines that were refused.
-    Total errors,
-    /// Feed connections now.
-    Now publishers,
-    /// Channels known now.
-    Now channels,
-    /// Events in histories now.
-    Now history_events,
-    /// Bytes in histories now.
-    Now history_bytes,
-    /// Bytes that wait in the queues to shards now.
-    Now queued_bytes,
-    /// Times a publisher had to wait because a shard's queue was full.
-    Total congestions,
-    /// Milliseconds that publishers have waited for that.
-    Total congested_ms,
-    /// The shard that was waited for last.
-    Now congested_shard,
-    /// Messages of clients that nobody listened to any more when they came.
-    Total messages_unheard,
-    /// Rounds of the hub's clock: it is alive while they go up.
-    Total rounds,
-}
-
-impl HubFigures {
-    // The hub is the only writer, so there is nothing to lock out.
-    fn add(figure: &AtomicU64, count: u64) {
-        figure.store(figure.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-    }
-
-    fn subtract(figure: &AtomicU64, count: u64) {
-        figure.store(figure.load(Ordering::Relaxed).saturating_sub(count), Ordering::Relaxed);
-    }
-
-    fn set(figure: &AtomicU64, value: u64) {
-        figure.store(value, Ordering::Relaxed);
-    }
 }
 
 /// Runs the hub on the calling thread until it is told to stop.
@@ -156,8 +86,8 @@ pub fn run(parts: HubParts) -> io::Result<()> {
     core.keys = Keys::new(parts.idempotency_window, parts.idempotency_keys);
     core.publishers = Publishers::new(parts.max_line);
     core.admission = Admission { allowed_users: parts.allowed_users, readers: parts.readers };
-    core.figures = parts.figures;
-    core.figures_writer = parts.figures_writer;
+    core.figures = parts.stats.hub.clone();
+    core.stats = parts.stats;
     core.revocations = parts.revocations;
     core.channels.limit_to(parts.channels_max);
     for stream in parts.own {

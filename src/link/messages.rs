@@ -122,15 +122,6 @@ pub struct Replay {
     pub last: bool,
 }
 
-/// What kind of figure it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// How many there are now.
-    Now,
-    /// How many there have been since the start.
-    Total,
-}
-
 /// What someone wants to see of the shards.
 #[derive(Debug)]
 pub enum Look {

@@ -17,7 +17,7 @@ pub use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 use crate::sys::wake::Wake;
 
 pub use messages::{
-    ConnectionId, FIGURES_CHANNEL, HubMessage, Kind, LocalChannel, Look, Question, Replay, Seen, ShardMessage, Speaker,
+    ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Look, Question, Replay, Seen, ShardMessage, Speaker,
     Target, upstream_weight,
 };
 

@@ -45,6 +45,20 @@ pub fn write_strings<'t>(texts: impl Iterator<Item = &'t str>, out: &mut Vec<u8>
     out.push(b']');
 }
 
+/// Appends `"error":{"code","message"}`, the member by which every answer of the server tells an error, with
+/// `"channels"` in it if the error is about some channels.
+pub fn write_error(code: &str, message: &str, channels: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"error\":{\"code\":");
+    write_string(code, out);
+    out.extend_from_slice(b",\"message\":");
+    write_string(message, out);
+    if !channels.is_empty() {
+        out.extend_from_slice(b",\"channels\":");
+        write_strings(channels.iter().map(String::as_str), out);
+    }
+    out.push(b'}');
+}
+
 /// JSON without the white space between its tokens: so it is one line, as event streams need it.
 pub fn compact(json: &str) -> Vec<u8> {
     let mut in_string = false;
@@ -75,7 +89,7 @@ mod tests {
     #[test]
     fn only_what_must_be_is_escaped_and_as_short_as_can_be() {
         let text = "a\"b\\c\nd\re\tf\0\u{8}\u{1f} /\u{7f}ü";
-        let expected = r#""a\"b\\c\nd\re\tf\u0000\u0008\u001f /"#.to_owned() + "\u{7f}ü\"";
+        let expected = r#""a\"b\\c\nd\re\tf\u0000\b\u001f /"#.to_owned() + "\u{7f}ü\"";
         assert_eq!(written(|out| write_string(text, out)), expected);
     }
 
@@ -84,6 +98,16 @@ mod tests {
         assert_eq!(written(|out| write(&serde_json::json!({ "a": [1, "b"] }), out)), r#"{"a":[1,"b"]}"#);
         let list = |texts: &[&'static str]| written(|out| write_strings(texts.iter().copied(), out));
         assert_eq!([list(&[]), list(&["a"]), list(&["a", "\"", ""])], ["[]", r#"["a"]"#, r#"["a","\"",""]"#]);
+    }
+
+    #[test]
+    fn an_error_names_its_channels_if_there_are_any() {
+        let mut out = Vec::new();
+        write_error("x", "a \"b\"", &[], &mut out);
+        assert_eq!(out, br#""error":{"code":"x","message":"a \"b\""}"#);
+        out.clear();
+        write_error("x", "y", &["a".to_owned(), "b".to_owned()], &mut out);
+        assert_eq!(out, br#""error":{"code":"x","message":"y","channels":["a","b"]}"#);
     }
 
     proptest! {

@@ -17,6 +17,8 @@ macro_rules! reasons {
         impl Reason {
             /// Every reason, each at the place that it has as a number.
             pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+            /// The name of every reason, in the same order.
+            pub const NAMES: &[&str] = &[$($name,)*];
 
             /// The name in log lines, in figures, and for the backend.
             pub const fn name(self) -> &'static str {

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-
 use super::code::Code;
 use super::json;
 use super::protocol::feed::FeedError;
@@ -21,15 +19,6 @@ pub struct Refusal {
     pub close: bool,
     /// When to try again, in seconds (RFC 9110 §10.2.3).
     pub retry_after_secs: Option<u32>,
-}
-
-/// The members of an error.
-#[derive(Serialize)]
-struct Members<'a> {
-    code: &'a str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    channels: &'a [String],
 }
 
 impl Refusal {
@@ -55,14 +44,8 @@ impl Refusal {
 
     /// Appends `"error":{"code":…,"message":…,"channels"?:[…]}`.
     pub fn write_member(&self, out: &mut Vec<u8>) {
-        write_error_member(self.code.name(), &self.message, &self.channels, out);
+        json::write_error(self.code.name(), &self.message, &self.channels, out);
     }
-}
-
-/// Appends `"error":{"code":…,"message":…,"channels"?:[…]}`: the one form of an error, whoever is told it.
-pub fn write_error_member(code: &str, message: &str, channels: &[String], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\"error\":");
-    json::write(&Members { code, message, channels }, out);
 }
 
 /// What the hub refuses a client's publish with, or what is wrong with the event itself.

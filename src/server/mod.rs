@@ -17,8 +17,8 @@ use crossbeam_channel::Receiver;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::figures::ServerState;
 use crate::link::{HubMessage, ToHub};
-use crate::shard::Room;
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::SocketFile;
 use crate::sys::{memory, process};
@@ -51,7 +51,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 /// The running threads, as the main thread knows them.
 struct Server {
     to_hub: ToHub,
-    room: Arc<Room>,
+    state: Arc<ServerState>,
     hub: std::thread::JoinHandle<()>,
     /// Told how many connections were cut, once all shards have let their clients go.
     drained: Receiver<u64>,
@@ -69,8 +69,8 @@ impl Server {
                 Signal::Reload => self.reload(config),
             }
         }
-        info!(connections = self.room.connections(), "going away: clients are let go; a second signal ends at once");
-        self.room.set_draining();
+        info!(connections = self.state.connections(), "going away: clients are let go; a second signal ends at once");
+        self.state.set_leaving();
         self.service.leave();
         if let Some(demo) = &self.demo {
             demo.stop();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use crate::control::stats::Stats;
+use crate::figures::Stats;
 
 /// The interval at which the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(super) struct Service {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub(super) fn start(stats: Stats) -> io::Result<Service> {
+pub(super) fn start(stats: Arc<Stats>) -> io::Result<Service> {
     let service = Service { is_leaving: Arc::default() };
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(service);
@@ -54,7 +54,7 @@ fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
         std::thread::sleep(watched.unwrap_or(STATUS_EVERY).min(STATUS_EVERY));
         let is_leaving = is_leaving.load(Ordering::Relaxed);
         if watched.is_some() {
-            match pulse.stalled(&stats.beats()) {
+            match pulse.stalled(&stats.rounds()) {
                 Some(thread) if !is_leaving => {
                     error!(thread, "a thread does not move; the service manager gets no sign of life")
                 }
@@ -72,7 +72,7 @@ fn status(stats: &Stats) -> String {
     let shards = stats.shards.len();
     format!(
         "{} connections on {shards} shards, {} channels",
-        stats.room.connections(),
+        stats.state.connections(),
         stats.hub.channels.load(Ordering::Relaxed)
     )
 }

@@ -10,13 +10,13 @@ use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
-use crate::control::stats::Stats;
 use crate::control::{self, ControlParts, LogFilter};
+use crate::figures::Stats;
 use crate::hub::{self, HubParts};
 use crate::link::{self, FIGURES_CHANNEL, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
 use crate::logic::history::HistoryLimits;
-use crate::shard::{self, Listener, Room, ShardParts};
+use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
@@ -43,10 +43,12 @@ pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Res
     let shards = plan.shards;
     let Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files } =
         Sockets::open(config, shards, plan.cores.as_deref())?;
-    let room = Arc::new(Room::new(&config.server));
+    let admission = Arc::new(Admission::new(&config.server));
+    let server_state = admission.state().clone();
     let figures = (0..shards).map(|_| Arc::default()).collect();
-    let stats = Stats { room: room.clone(), hub: Arc::default(), shards: figures };
-    let Threads { to_hub, hub, drained, feeds } = start_threads(config, plan, feed, state, clients.by_shard, &stats)?;
+    let stats = Arc::new(Stats { state: server_state.clone(), hub: Arc::default(), shards: figures });
+    let client_side = ClientSide { listeners: clients.by_shard, admission };
+    let Threads { to_hub, hub, drained, feeds } = start_threads(config, plan, feed, state, client_side, &stats)?;
     if let Some(listener) = admin {
         control::start(ControlParts {
             listener,
@@ -61,7 +63,7 @@ pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Res
         })?;
     }
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
-    room.set_ready();
+    server_state.set_started();
     let service = service::start(stats)?;
     info!(shards, feed = %config.feed.path.display(), "ready");
     let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
@@ -70,7 +72,7 @@ pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Res
             info!("the demo is at http://{address}/");
         }
     }
-    Ok(Server { to_hub, room, hub, drained, demo, service, files, _lock: lock })
+    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, _lock: lock })
 }
 
 /// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.
@@ -133,19 +135,26 @@ struct Threads {
     feeds: [UnixStream; 2],
 }
 
+/// What the shards have for clients.
+struct ClientSide {
+    /// The listeners of each shard.
+    listeners: Vec<Vec<Listener>>,
+    admission: Arc<Admission>,
+}
+
 /// Starts the hub and a shard for each list of listeners, and waits until every shard takes clients.
 fn start_threads(
     config: &Arc<Config>,
     plan: Plan,
     feed: UnixListener,
     state: State,
-    listeners: Vec<Vec<Listener>>,
-    stats: &Stats,
+    clients: ClientSide,
+    stats: &Arc<Stats>,
 ) -> Result<Threads, StartError> {
     let (to_hub, inbox) = link::to_hub()?;
     let (started_sender, started) = crossbeam_channel::bounded(plan.shards);
     let (mut to_shards, mut shards) = (Vec::new(), Vec::new());
-    for (index, listeners) in listeners.into_iter().enumerate() {
+    for (index, listeners) in clients.listeners.into_iter().enumerate() {
         let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
         to_shards.push(to_shard);
         shards.push(ShardParts {
@@ -155,7 +164,7 @@ fn start_threads(
             listeners,
             from_hub,
             to_hub: to_hub.clone(),
-            room: stats.room.clone(),
+            admission: clients.admission.clone(),
             figures: stats.shards[index].clone(),
             keyring: plan.keyring.clone(),
             revoked: state.revocations.known().clone(),
@@ -189,9 +198,8 @@ struct HubEnds {
     drained: Sender<u64>,
 }
 
-fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Stats, ends: HubEnds) -> HubParts {
+fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<Stats>, ends: HubEnds) -> HubParts {
     let policies = config.clone();
-    let figures = stats.clone();
     HubParts {
         listener: ends.listener,
         own: ends.own,
@@ -210,8 +218,7 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Stats
         revocations: state.revocations,
         inbox: ends.inbox,
         shards: ends.shards,
-        figures: stats.hub.clone(),
-        figures_writer: Box::new(move |out| figures.write_json(out)),
+        stats: stats.clone(),
         drained: ends.drained,
     }
 }

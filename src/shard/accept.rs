@@ -12,9 +12,9 @@ use crate::logic::refusal::Refusal;
 use crate::sys::socket;
 
 use super::Listener;
+use super::admission::Refused;
 use super::connection::{Flags, Peer, State};
 use super::context::Context;
-use super::rates::Refused;
 use super::slots::Slots;
 
 /// Connections taken from one listener in one turn.
@@ -167,7 +167,7 @@ impl Acceptor {
     /// just ended still have a place: then the new connection waits for it some turns.
     fn admit(&mut self, slots: &mut Slots, cx: &mut Context, mut comer: Comer) -> Option<u32> {
         let peer = comer.address.map(Peer::new).unwrap_or_default();
-        let is_counted = cx.room.counts_addresses() && comer.address.is_some() && !cx.settings.trusts(peer.ip());
+        let is_counted = cx.admission.counts_addresses() && comer.address.is_some() && !cx.settings.trusts(peer.ip());
         let (reason, refusal) = match self.take_places(slots, cx, is_counted.then(|| peer.ip())) {
             Ok(()) => return Some(occupy(slots, cx, comer, peer, is_counted)),
             Err(refused) => refused,
@@ -184,13 +184,13 @@ impl Acceptor {
 
     /// Takes a place of the server's and, if the connection counts towards an address, one of the address's.
     fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), (Refused, Refusal)> {
-        if slots.used() >= self.descriptors_max || !cx.room.enter() {
+        if slots.used() >= self.descriptors_max || !cx.admission.enter() {
             let refusal = Refusal::fatal(Code::Full, "this server has no room for more connections");
             return Err((Refused::TooMany, refusal));
         }
-        match address.map(|address| cx.room.enter_from(address, true)) {
+        match address.map(|address| cx.admission.enter_from(address, true)) {
             Some(Err(reason)) => {
-                cx.room.leave();
+                cx.admission.leave();
                 Err((reason, reason.refusal()))
             }
             _ => Ok(()),
@@ -251,7 +251,7 @@ fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted:
 /// Gives a connection of this process a slot.
 fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
     // The listener's address is no secret; the process at the other end is what counts.
-    if socket::is_own_process(fd.as_fd()) && cx.room.enter() {
+    if socket::is_own_process(fd.as_fd()) && cx.admission.enter() {
         let slot = slots.occupy(fd, Peer::OWN, State::Http, cx.now);
         slots[slot].flags.insert(Flags::OWN);
         slots.set_deadline(slot, cx.now + cx.settings.handshake);
@@ -326,7 +326,7 @@ fn own_peer(slots: &Slots, slot: u32) -> Peer {
 /// Gives the place of a connection's address back, if it has one.
 pub(super) fn give_back_address(slots: &mut Slots, cx: &Context, slot: u32) {
     if let Some(address) = slots.uncount(slot) {
-        cx.room.leave_from(address);
+        cx.admission.leave_from(address);
     }
 }
 
@@ -339,8 +339,8 @@ pub(super) fn count_address(
     client: IpAddr,
     is_new: bool,
 ) -> Result<(), Refusal> {
-    if cx.room.counts_addresses() {
-        if let Err(refused) = cx.room.enter_from(client, is_new) {
+    if cx.admission.counts_addresses() {
+        if let Err(refused) = cx.admission.enter_from(client, is_new) {
             cx.counters.refused += 1;
             return Err(refused.refusal().retry_after(cx.retry_after_secs()));
         }

@@ -126,14 +126,14 @@ impl Access {
         let before = self.user(slot).cloned();
         if before != known.user {
             if let Some(user) = &known.user
-                && !cx.room.enter_as(user)
+                && !cx.admission.enter_as(user)
             {
                 cx.counters.refused += 1;
                 let refusal = Refusal::new(Code::TooMany, "there are too many connections of this user");
                 return Err(refusal.retry_after(cx.retry_after_secs()));
             }
             if let Some(before) = before {
-                cx.room.leave_as(&before);
+                cx.admission.leave_as(&before);
             }
         }
         self.identities.insert(slot, known);
@@ -144,7 +144,7 @@ impl Access {
     pub(super) fn forget(&mut self, cx: &Context, slot: u32) {
         self.talk.forget(slot);
         if let Some(user) = self.identities.remove(slot).and_then(|known| known.user) {
-            cx.room.leave_as(&user);
+            cx.admission.leave_as(&user);
         }
     }
 

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::figures::{Counters, Measures};
 use crate::link::{HubMessage, LocalChannel};
 use crate::logic::reason::Reason;
 use crate::logic::retry;
 use crate::logic::session::{Farewell, Violation};
 use crate::logic::wheel::Tick;
 
-use super::counters::Counters;
-use super::measures::Measures;
-use super::room::Room;
+use super::admission::Admission;
 use super::settings::Settings;
 
 /// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the
@@ -100,7 +99,7 @@ pub(super) struct Context {
     pub(super) index: u16,
     pub(super) settings: Settings,
     /// The counters of connections that all shards share.
-    pub(super) room: Arc<Room>,
+    pub(super) admission: Arc<Admission>,
     /// The present, in ticks since the start; 0 is before it.
     pub(super) now: Tick,
     pub(super) counters: Counters,

@@ -7,11 +7,11 @@
 
 mod accept;
 mod access;
+mod admission;
 mod batch;
 mod closing;
 mod connection;
 mod context;
-mod counters;
 mod deadlines;
 mod drain;
 mod driver;
@@ -21,13 +21,11 @@ mod identities;
 mod io;
 mod lag;
 mod lanes;
-mod measures;
 mod merge;
 mod next;
 mod polls;
 mod rates;
 mod resume;
-mod room;
 mod settings;
 mod slots;
 mod subscriptions;
@@ -41,14 +39,13 @@ mod wire;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::figures::ShardFigures;
 use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 
 pub use crate::logic::reason::Reason;
-pub use counters::Published;
+pub use admission::Admission;
 pub use driver::run;
-pub use measures::{BUCKETS, Measure, PublishedMeasures};
-pub use room::Room;
 
 /// What a shard listens on.
 #[derive(Debug)]
@@ -78,9 +75,9 @@ pub struct ShardParts {
     /// Its end of the queue to the hub.
     pub to_hub: ToHub,
     /// What it shares with the other shards.
-    pub room: Arc<Room>,
+    pub admission: Arc<Admission>,
     /// Where it publishes its figures.
-    pub figures: Arc<Published>,
+    pub figures: Arc<ShardFigures>,
     /// The keys by which tokens are verified; without any, none are asked for.
     pub keyring: Option<Arc<Keyring>>,
     /// The tokens that were revoked before the start.

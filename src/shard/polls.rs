@@ -96,7 +96,7 @@ pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Conte
 }
 
 fn count_events(slots: &mut Slots, cx: &mut Context, slot: u32, count: u64) {
-    cx.counters.events_out += count;
+    cx.counters.deliveries += count;
     slots[slot].events = slots[slot].events.saturating_add(count as u32);
 }
 

@@ -168,7 +168,7 @@ impl Resumes {
                 count += 1;
             }
         }
-        cx.counters.events_out += count;
+        cx.counters.deliveries += count;
         connection.events = connection.events.saturating_add(count as u32);
         if replay.last {
             self.end(slots, lanes, cx, slot);

@@ -215,7 +215,7 @@ pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Contex
     }
     let events = cell.log.events_between(cursor, boundary) as u32;
     connection.events = connection.events.saturating_add(events);
-    cx.counters.events_out += u64::from(events);
+    cx.counters.deliveries += u64::from(events);
     cell.at_head += u32::from(boundary == cell.log.head());
 }
 

@@ -36,6 +36,7 @@ use crate::logic::auth::Revoked;
 use crate::logic::history::HistoryLimits;
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::parse;
+use crate::logic::reason::Reason;
 
 use client::{Client, Speaks};
 use faulty::Faults;
@@ -109,7 +110,7 @@ impl Model {
         let parts = ShardParts {
             index: 0,
             core: None,
-            room: Arc::new(Room::new(&config.server)),
+            admission: Arc::new(Admission::new(&config.server)),
             config: Arc::new(config),
             listeners: Vec::new(),
             from_hub,
@@ -220,7 +221,7 @@ impl Model {
     fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         let mut config = (*self.shard.cx.settings.config).clone();
         change(&mut config);
-        self.shard.cx.room = Arc::new(Room::new(&config.server));
+        self.shard.cx.admission = Arc::new(Admission::new(&config.server));
         self.shard.cx.settings = Settings::new(Arc::new(config));
     }
 

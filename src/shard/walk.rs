@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::figures::Measure;
 use crate::logic::log::Position;
 
 use super::batch::Batch;
@@ -10,7 +11,6 @@ use super::connection::{Flags, State};
 use super::context::Context;
 use super::lag::overrun;
 use super::lanes::{Lanes, Reader};
-use super::measures::Measure;
 use super::next::plan;
 use super::polls;
 use super::slots::Slots;
@@ -157,7 +157,7 @@ impl Walks {
         if walk.sends > 0 {
             cx.measures.record(Measure::Pass, walk.sends);
         }
-        cx.counters.lag_bytes_max = cx.counters.lag_bytes_max.max(walk.lag_max);
+        cx.counters.lag_max_bytes = cx.counters.lag_max_bytes.max(walk.lag_max);
         if self.held_by == Some(walk.lane) {
             self.held_by = None;
         }

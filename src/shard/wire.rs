@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::figures::Measure;
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
 use crate::logic::reason::Reason;
@@ -15,7 +16,6 @@ use super::connection::{Flags, State};
 use super::context::{Context, Effect};
 use super::io::Io;
 use super::lanes::Lanes;
-use super::measures::Measure;
 use super::merge::{Merge, Stretch};
 use super::slots::{GENERATION_MASK, Slots};
 
@@ -197,7 +197,7 @@ impl Wire {
             return self.on_refused(slots, account.cx, slot, -result);
         };
         account.cx.counters.sends += 1;
-        account.cx.counters.bytes_out += taken as u64;
+        account.cx.counters.sent_bytes += taken as u64;
         slots[slot].sent = account.cx.now;
         let planned = match plan.piece {
             Piece::Run { subscription, lane, start, end } => {
@@ -365,7 +365,7 @@ impl Account<'_> {
         let lane = &mut lanes[from.lane];
         let events = lane.log.events_between(from.start, to) as u32;
         connection.events = connection.events.saturating_add(events);
-        self.cx.counters.events_out += u64::from(events);
+        self.cx.counters.deliveries += u64::from(events);
         if let Some(subscription) = connection.subscription_mut(from.index) {
             subscription.cursor = to;
         }

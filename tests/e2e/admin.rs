@@ -429,7 +429,7 @@ fn without_a_token_nobody_gets_round_the_feeds_permissions() {
         // Nothing has happened, and looking is free.
         assert_eq!(ask(&server, "/v1/drain"), json!({ "draining": false }));
         assert_eq!(ask(&server, "/v1/log")["level"], "info");
-        assert_eq!(ask(&server, "/v1/stats")["node"]["events"], 0);
+        assert_eq!(ask(&server, "/v1/stats")["node"]["events_published"], 0);
     }
     let server = Server::start(&format!("[feed]\ngroup = \"{group}\"\n[admin]\ntoken = \"secret\""));
     for (method, path, body) in &changes {

@@ -115,7 +115,7 @@ fn garbage_and_broken_connections_hurt_nobody() {
     }
     server.publish("a", "alive");
     assert_eq!(stream.next().unwrap().data, "alive");
-    server.await_figure("connections", 1);
+    server.await_figure("slots", 1);
 }
 
 #[test]
@@ -140,9 +140,9 @@ fn storms_of_short_connections_leave_nothing_behind() {
         thread.join().unwrap();
     }
     server.await_figure("accepted", 2000);
-    server.await_figure("connections", 0);
-    for gauge in ["http", "sse", "websocket", "poll"] {
-        server.await_figure(gauge, 0);
+    server.await_figure("slots", 0);
+    for transport in ["http", "sse", "ws", "poll"] {
+        server.await_figure(&format!("connections_{transport}"), 0);
     }
     let mut stream = Stream::open(address, "/sse?channel=a");
     server.publish("a", "alive");

@@ -101,7 +101,7 @@ fn asking_again_and_again_for_the_same_takes_no_memory_and_tells_it_once() {
     }
     server.await_fresh_figures();
     // Three, unless some was told between two of its changes of mind.
-    let told = server.figure("events_out");
+    let told = server.figure("deliveries");
     assert!((3..10).contains(&told), "{told}");
 }
 
@@ -111,14 +111,14 @@ fn a_held_poll_that_is_kicked_is_told_what_came_before() {
     for round in 0..20 {
         let mut http = Http::connect(server.address);
         http.send("GET /poll?channel=a&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
-        server.await_figure("poll", 1);
+        server.await_figure("connections_poll", 1);
         // Both in one line's breath, so that the shard hears of both at once.
         let mut feed = std::os::unix::net::UnixStream::connect(&server.feed_path).unwrap();
         let line = format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":{round}}}\n");
         feed.write_all(format!("{line}{{\"op\":\"kick\",\"channel\":\"a\"}}\n").as_bytes()).unwrap();
         let answer = http.answer(false).json();
         assert_eq!(answer["events"][0]["data"], round, "{answer}");
-        eventually("it is gone", || (server.figure("poll") == 0).then_some(()));
+        eventually("it is gone", || (server.figure("connections_poll") == 0).then_some(()));
     }
 }
 
@@ -161,7 +161,7 @@ fn a_proxys_connection_is_whose_request_it_brings() {
     assert_eq!(ask(&mut fourth, "10.0.0.1", "/healthz"), 200);
     assert_eq!(ask(&mut Http::connect(server.address), "10.0.0.1", "/healthz"), 429);
     fourth.send("GET /poll?channel=held&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
-    server.await_figure("poll", 1);
+    server.await_figure("connections_poll", 1);
     let seen = server.feed().call(json!({ "op": "connections", "channel": "held" })).unwrap();
     assert!(seen["connections"][0]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{seen}");
     assert_eq!(ask(&mut Http::connect(server.address), "10.0.0.1", "/healthz"), 200, "its place is free");

@@ -10,7 +10,7 @@ fn a_stopping_server_says_goodbye_to_everyone() {
     poll.send("GET /poll?channel=a&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut idle = Http::connect(server.address);
     idle.get("/healthz");
-    server.await_figure("poll", 1);
+    server.await_figure("connections_poll", 1);
     assert_eq!(get(server.admin, "/readyz").status, 200);
     let id = server.publish("a", "last");
     server.signal(libc::SIGTERM);

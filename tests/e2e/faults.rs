@@ -23,7 +23,8 @@ fn standing(server: &Server) -> Value {
     descriptors.sort();
     let stats = server.stats();
     let shard = &stats["shards"][0];
-    let of_shard = ["connections", "http", "sse", "websocket", "poll", "identified"].map(|name| shard[name].clone());
+    let of_shard = ["slots", "connections_http", "connections_sse", "connections_ws", "connections_poll", "identified"]
+        .map(|name| shard[name].clone());
     json!({ "descriptors": descriptors, "shard": of_shard, "connections": stats["node"]["connections"] })
 }
 
@@ -116,7 +117,9 @@ fn five_thousand_clients_that_never_read() {
                 http
             })
             .collect();
-        eventually("all are there", || (server.figure("sse") + server.figure("poll") == 5001).then_some(()));
+        eventually("all are there", || {
+            (server.figure("connections_sse") + server.figure("connections_poll") == 5001).then_some(())
+        });
         let mut feed = server.feed();
         let data = "x".repeat(32 << 10);
         // The kernel takes some megabytes for each of them before they are behind.

@@ -55,7 +55,7 @@ fn errors_say_where_and_the_connection_stays_usable() {
     raw.send("{\"op\":\"publish\",");
     raw.reader.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(raw.line()["error"]["code"], "cut");
-    assert_eq!(server.stats()["node"]["errors"], 9);
+    assert_eq!(server.stats()["node"]["feed_errors"], 9);
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn when_all_come_back_at_once_nobody_is_refused_for_those_who_have_just_gone() {
                 })
                 .collect();
             eventually("all are there or refused", || {
-                (server.figure("sse") + server.figure("refused") >= 100).then_some(())
+                (server.figure("connections_sse") + server.figure("refused") >= 100).then_some(())
             });
             for http in &streams {
                 socket2::SockRef::from(&http.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();

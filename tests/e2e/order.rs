@@ -86,7 +86,7 @@ fn small_channels_are_served_while_a_giant_one_is_in_full_fan_out() {
             http
         })
         .collect();
-    server.await_figure("sse", 2000);
+    server.await_figure("connections_sse", 2000);
     let mut small = Stream::open(server.address, "/sse?channel=small");
     let mut feed = server.feed();
     for number in 0..50 {
@@ -96,6 +96,6 @@ fn small_channels_are_served_while_a_giant_one_is_in_full_fan_out() {
     for number in 0..50 {
         assert_eq!(small.next().unwrap().data, number.to_string());
     }
-    server.await_figure("events_out", 2000 * 50 + 50);
+    server.await_figure("deliveries", 2000 * 50 + 50);
     drop(giant);
 }

@@ -19,7 +19,7 @@ fn a_held_poll_is_answered_by_an_event_and_the_connection_goes_on() {
     let server = Server::start("");
     let mut http = Http::connect(server.address);
     http.send("GET /poll?channel=a&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
-    server.await_figure("poll", 1);
+    server.await_figure("connections_poll", 1);
     // A pipelined request waits for its turn.
     http.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let id = server.publish("a", "x");

@@ -143,7 +143,7 @@ fn passes_everything(start: fn(SocketAddr) -> Proxy) {
     let mut next = polls.get("/poll?channel=a&wait=0").json()["next"].as_str().unwrap().to_owned();
     for number in 0..3 {
         polls.send(&format!("GET /poll?channel=a&after={next}&wait=10 HTTP/1.1\r\nHost: a\r\n\r\n"));
-        server.await_figure("poll", 1);
+        server.await_figure("connections_poll", 1);
         server.publish("a", &format!("polled {number}"));
         let answer = chunked_or_sized(&mut polls);
         assert_eq!(answer["events"][0]["data"], format!("polled {number}"));
@@ -151,7 +151,7 @@ fn passes_everything(start: fn(SocketAddr) -> Proxy) {
     }
     // A client that goes is gone for the server, too.
     drop(stream);
-    server.await_figure("sse", 1);
+    server.await_figure("connections_sse", 1);
     // Quiet for longer than the proxy's default: the heartbeats keep them.
     let quiet_since = Instant::now();
     quiet_stream.http.stream.set_read_timeout(Some(IDLE + PATIENCE)).unwrap();

@@ -124,10 +124,10 @@ fn a_connection_goes_to_the_shard_of_its_core() {
             (0..20).map(|_| Stream::open(address, "/sse?channel=a")).collect()
         };
         let streams = std::thread::spawn(open).join().unwrap();
-        super::server::eventually("they are counted", || (server.figure("sse") == 20).then_some(()));
-        assert_eq!(server.stats()["shards"][shard]["sse"], 20, "core {core}");
+        super::server::eventually("they are counted", || (server.figure("connections_sse") == 20).then_some(()));
+        assert_eq!(server.stats()["shards"][shard]["connections_sse"], 20, "core {core}");
         drop(streams);
-        server.await_figure("sse", 0);
+        server.await_figure("connections_sse", 0);
     }
 }
 

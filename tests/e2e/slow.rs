@@ -55,7 +55,7 @@ fn disconnect_cuts_the_slow_and_nobody_else() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"disconnect\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
     let mut lively = Stream::open(server.address, "/sse?channel=a");
-    server.await_figure("sse", 2);
+    server.await_figure("connections_sse", 2);
     let read = Arc::new(AtomicU64::new(0));
     let count = read.clone();
     let reader = std::thread::spawn(move || {
@@ -82,7 +82,7 @@ fn disconnect_cuts_the_slow_and_nobody_else() {
 fn gap_tells_what_is_lost_and_goes_on() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
-    server.await_figure("sse", 1);
+    server.await_figure("connections_sse", 1);
     flood(&server, "slow_gaps");
     server.publish("a", "end");
     let text = read_on(&mut slow, |text| text.contains("data: end\n\n"));
@@ -110,7 +110,7 @@ fn gap_tells_what_is_lost_and_goes_on() {
         rest = &after[size + 2..];
     }
     assert!(gaps >= 1);
-    assert_eq!(server.figure("sse"), 1, "it is still connected");
+    assert_eq!(server.figure("connections_sse"), 1, "it is still connected");
 }
 
 #[test]
@@ -122,14 +122,14 @@ fn who_takes_nothing_of_what_it_missed_is_let_go() {
     (0..200).for_each(|_| drop(publish(&mut feed, "a", &padding)));
     let _slow = lazy(&server, "/sse?channel=a&last_event_id=1-0");
     server.await_figure("closed.broken", 1);
-    server.await_figure("sse", 0);
+    server.await_figure("connections_sse", 0);
 }
 
 #[test]
 fn latest_skips_to_the_newest() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
-    server.await_figure("sse", 1);
+    server.await_figure("connections_sse", 1);
     flood(&server, "slow_skips");
     server.publish("a", "end");
     let text = read_on(&mut slow, |text| text.contains("data: end\n\n"));
@@ -146,7 +146,7 @@ fn a_websocket_that_is_too_slow_is_told_1013() {
         "GET /ws?channel=a&format=raw HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
-    server.await_figure("websocket", 1);
+    server.await_figure("connections_ws", 1);
     flood(&server, "slow_disconnected");
     let mut all = Vec::new();
     slow.stream.read_to_end(&mut all).unwrap();
@@ -158,7 +158,7 @@ fn a_websocket_that_is_too_slow_is_told_1013() {
 fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"\nhistory_events = 10");
     let clients: Vec<Http> = (0..200).map(|_| lazy(&server, "/sse?channel=a")).collect();
-    server.await_figure("sse", 200);
+    server.await_figure("connections_sse", 200);
     flood(&server, "slow_gaps");
     let before = server.resident_bytes();
     let mut feed = server.feed();
@@ -168,7 +168,7 @@ fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
     }
     // 20 MB went by each of 200 clients, none of which has read; what waits for the shard is gone soon.
     eventually("the memory is what it was", || (server.resident_bytes() < before + (8 << 20)).then_some(()));
-    assert_eq!(server.figure("sse"), 200);
+    assert_eq!(server.figure("connections_sse"), 200);
     drop(clients);
 }
 
@@ -176,7 +176,7 @@ fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
 fn one_who_never_reads_does_not_make_the_others_sends_shorter() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
     let _slow = lazy(&server, "/sse?channel=a");
-    server.await_figure("sse", 1);
+    server.await_figure("connections_sse", 1);
     flood(&server, "slow_gaps");
     // From now on the log is as long as it may be, all the time, and made of small events.
     let line = b"{\"op\":\"publish\",\"channel\":\"a\",\"data\":\"x\"}\n";
@@ -191,14 +191,14 @@ fn one_who_never_reads_does_not_make_the_others_sends_shorter() {
         stream
     };
     let others: Vec<TcpStream> = (0..600).map(connect).collect();
-    server.await_figure("sse", 601);
-    let before = (server.figure("sends"), server.figure("events_out"));
+    server.await_figure("connections_sse", 601);
+    let before = (server.figure("sends"), server.figure("deliveries"));
     // One by one, so that they come to the shard one by one.
     let mut feed = server.feed();
     for _ in 0..500 {
         publish(&mut feed, "a", "x");
     }
-    eventually("the others have got everything", || (server.figure("events_out") >= before.1 + 300_000).then_some(()));
+    eventually("the others have got everything", || (server.figure("deliveries") >= before.1 + 300_000).then_some(()));
     let sends = server.figure("sends") - before.0;
     assert!(sends < 50_000, "{sends} sends for 300,000 deliveries");
     drop(others);

@@ -262,9 +262,9 @@ fn nobody_sees_anything_out_of_order_cut_or_twice() {
     }
     // Shown only if one of the following fails.
     println!("{}", server.stats());
-    server.await_figure("connections", 0);
-    for gauge in ["http", "sse", "websocket", "poll"] {
-        server.await_figure(gauge, 0);
+    server.await_figure("slots", 0);
+    for transport in ["http", "sse", "ws", "poll"] {
+        server.await_figure(&format!("connections_{transport}"), 0);
     }
     assert!(server.resident_bytes() < 300 << 20, "{} bytes", server.resident_bytes());
     server.signal(libc::SIGTERM);

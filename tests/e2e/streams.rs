@@ -34,7 +34,8 @@ fn many_subscribers_on_several_shards_all_get_everything() {
     }
     server.await_fresh_figures();
     let stats = server.stats();
-    let used = stats["shards"].as_array().unwrap().iter().filter(|shard| shard["sse"].as_u64() > Some(0)).count();
+    let used =
+        stats["shards"].as_array().unwrap().iter().filter(|shard| shard["connections_sse"].as_u64() > Some(0)).count();
     assert!(used > 1, "the kernel spreads connections over the shards: {stats}");
 }
 

@@ -37,7 +37,7 @@ fn top_shows_connections_channels_and_flow() {
         let output = top.args(["top", "--once", "--every", "0.1", "--feed"]).arg(&server.feed_path).output().unwrap();
         String::from_utf8(output.stdout).unwrap().contains("ended in all: client 5").then_some(())
     });
-    assert!(text.contains("shard 1") && text.contains("everybody is up to date"), "{text}");
+    assert!(text.contains("shard 1") && text.contains("every client is up to date"), "{text}");
 }
 
 struct Trace {

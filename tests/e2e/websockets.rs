@@ -67,8 +67,8 @@ fn pings_are_answered_and_closes_returned() {
     let frame = tungstenite::protocol::CloseFrame { code: 4321.into(), reason: "done".into() };
     socket.socket.close(Some(frame)).unwrap();
     assert_eq!(socket.close_code(), 4321);
-    server.await_figure("websocket", 0);
-    server.await_figure("connections", 0);
+    server.await_figure("connections_ws", 0);
+    server.await_figure("slots", 0);
 }
 
 #[test]

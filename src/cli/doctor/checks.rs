@@ -1,4 +1,4 @@
-//! What can be wrong with a host, in the order of what hurts first.
+//! The checks of a host, in the order in which a wrong setting hurts.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -8,27 +8,32 @@ use crate::config::{Config, ListenAddress};
 use super::host::Host;
 use super::{Finding, Severity};
 
-/// What a connection costs the process, by its own bench (docs/benchmarks.md), with something to spare.
+/// The memory that a connection takes in the process, as measured (docs/benchmarks.md) and with a margin.
 const USER_BYTES: u64 = 400;
-/// What a TCP socket costs the kernel while it is idle, by the same bench.
+/// The memory that an idle TCP socket takes in the kernel, as measured.
 const KERNEL_BYTES: u64 = 4300;
-/// Pages that tcp_mem counts.
+/// The size of the pages that tcp_mem counts in.
 const PAGE: u64 = 4096;
-/// The oldest kernel that has what the ring needs.
+/// The oldest kernel with the features that the ring needs.
 const KERNEL_MIN: (u32, u32) = (6, 1);
 
-/// What is asked about.
+/// What the host is checked for.
 pub(super) struct Question<'a> {
+    /// The host.
     pub(super) host: &'a Host,
+    /// The configuration.
     pub(super) config: &'a Config,
-    /// Connections that there are to be.
+    /// The number of connections to be ready for.
     pub(super) connections: u64,
+    /// The number of shards.
     pub(super) shards: u64,
+    /// The number of cores that the process may use.
     pub(super) cores: u64,
     /// The process whose limits hold: a running server's number, or `self`.
     pub(super) process: String,
-    /// What the kernel said to an attempt to make a ring; `None` if it made one.
+    /// The kernel's error when a ring was to be made; `None` if one was made.
     pub(super) ring_error: Option<String>,
+    /// Whether the kernel takes the clock for synchronized.
     pub(super) clock_is_synchronized: bool,
 }
 
@@ -40,7 +45,7 @@ fn fine(about: &'static str, found: String) -> Finding {
     finding(Severity::Ok, about, found, "", String::new())
 }
 
-/// Compares a setting with what it should be at least.
+/// Compares a setting with the least value that it should have.
 fn at_least(host: &Host, name: &'static str, wanted: u64, severity: Severity, why: &str) -> Option<Finding> {
     let found = host.number(name)?;
     let text = format!("{name} = {found}");
@@ -51,7 +56,7 @@ fn at_least(host: &Host, name: &'static str, wanted: u64, severity: Severity, wh
 }
 
 impl Question<'_> {
-    /// All findings, what is worst first; among equals in the order in which it would hurt.
+    /// All findings, the worst first, and equally bad ones in the order in which they would hurt.
     pub(super) fn answer(&self) -> Vec<Finding> {
         let mut findings = vec![self.kernel(), self.io_uring()];
         findings.extend(self.descriptors());
@@ -89,7 +94,7 @@ impl Question<'_> {
                 Severity::Fail,
                 "io_uring",
                 error.clone(),
-                "the server is made of it and does not start without",
+                "the server needs io_uring and does not start without it",
                 match disabled {
                     0 => "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox (seccomp)".into(),
                     _ => "sysctl -w kernel.io_uring_disabled=0".into(),
@@ -115,7 +120,7 @@ impl Question<'_> {
                     severity,
                     "descriptors",
                     text,
-                    "who comes beyond it is turned away with 503",
+                    "clients beyond the limit are refused with 503",
                     format!("LimitNOFILE={wanted} in the unit (ulimit -n), or lower [server] max_connections"),
                 ),
             });
@@ -125,10 +130,10 @@ impl Question<'_> {
             "fs.nr_open",
             wanted,
             Severity::Warn,
-            "no limit of descriptors can be set above it",
+            "no process's limit of descriptors can be above it",
         ));
         let files = self.connections + self.connections / 10 + 10_000;
-        let why = "all files of the host together; beyond it nothing can be opened any more";
+        let why = "it bounds the open files of the whole host; when it is reached no process can open any";
         findings.extend(at_least(self.host, "fs.file-max", files, Severity::Warn, why));
         findings
     }
@@ -140,15 +145,15 @@ impl Question<'_> {
         let need = own + self.connections * KERNEL_BYTES;
         let mib = |bytes: u64| bytes >> 20;
         let text = format!(
-            "{} connections need some {} MiB ({} in the process, the rest in the kernel), histories come on top; there are \
-             {} MiB",
+            "{} connections need about {} MiB ({} in the process, the rest in the kernel), histories not included; the host \
+             has {} MiB",
             self.connections,
             mib(need),
             mib(own),
             mib(limit)
         );
         let change = "add memory, or lower [server] max_connections".to_owned();
-        let why = "the kernel ends the process when there is none left";
+        let why = "the kernel kills the process when memory is used up";
         match () {
             () if need > limit => finding(Severity::Fail, "memory", text, why, change),
             () if need > limit / 4 * 3 => finding(Severity::Warn, "memory", text, why, change),
@@ -165,20 +170,20 @@ impl Question<'_> {
                 "net.core.somaxconn",
                 backlog,
                 Severity::Warn,
-                "it caps [limits] backlog: in a reconnect storm clients wait for a second try, a second later",
+                "it caps [limits] backlog: when many clients reconnect at once, those beyond it wait a second for their next try",
             ),
             at_least(
                 host,
                 "net.ipv4.tcp_max_syn_backlog",
                 backlog.min(65_536),
                 Severity::Note,
-                "connections that are half open in a reconnect storm",
+                "it bounds the connections that are half open when many clients reconnect at once",
             ),
         ]
         .into_iter()
         .flatten()
         .collect();
-        // Beyond its third number the kernel gives TCP no more memory: connections stall and are cut.
+        // The third number is a hard limit: when TCP has so much memory, connections stall and are cut.
         if let [_, _, most] = host.numbers("net.ipv4.tcp_mem")[..] {
             let wanted = self.connections * KERNEL_BYTES / 2 / PAGE;
             let text = format!("net.ipv4.tcp_mem allows {} MiB", (most * PAGE) >> 20);
@@ -188,18 +193,18 @@ impl Question<'_> {
                     Severity::Warn,
                     "net.ipv4.tcp_mem",
                     text,
-                    "beyond it the kernel cuts connections off",
+                    "when TCP has so much memory, the kernel cuts connections off",
                     format!("sysctl -w net.ipv4.tcp_mem='{} {} {}'", wanted / 2, wanted * 3 / 4, wanted),
                 ),
             });
         }
-        let why = "a full table drops packets of everybody, new and old, with one line in the kernel's log";
+        let why = "when the table is full, packets of all connections are dropped, with one line in the kernel's log";
         let tracked = self.connections + self.connections / 5;
         findings.extend(at_least(host, "net.netfilter.nf_conntrack_max", tracked, Severity::Warn, why));
         findings
     }
 
-    /// A proxy on this host runs out of ports towards one TCP address.
+    /// Whether a proxy on this host would run out of ports towards one TCP address.
     fn ports(&self) -> Option<Finding> {
         let is_local = |address: &&ListenAddress| matches!(address, ListenAddress::Tcp(tcp) if tcp.ip().is_loopback());
         let local = self.config.server.listen.iter().find(is_local)?;
@@ -213,8 +218,9 @@ impl Question<'_> {
                 Severity::Warn,
                 "ports",
                 text,
-                "a proxy on this host needs one per client towards a TCP listener",
-                "listen on a Unix socket for it: [server] listen = [\"unix:/run/ringcast/clients.sock\"]".into(),
+                "a proxy on this host needs one port per client towards a TCP listener",
+                "let the proxy connect to a Unix socket: [server] listen = [\"unix:/run/ringcast/clients.sock\"]"
+                    .into(),
             )
         })
     }
@@ -225,12 +231,12 @@ impl Question<'_> {
         let Ok(metadata) = std::fs::symlink_metadata(path) else {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             return match folder.exists() {
-                true => fine("feed", format!("{name} is not there yet: no server runs with this configuration")),
+                true => fine("feed", format!("{name} does not exist yet: no server runs with this configuration")),
                 false => finding(
                     Severity::Note,
                     "feed",
-                    format!("the folder {} is not there", folder.display()),
-                    "the server makes it if it may",
+                    format!("the folder {} does not exist", folder.display()),
+                    "the server makes it, if it is permitted to",
                     "RuntimeDirectory= in the unit, or make it for the server's user".into(),
                 ),
             };
@@ -239,10 +245,10 @@ impl Question<'_> {
         let text = format!("{name}, mode {mode:o}, user {}, group {}", metadata.uid(), metadata.gid());
         if !metadata.file_type().is_socket() {
             let change = "move it away, or set [feed] path".to_owned();
-            return finding(Severity::Fail, "feed", text, "it is no socket, and the server does not start", change);
+            return finding(Severity::Fail, "feed", text, "it is not a socket, and the server does not start", change);
         }
         if mode & 0o002 != 0 {
-            let why = "every user of this host may publish to everybody";
+            let why = "every user of this host may publish to all clients";
             return finding(Severity::Warn, "feed", text, why, "set [feed] mode = \"0660\" and a group".into());
         }
         fine("feed", text)
@@ -255,8 +261,8 @@ impl Question<'_> {
                 Severity::Note,
                 "shards",
                 text,
-                "more shards than cores take turns, and an event waits for the turn; none is pinned",
-                "set [server] shards, or leave it at 0 (unless it is for the room in their descriptor tables)".into(),
+                "shards beyond the number of cores share cores, so events wait for their shard to run; no shard is pinned",
+                "set [server] shards to 0 or to the number of cores (unless the shards are for the sake of their descriptor tables)".into(),
             ),
             false => fine("shards", text),
         }
@@ -269,7 +275,7 @@ impl Question<'_> {
                 Severity::Note,
                 "clock",
                 "not synchronized".into(),
-                "tokens end by it, and histories age by it; ids never go backwards all the same",
+                "tokens expire and histories age by the clock; ids never go backwards, however it moves",
                 "run systemd-timesyncd or chrony".into(),
             ),
         }
@@ -283,8 +289,8 @@ impl Question<'_> {
                     Severity::Note,
                     "network card",
                     text,
-                    "fewer queues than shards: some cores do the receiving of others",
-                    format!("tuning/nic {}, or RPS where the card has no more", card.name),
+                    "with fewer queues than shards, some cores receive packets for others",
+                    format!("tuning/nic {}, or RPS if the card has no more queues", card.name),
                 ),
                 false => fine("network card", text),
             }
@@ -300,7 +306,7 @@ impl Question<'_> {
                 Severity::Note,
                 "governor",
                 governor,
-                "a core that clocks down between events takes some 10 to 100 µs to be fast again",
+                "a core that lowers its clock between events takes 10 to 100 µs to be fast again",
                 "tuning/cpu, or cpupower frequency-set -g performance".into(),
             ),
         })

@@ -1,10 +1,10 @@
-//! What there is to know of the host: files of /proc and /sys below a root, so that tests can make up hosts.
+//! Facts about the host, read from files of /proc and /sys below a root, so that tests can make up hosts.
 
 use std::path::PathBuf;
 
 use crate::sys::process::kib;
 
-/// A host.
+/// A host, by the root of its file system.
 #[derive(Debug)]
 pub(super) struct Host {
     root: PathBuf,
@@ -13,24 +13,27 @@ pub(super) struct Host {
 /// A network card.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Card {
+    /// The name of the interface.
     pub(super) name: String,
+    /// How many queues it receives by.
     pub(super) receive_queues: usize,
-    /// Whether the kernel spreads what one queue receives over several cores (RPS).
+    /// Whether the kernel spreads the packets of one queue over several cores (RPS).
     pub(super) spreads: bool,
 }
 
 impl Host {
-    /// The host this runs on.
+    /// The host that this process runs on.
     pub(super) fn this() -> Host {
         Host { root: "/".into() }
     }
 
+    /// A made-up host.
     #[cfg(test)]
     pub(super) fn at(root: PathBuf) -> Host {
         Host { root }
     }
 
-    /// A file's text without the space around it.
+    /// A file's text without white space around it.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         Some(std::fs::read_to_string(self.root.join(path)).ok()?.trim().to_owned())
     }
@@ -71,17 +74,17 @@ impl Host {
         Some((numbers.next()?, numbers.next()?))
     }
 
-    /// The memory that a process's control group may have (version 2), if it is limited.
+    /// The memory limit of a process's control group (version 2), if there is one.
     pub(super) fn memory_limit(&self, process: &str) -> Option<u64> {
         let groups = self.read(&format!("proc/{process}/cgroup"))?;
         let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        // A limit further up holds as well.
+        // A limit of a group further up holds as well.
         let ancestors = std::path::Path::new(path).ancestors();
         let limit = |path: &std::path::Path| self.read(&format!("sys/fs/cgroup/{}/memory.max", path.display()));
         ancestors.filter_map(limit).filter_map(|text| text.parse().ok()).min()
     }
 
-    /// The cards that lead out of the host.
+    /// The network cards of hardware, by name.
     pub(super) fn cards(&self) -> Vec<Card> {
         let folder = self.root.join("sys/class/net");
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! `ringcast doctor`: whether this host is ready for what is configured, and what to change first.
+//! `ringcast doctor`: checks whether this host is ready for the configuration, and says what to change first.
 
 mod checks;
 mod host;
@@ -19,51 +19,53 @@ use crate::sys::{affinity, clock, socket};
 use checks::Question;
 use host::Host;
 
-/// How much something matters.
+/// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
-    /// It is as it should be.
+    /// The setting is as it should be.
     Ok,
-    /// It could be better.
+    /// The setting could be better.
     Note,
-    /// It will hurt before the configured load is reached.
+    /// The setting will hurt before the configured load is reached.
     Warn,
     /// The server does not start, or breaks down under the configured load.
     Fail,
 }
 
-/// What was found about one thing.
+/// What was found about one setting of the host.
 #[derive(Debug, Serialize)]
 struct Finding {
     severity: Severity,
+    /// The name of the setting.
     about: &'static str,
-    /// What there is.
+    /// The present value.
     found: String,
-    /// Why that hurts; empty if it does not.
+    /// Why the value hurts; empty if it does not.
     #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
-    /// What to do; empty if nothing.
+    /// What to change; empty if nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     change: String,
 }
 
-/// What to look at.
+/// For which configuration to check the host.
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     serve: ServeArgs,
-    /// How many connections there are to be, if not as many as are configured.
+    /// The number of connections to check for, if not the configured maximum.
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
-    /// As JSON, for programs.
+    /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
 }
 
-/// Exit status if something should be changed, but the server runs.
+/// The exit status if something should be changed but the server runs.
 const WARNED: u8 = 3;
 
+/// Checks the host, prints the findings, and returns the exit code that they mean.
 pub(super) fn run(args: &DoctorArgs) -> super::Result<ExitCode> {
     let config = config::load(&args.serve, &environment)?;
     let host = Host::this();
@@ -90,12 +92,12 @@ pub(super) fn run(args: &DoctorArgs) -> super::Result<ExitCode> {
     })
 }
 
-/// The process that serves a feed, if one does.
+/// The process that serves a feed, if there is one.
 fn server_at(feed: &Path) -> Option<i32> {
     socket::peer_process(UnixStream::connect(feed).ok()?.as_fd())
 }
 
-/// For people: what to change, the worst first, and then what is fine.
+/// The findings as text for people: what to change, the worst first, and then what is fine.
 fn report(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
@@ -113,8 +115,10 @@ fn report(findings: &[Finding]) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (fails, warnings) = (count(Severity::Fail), count(Severity::Warn));
     text.push_str(&match (fails, warnings) {
-        (0, 0) => "\nThis host is ready for what is configured.\n".to_owned(),
-        _ => format!("\n{fails} to change before it can work, {warnings} before the configured load.\n"),
+        (0, 0) => "\nThis host is ready for the configured load.\n".to_owned(),
+        _ => format!(
+            "\n{fails} to change before the server can work, {warnings} before it can carry the configured load.\n"
+        ),
     });
     text
 }

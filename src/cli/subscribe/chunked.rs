@@ -1,6 +1,6 @@
-//! A response's body: chunked (RFC 9112 §7.1) or up to the connection's end.
+//! The body of a response without a length: in chunks (RFC 9112 §7.1), or all bytes up to the connection's end.
 
-/// Takes bytes as they come and gives the body's.
+/// Takes the bytes of a response as they come, and gives those of its body.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     is_chunked: bool,
@@ -10,20 +10,24 @@ pub(super) struct Body {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
+    /// In the line with a chunk's size.
     #[default]
     Size,
+    /// In a chunk that has so many bytes left.
     Data(usize),
-    /// The line break after a chunk.
+    /// In the line break after a chunk.
     After,
+    /// After the last chunk.
     End,
 }
 
 impl Body {
+    /// A body that is sent in chunks, or one that ends with the connection.
     pub(super) fn new(is_chunked: bool) -> Body {
         Body { is_chunked, ..Body::default() }
     }
 
-    /// Appends to `out` what `bytes` holds of the body.
+    /// Appends the part of the body that is in `bytes` to `out`.
     pub(super) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
         if !self.is_chunked {
             out.extend_from_slice(bytes);
@@ -41,7 +45,7 @@ impl Body {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     self.line.extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
                     if self.line.len() > 1000 {
-                        return Err("the server sent a chunk that makes no sense");
+                        return Err("the server sent a chunk without an end of its size");
                     }
                     let Some(end) = end else { break };
                     bytes = &bytes[end + 1..];
@@ -61,7 +65,7 @@ impl Body {
         Ok(())
     }
 
-    /// Whether the server has said that this was all.
+    /// Whether the last chunk has come.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::End
     }
@@ -91,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error() {
+    fn a_chunk_without_a_size_is_an_error() {
         assert!(Body::new(true).push(b"zz\r\n", &mut Vec::new()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Connecting, and one request and the head of its answer.
+//! A connection to the server: opening it, sending a request, and reading the answer.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -7,10 +7,21 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// Where a server is, and what its URL says beside that.
+use crate::logic::protocol::http::{ResponseHead, ResponseHeadReader};
+
+/// A server's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Url {
-    Tcp { authority: String, path: String, query: String },
+    /// `http://` or `ws://`.
+    Tcp {
+        /// Host and port.
+        authority: String,
+        /// The path without the slash at its end; empty if there is none.
+        path: String,
+        /// The query as it was written; empty if there is none.
+        query: String,
+    },
+    /// `unix:` and the path of a socket.
     Unix(PathBuf),
 }
 
@@ -22,7 +33,8 @@ impl FromStr for Url {
             return Ok(Url::Unix(path.into()));
         }
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("ws://"));
-        let rest = rest.ok_or_else(|| format!("{text:?} is no server; write http://HOST:PORT or unix:PATH"))?;
+        let rest =
+            rest.ok_or_else(|| format!("{text:?} is not the URL of a server; write http://HOST:PORT or unix:PATH"))?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -57,11 +69,11 @@ impl Url {
     }
 }
 
-/// A connection and what was read of it but not used yet.
+/// A connection, and the bytes that were read but not used yet.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     waiting: Vec<u8>,
-    /// What each request says who it is from.
+    /// The header line with the client's token, which goes with each request; empty without a token.
     authorization: String,
 }
 
@@ -81,20 +93,10 @@ impl Stream for UnixStream {
     }
 }
 
-/// The head of an answer.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: u16,
-    pub(super) is_chunked: bool,
-    pub(super) content_length: Option<usize>,
-    pub(super) retry_after: Option<Duration>,
-    pub(super) accept_key: Option<String>,
-}
-
-/// How long there is still to wait; an error if that is over.
+/// The time left until `until`; an error if there is none.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
-    let too_late = || io::Error::new(io::ErrorKind::TimedOut, "the server has said nothing for too long");
+    let too_late = || io::Error::new(io::ErrorKind::TimedOut, "the server has sent nothing for too long");
     Some(left).filter(|left| !left.is_zero()).ok_or_else(too_late)
 }
 
@@ -120,11 +122,12 @@ impl Connection {
         Ok(Connection { stream, waiting: Vec::new(), authorization })
     }
 
+    /// Sends bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// What has come, waiting for something; an error at the end, or if nothing comes in time.
+    /// The next bytes; an error if the connection has ended, or if nothing comes in time.
     pub(super) fn read(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         if !self.waiting.is_empty() {
             return Ok(std::mem::take(&mut self.waiting));
@@ -134,7 +137,7 @@ impl Connection {
             self.stream.set_timeout(Some(left(until)?))?;
             match self.stream.read(&mut buffer) {
                 Ok(length) => break length,
-                // The clock decides, here and above, when it is too late.
+                // The clock decides when it is too late: see `left`.
                 Err(error) if is_to_be_tried_again(error.kind()) => {}
                 Err(error) => return Err(error),
             }
@@ -147,7 +150,7 @@ impl Connection {
     }
 
     /// Sends a GET and reads the head of the answer.
-    pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str, until: Instant) -> io::Result<Head> {
+    pub(super) fn get(&mut self, url: &Url, target: &str, fields: &str, until: Instant) -> io::Result<ResponseHead> {
         let version = env!("CARGO_PKG_VERSION");
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ringcast/{version}\r\n{}{fields}\r\n",
@@ -155,10 +158,10 @@ impl Connection {
             self.authorization
         );
         self.write(request.as_bytes())?;
-        let mut bytes = Vec::new();
+        let mut head = ResponseHeadReader::default();
         loop {
-            bytes.extend(self.read(until)?);
-            if let Some((head, length)) = parse_head(&bytes).map_err(io::Error::other)? {
+            let mut bytes = self.read(until)?;
+            if let Some((head, length)) = head.push(&bytes).map_err(io::Error::other)? {
                 self.waiting = bytes.split_off(length);
                 return Ok(head);
             }
@@ -180,28 +183,6 @@ fn is_to_be_tried_again(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, &'static str> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err("the server's answer is no HTTP"),
-    };
-    let mut head = Head { status: response.code.unwrap_or_default(), ..Head::default() };
-    for field in response.headers.iter() {
-        let value = std::str::from_utf8(field.value).unwrap_or_default().trim();
-        match field.name.to_ascii_lowercase().as_str() {
-            "transfer-encoding" => head.is_chunked = value.eq_ignore_ascii_case("chunked"),
-            "content-length" => head.content_length = value.parse().ok(),
-            "retry-after" => head.retry_after = value.parse().ok().map(Duration::from_secs),
-            "sec-websocket-accept" => head.accept_key = Some(value.to_string()),
-            _ => {}
-        }
-    }
-    Ok(Some((head, length)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,15 +200,5 @@ mod tests {
         assert_eq!(tcp("http://h/sse/?channel=a/b#c"), ("h:80".into(), "/sse".into(), "channel=a/b".into()));
         assert_eq!(tcp("http://h?channel=a"), ("h:80".into(), "".into(), "channel=a".into()));
         assert!("https://h".parse::<Url>().is_err());
-    }
-
-    #[test]
-    fn heads() {
-        let text = b"HTTP/1.1 503 x\r\nRetry-After: 3\r\nContent-Length: 2\r\n\r\n{}";
-        let (head, length) = parse_head(text).unwrap().unwrap();
-        assert_eq!((head.status, head.content_length, length), (503, Some(2), text.len() - 2));
-        assert_eq!(head.retry_after, Some(Duration::from_secs(3)));
-        assert_eq!(parse_head(b"HTTP/1.1 2").unwrap(), None);
-        assert!(parse_head(b"SSH-2.0\r\n\r\n").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! `ringcast subscribe`: a client of all three transports that reconnects and resumes.
+//! `ringcast subscribe`: a client by event stream, WebSocket or long poll, which reconnects and resumes.
 
 mod chunked;
 mod connection;
@@ -22,28 +22,28 @@ use wanted::{Left, Wanted};
 pub(super) struct SubscribeArgs {
     /// The server: http://HOST:PORT, also with a path and a query of its own, or unix:PATH.
     url: String,
-    /// A channel; may be given several times, with commas too, beside those that the URL names (?channel=…).
+    /// A channel to subscribe to. May be given several times, or with commas, and adds to those in the URL (?channel=…).
     #[arg(long, value_name = "CHANNEL", value_delimiter = ',')]
     channel: Vec<String>,
-    /// How.
+    /// The transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     transport: Transport,
-    /// A token, where the server asks for one.
+    /// The token to present, where the server asks for one.
     #[arg(long, value_name = "TOKEN", env = "RINGCAST_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Everything after this id, then what comes.
+    /// Begin with the events after this id, then go on with new ones.
     #[arg(long, value_name = "ID")]
     since: Option<String>,
-    /// What to print of an event: a JSON object with id, channel, event and data, or the data alone.
+    /// What to print of each event: a JSON object with id, channel, event and data, or the data alone.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// End after so many events.
+    /// End after this many events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End after so many seconds.
+    /// End after this many seconds.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// End when the connection does.
+    /// End when the connection ends, instead of reconnecting.
     #[arg(long)]
     no_reconnect: bool,
 }
@@ -66,51 +66,61 @@ enum Format {
     Data,
 }
 
-/// Why a connection ended.
+/// Why the subscriber's connection ended, and what to do next.
 #[derive(Debug)]
 enum Ended {
-    /// Enough events were printed, or the time is over, or all channels have ended.
+    /// The subscriber is done: enough events are printed, its time is over, or all channels have ended.
     Done,
-    /// It broke, or the server ended it; another try may work, after this time if the server said so.
-    Again { why: String, after: Option<Duration> },
-    /// The server refuses, and would again.
+    /// The connection broke or the server ended it, and another try may work.
+    Again {
+        /// What happened.
+        why: String,
+        /// How long the server asks to wait.
+        after: Option<Duration>,
+    },
+    /// The server refuses, and would refuse again.
     Refused(String),
-    /// The output is closed.
+    /// The output cannot be written to.
     Output(std::io::Error),
 }
 
-/// The shortest and the longest pause before another try.
+/// The shortest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause before another try.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// How long a server may take.
+/// How long the server may take.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
-    /// To let us in and to answer: one that asks its backend is slow, and so is a long way.
+    /// To accept the connection and to answer a request. A server that asks its backend takes longer.
     answer: Duration,
-    /// To say anything at all on an open connection. By default servers break their silence every 25 to 30 s; from one
-    /// that is set to do so more rarely than this we come back each time, and resume.
+    /// To send anything on an open connection. A server sends a heartbeat every 25 to 30 s by default; if it is set to
+    /// send them more rarely than this, the subscriber reconnects each time and resumes.
     silence: Duration,
 }
 
 const PATIENCE: Patience = Patience { answer: Duration::from_secs(20), silence: Duration::from_secs(90) };
 
-/// What has been received so far, over all connections.
+/// What the subscriber has received so far, over all its connections.
 struct Subscriber<'a> {
     args: &'a SubscribeArgs,
-    /// Where events are printed.
+    /// Where events are printed to.
     out: Box<dyn Write + 'a>,
     wanted: Wanted,
+    /// The position to resume after.
     last_id: Option<String>,
+    /// Events printed.
     printed: u64,
+    /// When the subscriber ends by itself.
     deadline: Option<Instant>,
     patience: Patience,
-    /// What the server asks for between tries.
+    /// How long the server asks to wait between tries.
     retry: Option<Duration>,
-    /// The server has let the present connection in.
+    /// Whether the server has accepted the present connection.
     is_fresh: bool,
 }
 
+/// Subscribes, reconnecting until the subscriber is done or refused.
 pub(super) fn run(args: &SubscribeArgs) -> Result {
     let url: Url = args.url.parse()?;
     let mut subscriber = Subscriber::new(args, &url, Box::new(std::io::stdout()));
@@ -142,7 +152,7 @@ pub(super) fn run(args: &SubscribeArgs) -> Result {
     Ok(())
 }
 
-/// Ends the process as `clap` does when arguments make no sense.
+/// Ends the process as `clap` does for wrong arguments.
 fn wrong_usage(problem: &str) -> ! {
     use clap::CommandFactory;
     let mut command = super::Cli::command();
@@ -151,7 +161,8 @@ fn wrong_usage(problem: &str) -> ! {
     command.error(clap::error::ErrorKind::MissingRequiredArgument, problem).exit()
 }
 
-/// Exponential backoff with full jitter: so that many clients do not come back together.
+/// The pause before try number `tries`: it doubles with each, and a random part of it is waited, so that many clients do
+/// not come back at once.
 fn pause(tries: u32, base: Option<Duration>, random: f64) -> Duration {
     let base = base.unwrap_or(PAUSE_MIN).clamp(PAUSE_MIN, PAUSE_MAX);
     let most = base.saturating_mul(1 << tries.min(10)).min(PAUSE_MAX);
@@ -175,32 +186,36 @@ impl<'a> Subscriber<'a> {
         }
     }
 
+    /// Whether the subscriber's own time is over.
     fn is_over(&self) -> bool {
         self.time_left().is_some_and(|left| left.is_zero())
     }
 
-    /// How long the subscriber still goes on, if that is bounded.
+    /// The time until the subscriber ends by itself, if it does.
     fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The end of a wait that may take so long, and not beyond the subscriber's own end.
+    /// The end of a wait of `most`, or the subscriber's own end if that is earlier.
     fn until(&self, most: Duration) -> Instant {
         Instant::now() + self.time_left().map_or(most, |left| left.min(most))
     }
 
-    /// The query of the next request; `position` is what this transport calls the id to go on after.
+    /// The query of the next request; `position` is the transport's parameter for the id to resume after.
     fn query(&self, position: &str) -> String {
         self.wanted.query(position, self.last_id.as_deref())
     }
 
-    /// The server lets us in: whatever made earlier tries fail is over.
+    /// Notes that the server has accepted the connection, so that the next pause is a short one again.
     fn opened(&mut self) {
         self.is_fresh = true;
         self.retry = None;
     }
 
-    /// Prints an event; an error if that was the last one asked for.
+    /// Prints an event of a channel.
+    ///
+    /// # Errors
+    /// If the subscriber is done, or the output cannot be written to.
     fn event(
         &mut self,
         id: Option<&str>,
@@ -218,7 +233,7 @@ impl<'a> Subscriber<'a> {
         self.print(&event)
     }
 
-    /// Prints what was sent to this connection alone, which has no id and is of no channel.
+    /// Prints data that was sent to this connection alone, without an id and a channel. Errors as with [`Self::event`].
     fn direct(&mut self, data: Value) -> std::result::Result<(), Ended> {
         self.print(&json!({ "data": data }))
     }
@@ -237,23 +252,23 @@ impl<'a> Subscriber<'a> {
         }
     }
 
-    /// A channel has ended; an error if that was the last one.
+    /// Notes that a channel has ended; an error if it was the last one.
     fn channel_ended(&mut self, channel: &str) -> std::result::Result<(), Ended> {
         eprintln!("ringcast: the channel {channel:?} has ended");
         self.wanted.end(channel);
         self.go_on()
     }
 
-    /// A channel is refused or taken away, and why; an error if nothing is left.
+    /// Notes that a channel is refused or taken away; an error if it was the last one.
     fn channel_refused(&mut self, channel: &str, why: &str) -> std::result::Result<(), Ended> {
         self.wanted.refuse(channel, why);
         self.go_on()?;
-        // As the last word it is what the program ends with.
+        // Of the last channel, the caller prints the reason.
         eprintln!("ringcast: {why}");
         Ok(())
     }
 
-    /// Whether there is still something to wait for.
+    /// An error if there is nothing left to wait for.
     fn go_on(&self) -> std::result::Result<(), Ended> {
         match self.wanted.left() {
             Left::Some => Ok(()),
@@ -262,7 +277,7 @@ impl<'a> Subscriber<'a> {
         }
     }
 
-    /// Says something that is no event.
+    /// Tells the user about a notice of the server's.
     fn notice(&self, what: &str, details: &str) {
         eprintln!("ringcast: {what}: {details}");
     }

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-/// An event as it was dispatched.
+/// An event of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
-    /// The last id, of this event or an earlier one.
+    /// The id of this event or, without one, that of the last event that had one.
     pub(super) id: Option<String>,
-    /// Whether the id is its own: what is for one connection alone has none.
+    /// Whether the id is the event's own; an event for one connection alone has no id.
     pub(super) has_own_id: bool,
+    /// The event's type (`event:`).
     pub(super) name: Option<String>,
+    /// The data, its lines joined with line breaks.
     pub(super) data: String,
 }
 
-/// Takes bytes as they come.
+/// Takes the bytes of a stream as they come, and gives its events.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     line: Vec<u8>,
@@ -22,7 +24,7 @@ pub(super) struct Parser {
     has_id: bool,
     name: Option<String>,
     data: Option<String>,
-    /// What the server last asked for between tries.
+    /// The time that the server last asked clients to wait before they reconnect (`retry:`).
     pub(super) retry: Option<Duration>,
 }
 

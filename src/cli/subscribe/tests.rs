@@ -106,7 +106,7 @@ fn a_slow_answer_is_waited_for_also_with_a_timeout() {
 }
 
 #[test]
-fn who_says_nothing_for_too_long_is_given_up() {
+fn a_silent_server_is_given_up() {
     for answer in [HEAD, b""] {
         let (url, server) = server(move |mut stream, _| {
             stream.write_all(answer).unwrap();
@@ -119,7 +119,7 @@ fn who_says_nothing_for_too_long_is_given_up() {
             true => Patience { answer: short, ..PATIENCE },
             false => Patience { silence: short, ..PATIENCE },
         };
-        assert!(why(stream(&url, &mut subscriber)).contains("said nothing"));
+        assert!(why(stream(&url, &mut subscriber)).contains("sent nothing"));
         server.join().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! One connection by each transport, until it ends.
+//! One connection by each transport, from its request to its end.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,21 +8,23 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::logic::protocol::http::ResponseHead;
 use crate::logic::protocol::ws::{Opcode, accept_key, parse_server_frame, write_client_frame};
 
 use super::chunked::Body;
-use super::connection::{Connection, Head, Url};
+use super::connection::{Connection, Url};
 use super::sse::{Event, Parser};
 use super::{Ended, Subscriber};
 
-/// How long a poll is held at most, in seconds.
+/// The longest time that the server is asked to hold a poll, in seconds.
 const WAIT_MAX: u64 = 25;
 
+/// A connection that broke: another try may work.
 fn again(error: io::Error) -> Ended {
     senseless(error.to_string())
 }
 
-/// What the server said makes no sense, or nothing could be heard of it.
+/// An end after which another try may work: the server's words make no sense, or none came.
 fn senseless(why: impl Into<String>) -> Ended {
     Ended::Again { why: why.into(), after: None }
 }
@@ -32,7 +34,8 @@ fn connect(url: &Url, subscriber: &Subscriber<'_>) -> Result<Connection, Ended> 
     Connection::open(url, subscriber.args.token.as_deref(), until).map_err(again)
 }
 
-/// The next bytes. The clock is looked at each time: on busy channels none of the reads would ever be too long.
+/// The next bytes of an open connection. The subscriber's own end is checked before each read, because on a busy channel
+/// no single read lasts long enough to reach it.
 fn read(connection: &mut Connection, subscriber: &Subscriber<'_>) -> Result<Vec<u8>, Ended> {
     if subscriber.is_over() {
         return Err(Ended::Done);
@@ -40,8 +43,8 @@ fn read(connection: &mut Connection, subscriber: &Subscriber<'_>) -> Result<Vec<
     connection.read(subscriber.until(subscriber.patience.silence)).map_err(again)
 }
 
-/// Turns an answer that is an error into the end it means.
-fn expect(head: &Head, status: u16, connection: &mut Connection, until: Instant) -> Result<(), Ended> {
+/// Checks an answer's status, and turns another one into the end that it means.
+fn expect(head: &ResponseHead, status: u16, connection: &mut Connection, until: Instant) -> Result<(), Ended> {
     if head.status == status {
         return Ok(());
     }
@@ -54,7 +57,7 @@ fn expect(head: &Head, status: u16, connection: &mut Connection, until: Instant)
     }
 }
 
-/// One event stream, until it ends.
+/// Reads one event stream to its end.
 pub(super) fn stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
     let Err(ended) = try_stream(url, subscriber);
     ended
@@ -84,13 +87,14 @@ fn try_stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, 
     }
 }
 
+/// Takes an event of a stream: a notice of the server's, an event of a channel, or data for this connection alone.
 pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -> Result<(), Ended> {
     let details = || serde_json::from_str::<Value>(&event.data).unwrap_or_default();
     match event.name.as_deref() {
         Some("ringcast.gap") => {
             subscriber.notice("some events are lost", &event.data);
             if event.has_own_id {
-                // A stream that is cut here goes on after the gap.
+                // A stream that is cut right after this notice is resumed after the gap.
                 subscriber.last_id = event.id;
             }
         }
@@ -103,7 +107,7 @@ pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -
         }
         name => {
             let mut envelope = details();
-            // What is in no envelope is the data itself.
+            // An event without an envelope is its data.
             let data = envelope.get_mut("data").map_or_else(|| Value::from(event.data.as_str()), Value::take);
             return subscriber.event(event.id.as_deref(), envelope["channel"].as_str(), name, data);
         }
@@ -121,7 +125,7 @@ fn unsubscribed(subscriber: &mut Subscriber<'_>, details: &Value) -> Result<(), 
     subscriber.channel_refused(channel, &format!("the server has taken this client off {channel:?}: {reason}"))
 }
 
-/// One WebSocket, until it ends.
+/// Reads one WebSocket to its end.
 pub(super) fn websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
     let Err(ended) = try_websocket(url, subscriber);
     ended
@@ -140,7 +144,7 @@ fn open_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Connecti
     let until = subscriber.until(subscriber.patience.answer);
     let head = connection.get(url, &target, &fields, until).map_err(again)?;
     expect(&head, 101, &mut connection, until)?;
-    if head.accept_key != Some(accept_key(&key)) {
+    if head.websocket_accept != Some(accept_key(&key)) {
         return Err(Ended::Refused("the server did not understand the WebSocket handshake".into()));
     }
     subscriber.opened();
@@ -174,6 +178,7 @@ fn try_websocket(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallibl
     }
 }
 
+/// What a close frame means (RFC 6455 §7.4.1); codes from 4000 are the server's own, and mean that it would refuse again.
 fn closed(payload: &[u8]) -> Ended {
     let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
     let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
@@ -185,6 +190,7 @@ fn closed(payload: &[u8]) -> Ended {
     }
 }
 
+/// Takes a message of a WebSocket: an event of a channel, a notice of the server's, or data for this connection alone.
 pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> Result<(), Ended> {
     let mut message: Value = serde_json::from_slice(payload).unwrap_or_default();
     if message["channel"].is_string() {
@@ -209,17 +215,17 @@ pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> R
     Ok(())
 }
 
-/// A WebSocket is open before the server looks at the channels, so it refuses them in messages.
+/// Takes a refusal. The server refuses channels in messages, because a WebSocket is open before its channels are checked.
 fn refused(subscriber: &mut Subscriber<'_>, error: &Value) -> Result<(), Ended> {
     let why = error["message"].as_str().unwrap_or("the server refuses, without a reason");
     let Some(channels) = error["channels"].as_array() else {
-        subscriber.notice("the server refuses something", why);
+        subscriber.notice("the server refuses a request", why);
         return Ok(());
     };
     channels.iter().filter_map(Value::as_str).try_for_each(|channel| subscriber.channel_refused(channel, why))
 }
 
-/// Polls over one connection, until it ends.
+/// Polls over one connection, to its end.
 pub(super) fn poll(url: &Url, subscriber: &mut Subscriber<'_>) -> Ended {
     let Err(ended) = try_poll(url, subscriber);
     ended
@@ -240,16 +246,17 @@ fn try_poll(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, En
     Err(Ended::Done)
 }
 
-/// Rounded up: the last part of a second is waited for as well, instead of asking again and again.
+/// A time in whole seconds, rounded up: in the last part of a second one poll is held instead of many being sent.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Takes a member out, null if there is none; `value[name]` would panic where it is to be changed and is no object.
+/// Takes a member out, null if there is none. (`value[name].take()` would panic where `value` is no object.)
 fn member(value: &mut Value, name: &str) -> Value {
     value.get_mut(name).map(Value::take).unwrap_or_default()
 }
 
+/// Takes the answer to a poll: its events, the position to go on from, and the channels that have ended.
 pub(super) fn take_answer(subscriber: &mut Subscriber<'_>, mut answer: Value) -> Result<(), Ended> {
     if !answer.is_object() {
         return Err(senseless("the server's answer to a poll is no object"));
@@ -265,7 +272,7 @@ pub(super) fn take_answer(subscriber: &mut Subscriber<'_>, mut answer: Value) ->
         subscriber.event(text("id"), text("channel"), text("event"), data)?;
     }
     subscriber.last_id = answer["next"].as_str().map(String::from).or(subscriber.last_id.take());
-    // An answer may be full: as long as there are events, there may be more of a channel that has ended.
+    // An answer with events may be full, and a channel that has ended may have more of them.
     let ended = answer["ended"].as_array().filter(|_| events.is_empty());
     let names = ended.into_iter().flatten().filter_map(Value::as_str);
     names.into_iter().try_for_each(|channel| subscriber.channel_ended(channel))

@@ -1,30 +1,30 @@
-//! The channels that are still waited for, and the query that asks for them.
+//! The channels that the subscriber still waits for, and the query that asks for them.
 
 use crate::logic::protocol::http::percent_decode;
 
-/// The URL's own parameters that this client decides on: the server's answers would be others than it can read.
+/// Parameters that this client sets itself: with others than its own it could not read the server's answers.
 const DECIDED: [&str; 3] = ["wait", "envelope", "format"];
 
-/// What is waited for: it gets less as channels end or are refused.
+/// The channels that the subscriber waits for. Channels that end or are refused are taken off.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     channels: Vec<String>,
     /// The position that the URL names.
     pub(super) since: Option<String>,
-    /// The URL's other parameters as they are written there, each with its `&`.
+    /// The URL's other parameters as they were written, each after an `&`.
     others: String,
-    /// Why the last channel that was refused or taken away was.
+    /// Why the last channel that was refused or taken away was refused.
     refused: Option<String>,
 }
 
-/// What there is still to wait for.
+/// What a subscriber still has to wait for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// Some channels.
+    /// Channels.
     Some,
     /// Nothing: all channels have ended.
     Ended,
-    /// Nothing: what has not ended was refused, and why.
+    /// Nothing: the channels that have not ended were refused; why the last of them was.
     Refused(String),
 }
 
@@ -36,13 +36,13 @@ impl Wanted {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match (name, percent_decode(value)) {
-                // A comma parts names, whether it is escaped or not.
+                // The server takes a comma between names, escaped or not.
                 ("channel", Some(names)) => names.split(',').for_each(|name| wanted.add(name)),
                 ("last_event_id" | "after", Some(id)) => {
                     wanted.since = Some(id.into_owned()).filter(|id| !id.is_empty())
                 }
                 (name, _) if DECIDED.contains(&name) => {}
-                // What is malformed is passed on as well: the server says what is wrong with it.
+                // A malformed parameter is passed on too, because the server says what is wrong with it.
                 _ => wanted.others.extend(["&", pair]),
             }
         }
@@ -60,18 +60,18 @@ impl Wanted {
         self.channels.is_empty()
     }
 
-    /// A channel has ended.
+    /// Takes a channel off that has ended.
     pub(super) fn end(&mut self, channel: &str) {
         self.channels.retain(|known| known != channel);
     }
 
-    /// A channel is refused, or was taken away.
+    /// Takes a channel off that was refused or taken away.
     pub(super) fn refuse(&mut self, channel: &str, why: &str) {
         self.end(channel);
         self.refused = Some(why.to_owned());
     }
 
-    /// What there is still to wait for.
+    /// What the subscriber still has to wait for.
     pub(super) fn left(&self) -> Left {
         match &self.refused {
             _ if !self.is_empty() => Left::Some,
@@ -80,7 +80,7 @@ impl Wanted {
         }
     }
 
-    /// The query of the next request; `position` is what this transport calls the id to go on after.
+    /// The query of the next request; `position` is the transport's parameter for the id to resume after.
     pub(super) fn query(&self, position: &str, last_id: Option<&str>) -> String {
         let mut query = String::new();
         for channel in &self.channels {
@@ -96,6 +96,7 @@ impl Wanted {
     }
 }
 
+/// Appends a text with everything escaped but unreserved characters (RFC 3986 §2.3).
 fn escape(text: &str, out: &mut String) {
     for byte in text.bytes() {
         match byte {

@@ -1,48 +1,63 @@
-//! Two looks at a server, and what happened between them.
+//! Samples of a server's figures, and what happened between two of them.
 
 use std::time::Instant;
 
 use serde_json::Value;
 
-/// One look.
+use crate::figures::{HubFigures, ShardTable};
+
+/// One sample of a server's figures.
 pub(super) struct Figures {
+    /// When the sample was taken.
     pub(super) at: Instant,
+    /// The answer to `stats`.
     pub(super) stats: Value,
+    /// The busiest channels.
     pub(super) channels: Vec<Value>,
+    /// The connections furthest behind.
     pub(super) slowest: Vec<Value>,
 }
 
 impl Figures {
+    /// The figures of each shard.
     pub(super) fn shards(&self) -> &[Value] {
         self.stats["shards"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// A figure, summed over the shards.
+    /// A counter, summed over the shards.
     pub(super) fn sum(&self, name: &str) -> u64 {
+        debug_assert!(
+            ShardTable::<u64>::FIGURES.iter().any(|figure| figure.name == name),
+            "there is no counter {name}"
+        );
         self.shards().iter().filter_map(|shard| shard[name].as_u64()).sum()
     }
 
+    /// A counter of the hub, or the number of connections.
     pub(super) fn node(&self, name: &str) -> u64 {
+        let is_known = name == "connections" || HubFigures::FIGURES.iter().any(|figure| figure.name == name);
+        debug_assert!(is_known, "there is no counter {name}");
         self.stats["node"][name].as_u64().unwrap_or(0)
     }
 
+    /// A figure of the process.
     pub(super) fn process(&self, name: &str) -> u64 {
         self.stats["process"][name].as_u64().unwrap_or(0)
     }
 
-    /// Seconds since another look.
+    /// Seconds since an earlier sample.
     pub(super) fn since(&self, before: &Figures) -> f64 {
         (self.at - before.at).as_secs_f64().max(0.001)
     }
 }
 
-/// How often something happened per second.
+/// By how much a total has grown per second.
 pub(super) fn rate(now: u64, before: u64, seconds: f64) -> f64 {
     now.saturating_sub(before) as f64 / seconds
 }
 
-/// The value below which a part of what was counted since lies: the upper bound of its bucket, summed over `shards`.
-/// `None` if nothing was counted.
+/// A quantile of the values that were counted between two samples, over all shards: the upper bound of its bucket. `None`
+/// if none were counted.
 pub(super) fn quantile(now: &[Value], before: &[Value], measure: &str, part: f64) -> Option<u64> {
     let counts = |shards: &[Value]| -> Vec<u64> {
         let mut sums = Vec::new();
@@ -110,13 +125,14 @@ mod tests {
 
     #[test]
     fn quantiles_are_of_what_is_new() {
-        let shard = |counts: [u64; 4]| json!({ "measures": { "delivery_ms": { "first": 1, "counts": counts } } });
+        let shard =
+            |counts: [u64; 4]| json!({ "measures": { "delivery_latency_ms": { "first": 1, "counts": counts } } });
         let (before, now) = ([shard([100, 0, 0, 0])], [shard([100, 98, 1, 1])]);
-        assert_eq!(quantile(&now, &before, "delivery_ms", 0.5), Some(2));
-        assert_eq!(quantile(&now, &before, "delivery_ms", 0.99), Some(4));
-        assert_eq!(quantile(&now, &before, "delivery_ms", 1.0), Some(8));
-        assert_eq!(quantile(&before, &before, "delivery_ms", 0.5), None);
-        assert_eq!(quantile(&[], &[], "delivery_ms", 0.5), None);
+        assert_eq!(quantile(&now, &before, "delivery_latency_ms", 0.5), Some(2));
+        assert_eq!(quantile(&now, &before, "delivery_latency_ms", 0.99), Some(4));
+        assert_eq!(quantile(&now, &before, "delivery_latency_ms", 1.0), Some(8));
+        assert_eq!(quantile(&before, &before, "delivery_latency_ms", 0.5), None);
+        assert_eq!(quantile(&[], &[], "delivery_latency_ms", 0.5), None);
     }
 
     #[test]

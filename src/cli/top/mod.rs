@@ -1,4 +1,4 @@
-//! `ringcast top`: what a server is doing, on a terminal.
+//! `ringcast top`: shows on a terminal what a server is doing.
 
 mod figures;
 mod view;
@@ -16,24 +16,25 @@ use crate::feed::client::{FeedClient, FeedError};
 
 use figures::Figures;
 
-/// What to show.
+/// How to show it.
 #[derive(Debug, clap::Args)]
 pub(super) struct TopArgs {
     #[command(flatten)]
     feed: FeedPath,
-    /// Seconds between two looks.
+    /// Seconds between two samples.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     every: f64,
-    /// Print one picture as text and end.
+    /// Print one screen as text, and end.
     #[arg(long)]
     once: bool,
 }
 
 /// Rows of each list.
 const ROWS: usize = 20;
-/// The shortest time between two looks.
+/// The shortest time between two samples, in seconds.
 const EVERY_MIN: f64 = 0.1;
 
+/// Shows the figures until the user ends it, or once.
 pub(super) fn run(args: &TopArgs) -> Result {
     let mut feed = FeedClient::connect(&args.feed.resolve())?;
     let every = Duration::try_from_secs_f64(args.every.max(EVERY_MIN))?;
@@ -48,7 +49,7 @@ pub(super) fn run(args: &TopArgs) -> Result {
     result
 }
 
-/// Asks for everything that is shown.
+/// Asks the server for everything that is shown.
 fn look(feed: &mut FeedClient) -> std::result::Result<Figures, FeedError> {
     let stats = feed.call(json!({ "op": "stats" }))?["stats"].take();
     let channels = feed.call(json!({ "op": "channels", "limit": ROWS }))?["channels"].take();
@@ -57,7 +58,7 @@ fn look(feed: &mut FeedClient) -> std::result::Result<Figures, FeedError> {
     Ok(Figures { at: Instant::now(), stats, channels: list(channels), slowest: list(slowest) })
 }
 
-/// Shows a picture after the other until somebody has seen enough.
+/// Draws one sample after the other, until the user ends it.
 fn watch(
     terminal: &mut ratatui::DefaultTerminal,
     feed: &mut FeedClient,
@@ -88,7 +89,7 @@ fn watch(
     }
 }
 
-/// One picture as text, as wide as a terminal usually is.
+/// Prints one screen as text, as wide as terminals usually are.
 fn print(now: &Figures, before: &Figures) -> Result {
     let height = view::height(now);
     let mut terminal = Terminal::new(TestBackend::new(110, height))?;

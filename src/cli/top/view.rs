@@ -1,4 +1,4 @@
-//! How two looks at a server are drawn.
+//! Drawing two samples of a server's figures.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -12,19 +12,19 @@ use super::figures::{Figures, bytes, quantile, rate, short, time};
 /// Lines above the tables.
 const SUMMARY: u16 = 6;
 
-/// Lines that everything takes.
+/// The lines that a whole screen takes.
 pub(super) fn height(figures: &Figures) -> u16 {
     let lists = figures.channels.len().max(1) + behind(figures).count().max(1);
     SUMMARY + 2 + figures.shards().len() as u16 + 4 + lists as u16
 }
 
-/// Clients that are behind.
+/// The clients that are behind, of those furthest behind.
 fn behind(figures: &Figures) -> impl Iterator<Item = &Value> {
     let bytes = |row: &Value| row["lag_bytes"].as_u64().unwrap_or(0) + row["waiting_bytes"].as_u64().unwrap_or(0);
     figures.slowest.iter().filter(move |row| bytes(row) > 0)
 }
 
-/// Draws everything.
+/// Draws one screen: the summary, the shards, the busiest channels and the slowest clients.
 pub(super) fn draw(frame: &mut Frame<'_>, now: &Figures, before: &Figures) {
     let shards = now.shards().len() as u16;
     let slow = behind(now).count().max(1) as u16;
@@ -45,6 +45,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, now: &Figures, before: &Figures) {
     frame.render_widget(slow_table(now), areas[3]);
 }
 
+/// The lines above the tables.
 fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 5] {
     let seconds = now.since(before);
     let per_second = |name| short(rate(now.sum(name), before.sum(name), seconds));
@@ -68,28 +69,28 @@ fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 5] {
     let connections = format!(
         "connections {}  sse {}  ws {}  poll {}  http {}   accepted/s {}  refused/s {}",
         short(now.node("connections") as f64),
-        short(now.sum("sse") as f64),
-        short(now.sum("websocket") as f64),
-        short(now.sum("poll") as f64),
-        short(now.sum("http") as f64),
+        short(now.sum("connections_sse") as f64),
+        short(now.sum("connections_ws") as f64),
+        short(now.sum("connections_poll") as f64),
+        short(now.sum("connections_http") as f64),
         per_second("accepted"),
         per_second("refused")
     );
-    let latency = |part| match quantile(now.shards(), before.shards(), "delivery_ms", part) {
+    let latency = |part| match quantile(now.shards(), before.shards(), "delivery_latency_ms", part) {
         Some(ms) => format!("≤ {ms} ms"),
         None => "–".into(),
     };
     let flow = format!(
         "events/s {}  deliveries/s {}  {}/s   latency p50 {}  p99 {}  most {}",
-        short(rate(now.node("events"), before.node("events"), seconds)),
-        per_second("events_out"),
-        bytes(rate(now.sum("bytes_out"), before.sum("bytes_out"), seconds) as u64),
+        short(rate(now.node("events_published"), before.node("events_published"), seconds)),
+        per_second("deliveries"),
+        bytes(rate(now.sum("sent_bytes"), before.sum("sent_bytes"), seconds) as u64),
         latency(0.5),
         latency(0.99),
         latency(1.0)
     );
     let losses = format!(
-        "channels {}  history {}   gaps {}  slow: cut {}  moved on {}  skipped {}   publishers waited {}",
+        "channels {}  history {}   gaps {}  slow: cut {}  moved on {}  skipped {}   publishers had to wait {}",
         short(now.node("channels") as f64),
         bytes(now.node("history_bytes")),
         now.sum("gaps"),
@@ -101,7 +102,7 @@ fn summary(now: &Figures, before: &Figures) -> [Line<'static>; 5] {
     [head, connections.into(), flow.into(), losses.into(), ended(now, before).into()]
 }
 
-/// Why connections ended since the last look, the most frequent reason first; in all, if none did.
+/// Why connections ended since the last sample, the most frequent reason first; since the start, if none did.
 fn ended(now: &Figures, before: &Figures) -> String {
     let fresh = by_reason(now, Some(before));
     let (what, reasons) = if fresh.is_empty() { ("in all", by_reason(now, None)) } else { ("just now", fresh) };
@@ -112,6 +113,7 @@ fn ended(now: &Figures, before: &Figures) -> String {
     }
 }
 
+/// How many connections ended for each reason, since an earlier sample or since the start.
 fn by_reason(now: &Figures, before: Option<&Figures>) -> Vec<(String, u64)> {
     let Some(reasons) = now.shards().first().and_then(|shard| shard["closed"].as_object()) else { return Vec::new() };
     let sum = |figures: &Figures, reason: &str| -> u64 {
@@ -124,6 +126,7 @@ fn by_reason(now: &Figures, before: Option<&Figures>) -> Vec<(String, u64)> {
     counts
 }
 
+/// A table with a head, whose first column takes the width that is left; `none` stands in a table without rows.
 fn table<'a>(head: &[&'a str], rows: Vec<Vec<String>>, widths: &[u16], none: &'a str) -> Table<'a> {
     let align = |column: usize, text: String| {
         let line = Line::from(text);
@@ -153,16 +156,16 @@ fn shard_table(now: &Figures, before: &Figures) -> Table<'static> {
         let turn = quantile(std::slice::from_ref(shard), std::slice::from_ref(old), "turn_us", 0.99);
         vec![
             format!("shard {index}"),
-            short(value("connections") as f64),
+            short(value("slots") as f64),
             short(value("descriptors_max") as f64),
             format!("{:.0} %", (per_second("busy_us") / 1e4).min(100.0)),
-            short(per_second("events_in")),
-            short(per_second("events_out")),
+            short(per_second("events_received")),
+            short(per_second("deliveries")),
             short(per_second("sends")),
             turn.map_or("–".into(), |us| format!("≤ {us} µs")),
         ]
     });
-    let head = ["", "connections", "room", "at work", "events/s", "deliveries/s", "sends/s", "turn p99"];
+    let head = ["", "connections", "limit", "at work", "events/s", "deliveries/s", "sends/s", "turn p99"];
     table(&head, rows.collect(), &[0, 11, 8, 8, 10, 12, 10, 12], "")
 }
 
@@ -179,7 +182,7 @@ fn channel_table(now: &Figures) -> Table<'static> {
         &["busiest channels", "events/s", "subscribers", "history"],
         rows.collect(),
         &[0, 10, 12, 12],
-        "none just now",
+        "no events just now",
     )
 }
 
@@ -195,6 +198,6 @@ fn slow_table(now: &Figures) -> Table<'static> {
             time(number("age_ms")),
         ]
     });
-    let head = ["furthest behind", "from", "behind", "waits", "open for"];
-    table(&head, rows.collect(), &[0, 24, 12, 12, 10], "everybody is up to date")
+    let head = ["furthest behind", "address", "behind", "waiting", "open for"];
+    table(&head, rows.collect(), &[0, 24, 12, 12, 10], "every client is up to date")
 }

@@ -66,7 +66,7 @@ impl Core {
             self.shards.stage(route.shard, ShardMessage::Event(route.local, event.clone()));
         }
         self.applied = id;
-        HubFigures::add(&self.figures.events, 1);
+        HubFigures::add(&self.figures.events_published, 1);
     }
 
     /// Gives those who trace the event's channel a copy.

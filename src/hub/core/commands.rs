@@ -110,7 +110,7 @@ impl Core {
                 self.publish_figures();
                 write_ready_made(out, reference, |out| {
                     out.extend_from_slice(b",\"stats\":");
-                    (self.figures_writer)(out);
+                    self.stats.write_json(out);
                 });
                 return Ok(None);
             }

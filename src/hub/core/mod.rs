@@ -14,6 +14,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::figures::Stats;
 use crate::link::{ShardMessage, ToShard};
 use crate::logic::id::Id;
 
@@ -37,9 +38,6 @@ use turn::Accepting;
 
 pub(super) use turn::Ports;
 
-/// Writes the members of the figures that the hub does not know itself.
-pub type FiguresWriter = Box<dyn Fn(&mut Vec<u8>) + Send>;
-
 /// The hub's state: its parts, and what belongs to no part.
 pub(super) struct Core {
     pub(super) ids: IdSource,
@@ -56,7 +54,8 @@ pub(super) struct Core {
     pub(super) admission: Admission,
     pub(super) shards: Shards,
     pub(super) figures: Arc<HubFigures>,
-    pub(super) figures_writer: FiguresWriter,
+    /// The server's figures, the hub's own among them.
+    pub(super) stats: Arc<Stats>,
     /// The newest event that is in history and with the shards.
     pub(super) applied: Id,
     /// What the driver is to do after the turn.
@@ -105,7 +104,7 @@ impl Core {
             publishers: Publishers::new(0),
             admission: Admission::default(),
             figures: Arc::default(),
-            figures_writer: Box::new(|_| ()),
+            stats: Arc::default(),
             wants: vec![Want::Listener, Want::Inbox],
             clock,
             now,

@@ -21,7 +21,6 @@ fn world() -> World {
     let mut core = Core::new(ids, shards, Box::new(move |_| limits));
     core.keys = Keys::new(Duration::from_millis(100), 10);
     core.channels.limit_to(4);
-    core.figures_writer = Box::new(|out| out.extend_from_slice(b"{}"));
     World { core, queues, _folder: folder }
 }
 

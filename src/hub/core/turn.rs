@@ -185,7 +185,7 @@ impl Core {
         self.stop_telling(number);
         if self.publishers.end_input(number, |owed| self.accounts.release(owed)) {
             let error = FeedError::new("cut", "the connection ended within a line, which was not carried out");
-            HubFigures::add(&self.figures.errors, 1);
+            HubFigures::add(&self.figures.feed_errors, 1);
             if let Some(answers) = self.publishers.answers(number) {
                 write_error(answers.tail(), None, &error);
             }
@@ -263,7 +263,7 @@ impl Core {
                 Ok(None) => {}
                 Ok(Some(later)) => work.answers.push_later(later),
                 Err(error) => {
-                    HubFigures::add(&self.figures.errors, 1);
+                    HubFigures::add(&self.figures.feed_errors, 1);
                     write_error(work.answers.tail(), reference.as_deref(), &error);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::Answer;
+use crate::logic::reason::Reason;
 
 /// A model whose backend is asked.
 fn model_with_backend() -> Model {
@@ -44,10 +45,10 @@ fn whom_the_backend_names_later_is_known() {
     answer(&mut model, slot, None, Some("43"));
     assert_eq!(model.shard.slots[slot].subscriptions(), 2);
     assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
-    assert!(model.shard.cx.room.enter_as(&"43".into()) && !model.shard.cx.room.enter_as(&"42".into()));
+    assert!(model.shard.cx.admission.enter_as(&"43".into()) && !model.shard.cx.admission.enter_as(&"42".into()));
     drop(far);
     model.turns(3);
-    assert!(model.shard.cx.room.enter_as(&"42".into()), "its place is free");
+    assert!(model.shard.cx.admission.enter_as(&"42".into()), "its place is free");
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn who_is_kicked_right_after_being_named_has_gone() {
     assert_eq!(model.shard.cx.counters.closed[Reason::Kicked as usize], 1);
     drop(far);
     model.turns(3);
-    assert!(model.shard.cx.room.enter_as(&"42".into()), "its place is free");
+    assert!(model.shard.cx.admission.enter_as(&"42".into()), "its place is free");
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn a_user_with_too_many_connections_is_refused_once() {
     assert!(take(&refused, 4096).starts_with("HTTP/1.1 200"));
     drop(stream);
     model.turns(3);
-    assert!(model.shard.cx.room.enter_as(&"42".into()) && !model.shard.cx.room.enter_as(&"43".into()));
+    assert!(model.shard.cx.admission.enter_as(&"42".into()) && !model.shard.cx.admission.enter_as(&"43".into()));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The made-up protocol on a real shard: its own requests, replies, heartbeats and close codes.
 
+use crate::logic::reason::Reason;
+
 use super::*;
 
 /// The text of the first frame and the rest, after the response's head if there is one.

@@ -1,5 +1,7 @@
 //! How held polls end, and what their answers say.
 
+use crate::logic::reason::Reason;
+
 use super::*;
 
 /// The answer's head and its body.

@@ -32,8 +32,8 @@ fn a_request_that_names_nobody_is_not_the_client_of_the_one_before() {
         assert_eq!(send("X-Forwarded-For: 203.0.113.5\r\n"), ip("203.0.113.5"));
         // The test's sockets have no address.
         assert_eq!(send(fields), ip("::"), "{fields}");
-        assert!(model.shard.cx.room.enter_from(ip("203.0.113.5"), true).is_ok(), "its place is free");
-        model.shard.cx.room.leave_from(ip("203.0.113.5"));
+        assert!(model.shard.cx.admission.enter_from(ip("203.0.113.5"), true).is_ok(), "its place is free");
+        model.shard.cx.admission.leave_from(ip("203.0.113.5"));
     }
 }
 
@@ -50,8 +50,8 @@ fn a_proxy_behind_a_proxy_says_who_comes() {
         model.turns(5);
         assert_eq!(model.shard.slots[slot].state, State::Poll);
         assert_eq!(model.shard.slots[slot].peer.ip(), ip(client));
-        assert!(model.shard.cx.room.enter_from(ip(client), true).is_err(), "it counts as the client's");
+        assert!(model.shard.cx.admission.enter_from(ip(client), true).is_err(), "it counts as the client's");
         all.push(far);
     }
-    assert!(model.shard.cx.room.enter_from(ip("127.0.0.2"), true).is_ok());
+    assert!(model.shard.cx.admission.enter_from(ip("127.0.0.2"), true).is_ok());
 }

@@ -56,7 +56,7 @@ fn a_client_that_says_much_is_heard_over_several_turns() {
     socket2::SockRef::from(&far).set_send_buffer_size(1 << 20).unwrap();
     let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(PINGS);
     (&far).write_all(&pings).unwrap();
-    let before = model.shard.cx.counters.bytes_out;
+    let before = model.shard.cx.counters.sent_bytes;
     let mut pongs = 0;
     let mut buffer = vec![0; 64 * 1024];
     for turns in 0..1000 {
@@ -67,7 +67,7 @@ fn a_client_that_says_much_is_heard_over_several_turns() {
         pongs += new;
         if pongs == PINGS {
             assert!(turns > 0, "more than one turn");
-            assert_eq!(model.shard.cx.counters.bytes_out - before, 2 * PINGS as u64);
+            assert_eq!(model.shard.cx.counters.sent_bytes - before, 2 * PINGS as u64);
             return;
         }
     }

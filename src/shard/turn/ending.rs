@@ -54,7 +54,7 @@ pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
         resumes.on_page_sent(slots, cx);
     }
     if !slots[slot].flags.intersects(Flags::REFUSED) {
-        cx.room.leave();
+        cx.admission.leave();
     }
     give_back_address(slots, cx, slot);
     // Backends are told of the user's going while the identity is known.

@@ -88,7 +88,7 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
                 return false;
             }
             Received::Bytes(length) => {
-                shard.cx.counters.bytes_in += length as u64;
+                shard.cx.counters.received_bytes += length as u64;
                 let mut scratch = std::mem::take(&mut shard.wire.scratch);
                 let is_short = length < scratch.len();
                 on_bytes(shard, slot, &mut scratch[..length]);

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::figures::{Counters, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
 
 use super::ShardParts;
@@ -27,11 +28,9 @@ use super::accept::{self, Acceptor, Queue};
 use super::access::Access;
 use super::connection::Flags;
 use super::context::{Budget, Context, Effect};
-use super::counters::{Counters, Published};
 use super::deadlines::Deadlines;
 use super::drain::Drain;
 use super::lanes::Lanes;
-use super::measures::{Measure, Measures};
 use super::next::plan;
 use super::resume::Resumes;
 use super::settings::Settings;
@@ -87,7 +86,7 @@ pub(super) struct Shard {
     reading: Budget,
     /// The page that is shown at `/`, if one is.
     page: Option<&'static str>,
-    figures: Arc<Published>,
+    figures: Arc<ShardFigures>,
 }
 
 impl Shard {
@@ -103,7 +102,7 @@ impl Shard {
             cx: Context {
                 index: parts.index,
                 settings: Settings::new(parts.config),
-                room: parts.room,
+                admission: parts.admission,
                 now: 1,
                 counters: Counters::default(),
                 measures: Measures::default(),
@@ -300,11 +299,11 @@ impl Shard {
     fn publish(&mut self) {
         let counters = &mut self.cx.counters;
         let open = self.slots.open();
-        counters.http = open.http;
-        counters.sse = open.sse;
-        counters.websocket = open.websocket;
-        counters.poll = open.poll;
-        counters.connections = self.slots.used() as u64;
+        counters.connections_http = open.http;
+        counters.connections_sse = open.sse;
+        counters.connections_ws = open.websocket;
+        counters.connections_poll = open.poll;
+        counters.slots = self.slots.used() as u64;
         counters.identified = self.access.identities.len() as u64;
         counters.channels = self.lanes.channels.used() as u64;
         counters.log_bytes = self.lanes.kept_bytes;

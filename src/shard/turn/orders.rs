@@ -109,7 +109,7 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
 /// Frames an event once for each lane of its channel, and begins a walk over each lane's readers.
 fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let Shard { lanes, cx, walks, .. } = shard;
-    cx.counters.events_in += 1;
+    cx.counters.events_received += 1;
     lanes.see(event.id);
     // This event was under way when the channel was given up. It is left out, because events between it and the one
     // from which the channel is followed again may be missing.

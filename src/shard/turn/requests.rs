@@ -158,7 +158,7 @@ fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Re
             return Ok(());
         }
         Route::Live => Response::text(&b"ok\n"[..]),
-        Route::Ready if shard.cx.room.is_ready() => Response::text(&b"ready\n"[..]),
+        Route::Ready if shard.cx.admission.is_ready() => Response::text(&b"ready\n"[..]),
         Route::Ready => return Err(Refusal::new(Code::NotReady, "this server is starting or going away")),
         Route::Page => Response::html(shard.page.unwrap_or_default().as_bytes()),
     };
@@ -259,7 +259,7 @@ fn open(
     let counters = &mut shard.cx.counters;
     counters.handshakes += 1;
     match protocol.carrier() {
-        Carrier::WebSocket => counters.opened_websocket += 1,
+        Carrier::WebSocket => counters.opened_ws += 1,
         _ => counters.opened_sse += 1,
     }
     match protocol.carrier() {

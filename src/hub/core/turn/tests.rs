@@ -69,7 +69,6 @@ fn shards_have_five_seconds_to_answer() {
     let mut world = world(1 << 20);
     let mut far = world.publisher();
     far.say("{\"op\":\"kick\",\"user\":\"u\",\"ref\":1}\n{\"op\":\"stats\",\"ref\":2}");
-    world.core.figures_writer = Box::new(|out| out.extend_from_slice(b"{}"));
     world.settle();
     assert!(world.core.wants.iter().any(|want| matches!(want, Want::Tick(time) if *time <= SWEEP_EVERY)));
     let request = world.asked(0)[0];
@@ -80,7 +79,7 @@ fn shards_have_five_seconds_to_answer() {
     world.pass(MS);
     world.settle();
     let lines = far.lines();
-    assert_eq!((&lines[0]["kicked"], &lines[1]["stats"]), (&json!(4), &json!({})));
+    assert_eq!((&lines[0]["kicked"], &lines[1]["stats"]["node"]["publishers"]), (&json!(4), &json!(1)));
     world.to_hub.send(HubMessage::Kicked { request, count: 4 });
     world.settle();
     assert_eq!(far.lines().len(), 0, "a shard that answers too late changes nothing");
@@ -120,7 +119,7 @@ fn a_flood_of_lines_keeps_others_waiting_only_for_its_share_of_a_turn() {
     // The clock stands still: then the count decides.
     assert_eq!(world.turn(), Next::Again);
     assert_eq!(modest.refs(), [1], "256 lines and then those of others");
-    let done = |world: &World| world.core.figures.events.load(Ordering::Relaxed);
+    let done = |world: &World| world.core.figures.events_published.load(Ordering::Relaxed);
     assert!(done(&world) < sent);
     // Each look at the clock finds half a millisecond gone.
     world.time.set((Duration::ZERO, MS / 2));
@@ -307,7 +306,7 @@ fn a_listener_that_hears_nothing_any_more_may_publish_until_an_answer_is_due() {
     assert_eq!(world.core.figures.messages_unheard.load(Ordering::Relaxed), 1);
     far.say(r#"{"op":"publish","channel":"a","data":1}"#);
     world.settle();
-    assert_eq!(world.core.figures.events.load(Ordering::Relaxed), 1);
+    assert_eq!(world.core.figures.events_published.load(Ordering::Relaxed), 1);
     far.say(r#"{"op":"publish","channel":"a","data":1,"ref":1}"#);
     world.settle();
     assert!(world.wanted(Want::Closed(far.number)));
@@ -338,7 +337,7 @@ fn a_publisher_that_ends_gets_its_answers_and_then_the_end() {
     text.clear();
     asking.stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "{\"ref\":1,\"ok\":true,\"kicked\":2}\n");
-    assert_eq!(world.core.figures.errors.load(Ordering::Relaxed), 1);
+    assert_eq!(world.core.figures.feed_errors.load(Ordering::Relaxed), 1);
 }
 
 #[test]

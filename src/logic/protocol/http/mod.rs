@@ -6,6 +6,7 @@ mod encode;
 mod forwarded;
 mod parse;
 mod response;
+mod response_head;
 mod write;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ pub use encode::{Exchange, encode};
 pub use forwarded::last_untrusted;
 pub use parse::{HeadLimits, Parsed, parse};
 pub use response::{Body, Field, Response};
+pub use response_head::{ResponseHead, ResponseHeadError, ResponseHeadReader};
 pub use write::{
     ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
 };

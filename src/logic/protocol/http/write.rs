@@ -103,11 +103,9 @@ pub fn write_error(out: &mut Vec<u8>, reject: &Reject, headers: &ResponseHeaders
         }
         _ => {}
     }
-    let mut body = b"{\"error\":{\"code\":".to_vec();
-    json::write_string(reject.code, &mut body);
-    body.extend_from_slice(b",\"message\":");
-    json::write_string(&reject.message, &mut body);
-    body.extend_from_slice(b"}}\n");
+    let mut body = b"{".to_vec();
+    json::write_error(reject.code, &reject.message, &[], &mut body);
+    body.extend_from_slice(b"}\n");
     write_body(out, "application/json", &body, headers);
 }
 

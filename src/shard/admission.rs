@@ -1,0 +1,296 @@
+//! Admission: how many connections there may be over all shards, in total, from one address and of one user, and how
+//! fast an address may make new ones.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arcstr::ArcStr;
+
+use crate::config;
+use crate::figures::ServerState;
+use crate::logic::code::Code;
+use crate::logic::refusal::Refusal;
+
+/// The parts of each table. Each part has its own lock, so that a shard rarely waits for another one.
+const STRIPES: usize = 64;
+/// Addresses in one part beyond which the forgettable ones are removed before the part grows.
+const ADDRESSES_TIDIED: usize = 1024;
+
+/// Why an address gets no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The address has as many connections as it may.
+    TooMany,
+    /// The address makes connections too fast.
+    TooFast,
+}
+
+impl Refused {
+    /// The answer to the client.
+    pub(super) fn refusal(self) -> Refusal {
+        let message = match self {
+            Refused::TooMany => "there are too many connections from your address",
+            Refused::TooFast => "your address connects too often",
+        };
+        Refusal::fatal(Code::TooMany, message)
+    }
+}
+
+/// What an address may do; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct AddressLimits {
+    /// Connections at a time.
+    connections_max: u32,
+    /// New connections per second, after a burst of as many.
+    per_second: u32,
+}
+
+/// The connections of one address.
+#[derive(Debug)]
+struct Address {
+    connections: u32,
+    /// When the connections made so far would have been due at the permitted rate, in microseconds.
+    due_us: u64,
+}
+
+/// The address that a client's connections are counted under: a client has a whole /64 of IPv6 to itself.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+impl Address {
+    fn new() -> Address {
+        Address { connections: 0, due_us: 0 }
+    }
+
+    /// Takes a place at `now_ms`, if the address has one left.
+    fn enter(&mut self, limits: &AddressLimits, now_ms: u64) -> Result<(), Refused> {
+        if limits.connections_max > 0 && self.connections >= limits.connections_max {
+            return Err(Refused::TooMany);
+        }
+        if limits.per_second > 0 {
+            // A bucket that holds one second's worth, as the time until which it is used up.
+            let each_us = 1_000_000 / u64::from(limits.per_second);
+            let due = self.due_us.max(now_ms * 1000);
+            if due + each_us > now_ms * 1000 + 1_000_000 {
+                return Err(Refused::TooFast);
+            }
+            self.due_us = due + each_us;
+        }
+        self.connections += 1;
+        Ok(())
+    }
+
+    /// Gives a place back.
+    fn leave(&mut self) {
+        self.connections = self.connections.saturating_sub(1);
+    }
+
+    /// Whether the address may be forgotten: it has no connections, and its rate is not used up.
+    fn is_forgettable(&self, now_ms: u64) -> bool {
+        self.connections == 0 && self.due_us <= now_ms * 1000
+    }
+}
+
+/// A table in parts, each with its own lock.
+#[derive(Debug)]
+struct Striped<K, V>(Vec<Mutex<HashMap<K, V>>>);
+
+impl<K: Hash, V> Striped<K, V> {
+    /// A table; without parts if nothing is to be counted.
+    fn new(is_needed: bool) -> Striped<K, V> {
+        Striped((0..if is_needed { STRIPES } else { 0 }).map(|_| Mutex::default()).collect())
+    }
+
+    /// The part that a key belongs to; `None` if nothing is counted.
+    fn of(&self, key: &K) -> Option<MutexGuard<'_, HashMap<K, V>>> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let stripe = self.0.get(hasher.finish() as usize % STRIPES)?;
+        Some(stripe.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The counters of connections, which all shards share. A connection touches them when it comes and when it goes, a
+/// delivery never.
+#[derive(Debug)]
+pub struct Admission {
+    state: Arc<ServerState>,
+    connections_max: usize,
+    addresses: Striped<IpAddr, Address>,
+    address_limits: AddressLimits,
+    users: Striped<ArcStr, u32>,
+    per_user_max: u32,
+    started: Instant,
+}
+
+impl Admission {
+    /// Counters with the limits of a configuration, and a state of their own.
+    pub fn new(config: &config::Server) -> Admission {
+        let limits = AddressLimits { connections_max: config.per_address, per_second: config.connect_rate };
+        Admission {
+            state: Arc::default(),
+            connections_max: config.max_connections,
+            addresses: Striped::new(limits.connections_max > 0 || limits.per_second > 0),
+            address_limits: limits,
+            users: Striped::new(config.per_user > 0),
+            per_user_max: config.per_user,
+            started: Instant::now(),
+        }
+    }
+
+    /// The server's state, in which the connections are counted.
+    pub fn state(&self) -> &Arc<ServerState> {
+        &self.state
+    }
+
+    /// Whether new clients are welcome.
+    pub(super) fn is_ready(&self) -> bool {
+        self.state.is_ready()
+    }
+
+    /// Takes one of the server's places; returns whether there was one.
+    pub(super) fn enter(&self) -> bool {
+        self.state.add_connection(self.connections_max)
+    }
+
+    /// Gives one of the server's places back.
+    pub(super) fn leave(&self) {
+        self.state.remove_connection();
+    }
+
+    /// Whether connections are counted per address.
+    pub(super) fn counts_addresses(&self) -> bool {
+        !self.addresses.0.is_empty()
+    }
+
+    /// Takes one of the address's places. A new connection also counts towards the address's rate.
+    ///
+    /// # Errors
+    /// If the address has as many connections as it may, or makes them too fast.
+    pub(super) fn enter_from(&self, address: IpAddr, is_new: bool) -> Result<(), Refused> {
+        let address = group(address);
+        let Some(mut addresses) = self.addresses.of(&address) else { return Ok(()) };
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        if addresses.len() >= ADDRESSES_TIDIED && addresses.len() == addresses.capacity() {
+            addresses.retain(|_, address| !address.is_forgettable(now_ms));
+        }
+        let per_second = if is_new { self.address_limits.per_second } else { 0 };
+        let limits = AddressLimits { per_second, ..self.address_limits };
+        addresses.entry(address).or_insert_with(Address::new).enter(&limits, now_ms)
+    }
+
+    /// Gives one of the address's places back.
+    pub(super) fn leave_from(&self, address: IpAddr) {
+        let address = group(address);
+        let Some(mut addresses) = self.addresses.of(&address) else { return };
+        if let Entry::Occupied(mut entry) = addresses.entry(address) {
+            entry.get_mut().leave();
+            if entry.get().is_forgettable(self.started.elapsed().as_millis() as u64) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Takes one of the user's places; returns whether there was one.
+    pub(super) fn enter_as(&self, user: &ArcStr) -> bool {
+        let Some(mut users) = self.users.of(user) else { return true };
+        let count = users.entry(user.clone()).or_insert(0);
+        if *count >= self.per_user_max {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    /// Gives one of the user's places back.
+    pub(super) fn leave_as(&self, user: &ArcStr) {
+        let Some(mut users) = self.users.of(user) else { return };
+        if let Entry::Occupied(mut count) = users.entry(user.clone()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(max_connections: usize, per_address: u32, per_user: u32) -> Admission {
+        Admission::new(&config::Server { max_connections, per_address, per_user, ..config::Server::default() })
+    }
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let admission = admission(2, 1, 1);
+        assert!(admission.enter() && admission.enter());
+        assert!(!admission.enter());
+        admission.leave();
+        assert!(admission.enter());
+        let address = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(admission.enter_from(address, true), Ok(()));
+        assert_eq!(admission.enter_from(address, true), Err(Refused::TooMany));
+        assert_eq!(admission.enter_from(IpAddr::from([127, 0, 0, 2]), true), Ok(()));
+        admission.leave_from(address);
+        assert_eq!(admission.enter_from(address, true), Ok(()));
+        let user = ArcStr::from("u");
+        assert!(admission.enter_as(&user) && !admission.enter_as(&user));
+        admission.leave_as(&user);
+        assert!(admission.enter_as(&user));
+    }
+
+    #[test]
+    fn no_limit_costs_no_table() {
+        let admission = admission(1, 0, 0);
+        assert!(!admission.counts_addresses());
+        assert!((0..100).all(|_| admission.enter_from(IpAddr::from([127, 0, 0, 1]), true).is_ok()));
+        assert!((0..100).all(|_| admission.enter_as(&"u".into())));
+    }
+
+    #[test]
+    fn connections_are_limited_in_number() {
+        let limits = AddressLimits { connections_max: 2, per_second: 0 };
+        let mut address = Address::new();
+        assert_eq!([0, 0, 0].map(|now| address.enter(&limits, now)), [Ok(()), Ok(()), Err(Refused::TooMany)]);
+        address.leave();
+        assert_eq!(address.enter(&limits, 0), Ok(()));
+        assert!(!address.is_forgettable(0));
+        address.leave();
+        address.leave();
+        assert!(address.is_forgettable(0));
+    }
+
+    #[test]
+    fn connections_are_limited_in_rate_after_a_burst() {
+        let limits = AddressLimits { connections_max: 0, per_second: 10 };
+        let mut address = Address::new();
+        let mut made = |now_ms: u64| (0..100).take_while(|_| address.enter(&limits, now_ms).is_ok()).count();
+        assert_eq!(made(5_000), 10);
+        assert_eq!(made(5_099), 0);
+        assert_eq!(made(5_300), 3);
+        assert_eq!(made(9_000), 10);
+        for _ in 0..23 {
+            address.leave();
+        }
+        assert!(!address.is_forgettable(9_500) && address.is_forgettable(10_000));
+    }
+
+    #[test]
+    fn a_64_of_ipv6_is_one_address() {
+        let ip = |text: &str| group(text.parse().unwrap());
+        assert_eq!(ip("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::1"));
+        assert_ne!(ip("2001:db8:1:2::1"), ip("2001:db8:1:3::1"));
+        assert_ne!(ip("192.0.2.1"), ip("192.0.2.2"));
+        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
+    }
+}
