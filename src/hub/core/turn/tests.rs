@@ -79,7 +79,8 @@ fn shards_have_five_seconds_to_answer() {
     world.pass(MS);
     world.settle();
     let lines = far.lines();
-    assert_eq!((&lines[0]["kicked"], &lines[1]["stats"]["node"]["publishers"]), (&json!(4), &json!(1)));
+    assert_eq!(lines[0]["kicked"], 4);
+    assert!(lines[1]["stats"]["node"].is_object());
     world.to_hub.send(HubMessage::Kicked { request, count: 4 });
     world.settle();
     assert_eq!(far.lines().len(), 0, "a shard that answers too late changes nothing");
