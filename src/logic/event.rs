@@ -5,49 +5,49 @@ use bytes::Bytes;
 use super::id::Id;
 use super::json;
 
-/// How an event's payload is to be read, and so how each protocol writes it.
+/// The kind of an event's payload, by which each protocol writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// UTF-8 text: what a JSON string in `data` stood for.
+    /// UTF-8 text, which came as a JSON string in `data`.
     Text,
     /// One compact JSON value that is not a string; valid UTF-8 without line breaks.
     Json,
-    /// Any bytes: base64 in text protocols, a binary frame on a raw WebSocket.
+    /// Any bytes, which are base64 in text protocols and a binary message on a raw WebSocket.
     Binary,
 }
 
-/// What is said by an event, before it has an id and a channel.
+/// The content of an event, before it has an id and a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// The event's name (SSE's `event:` field), if it has one. Never holds a line break or NUL.
+    /// The event's name (SSE's `event:` field), if it has one. A name holds no line break and no NUL.
     pub name: Option<Box<str>>,
-    /// How `payload` is to be read.
+    /// The kind of `payload`.
     pub kind: Kind,
     /// The payload; valid UTF-8 unless `kind` is [`Kind::Binary`].
     pub payload: Bytes,
 }
 
-/// A channel's name as it is kept: one pointer, to text that hub, shards and events share.
+/// A channel's name as it is kept: one pointer to text that hub, shards and events share.
 pub type ChannelName = arcstr::ArcStr;
 
 /// A published event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in the node's total order.
+    /// The event's place in the node's total order.
     pub id: Id,
-    /// The channel it was published to.
+    /// The channel that the event was published to.
     pub channel: ChannelName,
-    /// What it says.
+    /// The content.
     pub draft: Draft,
 }
 
 impl Event {
-    /// The bytes this event counts for in limits: payload, name and channel name.
+    /// The bytes that the event counts for in limits: payload, name and channel name.
     pub fn weight(&self) -> usize {
         self.draft.payload.len() + self.draft.name.as_ref().map_or(0, |name| name.len()) + self.channel.len()
     }
 
-    /// The payload as text; empty for binary payloads, which have none.
+    /// The payload as text, which a binary payload must not be asked for.
     pub fn text(&self) -> &str {
         debug_assert!(self.draft.kind != Kind::Binary, "a binary payload has no text");
         std::str::from_utf8(&self.draft.payload).unwrap_or_default()
@@ -87,22 +87,28 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
 /// Why a text is no channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
-    /// It has no characters.
+    /// The text has no characters.
     #[error("a channel name is empty")]
     Empty,
-    /// It is longer than [`CHANNEL_NAME_BYTES_MAX`].
+    /// The text is longer than [`CHANNEL_NAME_BYTES_MAX`].
     #[error("a channel name is longer than 200 bytes")]
     TooLong,
-    /// It holds a comma, a space or something outside printable ASCII.
+    /// The text holds a comma, a space or a byte outside of printable ASCII.
     #[error("a channel name holds a byte that is not allowed (printable ASCII without comma and space is)")]
     BadByte,
-    /// It starts with `$`.
+    /// The text starts with `$`.
     #[error("channel names that start with $ are the server's own")]
     Reserved,
 }
 
 /// Checks that `name` may be a client's or publisher's channel: 1 to 200 bytes of printable ASCII
 /// without comma and space, not starting with `$`.
+///
+/// # Errors
+/// The first of the rules that the name breaks.
+///
+/// # Errors
+/// The first of the rules that the name breaks.
 pub fn check_channel_name(name: &str) -> Result<(), ChannelNameError> {
     match name.as_bytes() {
         [] => Err(ChannelNameError::Empty),

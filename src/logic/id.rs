@@ -11,25 +11,23 @@ const MS_MAX: u64 = u64::MAX >> COUNT_BITS;
 /// The position of an event in the node's total order, written `<ms>-<n>`.
 ///
 /// `ms` is a millisecond clock that never goes backwards and `n` counts within it. The text form is
-/// what `Last-Event-ID`, poll cursors and feed acknowledgements carry. All comparing of positions goes
-/// through this type's `Ord`.
+/// what `Last-Event-ID`, poll cursors and feed acknowledgements carry. Positions are compared by this type's `Ord` alone.
 ///
-/// It is one number: 44 bits of milliseconds, up to the year 2527, and 20 bits of count. A million ids within one
-/// millisecond run over into the next one.
+/// An id is one number: 44 bits of milliseconds, up to the year 2527, and 20 bits of count. The ids after a million within
+/// one millisecond are of the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u64);
 
-/// The longest text an [`Id`] can have: 14 digits, the dash, and 7 digits.
+/// The longest text of an [`Id`], in bytes: 14 digits, the dash, and 7 digits.
 pub const ID_TEXT_BYTES_MAX: usize = 22;
 
 impl Id {
-    /// Before every event.
+    /// The position before every event.
     pub const ZERO: Id = Id(0);
-    /// After every event.
+    /// The position after every event.
     pub const MAX: Id = Id(u64::MAX);
 
-    /// An id from its two parts. Each is taken for the greatest there can be, where it is greater: as a position that
-    /// means the same.
+    /// An id from its two parts. A part that is too great becomes the greatest that fits, which is the same position.
     pub const fn new(ms: u64, n: u64) -> Id {
         if ms > MS_MAX {
             return Id::MAX;
@@ -37,17 +35,17 @@ impl Id {
         Id(ms << COUNT_BITS | if n > COUNT_MAX { COUNT_MAX } else { n })
     }
 
-    /// Milliseconds since the Unix epoch, or later than that where the clock was set back.
+    /// Milliseconds since the Unix epoch; ahead of the clock if that was set back.
     pub const fn ms(self) -> u64 {
         self.0 >> COUNT_BITS
     }
 
-    /// Counts the ids given within the same millisecond, from 0.
+    /// The id's number within its millisecond, from 0.
     pub const fn n(self) -> u64 {
         self.0 & COUNT_MAX
     }
 
-    /// The id that a node gives next at `now_ms` when `self` was its last: `max(clock, last)`.
+    /// The id that a node gives at `now_ms` if its last one was `self`: never a smaller one, whatever the clock says.
     pub fn next(self, now_ms: u64) -> Id {
         if now_ms > self.ms() { Id::new(now_ms, 0) } else { Id(self.0.saturating_add(1)) }
     }

@@ -1,29 +1,29 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says before a connection's own bytes about where it is from
+//! The PROXY protocol, versions 1 and 2: the header in which a proxy says where a connection is from
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What the bytes so far are.
+/// What a connection's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
     /// The beginning of a header.
     Partial,
-    /// A whole one.
+    /// A whole header.
     Whole {
-        /// Where the client is; `None` if the proxy speaks for itself or does not know.
+        /// The client's address; `None` if the proxy speaks for itself or does not know it.
         client: Option<SocketAddr>,
-        /// How many bytes it took; the client's own start there.
+        /// The bytes that the header took; the client's own bytes start after them.
         consumed: usize,
     },
-    /// No header. Nothing after it can be trusted.
+    /// No header. The bytes after it cannot be trusted.
     Malformed,
 }
 
-/// The longest line of version 1, with its end (§2.1).
+/// The longest line of version 1, with CR LF (§2.1).
 const LINE_BYTES_MAX: usize = 107;
-/// What version 2 begins with (§2.2).
+/// The first bytes of version 2 (§2.2).
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest header of version 2 that is waited for: addresses, and room for extensions.
+/// The longest header of version 2 that the server waits for: addresses, and room for extensions.
 const BINARY_BYTES_MAX: usize = 16 + 1024;
 
 /// Reads a header from the beginning of `bytes`.
@@ -51,7 +51,7 @@ fn parse_line(line: &[u8]) -> Option<Option<SocketAddr>> {
     let mut words = line.split(' ').skip(1);
     let protocol = words.next()?;
     if protocol == "UNKNOWN" {
-        // Whatever follows is to be ignored.
+        // The rest of the line is to be ignored (§2.1).
         return Some(None);
     }
     let mut address = || words.next()?.parse::<IpAddr>().ok();
@@ -80,7 +80,7 @@ fn parse_binary(bytes: &[u8]) -> ProxyHeader {
     let Some(rest) = bytes.get(16..whole) else { return ProxyHeader::Partial };
     let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
     let client = match (command, bytes[13] >> 4) {
-        // LOCAL: a health check of the proxy itself.
+        // LOCAL: the connection is a health check of the proxy's own.
         (0, _) => None,
         (_, 1) if length >= 12 => {
             Some(SocketAddr::new(Ipv4Addr::new(rest[0], rest[1], rest[2], rest[3]).into(), port(8)))
@@ -90,7 +90,7 @@ fn parse_binary(bytes: &[u8]) -> ProxyHeader {
             Some(SocketAddr::new(Ipv6Addr::from(octets).into(), port(32)))
         }
         (_, 1 | 2) => return ProxyHeader::Malformed,
-        // Unix sockets and what is not specified have no address that says anything.
+        // Unix sockets and unspecified families have no address of use here.
         _ => None,
     };
     ProxyHeader::Whole { client, consumed: whole }

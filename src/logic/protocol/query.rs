@@ -8,10 +8,10 @@ use crate::logic::refusal::Refusal;
 
 use super::http::{Request, percent_decode};
 
-/// What was asked for.
+/// What a subscription's query asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubscribeQuery {
-    /// The channels, in order, each once.
+    /// The channels, in the order of the query, each once.
     pub channels: Vec<String>,
     /// `last_event_id`, or `after`: the position to resume after.
     pub after: Option<Id>,
@@ -27,7 +27,10 @@ pub struct SubscribeQuery {
 
 const KNOWN: [&str; 7] = ["channel", "last_event_id", "after", "wait", "format", "envelope", "token"];
 
-/// Reads a query. Parameters it does not know are nobody's business here.
+/// Reads a query. Unknown parameters are left to others, such as proxies.
+///
+/// # Errors
+/// If a known parameter cannot be read, or there are more than `channels_max` channels.
 pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal> {
     let mut found = SubscribeQuery::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,12 +1,12 @@
-//! Which pages may use the server: CORS for event streams and polls, the origin check for WebSockets.
+//! Pages of other sites: CORS for event streams and polls, the origin check for WebSockets.
 
-/// What an answer says about cross-origin use.
+/// What an answer says about pages of other origins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cors<'a> {
     /// Nothing: only pages of the same origin may read it.
     #[default]
     None,
-    /// As [`Cors::None`], but pages of other origins would be told something else, which caches must know.
+    /// As [`Cors::None`], and that the answer depends on the origin, so that caches do not give it to another one.
     Varies,
     /// Every page may read it, without credentials.
     Any,
@@ -14,7 +14,7 @@ pub enum Cors<'a> {
     Origin(&'a str),
 }
 
-/// What to say to a request from a page at `origin`, given the allowed origins.
+/// What the answer to a page of `origin` says, given the allowed origins.
 pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> {
     match origin {
         Some(origin) if allowed.iter().any(|pattern| pattern != "*" && matches(pattern, origin)) => {
@@ -26,16 +26,16 @@ pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> 
     }
 }
 
-/// Whether a WebSocket may be opened from `origin`. Programs that are no browsers send none. Without a list
-/// only pages of the host that was asked for may; CORS does not apply to WebSockets, so this is all there is
-/// against other sites using a visitor's connection (RFC 6455 §10.2).
+/// Whether a page of `origin` may open a WebSocket. A program that is no browser sends no origin, and may. Pages of the
+/// requested `host` always may. CORS does not apply to WebSockets, so this check alone keeps other sites from using a
+/// visitor's connection (RFC 6455 §10.2).
 pub fn origin_allowed(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
     let Some(origin) = origin else { return true };
     let same_host = || origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
     allowed.iter().any(|pattern| pattern == "*" || matches(pattern, origin)) || same_host()
 }
 
-/// `https://app.example.com` or, for all its subdomains, `https://*.example.com`.
+/// Whether an origin is the pattern's: `https://app.example.com` or, for all subdomains, `https://*.example.com`.
 fn matches(pattern: &str, origin: &str) -> bool {
     let (pattern, origin) = (pattern.to_ascii_lowercase(), origin.to_ascii_lowercase());
     let Some((scheme, domain)) = pattern.split_once("*.") else { return pattern == origin };

@@ -1,14 +1,14 @@
-//! Where a client behind proxies is: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//! The address of a client behind proxies: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 
 use core::net::{IpAddr, SocketAddr};
 use std::borrow::Cow;
 
 use super::Request;
 
-/// The client's address by what trusted proxies have written: the last one that is no trusted proxy itself.
+/// The client's address as trusted proxies have written it: the last address that is no trusted proxy's.
 ///
-/// What stands before an entry that is no address was written by nobody who is trusted. Where a request has
-/// both fields, `Forwarded`, the standard one, counts.
+/// An entry that is no address ends the search, because entries before it were not written by a trusted proxy. Where a
+/// request has both fields, `Forwarded`, the standard one, counts.
 pub fn last_untrusted(request: &Request<'_>, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     if request.forwarded.is_empty() {
         let entries = request.forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
@@ -18,8 +18,8 @@ pub fn last_untrusted(request: &Request<'_>, is_trusted: impl Fn(IpAddr) -> bool
     elements.map_while(forwarded_for).find(|address| !is_trusted(*address))
 }
 
-/// An address, which some proxies write with its port. That of an IPv4 peer may be in IPv6's form (`::ffff:192.0.2.1`): it
-/// is the same one.
+/// Reads an address, which some proxies write with a port. An IPv4 address in IPv6's form (`::ffff:192.0.2.1`) is the
+/// IPv4 address.
 fn address(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
@@ -27,21 +27,20 @@ fn address(entry: &str) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-/// The elements of a `Forwarded` field; commas within quotes part nothing.
+/// The elements of a `Forwarded` field, which are parted by commas outside of quotes.
 ///
-/// Quotes are believed only if all of the line is as the grammar has it. A client may have opened one that it never
-/// closes, so that what the proxy appends would count as quoted: then every comma parts, and what the proxy has written
-/// last stands alone again.
+/// Quotes count only if the whole line follows the grammar; else every comma parts. A client could open a quote and never
+/// close it, and the proxy's own element would count as quoted text.
 fn elements(line: &str) -> Vec<&str> {
     split(line, ',').unwrap_or_else(|| line.split(',').collect())
 }
 
-/// Where in an element a character stands.
+/// The place of a character within an element.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// In a parameter's name, or before it.
+    /// In a parameter's name, or before the name.
     Name,
-    /// Right after the `=`: here a value may begin with a quote.
+    /// Right after the `=`, where a value may begin with a quote.
     Start,
     /// In a value without quotes.
     Bare,
@@ -53,8 +52,8 @@ enum At {
     Closed,
 }
 
-/// Splits at a separator, `,` or `;`, outside of quoted values; `None` if a quote or a backslash stands where there can be
-/// none, or a quoted value does not end.
+/// Splits at a separator, `,` or `;`, outside of quoted values. `None` if a quote or a backslash stands where the grammar
+/// has none, or a quoted value does not end.
 fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     let mut parts = Vec::new();
     let (mut at, mut start) = (At::Name, 0);
@@ -83,8 +82,8 @@ fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     (!matches!(at, At::Quoted | At::Escaped)).then_some(parts)
 }
 
-/// The `for` of an element: an address, one in quotes, or an IPv6 one in brackets within quotes. Names and
-/// obfuscated identifiers (`unknown`, `_hidden`) are no addresses.
+/// The address in the `for` of an element, which may stand in quotes, and an IPv6 address in brackets within them. Names
+/// and obfuscated identifiers (`unknown`, `_hidden`) are no addresses.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let pairs = split(element, ';')?;
     let (_, node) = pairs
@@ -94,7 +93,7 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     address(&unquoted(node))
 }
 
-/// A value without its quotes, and without the backslashes within.
+/// A value without its quotes and without the backslashes between them.
 fn unquoted(value: &str) -> Cow<'_, str> {
     match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
         Some(inner) if inner.contains('\\') => {

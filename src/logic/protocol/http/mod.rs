@@ -1,4 +1,4 @@
-//! HTTP/1.1 for requests without a body: reading heads strictly, writing answers (RFC 9110, RFC 9112).
+//! HTTP (RFC 9110): requests without a body and responses as values, and HTTP/1.x (RFC 9112) between them and bytes.
 
 mod chunk;
 mod cors;
@@ -24,33 +24,33 @@ pub use write::{
     ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
 };
 
-/// The methods the server tells apart.
+/// The methods that the server tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// GET.
     Get,
-    /// HEAD: as GET, but only the head of the answer is sent.
+    /// HEAD, which is answered as GET without the body.
     Head,
-    /// OPTIONS, which is how browsers ask for permission (CORS preflight).
+    /// OPTIONS, by which browsers ask for permission (CORS preflight).
     Options,
-    /// Any other, to be answered 405.
+    /// Any other method, which is answered 405.
     Other,
 }
 
-/// A request's head, with the fields the server looks at.
+/// A request's head, with the fields that the server looks at.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: Method,
-    /// The path, as it was sent.
+    /// The target's path, as it was sent.
     pub path: &'a str,
-    /// What follows the `?`, as it was sent; empty if nothing does.
+    /// The target's query, as it was sent; empty if there is none.
     pub query: &'a str,
-    /// Whether it came as HTTP/1.1, not 1.0.
+    /// Whether the request's version is HTTP/1.1, not 1.0.
     pub is_http_1_1: bool,
     /// Whether the connection may stay open after the answer.
     pub keep_alive: bool,
-    /// The host that was asked for: of the target if that is absolute, else of the `Host` field.
+    /// The requested host: of the target if that is absolute, else of the `Host` field.
     pub host: Option<&'a str>,
     /// `Origin`.
     pub origin: Option<&'a str>,
@@ -58,7 +58,7 @@ pub struct Request<'a> {
     pub user_agent: Option<&'a str>,
     /// `Last-Event-ID`.
     pub last_event_id: Option<&'a str>,
-    /// Whether `Accept` names `text/event-stream`, and not to say that it is unwelcome (`q=0`).
+    /// Whether `Accept` names `text/event-stream` with a weight above zero.
     pub accepts_event_stream: bool,
     /// Whether `Upgrade` names `websocket` and `Connection` names `upgrade`.
     pub wants_websocket: bool,
@@ -74,7 +74,7 @@ pub struct Request<'a> {
     pub cookies: Vec<&'a str>,
     /// Each `Forwarded` (RFC 7239).
     pub forwarded: Vec<&'a str>,
-    /// Each `X-Forwarded-For`: together they are one list (RFC 9110 §5.3).
+    /// Each `X-Forwarded-For`; together they are one list (RFC 9110 §5.3).
     pub forwarded_for: Vec<&'a str>,
     /// `Access-Control-Request-Headers`.
     pub request_headers: Option<&'a str>,

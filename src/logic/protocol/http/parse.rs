@@ -1,23 +1,23 @@
-//! Reading a request's head. Whatever two parsers might read differently is refused: that is what request
-//! smuggling lives on (RFC 9112 §11.2).
+//! Reading a request's head. A head that two parsers could read differently is refused, because request smuggling lives
+//! on that difference (RFC 9112 §11.2).
 
 use crate::logic::code::Code;
 use crate::logic::refusal::Refusal;
 
 use super::{Method, Request};
 
-/// How long a head may be.
+/// The limits of a request's head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Bytes of request line and header fields together.
     pub head_bytes_max: usize,
 }
 
-/// The most header fields.
+/// The number of header fields that a head may have.
 const FIELDS_MAX: usize = 64;
 
 /// What the bytes so far are.
-// It lives on the stack for as long as the request is answered.
+// The value lives on the stack while the request is answered, so its size costs nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Parsed<'a> {
@@ -25,12 +25,12 @@ pub enum Parsed<'a> {
     Partial,
     /// A whole head.
     Complete {
-        /// It.
+        /// The request.
         request: Request<'a>,
-        /// How many bytes it took; the next request starts there.
+        /// The bytes that the head took; the next request starts after them.
         consumed: usize,
     },
-    /// No acceptable head. Nothing after it can be trusted.
+    /// No acceptable head. The bytes after it cannot be trusted.
     Rejected(Refusal),
 }
 
@@ -77,7 +77,7 @@ fn too_long(head: &[u8], limits: &HeadLimits) -> Refusal {
     Refusal::fatal(Code::HeadersTooLong, format!("the request's headers are longer than {limit} bytes"))
 }
 
-/// What is wrong already, before the head is complete.
+/// The error of a head that is not complete yet, if there is one already.
 fn early_error(head: &[u8]) -> Option<Refusal> {
     has_bare_newline(head).then(|| bad("lines must end with CR LF"))
 }
@@ -124,7 +124,7 @@ fn read_head(head: &[u8]) -> Result<Request<'_>, Refusal> {
     reader.finish(method, target, is_http_1_1)
 }
 
-/// Whether the request line is one with a version (RFC 9112 §2.3), be it one that is not spoken here.
+/// Whether the request line has a version (RFC 9112 §2.3), also one that the server does not speak.
 fn has_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
@@ -139,7 +139,7 @@ struct Target<'a> {
     query: &'a str,
 }
 
-/// The target's forms (RFC 9112 §3.2): `/path?query`, `http://host/path?query`, and `*` for OPTIONS.
+/// Reads a target in its forms (RFC 9112 §3.2): `/path?query`, `http://host/path?query`, and `*` for OPTIONS.
 fn read_target(target: &str, method: Method) -> Result<Target<'_>, Refusal> {
     if target == "*" && method == Method::Options {
         return Ok(Target { authority: None, path: "*", query: "" });
@@ -159,7 +159,7 @@ fn read_target(target: &str, method: Method) -> Result<Target<'_>, Refusal> {
     Ok(Target { authority, path: if path.is_empty() { "/" } else { path }, query })
 }
 
-/// `name`, `name:port` or `[v6]:port` (RFC 3986 §3.2.2).
+/// Whether the text is `name`, `name:port` or `[v6]:port` (RFC 3986 §3.2.2).
 fn is_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) if is_v6(address) => match rest {
@@ -174,12 +174,12 @@ fn is_host(host: &str) -> bool {
         && port.is_some_and(|port| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether it is made of what IPv6 addresses are made of; nobody connects to it here.
+/// Whether the text has the characters of an IPv6 address. The server never connects to it, so that is enough.
 fn is_v6(address: &str) -> bool {
     address.contains(':') && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.')
 }
 
-/// Takes a field that must not be repeated: two parsers might believe two different ones.
+/// Takes a field that must not be repeated, because two parsers could take two different values of it.
 fn set_once<'a>(field: &mut Option<&'a str>, value: &'a str) -> Result<(), Refusal> {
     match field.replace(value) {
         None => Ok(()),
@@ -214,8 +214,9 @@ impl<'a> Fields<'a> {
     fn read(&mut self, field: &httparse::Header<'a>) -> Result<(), Refusal> {
         let name = field.name;
         let is = |other: &str| name.eq_ignore_ascii_case(other);
-        // Fields nobody looks at may hold any bytes; those that are looked at are text.
-        // White space in HTTP is space and tab; Unicode's would hide bytes from other parsers (RFC 9110 §5.6.3).
+        // Only fields that the server looks at must be text.
+        // White space in HTTP is space and tab (RFC 9110 §5.6.3); trimming Unicode's would read a field differently from
+        // other parsers.
         let value = std::str::from_utf8(field.value).map(|text| text.trim_matches([' ', '\t']));
         let text = || value.map_err(|_| Refusal::fatal(Code::BadRequest, format!("the field {name} is no text")));
         if is("host") {
@@ -305,7 +306,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a media range asks for an event stream; a weight of nought says that it does not (RFC 9110 §12.4.2).
+/// Whether a media range asks for an event stream; a weight of zero refuses it (RFC 9110 §12.4.2).
 fn is_event_stream(range: &str) -> bool {
     let mut parts = range.split(';').map(str::trim);
     let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/event-stream"));
@@ -322,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weight_of_nought_is_a_refusal() {
+    fn a_weight_of_zero_is_a_refusal() {
         for (range, wanted) in [
             ("text/event-stream", true),
             (" Text/Event-Stream ; charset=utf-8; q=0.001", true),

@@ -3,40 +3,40 @@
 use super::frame::{Opcode, apply_mask, payload_length};
 use super::{CLOSE_INVALID_DATA, CLOSE_PROTOCOL, CLOSE_TOO_BIG};
 
-/// What a client said.
+/// A client's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A text message.
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
-    /// To be answered by a pong with the same payload.
+    /// A ping, which is answered by a pong with the same payload.
     Ping(&'a [u8]),
-    /// The answer to a ping.
+    /// A pong, the answer to a ping.
     Pong,
-    /// The client is closing; the code is `None` if it gave none.
+    /// The closing handshake with the client's code, if it gave one.
     Close(Option<u16>),
 }
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read<'a> {
-    /// How many bytes were used up; 0 if more must come first.
+    /// The bytes that were used up; 0 if more must come first.
     pub consumed: usize,
     /// The message, if one is complete.
     pub message: Option<Message<'a>>,
 }
 
-/// A break of the protocol, with what the close frame says about it.
+/// A break of the protocol, as the close frame tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The code.
+    /// The close code.
     pub close_code: u16,
-    /// The reason.
+    /// The close frame's reason.
     pub reason: &'static str,
 }
 
-/// Puts messages together. Holds memory only while a message is in fragments or a frame not all there.
+/// Puts messages together from frames. It holds memory only while a message is incomplete.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The message so far; `None` between messages.
@@ -47,21 +47,21 @@ pub struct Decoder {
 struct Partial {
     is_text: bool,
     bytes: Vec<u8>,
-    /// How much of a text is known to be UTF-8.
+    /// The length of the part that is known to be UTF-8, if this is text.
     checked: usize,
-    /// The frame that is being read, if part of its payload is still to come.
+    /// The frame whose payload is still to come in part.
     frame: Option<Frame>,
-    /// Delivered: to be dropped with the next read.
+    /// Whether the message was handed out, so that the next read drops it.
     done: bool,
 }
 
-/// A data frame whose payload is read as it comes.
+/// A data frame whose payload is read while it arrives.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     fin: bool,
-    /// The mask, as the next byte of the payload needs it.
+    /// The mask, rotated so that it begins with the next byte's key.
     mask: [u8; 4],
-    /// How many bytes of the payload are still to come.
+    /// The bytes of the payload that are still to come.
     left: usize,
 }
 
@@ -78,14 +78,17 @@ fn violation<T>(close_code: u16, reason: &'static str) -> Result<T, Violation> {
 }
 
 impl Decoder {
-    /// Whether it holds nothing.
+    /// Whether no message is incomplete.
     pub fn is_idle(&self) -> bool {
         self.partial.as_ref().is_none_or(|partial| partial.done)
     }
 
-    /// Reads a frame, or what is there of its payload, from the beginning of `bytes`, unmasking it in place. A
-    /// message may have `message_bytes_max` bytes; that a longer one is coming is refused as soon as a header says so.
-    /// A message that is there whole is not copied.
+    /// Reads a frame, or the part of its payload that has arrived, from the beginning of `bytes`, unmasking it in place.
+    /// A message may have `message_bytes_max` bytes; a longer one is refused by the frame header that announces it. A
+    /// message that has arrived whole is not copied.
+    ///
+    /// # Errors
+    /// If the client breaks the protocol (RFC 6455 §7.1.7).
     pub fn read<'a>(&'a mut self, bytes: &'a mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
         if self.is_idle() {
             self.partial = None;
@@ -147,13 +150,13 @@ impl Partial {
         Partial { is_text, bytes: Vec::new(), checked: 0, frame: None, done: false }
     }
 
-    /// Begins a frame with what is there of its payload.
+    /// Begins a frame with the part of its payload that has arrived.
     fn begin(&mut self, header: &Header, payload: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
         self.add(Frame { fin: header.fin, mask: header.mask, left: header.length }, payload, bytes_max)
     }
 
-    /// Adds a part of a frame's payload and returns the message if that was its last. Text is checked as it comes, so
-    /// that a bad byte is refused at once, however much is still to come.
+    /// Adds a part of a frame's payload and returns the message if it is complete. Text is checked part by part, so that a
+    /// bad byte is refused before the rest of the message arrives.
     fn add(&mut self, mut frame: Frame, payload: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, Violation> {
         frame.left -= payload.len();
         frame.mask.rotate_left(payload.len() % 4);
@@ -161,7 +164,7 @@ impl Partial {
         self.frame = (frame.left > 0).then_some(frame);
         let needed = self.bytes.len() + payload.len();
         if needed > self.bytes.capacity() {
-            // Doubling, but never beyond what a message may have.
+            // The capacity doubles, up to what a message may have.
             let room = (self.bytes.capacity() * 2).min(bytes_max).max(needed);
             self.bytes.reserve_exact(room - self.bytes.len());
         }
@@ -169,7 +172,7 @@ impl Partial {
         if self.is_text {
             match std::str::from_utf8(&self.bytes[self.checked..]) {
                 Ok(_) => self.checked = self.bytes.len(),
-                // A character may be cut by the end of what is there, but not by the end of the message.
+                // The end of a part may cut a character; the end of the message may not.
                 Err(error) if error.error_len().is_none() && !is_last => self.checked += error.valid_up_to(),
                 Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
             }
@@ -215,7 +218,7 @@ fn read_header(bytes: &[u8], data_bytes_max: usize) -> Result<Option<Header>, Vi
     Ok(Some(Header { fin, opcode, mask: [a, b, c, d], start: start + 4, length: length as usize }))
 }
 
-/// The code of a close frame (RFC 6455 §7.4), checked.
+/// Reads and checks the code of a close frame (RFC 6455 §7.4).
 fn read_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let (code, reason) = match payload {
         [] => return Ok(None),

@@ -1,27 +1,27 @@
-//! Frames (RFC 6455 §5.2): the server's, which are not masked, and the client's, for those who play one.
+//! Frames (RFC 6455 §5.2): a server's, which are not masked, and a client's, for the command line, the bench and tests.
 
 use crate::logic::protocol::prepend;
 
-/// What a frame is.
+/// A frame's opcode (RFC 6455 §11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// More of a fragmented message.
+    /// The next fragment of a message.
     Continuation = 0,
-    /// UTF-8 text.
+    /// A message of UTF-8 text.
     Text = 1,
-    /// Bytes.
+    /// A message of bytes.
     Binary = 2,
-    /// The end of the connection, with its reason.
+    /// The closing handshake, with a code and a reason.
     Close = 8,
-    /// To be answered by a pong.
+    /// A ping, which is answered by a pong.
     Ping = 9,
-    /// The answer to a ping.
+    /// A pong, the answer to a ping.
     Pong = 10,
 }
 
 impl Opcode {
-    /// The opcode of that number, if it is one.
+    /// The opcode of a number, if there is one.
     pub(super) fn from_bits(bits: u8) -> Option<Opcode> {
         Some(match bits {
             0 => Opcode::Continuation,
@@ -34,7 +34,7 @@ impl Opcode {
         })
     }
 
-    /// Whether it is a control frame's.
+    /// Whether a frame with this opcode is a control frame (RFC 6455 §5.5).
     pub(super) fn is_control(self) -> bool {
         self as u8 >= 8
     }
@@ -43,7 +43,7 @@ impl Opcode {
 /// A server's ping without payload.
 pub const PING_FRAME: &[u8] = &[0x89, 0];
 
-/// The longest reason a close frame has room for.
+/// The longest reason that a close frame has room for, in bytes.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// A final frame's header, up to the mask.
@@ -86,7 +86,7 @@ pub fn write_frame_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     out.extend_from_slice(Header::new(opcode, length, 0).bytes());
 }
 
-/// Appends what `payload` appends as one frame of a server's.
+/// Appends a server's frame whose payload is what `payload` appends.
 pub fn write_frame_with(out: &mut Vec<u8>, opcode: Opcode, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     payload(out);
@@ -100,7 +100,7 @@ pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a server's close frame; a reason that is too long is cut.
+/// Appends a server's close frame. A reason that is too long is cut between two characters.
 pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX)];
     write_frame_header(out, Opcode::Close, 2 + reason.len());
@@ -127,20 +127,20 @@ pub(super) fn apply_mask(bytes: &mut [u8], mask: [u8; 4]) {
 /// A server's frame as a client reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerFrame<'a> {
-    /// Whether it is its message's last.
+    /// Whether the frame is its message's last.
     pub fin: bool,
-    /// What it is.
+    /// The opcode.
     pub opcode: Opcode,
-    /// Its payload.
+    /// The payload.
     pub payload: &'a [u8],
-    /// How many bytes it took.
+    /// The bytes that the frame took.
     pub consumed: usize,
 }
 
-/// Reads a server's frame from the beginning of `bytes`; `None` if it is not all there.
+/// Reads a server's frame from the beginning of `bytes`; `None` if some of it is still to come.
 ///
 /// # Errors
-/// A sentence, if it is no frame that a server may send.
+/// A sentence, if the bytes are no frame that a server may send.
 pub fn parse_server_frame(bytes: &[u8]) -> Result<Option<ServerFrame<'_>>, &'static str> {
     let &[first, second, ..] = bytes else { return Ok(None) };
     if first & 0x70 != 0 || second & 0x80 != 0 {
@@ -153,8 +153,8 @@ pub fn parse_server_frame(bytes: &[u8]) -> Result<Option<ServerFrame<'_>>, &'sta
     Ok(bytes.get(start..end).map(|payload| ServerFrame { fin: first & 0x80 != 0, opcode, payload, consumed: end }))
 }
 
-/// Where the payload (or the mask) starts and how long the payload is, from the seven-bit length and what
-/// follows it; `None` if that is not all there.
+/// The start of the payload (or of the mask) and the payload's length, from the seven-bit length and the bytes that
+/// extend it; `None` if some of those are still to come.
 pub(super) fn payload_length(bytes: &[u8], short: u8) -> Option<(usize, u64)> {
     match short {
         126 => {

@@ -11,16 +11,16 @@ use crate::logic::refusal::Refusal;
 /// The subprotocol of the JSON format.
 pub const SUBPROTOCOL: &str = "ringcast.v1";
 
-/// An acceptable request to become a WebSocket.
+/// A request for a WebSocket that is acceptable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// `Sec-WebSocket-Accept`.
     pub accept: String,
-    /// The subprotocol, if the client offered one that the server speaks.
+    /// The subprotocol, if the client has offered [`SUBPROTOCOL`].
     pub protocol: Option<&'static str>,
 }
 
-/// The proof that the server has understood: the key and a fixed GUID, hashed.
+/// The proof that the server has read the key: the key and a fixed GUID, hashed.
 pub fn accept_key(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
@@ -35,6 +35,9 @@ pub fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
 }
 
 /// Checks a request on a WebSocket's path.
+///
+/// # Errors
+/// If the request does not ask for a WebSocket of version 13 with a proper key.
 pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Refusal> {
     if request.method != Method::Get || !request.is_http_1_1 || !request.wants_websocket {
         let message = "this path speaks WebSocket: send an HTTP/1.1 GET with Upgrade: websocket";
