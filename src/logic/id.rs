@@ -116,7 +116,7 @@ impl FromStr for Id {
 
 /// `u64::from_str` would also take a leading `+`.
 fn parse_decimal(text: &str) -> Result<u64, ParseIdError> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(ParseIdError);
     }
     text.parse().map_err(|_| ParseIdError)

@@ -20,12 +20,14 @@ impl Pattern {
     /// Whether a channel's name fits, for a user, whose own name is taken literally. A pattern that needs a user fits
     /// nothing if there is none.
     pub fn matches(&self, name: &str, user: Option<&str>) -> bool {
-        if self.0.contains(USER) && user.is_none() {
-            return false;
-        }
+        let user = match (self.0.contains(USER), user) {
+            (true, None) => return false,
+            (true, user) => user,
+            (false, _) => None,
+        };
         let literal = |part| match user {
-            Some(user) if str::contains(part, USER) => Cow::Owned(part.replace(USER, user)),
-            _ => Cow::Borrowed(part),
+            Some(user) => Cow::Owned(str::replace(part, USER, user)),
+            None => Cow::Borrowed(part),
         };
         let mut parts = self.0.split('*').map(literal).peekable();
         let Some(first) = parts.next() else { return false };
