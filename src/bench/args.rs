@@ -1,4 +1,4 @@
-//! `ringcast bench`: what can be asked for.
+//! The arguments of `ringcast bench` that all scenarios share.
 
 use std::path::PathBuf;
 
@@ -9,43 +9,43 @@ use super::scenario_args::Scenario;
 /// Measures this build on this machine, beside a bare loop that does only what the kernel demands.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
-    /// What holds for every scenario.
+    /// The options of every scenario.
     #[command(flatten)]
     pub common: Common,
-    /// What to measure.
+    /// The scenario to measure.
     #[command(subcommand)]
     pub scenario: Scenario,
 }
 
-/// What holds for every scenario.
+/// The options of every scenario.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// How often each side is measured, with a fresh process each time; the table shows medians.
+    /// Rounds of each side, each with a fresh process; the table shows medians.
     #[arg(long, global = true, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// Small sizes and one round: whether it works, in under a minute.
+    /// Small sizes and one round: shows that everything works; the figures mean nothing.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Also writes everything, round by round and with notes on the host, to this file.
+    /// Also writes the report to this file, with every round and the host.
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Also draws every scenario, as an SVG file in this folder.
+    /// Also draws each scenario as an SVG file in this folder.
     #[arg(long, global = true, value_name = "FOLDER")]
     pub charts: Option<PathBuf>,
-    /// Measures another server as well, which runs already: what its subscribers ask for, as in
-    /// `http://127.0.0.1:9000/sse?channel={channel}`. Its processor time and memory are those of the processes that
-    /// listen there.
+    /// Measures a server that runs already beside this one: the URL that its subscribers request, as in
+    /// `http://127.0.0.1:9000/sse?channel={channel}`. The server's processor time and memory are those of the processes
+    /// that listen on the port.
     #[arg(long, global = true, value_name = "URL", requires = "publish")]
     pub against: Option<String>,
-    /// How the other server is published to: an URL that each event is POSTed to (`{channel}` is put in), or a
-    /// command that is given each event's payload as a line on its standard input.
+    /// The way to publish to the server of --against: a URL that each event is POSTed to (`{channel}` is replaced), or
+    /// a command that reads each event's payload as a line from its standard input.
     #[arg(long, global = true, value_name = "URL|COMMAND", requires = "against")]
     pub publish: Option<String>,
-    /// Which side to measure.
+    /// The side to measure.
     #[arg(long, global = true, value_enum, default_value_t = Sides::Both)]
     pub sides: Sides,
-    /// Shards of the measured server. With more than one nothing is pinned; with one the server has the
-    /// first core and the harness the others. [default: 1; many: 20]
+    /// Shards of the measured server. A single shard has the first core and the harness the others; several shards are
+    /// not pinned. [default: 1; many: 20]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub shards: Option<u32>,
     /// Threads that hold the clients. [default: as many as their descriptors need]
@@ -54,12 +54,12 @@ pub struct Common {
     /// A TOML file for the measured server instead of the harness's own settings.
     #[arg(long, global = true, value_name = "FILE")]
     pub server_config: Option<PathBuf>,
-    /// Another build's program to measure and to take the bare loop from.
+    /// The program of another build, for the measured server and the bare loop.
     #[arg(long, global = true, value_name = "FILE", hide = true)]
     pub exe: Option<PathBuf>,
 }
 
-/// Which of the two is measured.
+/// The sides that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sides {
     /// The bare loop and the server, taking turns.
@@ -70,19 +70,19 @@ pub enum Sides {
     Limit,
 }
 
-/// How clients are connected.
+/// The transport of a scenario's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
     /// Server-sent events.
     Sse,
     /// WebSocket.
     Ws,
-    /// Held long polls; only where nothing is delivered.
+    /// Held long polls, for scenarios that deliver nothing.
     Poll,
 }
 
 impl Transport {
-    /// Its name in flags, tables and paths.
+    /// The name in flags, tables and paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sse => "sse",
@@ -92,17 +92,17 @@ impl Transport {
     }
 }
 
-/// How a WebSocket's events are framed.
+/// The format of events on a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// As JSON objects with id and channel.
+    /// JSON objects with id and channel.
     Json,
     /// Payloads alone.
     Raw,
 }
 
 impl Format {
-    /// Its name in flags and paths.
+    /// The name in flags and paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -111,39 +111,39 @@ impl Format {
     }
 }
 
-/// How the generator reads what it receives.
+/// The way in which clients read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Reading {
-    /// Finds every event on every connection and checks that their numbers are consecutive.
+    /// Every event on every connection is found, and the events' numbers must be consecutive.
     Verify,
-    /// Does so on one connection in 64 and counts bytes on the others: for when the generator is the
-    /// bottleneck. The kernel throws those bytes away without a copy. Latency is that of the verified connections;
-    /// deliveries are bytes by the size of a frame.
+    /// One connection in 64 is verified; on the others the kernel throws the received bytes away without a copy. For
+    /// loads that the clients could not read otherwise. Latency is that of the verified connections, deliveries are
+    /// received bytes divided by the size of a frame.
     Count,
-    /// Not at all, once it is connected.
+    /// Clients read nothing once they are connected.
     #[value(skip)]
     Never,
 }
 
-/// Which events' latencies are recorded.
+/// The events whose latency is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sample {
-    /// Every event's.
+    /// Every event.
     Every,
-    /// Only that of the last event in each read: what a reader sees that cares for the newest.
+    /// The last event of each read alone: the latency for clients that care for the newest event only.
     Last,
 }
 
-/// How the clients of a scenario read.
+/// The clients of a scenario.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ClientArgs {
-    /// How clients are connected.
+    /// The clients' transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
-    /// How a WebSocket's events are framed.
+    /// The format of events on a WebSocket.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
-    /// How the generator reads.
+    /// The way in which clients read.
     #[arg(long, value_enum, default_value_t = Reading::Verify)]
     pub reading: Reading,
 }

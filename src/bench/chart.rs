@@ -1,4 +1,4 @@
-//! Reports as SVG: lines where a scenario goes through steps, else a panel of bars per figure.
+//! Reports as SVG: lines for scenarios that measure in steps, else bars, with a panel per figure.
 
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -8,11 +8,11 @@ use super::report::{Figure, ScenarioReport, Side, number};
 
 type Panel<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Figures of a scenario without steps that get a panel, at most.
+/// The most panels of a chart.
 const PANELS_MAX: usize = 6;
 const PANEL_SIZE: (u32, u32) = (420, 300);
 
-/// The colour-blind-safe palette of Okabe and Ito, the server's first.
+/// Colours of the palette of Okabe and Ito, which colour-blind people can distinguish.
 fn colour(side: Side) -> RGBColor {
     match side {
         Side::Server => RGBColor(0, 114, 178),
@@ -26,9 +26,9 @@ fn colour(side: Side) -> RGBColor {
 /// Draws the report.
 pub(super) fn draw(report: &ScenarioReport) -> Result<String, BenchError> {
     let mut groups: Vec<(&str, Vec<&Figure>)> = Vec::new();
-    // Among steps there is no place for what has none.
+    // A figure without a step has no place on the axis.
     for figure in report.figures.iter().filter(|figure| report.axis.is_none() || figure.at.is_some()) {
-        // What stands behind the comma tells lines of one panel apart.
+        // Figures whose names differ behind the comma alone share a panel.
         let title = figure.name.split(',').next().unwrap_or_default();
         match groups.iter_mut().find(|(other, _)| *other == title) {
             Some((_, group)) => group.push(figure),
@@ -59,7 +59,7 @@ fn failed(error: impl std::fmt::Display) -> BenchError {
     BenchError::Harness(format!("drawing a chart: {error}"))
 }
 
-/// A straight scale, or by powers of ten where the values need it.
+/// A linear scale, or a logarithmic one for values of very different sizes.
 struct Scale {
     is_log: bool,
     range: std::ops::Range<f64>,
@@ -81,7 +81,7 @@ impl Scale {
         if self.is_log { value.max(f64::MIN_POSITIVE).log10() } else { value }
     }
 
-    /// How many labels: one for each power of ten, or as many as there is room for.
+    /// The number of labels: one for each power of ten, or ten.
     fn labels(&self) -> usize {
         if self.is_log { (self.range.end - self.range.start) as usize + 1 } else { 10 }
     }

@@ -1,5 +1,5 @@
-//! The load generator, from its user's side: threads full of clients that are told what to do and asked what
-//! they saw. What a thread does is in [`super::reader`].
+//! The load generator's interface: commands to threads of clients, and the figures that they count.
+//! [`super::reader`] is such a thread.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,38 +16,38 @@ use crate::sys::affinity;
 
 /// The channel that all subscribers share, and that the publisher publishes to.
 pub(crate) const CHANNEL: &str = "bench:all";
-/// The key of every WebSocket handshake: RFC 6455's own example, so that the bare loop can answer it by rote.
+/// The key of every WebSocket handshake, the example of RFC 6455: one key, so that the bare loop has one answer.
 pub(crate) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// Descriptors of a table that are not for clients.
+/// Descriptors of a table that are left for other uses than clients.
 const SPARE_DESCRIPTORS: u64 = 1_500;
-/// Connections on their way at any time, over all threads: well within every backlog.
+/// Connections that are being made at a time, over all threads: well below every backlog.
 const PENDING_MAX: usize = 256;
 /// Loopback addresses of one thread.
 const ADDRESSES: usize = 4;
-/// How often a waiting caller looks.
+/// The pause between two looks at the progress of the threads.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What clients connect to, and what for.
+/// The clients' request and the address that they send it to.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
-    /// The server.
+    /// The server's address.
     pub(crate) target: SocketAddrV4,
-    /// How.
+    /// The transport.
     pub(crate) transport: Transport,
-    /// Framed how, over WebSocket.
+    /// The format of events on a WebSocket.
     pub(crate) format: Format,
-    /// What they ask for, instead of what the transport says; `{channel}` is put in.
+    /// The path, instead of the transport's own; `{channel}` is replaced.
     pub(crate) path: Option<String>,
-    /// Channels that each has for itself; with none, all share some.
+    /// Channels of each client alone; 0 if the clients share channels.
     pub(crate) own_channels: u32,
-    /// Channels that all share, the first of which is [`CHANNEL`].
+    /// Channels that all clients share, the first of which is [`CHANNEL`].
     pub(crate) shared_channels: u32,
-    /// Tells the threads of this load from those of another: they connect from other addresses.
+    /// The number of this load's first thread: threads of different numbers connect from different addresses.
     pub(crate) first_thread: usize,
-    /// Where they resume.
+    /// The id after which the clients resume.
     pub(crate) last_event_id: Option<String>,
-    /// Changes the address that clients connect from, so that ports which still wait for stragglers of the last
-    /// life are not needed for the next.
+    /// A number that changes the addresses from which clients connect: clients that connect again need no port that is
+    /// still in TIME_WAIT.
     pub(crate) generation: u8,
 }
 
@@ -82,7 +82,7 @@ impl Subscription {
         format!("GET {path}{} HTTP/1.1\r\nHost: {target}\r\n{kind}{}\r\n", resume.0, resume.1).into_bytes()
     }
 
-    /// The channels that all share.
+    /// The names of the channels that all clients share.
     pub(crate) fn shared_channels(&self) -> Vec<String> {
         let others = (1..self.shared_channels).map(|nth| format!("{CHANNEL}-{nth}"));
         std::iter::once(CHANNEL.to_owned()).chain(others).collect()
@@ -97,8 +97,8 @@ impl Subscription {
 
     /// The address that client `index` of thread `thread` connects from.
     ///
-    /// Each thread has some loopback addresses for itself. For each of them the kernel tries one half of the ports
-    /// before the other, one by one: with more connections from one address than that, connecting becomes a search.
+    /// Each thread has loopback addresses of its own. The kernel tries an address's ports one by one, first one half of
+    /// them and then the other, so that connecting becomes a slow search once the first half is used up.
     pub(crate) fn source(&self, thread: usize, index: usize) -> Ipv4Addr {
         let within = |number: usize| (number % 250) as u8 + 1;
         let thread = self.first_thread + thread;
@@ -107,47 +107,47 @@ impl Subscription {
     }
 }
 
-/// What a thread is told to do.
+/// A command to a thread.
 pub(crate) enum Command {
-    /// Connect this many more.
+    /// Connects so many more clients.
     Connect(Arc<Subscription>, usize),
-    /// Close all, with a reset where `abort`.
+    /// Closes all clients, by a reset if `abort` is set.
     Close { abort: bool },
-    /// Forget what was counted.
+    /// Sets all counters to zero, and changes the way of reading.
     Reset(Reading, Sample),
-    /// Say what was counted.
+    /// Sends the counters back.
     Report(Sender<Box<Tally>>),
 }
 
-/// What a thread has counted since it was reset.
+/// The counters of a thread since the last reset.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// Events received.
     pub(crate) events: u64,
     /// Bytes received.
     pub(crate) bytes: u64,
-    /// Events whose number did not follow that of the one before.
+    /// Events whose number does not follow the number before.
     pub(crate) disordered: u64,
     /// The fewest events that one verified connection received.
     pub(crate) least: u32,
     /// The most events that one verified connection received.
     pub(crate) most: u32,
-    /// When the last event arrived.
+    /// The time at which the last event arrived, in microseconds of [`payload::now_us`].
     pub(crate) last_us: u64,
-    /// From the time an event was meant to be sent to its arrival, in microseconds.
+    /// Microseconds from the time that an event carries to its arrival.
     pub(crate) latency: Histogram<u64>,
 }
 
 impl Tally {
-    /// Nothing counted yet.
+    /// Counters at zero.
     pub(crate) fn new() -> Result<Self, BenchError> {
-        // Up to half an hour, on three digits.
+        // Up to half an hour, with three significant digits.
         let latency = Histogram::new_with_bounds(1, 1_800_000_000, 3)
             .map_err(|error| BenchError::Harness(format!("making a histogram: {error}")))?;
         Ok(Self { events: 0, bytes: 0, disordered: 0, least: u32::MAX, most: 0, last_us: 0, latency })
     }
 
-    /// Forgets everything.
+    /// Sets all counters to zero.
     pub(crate) fn clear(&mut self) {
         self.latency.reset();
         (self.events, self.bytes, self.disordered) = (0, 0, 0);
@@ -165,20 +165,20 @@ impl Tally {
     }
 }
 
-/// What a thread shows while it works.
+/// The progress of a thread, which others may read at any time.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Clients that have the answer to their request.
+    /// Clients whose request was answered.
     pub(crate) ready: AtomicUsize,
-    /// Clients that could not get there.
+    /// Clients whose request failed.
     pub(crate) failed: AtomicUsize,
-    /// Clients that the server has closed since.
+    /// Clients that the server has disconnected after its answer.
     pub(crate) lost: AtomicUsize,
     /// Open sockets.
     pub(crate) open: AtomicUsize,
-    /// Events received since the reset.
+    /// Events received since the last reset.
     pub(crate) events: AtomicU64,
-    /// How the first failure was put.
+    /// The first failure's message.
     pub(crate) first_error: Mutex<Option<String>>,
 }
 
@@ -194,9 +194,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts as many threads as `clients` need, or `threads`; where `cores` are given, the same number on each.
-    ///
-    /// Threads that are `prompt` run before the others where that is allowed.
+    /// Starts the threads that `clients` need, or `threads` of them if those are more; if `cores` is not empty, the
+    /// same number on each core. `prompt` threads have a real-time priority where that is allowed.
     pub(crate) fn start(
         clients: usize,
         threads: Option<u32>,
@@ -221,7 +220,7 @@ impl Load {
                 .spawn(move || {
                     core.map(affinity::pin_to);
                     if prompt {
-                        // Without the privilege latencies have some of this side's own in them.
+                        // Without CAP_SYS_NICE a busy host delays the clients, which counts as latency.
                         let _ = crate::sys::load::run_promptly();
                     }
                     reader::run(index, pending, &inbox, &shown);
@@ -232,7 +231,7 @@ impl Load {
         Ok(Self { threads: (0..count).map(start).collect::<Result<_, BenchError>>()? })
     }
 
-    /// Connects `count` more clients, spread evenly, and waits until all have their answers.
+    /// Connects `count` more clients, spread evenly over the threads, and waits for the answers to all of them.
     pub(crate) fn connect(
         &self,
         subscription: Subscription,
@@ -244,7 +243,7 @@ impl Load {
         let subscription = Arc::new(subscription);
         for (index, thread) in self.threads.iter().enumerate() {
             let share = self.share(index, count);
-            // A thread that has ended said why in its progress, which is looked at below.
+            // A thread that has ended has left its error in its progress, which is checked below.
             let _ = thread.commands.send(Command::Connect(Arc::clone(&subscription), share));
         }
         loop {
@@ -261,18 +260,18 @@ impl Load {
         }
     }
 
-    /// How many of `count` clients are a thread's.
+    /// A thread's part of `count` clients.
     fn share(&self, thread: usize, count: usize) -> usize {
         count / self.threads.len() + usize::from(thread < count % self.threads.len())
     }
 
-    /// The channels of the first `count` clients, where each has its own.
+    /// The names of the first `count` clients' own channels.
     pub(crate) fn own_channels(&self, subscription: &Subscription, count: usize) -> Vec<String> {
         let of = |thread| (0..self.share(thread, count)).map(move |index| subscription.own_channel(thread, index, 0));
         (0..self.threads.len()).flat_map(of).collect()
     }
 
-    /// Closes all clients and waits until that is done on this side.
+    /// Closes all clients, and waits until their sockets are closed.
     pub(crate) fn close(&self, abort: bool, limit: Duration) -> Result<(), BenchError> {
         for thread in &self.threads {
             let _ = thread.commands.send(Command::Close { abort });
@@ -287,26 +286,26 @@ impl Load {
         Ok(())
     }
 
-    /// Forgets what was counted, and says how to count from now on. For when nothing is on its way.
+    /// Sets all counters to zero, and changes the way of reading. To be called while no event is under way.
     pub(crate) fn reset(&self, reading: Reading, sample: Sample) -> Result<(), BenchError> {
         for thread in &self.threads {
             let _ = thread.commands.send(Command::Reset(reading, sample));
         }
-        // Commands are done in order: an answer to a later one means that this one is done.
+        // Commands are carried out in order, so the answer to the next one means that the reset is done.
         self.tally().map(drop)
     }
 
-    /// Events received since the reset.
+    /// Events received since the last reset.
     pub(crate) fn events(&self) -> u64 {
         self.threads.iter().map(|thread| thread.progress.events.load(Relaxed)).sum()
     }
 
-    /// Clients that the server has closed although nobody asked it to.
+    /// Clients that the server has disconnected.
     pub(crate) fn lost(&self) -> usize {
         self.sum(|progress| &progress.lost)
     }
 
-    /// What was counted since the reset, over all threads.
+    /// The counters of all threads together.
     pub(crate) fn tally(&self) -> Result<Tally, BenchError> {
         let mut sum = Tally::new()?;
         for thread in &self.threads {
@@ -321,7 +320,7 @@ impl Load {
         Ok(sum)
     }
 
-    /// An error, where a client or a thread has failed.
+    /// Returns an error if a client or a thread has failed.
     pub(crate) fn check(&self) -> Result<(), BenchError> {
         let failed = self.sum(|progress| &progress.failed);
         if failed == 0 {
@@ -341,7 +340,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         for thread in std::mem::take(&mut self.threads) {
             let Thread { commands, handle, .. } = thread;
-            // The end of its commands is the end of the thread.
+            // A thread ends when its queue of commands is closed.
             drop(commands);
             if let Some(handle) = handle {
                 let _ = handle.join();

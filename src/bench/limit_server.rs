@@ -1,6 +1,6 @@
-//! The yardstick: a bare loop that accepts, answers with a fixed head, and sends everything pending to each
-//! socket in turn. No channels, no history, no heartbeats, no limits: what remains is the kernel's price. Or several such
-//! loops, as many as there are shards to compare with.
+//! The bare loop, which the server is compared with: it accepts, answers with a fixed head, and sends all pending
+//! events to each socket in turn. It has no channels, history, heartbeats or limits, so its cost is the kernel's. For
+//! several shards there are as many loops, each on a thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -29,20 +29,20 @@ const FEED: u64 = u64::MAX - 1;
 const PUBLISHER: u64 = u64::MAX - 2;
 
 struct Client {
-    /// `None` once it has gone.
+    /// `None` once the client has disconnected.
     stream: Option<TcpStream>,
     is_open: bool,
     sent: usize,
 }
 
 struct Loop {
-    /// Where it runs, if not anywhere.
+    /// The core, if the loop is pinned.
     core: Option<usize>,
     epoll: Epoll,
     listener: TcpListener,
     feed: Option<UnixListener>,
     publisher: Option<UnixStream>,
-    /// The other loops, each as the publisher that it reads from.
+    /// Sockets to the other loops, which read events from them.
     others: Vec<UnixStream>,
     clients: Vec<Client>,
     head: Vec<u8>,
@@ -52,7 +52,7 @@ struct Loop {
     lines: LineSplitter,
 }
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
     raise_descriptor_limit()?;
     let options = TcpOptions { backlog: 65_535, not_sent_low_water: 64 * 1024, user_timeout: Duration::from_secs(60) };
@@ -134,19 +134,19 @@ impl Loop {
         Ok(())
     }
 
-    /// Reads the request, which is not looked at, and sends the head.
+    /// Reads the request, whatever it says, and sends the head.
     fn answer(&mut self, index: usize) -> io::Result<()> {
         let client = &mut self.clients[index];
         let Some(stream) = &mut client.stream else { return Ok(()) };
         let mut buffer = [0; 2048];
         if stream.read(&mut buffer).is_ok_and(|length| length > 0) && !client.is_open {
-            // A client that has gone again is seen at the next read.
+            // If the client has disconnected, the next read shows it.
             let _ = socket::send(stream.as_fd(), &self.head);
             client.is_open = true;
             client.sent = self.log.len();
             return Ok(());
         }
-        // It stays in the list, as a bare loop would have it, and is never sent to again.
+        // The entry stays in the list: finding it again would be more than a bare loop does.
         self.epoll.remove(stream.as_fd())?;
         client.stream = None;
         client.is_open = false;
@@ -196,7 +196,7 @@ impl Loop {
         !self.log.is_empty()
     }
 
-    /// Everything pending to each in turn. Once all have all, the log starts anew.
+    /// Sends all pending events to each client in turn. Once all clients have them, the log is cleared.
     fn send_pending(&mut self) {
         if self.log.is_empty() {
             return;

@@ -1,9 +1,9 @@
-//! The included load harness: `ringcast bench`.
+//! The load harness: `ringcast bench`.
 //!
-//! It starts the server it measures, and beside it a *bare loop* (`limit_server`) that does for the same
-//! clients only what the kernel demands: what that takes is the limit, and the ratio to it is the figure that
-//! survives a change of machine. The server's processor time is the kernel's own account of its threads, so a
-//! slow load generator neither flatters nor hurts it.
+//! A scenario starts the measured server, and in turn with it a *bare loop* (`limit_server`), which does for the same
+//! clients only what the kernel demands. The bare loop's cost is the limit of the machine, and the ratio to that limit
+//! is the figure that survives a change of machine. Processor time is the kernel's account of the server's threads, so
+//! a slow load generator neither flatters nor hurts the server.
 
 mod args;
 mod chart;
@@ -28,7 +28,7 @@ pub use args::BenchArgs;
 use report::Report;
 use scenario_args::Scenario;
 
-/// Why there is no figure.
+/// The reasons why a scenario ends without figures.
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
     #[error("{doing}: {source}")]
@@ -47,7 +47,7 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> BenchError {
     move |source| BenchError::Io { doing: doing.to_owned(), source }
 }
 
-/// Runs what was asked for and prints what came out.
+/// Runs a scenario, or all of them, and prints the report.
 pub fn run(args: BenchArgs) -> ExitCode {
     let outcome = match args.scenario {
         Scenario::LimitServer(args) => limit_server::run(&args).map_err(|error| BenchError::Harness(error.to_string())),
@@ -75,7 +75,7 @@ fn measure(common: &args::Common, scenario: &Scenario) -> Result<(), BenchError>
     present(common, &report)
 }
 
-/// Prints a report, and draws it where that was asked for.
+/// Prints a report, and draws its charts if `--charts` is given.
 fn present(common: &args::Common, report: &Report) -> Result<(), BenchError> {
     println!("{report}");
     if let Some(folder) = &common.charts {
@@ -88,7 +88,7 @@ fn present(common: &args::Common, report: &Report) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// What an earlier run has written.
+/// Reads the report that an earlier run has written with `--json`.
 fn read(path: &std::path::Path) -> Result<Report, BenchError> {
     let text = std::fs::read_to_string(path).map_err(io_error("reading the report"))?;
     serde_json::from_str(&text)

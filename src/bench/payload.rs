@@ -1,8 +1,7 @@
-//! The events that the harness publishes, and how a reader finds them in whatever a server framed them in.
+//! The payloads that the harness publishes, and their search in the frames of any server.
 //!
-//! A payload is text of exactly the asked size: `#t=<16 digits> s=<10 digits> xxxx…`: when it was meant to be
-//! sent, in microseconds, and its number. Nothing in it needs escaping in JSON, so it looks the same in every
-//! dialect, and both numbers start with a 1, so they would also pass as JSON numbers.
+//! A payload is text of a given size, `#t=<16 digits> s=<10 digits> xxxx…`: the event's time in microseconds, and its
+//! number. No character needs escaping in JSON, so a payload has the same bytes in every protocol.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -16,49 +15,49 @@ const NUMBER_AT: usize = MARK.len() + TIME_DIGITS + " s=".len();
 const NUMBER_DIGITS: usize = 10;
 const NUMBER_BASE: u64 = 1_000_000_000;
 
-/// The part of a payload that says something: a smaller event cannot be asked for.
+/// Bytes of a payload's time and number: the smallest size of an event.
 pub(crate) const STAMP_LEN: usize = NUMBER_AT + NUMBER_DIGITS;
 
-/// Microseconds on the clock of all stamps: monotonic, from this process's first look at it.
+/// Microseconds of the monotonic clock since the first call in this process.
 pub(crate) fn now_us() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Appends the payload of event `number`, `size` bytes long (at least [`STAMP_LEN`]), meant for `time_us`.
+/// Appends the payload of event `number`, `size` bytes long (at least [`STAMP_LEN`]), which carries `time_us`.
 pub(crate) fn write(into: &mut Vec<u8>, number: u32, time_us: u64, size: usize) {
     use std::io::Write as _;
     let end = into.len() + size.max(STAMP_LEN);
-    // Writing to a vector cannot fail.
+    // Writing to a vector does not fail.
     let _ = write!(into, "#t={} s={} ", TIME_BASE + time_us, NUMBER_BASE + u64::from(number));
     into.resize(end, b'x');
 }
 
-/// A stamp found by [`Scanner::scan`].
+/// The time and the number of an event, as [`Scanner::scan`] finds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// The number of the event.
     pub(crate) number: u32,
-    /// When it was meant to be sent.
+    /// The time that the event carries, in microseconds of [`now_us`].
     pub(crate) time_us: u64,
 }
 
-/// How far one stream has been looked through: what a connection keeps between reads.
+/// The state of a scan that a connection keeps between two reads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
     bytes: [u8; STAMP_LEN],
     len: u8,
-    /// The last distance between two stamps: the next one is looked for there first.
+    /// The last distance between two stamps, where the next stamp is looked for first.
     stride: u16,
 }
 
 impl Tail {
-    /// The bytes that a next read has to be appended to, at most [`STAMP_LEN`] of them.
+    /// The kept bytes, which the bytes of the next read follow; at most [`STAMP_LEN`].
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Keeps the end of `rest`, which may be the beginning of something.
+    /// Keeps the end of `rest`, which may be the beginning of a stamp.
     pub(crate) fn keep(&mut self, rest: &[u8], at_most: usize) {
         let kept = &rest[rest.len() - rest.len().min(at_most).min(STAMP_LEN)..];
         self.bytes[..kept.len()].copy_from_slice(kept);
@@ -72,16 +71,16 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner; one per thread is enough.
+    /// A scanner; any number of connections can share it.
     pub(crate) fn new() -> Self {
         Self { finder: memmem::Finder::new(MARK) }
     }
 
-    /// Hands every whole stamp in `bytes`, which begin with what `tail` kept, to `found`, and keeps the
-    /// beginning of one that is not whole yet.
+    /// Calls `found` for every whole stamp in `bytes`, which begin with the bytes kept in `tail`, and keeps the
+    /// beginning of an incomplete stamp.
     ///
-    /// Events of one size are framed in the same number of bytes most of the time, so that looking where the
-    /// next should be nearly always succeeds, and only the stamps themselves are ever looked at.
+    /// Frames of events of one size mostly have one length, so the next stamp nearly always stands at the distance of
+    /// the last two, and only the stamps themselves are read.
     pub(crate) fn scan(&self, bytes: &[u8], tail: &mut Tail, mut found: impl FnMut(Stamp)) {
         let mut at = 0;
         let mut stride = usize::from(tail.stride);

@@ -1,4 +1,4 @@
-//! Servers of the same kind that the harness starts to compare with, each on one core.
+//! The other servers that the harness can start, each on one core.
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::process::Command;
 
 use super::{BenchError, io_error};
 
-/// nginx's configuration, which a person can use as well.
+/// The configuration of nginx.
 const NCHAN: &str = include_str!("../../benches/peers/nchan.conf");
-/// Where distributions keep nginx's modules.
+/// The folder of nginx's modules in Debian.
 const MODULE_FOLDERS: [&str; 3] = ["/usr/lib/nginx/modules", "/usr/share/nginx/modules", "/usr/lib64/nginx/modules"];
 
 /// nginx with Nchan, set up in `folder`.
@@ -31,7 +31,7 @@ pub(super) fn nchan(address: SocketAddrV4, folder: &Path) -> Result<Command, Ben
     Ok(command)
 }
 
-/// The example on axum, which stands beside this program after it is built.
+/// The example on axum, which `cargo build --examples` puts beside this program.
 pub(super) fn axum(address: SocketAddrV4) -> Result<Command, BenchError> {
     let own = std::env::current_exe().map_err(io_error("finding this program"))?;
     let example = own.with_file_name("examples").join("axum_broadcast");

@@ -1,4 +1,4 @@
-//! What the kernel says about a server's process, and about the host.
+//! The kernel's figures of a server's process and of the host.
 
 use std::fs;
 
@@ -11,15 +11,15 @@ use crate::sys::process::kib;
 
 /// The processor time that all threads of `pid` have used, in nanoseconds.
 ///
-/// From the scheduler's own sums: `/proc/PID/stat` counts in steps of 10 ms. Threads that have ended are not in
-/// it, so it must not be compared across the end of one.
+/// The scheduler's own sums are exact, where `/proc/PID/stat` counts in steps of 10 ms. Threads that have ended are
+/// left out, so values from before and after the end of a thread must not be compared.
 pub(crate) fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
     let tasks = format!("/proc/{pid}/task");
     let gone = |source| BenchError::Io { doing: format!("reading the server's processor time in {tasks}"), source };
     let mut sum = 0;
     for task in fs::read_dir(&tasks).map_err(gone)? {
         let path = task.map_err(gone)?.path().join("schedstat");
-        // A thread may end between being listed and being read.
+        // A thread may end between the listing and the reading.
         let Ok(line) = fs::read_to_string(path) else { continue };
         sum += line.split_whitespace().next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
     }
@@ -34,7 +34,7 @@ pub(crate) fn rss_anon(pid: u32) -> Result<u64, BenchError> {
     Ok(kib(&status, "RssAnon").unwrap_or(0))
 }
 
-/// What the kernel itself holds for sockets and the like: its slabs and the buffers of TCP, in bytes, of the host.
+/// The host's memory in the kernel's slabs and in TCP's buffers, in bytes: sockets are most of it under load.
 pub(crate) fn kernel_bytes() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let slab = kib(&meminfo, "Slab").unwrap_or(0);
@@ -44,7 +44,7 @@ pub(crate) fn kernel_bytes() -> u64 {
     slab + tcp * 4096
 }
 
-/// The processes that hold the socket which listens on a port, and so share the work of whoever listens there.
+/// The processes that hold a listening socket of a port.
 pub(crate) fn listeners(port: u16) -> Vec<u32> {
     const LISTEN: &str = "0A";
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -66,22 +66,22 @@ pub(crate) fn listeners(port: u16) -> Vec<u32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(holds).collect()
 }
 
-/// What the figures depend on and a reader cannot see.
+/// The host that a report was measured on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Host {
     /// The kernel's release.
     pub(crate) kernel: String,
     /// The processor's name.
     pub(crate) cpu: String,
-    /// How many cores this process may use.
+    /// Cores that this process may use.
     pub(crate) cores: usize,
     /// Memory of the host, in bytes.
     pub(crate) memory_bytes: u64,
     /// The most descriptors one table may hold.
     pub(crate) descriptors: u64,
-    /// When this ran, UTC.
+    /// The time of the run, UTC.
     pub(crate) date: String,
-    /// This program's version.
+    /// The version of this program.
     pub(crate) version: String,
 }
 

@@ -1,18 +1,18 @@
-//! What is seen while it runs: a bar on a terminal, and a line per round in any case.
+//! The progress of a scenario: a bar on a terminal, and a line per round.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
-/// Shows how far a scenario is. On anything but a terminal only the lines remain.
+/// Shows the progress of a scenario. The bar is for terminals alone, the lines are always written.
 pub(super) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Begins a scenario of so many steps.
+    /// Begins a scenario of `steps` steps.
     pub(super) fn begin(scenario: &str, steps: u64) -> Progress {
         let bar = ProgressBar::new(steps);
-        // The template is a constant; were it wrong, the default would be shown.
+        // With a wrong template, which is a constant, the bar has its default style.
         if let Ok(style) = ProgressStyle::with_template("{prefix:>10} {wide_bar} {pos}/{len} {elapsed} {msg}") {
             bar.set_style(style);
         }
@@ -21,12 +21,12 @@ impl Progress {
         Progress { bar }
     }
 
-    /// Says what is being done.
+    /// Shows the present step's name.
     pub(super) fn doing(&self, what: &str) {
         self.bar.set_message(what.to_owned());
     }
 
-    /// A step is done, and this came of it.
+    /// Ends a step, and writes its result.
     pub(super) fn step(&self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
         self.bar.inc(1);

@@ -1,5 +1,5 @@
-//! Publishing at a rate, whatever becomes of it (open loop): an event is stamped with the time it was due, so
-//! that time lost by waiting for the server counts as latency. (`latency` alone has events stamped as they are written.)
+//! Publishing at a fixed rate (open loop): an event carries the time at which it was due, so that a wait for the server
+//! counts as latency. The scenario `latency` alone has events carry the time at which they are written.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -12,23 +12,23 @@ use super::clients::CHANNEL;
 use super::payload::{now_us, write};
 use super::{BenchError, io_error};
 
-/// How long a server may refuse to take more.
+/// The time for which a server may take nothing from its publisher.
 const STALL_MAX: Duration = Duration::from_secs(120);
 
-/// What to publish.
+/// The events to publish.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) events: u32,
     pub(super) per_second: f64,
     pub(super) size: usize,
-    /// The channels, in turn; [`CHANNEL`] if there are none.
+    /// The channels, in turn; if empty, [`CHANNEL`].
     pub(super) channels: Vec<String>,
-    /// The time that each event carries, from which its latency is counted.
+    /// The time that each event carries: its latency is counted from there.
     pub(super) stamp: Stamp,
 }
 
 impl Plan {
-    /// Events for [`CHANNEL`], stamped with the time they are due.
+    /// Events for [`CHANNEL`] that carry the time at which they are due.
     pub(super) fn new(events: u32, per_second: f64, size: u32) -> Plan {
         Plan { events, per_second, size: size as usize, channels: Vec::new(), stamp: Stamp::Due }
     }
@@ -37,26 +37,26 @@ impl Plan {
 /// The time that an event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stamp {
-    /// When it was due: a server that keeps its publisher waiting is late.
+    /// The time at which the event was due: a server that keeps its publisher waiting is late.
     Due,
-    /// When it was written: leaves out how late the publisher's own sleep ends, which is of the order of what an event
-    /// takes while nothing else happens.
+    /// The time at which the event is written. The publisher's sleep ends some 50 µs late, as long as an idle server
+    /// needs for an event, and that delay is not the server's.
     Written,
 }
 
-/// How a server is published to.
+/// The ways to publish to a server.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
-    /// ringcast's own socket.
+    /// The Unix socket of ringcast's feed.
     Socket(PathBuf),
-    /// A POST for each event; `{channel}` in the path is put in.
+    /// A POST for each event; `{channel}` in the path is replaced.
     Post { address: SocketAddrV4, path: String },
-    /// A shell's command that is given the payloads line by line.
+    /// A shell command that reads the payloads line by line.
     Command(String),
 }
 
 impl Feed {
-    /// Understands `--publish`.
+    /// Parses `--publish`.
     pub(super) fn parse(text: &str) -> Result<Feed, BenchError> {
         match text.starts_with("http://") {
             true => parse_url(text).map(|(address, path)| Feed::Post { address, path }),
@@ -67,7 +67,8 @@ impl Feed {
 
 /// The address and the path of an `http://` URL; the host is an IPv4 address or `localhost`.
 pub(super) fn parse_url(url: &str) -> Result<(SocketAddrV4, String), BenchError> {
-    let wrong = || BenchError::Harness(format!("{url:?} is no URL like http://127.0.0.1:9000/sse?channel={{channel}}"));
+    let wrong =
+        || BenchError::Harness(format!("{url:?} is not a URL like http://127.0.0.1:9000/sse?channel={{channel}}"));
     let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
     let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let host = host.replace("localhost", "127.0.0.1");
@@ -75,7 +76,7 @@ pub(super) fn parse_url(url: &str) -> Result<(SocketAddrV4, String), BenchError>
     Ok((address.parse().map_err(|_| wrong())?, path.to_owned()))
 }
 
-/// An open way to publish.
+/// An open connection or command to publish through.
 enum Outlet {
     Socket(UnixStream),
     Post { stream: TcpStream, host: SocketAddrV4, path: String },
@@ -96,7 +97,7 @@ impl Outlet {
                 stream.set_nodelay(true).map_err(io_error(doing))?;
                 stream.set_write_timeout(Some(STALL_MAX)).map_err(io_error(doing))?;
                 let mut answers = stream.try_clone().map_err(io_error(doing))?;
-                // Answers are taken in and not looked at: what counts is what subscribers get.
+                // The answers are dropped: only deliveries are counted.
                 std::thread::spawn(move || {
                     let mut buffer = vec![0; 64 * 1024];
                     while answers.read(&mut buffer).is_ok_and(|length| length > 0) {}
@@ -111,7 +112,7 @@ impl Outlet {
         }
     }
 
-    /// Appends what publishes an event of `size` bytes.
+    /// Appends the line or request that publishes an event of `size` bytes.
     fn add(&self, out: &mut Vec<u8>, channel: &str, number: u32, stamp_us: u64, size: usize) {
         match self {
             Outlet::Socket(_) => {
@@ -148,7 +149,7 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         match self {
             Outlet::Socket(_) => {}
-            // Its answers' reader holds the socket as well.
+            // The thread that reads the answers holds the socket too, so dropping it would not close it.
             Outlet::Post { stream, .. } => {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
             }
@@ -160,10 +161,9 @@ impl Drop for Outlet {
     }
 }
 
-/// Publishes on the calling thread, does `then` before it hangs up, and returns when the last event was due, in
-/// microseconds, and what came of `then`.
-///
-/// A server that is published to by POST may drop what it has not read yet when the connection ends.
+/// Publishes on the calling thread, and calls `then` before the publisher's connection is closed: a server that takes
+/// events by POST may drop unread ones when the connection ends. Returns the time at which the last event was due, in
+/// microseconds, and the value of `then`.
 pub(super) fn publish<T>(feed: &Feed, plan: &Plan, then: impl FnOnce() -> T) -> Result<(u64, T), BenchError> {
     let mut outlet = Outlet::open(feed)?;
     let start = now_us();
@@ -177,7 +177,7 @@ pub(super) fn publish<T>(feed: &Feed, plan: &Plan, then: impl FnOnce() -> T) -> 
         while number < plan.events && due(number) <= now {
             let channel = plan.channels.get((number % channels) as usize).map_or(CHANNEL, String::as_str);
             let stamp = if plan.stamp == Stamp::Due { due(number) } else { now };
-            // Numbers start at 1: 0 stands for "none yet" in a reader.
+            // Numbers start at 1, because 0 stands for "no event yet" in a reader.
             outlet.add(&mut lines, channel, number / channels + 1, stamp, plan.size);
             number += 1;
         }
@@ -189,14 +189,14 @@ pub(super) fn publish<T>(feed: &Feed, plan: &Plan, then: impl FnOnce() -> T) -> 
     Ok((due(plan.events.saturating_sub(1)), then()))
 }
 
-/// Publishes as fast as the feed takes it, `per_line` events in a line; returns how long it took until the
-/// last one was acknowledged.
+/// Publishes as fast as the feed reads, `per_line` events in a line; returns the time until the last event was
+/// acknowledged.
 pub(super) fn flood(feed: &Path, events: u32, size: usize, per_line: u32) -> Result<Duration, BenchError> {
     let mut stream = UnixStream::connect(feed).map_err(io_error("connecting to the feed"))?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(io_error("connecting to the feed"))?;
     let data = "x".repeat(size);
     let item = |number: u32| format!("\"channel\":\"bench:{}\",\"data\":\"{data}\"", number % 100);
-    // The same block over and over: what is measured is the server.
+    // The same block is written over and over, so that the publisher costs little.
     let mut block = String::new();
     for line in 0..1000 / per_line {
         let items = (0..per_line).map(|index| item(line * per_line + index));
@@ -217,7 +217,7 @@ pub(super) fn flood(feed: &Path, events: u32, size: usize, per_line: u32) -> Res
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(io_error("waiting for the acknowledgement"))?;
     if !answer.contains("\"ok\":true") {
-        return Err(BenchError::Harness(format!("the server refused: {answer}")));
+        return Err(BenchError::Harness(format!("the server has refused an event: {answer}")));
     }
     Ok(begun.elapsed())
 }
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_and_commands_are_told_apart() {
+    fn urls_and_commands_are_distinguished() {
         let Ok(Feed::Post { address, path }) = Feed::parse("http://localhost:9000/pub?channel={channel}") else {
             panic!("an URL")
         };

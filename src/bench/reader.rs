@@ -18,36 +18,36 @@ use crate::logic::protocol::http::ResponseHeadReader;
 use crate::sys::epoll::{Epoll, Events, Interest, Ready};
 use crate::sys::load;
 
-/// One read takes up to this much: what a saturated socket holds, mostly.
+/// Bytes of one read: about as much as a full socket holds.
 const READ_LEN: usize = 256 * 1024;
-/// One look at a socket whose bytes are only counted throws away up to this much.
+/// Bytes that one call throws away on a socket whose bytes are only counted.
 const DISCARD_LEN: usize = 16 << 20;
-/// Where bytes are only counted, one in so many connections is verified: whoever is served first or last would
-/// stand for nobody else.
+/// With [`Reading::Count`] one connection in so many is verified. They are spread evenly, because a walk serves the
+/// first connections early and the last ones late.
 const VERIFIED_EVERY: usize = 64;
-/// How long a command waits at most while nothing arrives.
+/// The time that a command waits at most while no bytes arrive.
 const IDLE_WAIT: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// `connect` has not ended.
     Connecting,
-    /// The request is out.
+    /// The request is sent.
     Asked,
-    /// Events come.
+    /// The head is complete; events follow.
     Open,
-    /// Closed by the server, or failed.
+    /// The server has closed the connection, or the connection has failed.
     Gone,
 }
 
 struct Client {
     stream: Option<TcpStream>,
     phase: Phase,
-    /// The number that the next event must have; 0 before the first, whose number may be any.
+    /// The number of the next event; 0 before the first event, which may have any.
     expected: u32,
-    /// Events since the reset.
+    /// Events since the last reset.
     received: u32,
-    /// Bytes since the reset.
+    /// Bytes since the last reset.
     bytes: u64,
     tail: Tail,
     /// The head of the answer, as far as it has come.
@@ -60,9 +60,9 @@ struct Reader<'a> {
     progress: &'a Progress,
     epoll: Epoll,
     clients: Vec<Client>,
-    /// Asked for and not yet begun.
+    /// Clients whose connecting has not begun.
     waiting: usize,
-    /// Begun and not yet answered.
+    /// Clients whose connecting has begun and whose request is not answered yet.
     pending: usize,
     ready: usize,
     open: usize,
@@ -71,7 +71,7 @@ struct Reader<'a> {
     buffer: Box<[u8]>,
 }
 
-/// What received bytes are turned into.
+/// The counters, and the scanner that fills them.
 struct Sink {
     scanner: Scanner,
     reading: Reading,
@@ -79,7 +79,7 @@ struct Sink {
     tally: Tally,
 }
 
-/// A load thread from start to end: until its commands end.
+/// Runs a load thread until its queue of commands is closed.
 pub(crate) fn run(thread: usize, pending_max: usize, commands: &Receiver<Command>, progress: &Progress) {
     let outcome = load::enter_private_table()
         .map_err(io_error("giving a load thread its own descriptors"))
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
                     tally.least = tally.least.min(client.received);
                     tally.most = tally.most.max(client.received);
                 }
-                // Whoever asked has given up, where nobody takes it.
+                // The send fails only if the caller has stopped waiting.
                 let _ = answer.send(Box::new(tally));
             }
         }
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
     fn close_all(&mut self, abort: bool) {
         for stream in self.clients.drain(..).filter_map(|client| client.stream) {
             if abort {
-                // Without it an ordinary close follows, which is as well.
+                // If the option cannot be set, the close that follows is an ordinary one.
                 let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
         }
@@ -181,7 +181,8 @@ impl<'a> Reader<'a> {
         self.show();
     }
 
-    /// Events received since the reset, or an estimate from bytes and the verified connection's frames.
+    /// Events received since the last reset; with [`Reading::Count`] an estimate from bytes and a verified connection's
+    /// frames.
     fn events(&self) -> u64 {
         match (self.sink.reading, self.clients.first()) {
             (Reading::Count, Some(first)) if first.bytes > 0 => {
@@ -264,7 +265,7 @@ impl<'a> Reader<'a> {
                         self.pending -= 1;
                         self.ready += 1;
                     }
-                    // A short read has emptied the socket, unless its end is yet to be seen.
+                    // A short read has emptied the socket, but not told of a closed connection.
                     if len < READ_LEN && !ready.hung_up {
                         return;
                     }
@@ -276,7 +277,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Sends the request of a client whose `connect` has ended; if it failed, so does this.
+    /// Sends the request of a client whose `connect` has ended; after a failed `connect` the send fails.
     fn ask(&mut self, index: usize) {
         let Some(subscription) = &self.subscription else { return };
         let request = subscription.request(self.thread, index);
@@ -288,14 +289,14 @@ impl<'a> Reader<'a> {
             Err(error) => return self.gone(index, &error.to_string()),
         }
         if subscription.transport == Transport::Poll {
-            // The answer to a held poll is what it waits for.
+            // A poll's answer comes with its first event.
             client.phase = Phase::Open;
             self.pending -= 1;
             self.ready += 1;
         }
     }
 
-    /// A client that was ended by the other side: lost if it had been served, failed if not.
+    /// Counts a client whose connection has ended: as lost after the answer to its request, as failed before.
     fn gone(&mut self, index: usize, why: &str) {
         let client = &mut self.clients[index];
         client.stream = None;
@@ -311,14 +312,16 @@ impl<'a> Reader<'a> {
 }
 
 impl Sink {
-    /// Takes note of bytes that nobody looks at.
+    /// Counts bytes that were thrown away.
     fn count(&mut self, length: usize) {
         self.tally.bytes += length as u64;
         self.tally.last_us = payload::now_us();
     }
 
-    /// Takes what one read brought: `buffer` begins with room for what the client's tail kept. An error is an
-    /// answer other than the one that was hoped for.
+    /// Counts the events of one read. `buffer` begins with room for the bytes that the client's tail has kept.
+    ///
+    /// # Errors
+    /// The beginning of an answer that refuses the client's request.
     fn take(&mut self, client: &mut Client, buffer: &mut [u8]) -> Result<(), String> {
         let received = (buffer.len() - STAMP_LEN) as u64;
         let kept = client.tail.bytes();
@@ -359,7 +362,7 @@ impl Sink {
     }
 }
 
-/// What to say of an answer other than the one that was hoped for.
+/// The error of an answer other than the expected one.
 fn was_answered(problem: &dyn std::fmt::Display, bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]);
     format!("was answered {problem}: {:?}", text.trim_end())

@@ -1,4 +1,4 @@
-//! What a scenario found out, as a table for people and as JSON for comparing.
+//! A scenario's figures, as a table for people and as JSON for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -8,16 +8,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::procfs::Host;
 
-/// Values of one figure over the rounds.
+/// The values of a figure in the rounds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Samples {
-    /// One per round, in their order.
+    /// One value per round, in order.
     pub(crate) rounds: Vec<f64>,
 }
 
 impl Samples {
-    /// Minimum, median and maximum, where there is any value.
+    /// Minimum, median and maximum; `None` without values.
     pub(crate) fn spread(&self) -> Option<(f64, f64, f64)> {
         let mut sorted = self.rounds.clone();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Samples {
     }
 }
 
-/// Who was measured.
+/// A measured server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// `ringcast serve`.
@@ -39,15 +39,15 @@ pub(crate) enum Side {
     Nchan,
     /// The example on axum and a tokio broadcast channel.
     Axum,
-    /// The server that was named by its URL.
+    /// The server of `--against`.
     Other,
 }
 
 impl Side {
-    /// All there are, the server first.
+    /// All sides, ringcast first.
     pub(crate) const ALL: [Side; 5] = [Self::Server, Self::Limit, Self::Nchan, Self::Axum, Self::Other];
 
-    /// Its name in tables, charts and JSON.
+    /// The name in tables, charts and JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Server => "ringcast",
@@ -75,34 +75,34 @@ impl<'de> Deserialize<'de> for Side {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let side = Self::ALL.into_iter().find(|side| side.name() == name);
-        side.ok_or_else(|| de::Error::custom(format!("{name:?} is nobody who is measured")))
+        side.ok_or_else(|| de::Error::custom(format!("{name:?} is not the name of a measured server")))
     }
 }
 
-/// One thing measured, of everyone it was measured of.
+/// A figure of all sides.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
-    /// What it is.
+    /// The name.
     pub(crate) name: String,
-    /// In what.
+    /// The unit.
     pub(crate) unit: String,
-    /// Where on the scenario's axis, if it goes through steps.
+    /// The place on the scenario's axis, if the scenario measures in steps.
     pub(crate) at: Option<f64>,
-    /// Whose values.
+    /// The values by side.
     pub(crate) sides: BTreeMap<Side, Samples>,
 }
 
 impl Figure {
-    /// The middle of one side's rounds.
+    /// The median of a side's rounds.
     pub(crate) fn median(&self, side: Side) -> Option<f64> {
         self.sides.get(&side)?.spread().map(|(_, median, _)| median)
     }
 }
 
-/// What a figure is held to.
+/// A bound of a figure.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Bound {
-    /// At most so many times the bare loop's.
+    /// At most so many times the bare loop's figure.
     TimesLimit(f64),
     /// At most so much.
     AtMost(f64),
@@ -110,25 +110,25 @@ pub(crate) enum Bound {
     AtLeast(f64),
 }
 
-/// A figure, what it is held to, and whether it holds.
+/// A figure's target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Target {
     figure: String,
     bound: Bound,
 }
 
-/// All figures of one scenario.
+/// The figures of a scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ScenarioReport {
-    /// The scenario.
+    /// The scenario's name.
     pub(crate) scenario: String,
-    /// What it was run with.
+    /// The options of the run.
     pub(crate) settings: BTreeMap<String, serde_json::Value>,
-    /// What its steps are steps of.
+    /// The unit of the axis, if the scenario measures in steps.
     pub(crate) axis: Option<String>,
-    /// What it measured.
+    /// The figures in the order of the table.
     pub(crate) figures: Vec<Figure>,
-    /// What a reader must know to read the figures right.
+    /// Remarks for the reader of the figures.
     pub(crate) notes: Vec<String>,
     targets: Vec<Target>,
 }
@@ -140,13 +140,13 @@ impl ScenarioReport {
         Self { scenario, settings, axis: None, figures: Vec::new(), notes: Vec::new(), targets: Vec::new() }
     }
 
-    /// Says what it was run with.
+    /// Adds an option of the run.
     pub(crate) fn set(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
         self.settings.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Says what [`ScenarioReport::add_at`] counts its steps in.
+    /// Sets the unit of the steps of [`ScenarioReport::add_at`].
     pub(crate) fn along(mut self, axis: &str) -> Self {
         self.axis = Some(axis.to_owned());
         self
@@ -172,7 +172,7 @@ impl ScenarioReport {
         self.figures[index].sides.entry(side).or_default().rounds.push(value);
     }
 
-    /// Adds the figures of a latency distribution that matter to a waiting person.
+    /// Adds a latency distribution's median, 99th percentile and maximum.
     pub(crate) fn add_latency(&mut self, side: Side, latency: &Histogram<u64>) {
         for (name, value) in [
             ("latency p50", latency.value_at_quantile(0.5)),
@@ -183,7 +183,7 @@ impl ScenarioReport {
         }
     }
 
-    /// Adds a remark, once.
+    /// Adds a remark, unless the report has it already.
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         let note = note.into();
         if !self.notes.contains(&note) {
@@ -191,12 +191,12 @@ impl ScenarioReport {
         }
     }
 
-    /// Says what a figure is held to.
+    /// Sets the target of a figure.
     pub(crate) fn target(&mut self, figure: &str, bound: Bound) {
         self.targets.push(Target { figure: figure.to_owned(), bound });
     }
 
-    /// Everyone who was measured, the server first.
+    /// The measured sides, ringcast first.
     pub(crate) fn sides(&self) -> Vec<Side> {
         let mut sides: Vec<_> = self.figures.iter().flat_map(|figure| figure.sides.keys().copied()).collect();
         sides.sort_unstable();
@@ -204,7 +204,7 @@ impl ScenarioReport {
         sides
     }
 
-    /// A name for files: the scenario, and what tells it from others of its kind.
+    /// The name of the scenario in file names.
     pub(crate) fn slug(&self) -> String {
         let plain = self.scenario.replace('×', "x").replace([' ', ','], "-");
         plain.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
@@ -212,7 +212,7 @@ impl ScenarioReport {
 }
 
 impl Target {
-    /// Whether the figure holds, and how that is put; `None` where it was not measured.
+    /// The verdict in words; `None` if the figure was not measured.
     fn judge(&self, report: &ScenarioReport) -> Option<String> {
         let figure = report.figures.iter().find(|figure| figure.name == self.figure)?;
         let value = figure.median(Side::Server)?;
@@ -233,11 +233,11 @@ impl Target {
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Where it ran.
+    /// The host.
     pub(crate) host: Host,
-    /// Whether it was run in small, so that its figures mean nothing.
+    /// Whether the run was one of `--quick`, whose figures are not judged.
     pub(crate) quick: bool,
-    /// What it ran.
+    /// The scenarios in the order of the run.
     pub(crate) scenarios: Vec<ScenarioReport>,
 }
 
@@ -281,8 +281,8 @@ fn table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
     Ok(())
 }
 
-/// A row of headings, and for each figure its name, the first side's median and spread, and for everyone else the
-/// median and the ratio of the medians.
+/// The rows of a table: headings, then for each figure its name, the first side's median and spread, and for each other
+/// side the median and the ratio of the medians.
 fn rows(scenario: &ScenarioReport) -> Vec<Vec<String>> {
     let sides = scenario.sides();
     let Some((&first, others)) = sides.split_first() else { return Vec::new() };
@@ -317,7 +317,7 @@ fn rows(scenario: &ScenarioReport) -> Vec<Vec<String>> {
     std::iter::once(headings).chain(scenario.figures.iter().map(row)).collect()
 }
 
-/// Three significant digits, or all before the point, in groups of three.
+/// A number with three significant digits, or with all digits before the point, in groups of three.
 pub(crate) fn number(value: f64) -> String {
     let plain = match value.abs() {
         size if size == 0.0 || size >= 100.0 => format!("{value:.0}"),
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_are_of_the_middle() {
+    fn a_median_is_the_middle_value() {
         let spread = |rounds: &[f64]| Samples { rounds: rounds.to_vec() }.spread();
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_ratios_where_there_is_a_yardstick() {
+    fn the_table_has_ratios_for_figures_of_several_sides() {
         let mut scenario = scenario();
         scenario.note("said once");
         scenario.note("said once");
@@ -391,7 +391,7 @@ mod tests {
         assert!(whole.contains("target: memory: at most 90.0 B: 90.0, met"), "{whole}");
         assert!(whole.contains("at least 100 B: 90.0, MISSED"), "{whole}");
         assert!(!whole.contains("not measured"));
-        assert!(!text(scenario, true).contains("target"), "a quick run's figures mean nothing");
+        assert!(!text(scenario, true).contains("target"), "a quick run is not judged");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `ringcast bench`: the scenarios and what each can be told.
+//! The arguments of `ringcast bench`: the scenarios and the options of each.
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -7,48 +7,48 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::args::{ClientArgs, Format, Sample, Transport};
 
-/// What a scenario is told where nobody says anything.
+/// A scenario's options with their default values.
 pub(super) fn defaults<T: Args>() -> T {
     let matches = T::augment_args(clap::Command::new("defaults")).get_matches_from(["defaults"]);
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// What to measure.
+/// The scenarios.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Scenario {
-    /// The yardstick alone: the bare loop in all its forms.
+    /// The bare loop alone, in all its forms.
     Limit(LimitArgs),
     /// One event at a time to many subscribers: processor time per delivery.
     Fanout(FanoutArgs),
-    /// More deliveries than one send each would allow: does it keep up, and how late are they.
+    /// More deliveries than one send for each would allow: whether all are made, and how late.
     Saturate(SaturateArgs),
-    /// Few events: how long one takes from its publisher to a client.
+    /// Few events: the time of each from its publisher to the clients.
     Latency(LatencyArgs),
     /// User-space memory per idle connection.
     Idle(IdleArgs),
-    /// Everybody connects at once, is cut, and connects again.
+    /// All clients connect at once, are cut, and connect again.
     Storm(StormArgs),
-    /// Many small channels beside one giant that is always being walked: how late are the small ones.
+    /// Many small channels beside large ones that are walked all the time: the latency of the small ones.
     Mixed(MixedArgs),
     /// Memory and time of a million channels.
     Channels(ChannelsArgs),
-    /// Some clients never read: what do the others notice, and what does it cost.
+    /// Clients that never read: their effect on the other clients and on memory.
     Slow(SlowArgs),
-    /// Holds connections for long: is everything delivered, does memory stay flat.
+    /// Connections that are held for long: whether all is delivered and memory stays flat.
     Soak(SoakArgs),
-    /// One shard against several: deliveries for the same processor time.
+    /// One shard beside several: deliveries for the same processor time.
     Shards(ShardsArgs),
-    /// This server and others of its kind, one after the other in one session.
+    /// This server beside nginx with Nchan and an axum server, in turn in one session.
     Compare(CompareArgs),
-    /// Many connections on many shards: is everything delivered.
+    /// Many connections on many shards: whether all is delivered.
     Many(ManyArgs),
-    /// How many events a second the feed takes.
+    /// Events that the feed takes in a second.
     Ingest(IngestArgs),
-    /// Prints, and draws where --charts says so, what an earlier run wrote with --json.
+    /// Prints a report that an earlier run wrote with --json, and draws it with --charts.
     Show(ShowArgs),
-    /// All of them with short settings, in one table.
+    /// Every scenario but `soak` and `compare`.
     All,
-    /// The bare loop itself, as the harness starts it.
+    /// The bare loop as a server, for the harness itself.
     #[command(hide = true)]
     LimitServer(LimitServerArgs),
 }
@@ -56,7 +56,7 @@ pub enum Scenario {
 /// `bench limit`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct LimitArgs {
-    /// Only this form of the bare loop.
+    /// The only form to measure.
     #[arg(long, value_enum)]
     pub form: Option<LimitForm>,
 }
@@ -66,7 +66,7 @@ pub struct LimitArgs {
 pub enum LimitForm {
     /// One event at a time.
     Fanout,
-    /// Everything pending to each socket in turn.
+    /// All pending events to each socket in turn.
     Saturate,
     /// Accepting.
     Storm,
@@ -87,13 +87,13 @@ pub struct FanoutArgs {
     /// Events per round.
     #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub events: u32,
-    /// Which events' latencies are recorded.
+    /// The events whose latency is recorded.
     #[arg(long, value_enum, default_value_t = Sample::Every)]
     pub sample: Sample,
-    /// Goes through steps, up to where something gives.
+    /// Measures in steps: growing numbers of subscribers, sizes or rates.
     #[arg(long)]
     pub sweep: bool,
-    /// How the clients read.
+    /// The clients.
     #[command(flatten)]
     pub clients: ClientArgs,
 }
@@ -110,16 +110,16 @@ pub struct SaturateArgs {
     /// Bytes of each event's payload, at least 33.
     #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(33..=60_000))]
     pub size: u32,
-    /// How long events are published.
+    /// Seconds during which events are published.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Which events' latencies are recorded.
+    /// The events whose latency is recorded.
     #[arg(long, value_enum, default_value_t = Sample::Every)]
     pub sample: Sample,
-    /// Goes through steps, up to where something gives.
+    /// Measures in steps: growing numbers of subscribers, sizes or rates.
     #[arg(long)]
     pub sweep: bool,
-    /// How the clients read.
+    /// The clients.
     #[command(flatten)]
     pub clients: ClientArgs,
 }
@@ -128,7 +128,13 @@ pub struct SaturateArgs {
 #[derive(Clone, Debug, Args)]
 pub struct LatencyArgs {
     /// Subscribers of the one channel; each number is measured by itself.
-    #[arg(long, default_values_t = [1, 100, 1_000], value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        default_values_t = [1, 100, 1_000],
+        value_delimiter = ',',
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub subscribers: Vec<u32>,
     /// Events per second.
     #[arg(long, default_value_t = 100.0, value_name = "N")]
@@ -136,10 +142,10 @@ pub struct LatencyArgs {
     /// Bytes of each event's payload, at least 33.
     #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(33..=60_000))]
     pub size: u32,
-    /// How long events are published.
+    /// Seconds during which events are published.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// How the clients read.
+    /// The clients.
     #[command(flatten)]
     pub clients: ClientArgs,
 }
@@ -147,16 +153,16 @@ pub struct LatencyArgs {
 /// `bench idle`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct IdleArgs {
-    /// Connections that are held.
+    /// Connections.
     #[arg(long, default_value_t = 18_000, value_name = "N")]
     pub connections: u32,
-    /// Only this transport. [default: SSE and WebSocket]
+    /// The only transport. [default: SSE and WebSocket]
     #[arg(long, value_enum)]
     pub transport: Option<Transport>,
-    /// Only with a channel of its own for each connection. [default: shared, then own]
+    /// A channel of its own for each connection. [default: one channel for all]
     #[arg(long)]
     pub own_channels: bool,
-    /// Connections that come and go before, so that what is paid once is not counted.
+    /// Connections that are made first and not counted: they fill tables and buffers that the later ones share.
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub warm_up: u32,
 }
@@ -167,7 +173,7 @@ pub struct IngestArgs {
     /// Events to publish, over 100 channels.
     #[arg(long, default_value_t = 2_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
     pub events: u32,
-    /// The size of each payload.
+    /// Bytes of each event's payload.
     #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub size: u32,
 }
@@ -178,7 +184,7 @@ pub struct StormArgs {
     /// Connections.
     #[arg(long, default_value_t = 15_000, value_name = "N")]
     pub connections: u32,
-    /// How clients are connected.
+    /// The clients' transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
 }
@@ -192,7 +198,7 @@ pub struct ManyArgs {
     /// Events, one after the other, each to all connections.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub events: u32,
-    /// How clients are connected.
+    /// The clients' transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
 }
@@ -203,11 +209,11 @@ pub struct MixedArgs {
     /// Subscribers of each giant channel.
     #[arg(long, default_value_t = 8_000, value_name = "N")]
     pub giant: u32,
-    /// Giant channels, all with the same subscribers: with 13 of them one shard walks more than 100,000
-    /// subscriptions with the sockets that one descriptor table holds.
+    /// Giant channels, all with the same subscribers: 13 of them are more than 100,000 subscriptions on the sockets of
+    /// one descriptor table.
     #[arg(long, default_value_t = 13, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub giants: u32,
-    /// The giant channels' events per second, in turn: more than can leave one by one.
+    /// Events per second on the giant channels, in turn: more than one send for each delivery would allow.
     #[arg(long, default_value_t = 26.0, value_name = "N")]
     pub giant_rate: f64,
     /// Small channels, of one subscriber each.
@@ -216,7 +222,7 @@ pub struct MixedArgs {
     /// Events per second over all the small channels.
     #[arg(long, default_value_t = 1_000.0, value_name = "N")]
     pub small_rate: f64,
-    /// How long events are published.
+    /// Seconds during which events are published.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
 }
@@ -227,7 +233,7 @@ pub struct ChannelsArgs {
     /// Channels.
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     pub channels: u32,
-    /// Channels that one WebSocket subscribes to.
+    /// Channels of each WebSocket.
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub each: u32,
 }
@@ -238,7 +244,7 @@ pub struct SlowArgs {
     /// Subscribers of the one channel.
     #[arg(long, default_value_t = 5_000, value_name = "N")]
     pub subscribers: u32,
-    /// How many of a hundred never read.
+    /// Subscribers of a hundred that never read.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=90))]
     pub percent: u32,
     /// Events per second.
@@ -247,7 +253,7 @@ pub struct SlowArgs {
     /// Bytes of each event's payload.
     #[arg(long, default_value_t = 1_024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(33..=60_000))]
     pub size: u32,
-    /// How long events are published.
+    /// Seconds during which events are published.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
 }
@@ -255,16 +261,16 @@ pub struct SlowArgs {
 /// `bench soak`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SoakArgs {
-    /// Connections that are held.
+    /// Connections.
     #[arg(long, default_value_t = 500_000, value_name = "N")]
     pub connections: u32,
-    /// For how long, in minutes.
+    /// Minutes for which the connections are held.
     #[arg(long, default_value_t = 10.0, value_name = "N")]
     pub minutes: f64,
     /// Seconds from one event to the next, each to all connections.
     #[arg(long, default_value_t = 10.0, value_name = "N")]
     pub every: f64,
-    /// How clients are connected.
+    /// The clients' transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
 }
@@ -286,10 +292,10 @@ pub struct ShardsArgs {
 /// `bench compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
-    /// Whom to measure beside this server.
+    /// The servers to measure beside this one.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Nchan, Peer::Axum])]
     pub peers: Vec<Peer>,
-    /// Subscribers where events go out one at a time.
+    /// Subscribers in `fanout`.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub subscribers: u32,
 }
@@ -297,12 +303,12 @@ pub struct CompareArgs {
 /// `bench show`.
 #[derive(Clone, Debug, Args)]
 pub struct ShowArgs {
-    /// What --json wrote.
+    /// The file that --json wrote.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
 
-/// A server of the same kind that the harness knows how to start.
+/// A server of the same kind that the harness can start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
     /// nginx with Nchan, from Debian's `libnginx-mod-nchan`.
@@ -314,16 +320,16 @@ pub enum Peer {
 /// `bench limit-server`, for the harness itself.
 #[derive(Clone, Debug, Args)]
 pub struct LimitServerArgs {
-    /// Where clients connect.
+    /// The address for clients.
     #[arg(long)]
     pub listen: SocketAddrV4,
-    /// Where the harness publishes.
+    /// The Unix socket for the publisher.
     #[arg(long)]
     pub feed: PathBuf,
-    /// How events are framed.
+    /// The transport whose frames are sent.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
-    /// How a WebSocket's events are framed.
+    /// The format of events on a WebSocket.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
     /// Loops, each a thread with its own part of the clients.

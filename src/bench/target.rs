@@ -1,4 +1,4 @@
-//! Who is measured: `ringcast serve`, the bare loop, a peer, or a server that runs already.
+//! The measured servers: `ringcast serve`, the bare loop, a peer, or a server that runs already.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -18,44 +18,45 @@ use crate::feed::client::FeedClient;
 use crate::sys::affinity::usable_cores;
 use crate::sys::load;
 
-/// How long a target may take to start.
+/// The time that a target has to start.
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// What the measured server is set to: nothing is logged per connection, and a client is given up only when it
-/// is a second of events behind, as the bare loop never gives one up.
+/// The beginning of the measured server's configuration: no log lines for connections, and limits above those of every
+/// scenario.
 const CONFIG: &str = "[auth]\nallow_anonymous = true\n[log]\nlevel = \"warn\"\n[limits]\nbacklog = 65535\n\
                       subscriptions = 2000\nchannels = 3000000\n\
                       [http]\nmax_header = \"64KiB\"\n[server]\nmax_connections = 2000000\n";
-/// The end of it, which a scenario may go on with.
+/// The end of the configuration, which a scenario may add lines to. The bare loop never disconnects a slow client, so
+/// the server does so late.
 const NAMESPACE: &str = "[namespace.\"*\"]\nmax_lag = \"1MiB\"\n";
 
-/// A running target; ends when it is dropped, unless it ran before.
+/// A running target. Dropping it ends a target that the harness has started.
 pub(super) struct Target {
     child: Option<Child>,
     folder: PathBuf,
-    /// Where clients connect.
+    /// The address for clients.
     pub(super) address: SocketAddrV4,
-    /// What they ask for, where it is not what ringcast's clients ask for.
+    /// The path that clients request, if it is not ringcast's.
     pub(super) path: Option<String>,
-    /// How it is published to.
+    /// The way to publish.
     pub(super) feed: Feed,
     pids: Vec<u32>,
 }
 
-/// Where the server runs, and where its clients do.
+/// The cores of the server and of its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// The server on the first core, its clients on the others.
     Apart,
-    /// Each shard on a core of its own with its part of the clients, whose packets arrive there: as with a network card
-    /// that has a queue for each shard, if the clients were beyond it.
+    /// Each shard on a core of its own with its part of the clients, whose packets arrive on that core, as with a
+    /// network card that has a queue for each shard.
     Together,
-    /// Wherever the kernel has them run.
+    /// Any core for either.
     Anywhere,
 }
 
 impl Place {
-    /// The cores for the server, of those there are.
+    /// The cores of the server, of `cores`.
     pub(super) fn of_server(self, cores: &[usize], shards: u32) -> &[usize] {
         match self {
             Place::Apart => &cores[..1],
@@ -64,7 +65,7 @@ impl Place {
         }
     }
 
-    /// The cores for the harness and its clients.
+    /// The cores of the harness and its clients, of `cores`.
     pub(super) fn of_load(self, cores: &[usize], shards: u32) -> &[usize] {
         match self {
             Place::Apart => &cores[1..],
@@ -73,7 +74,7 @@ impl Place {
     }
 }
 
-/// What kind of target to start.
+/// A target to start.
 #[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) side: Side,
@@ -117,7 +118,7 @@ impl Target {
         Ok(target)
     }
 
-    /// The server that runs already.
+    /// Takes the server of `--against`.
     fn join(common: &Common) -> Result<Target, BenchError> {
         let (address, path) = parse_url(common.against.as_deref().unwrap_or_default())?;
         let pids = procfs::listeners(address.port());
@@ -153,20 +154,20 @@ impl Target {
         }
     }
 
-    /// The server's own figures. No other has any.
+    /// The figures of `stats`, which ringcast alone has.
     pub(super) fn stats(&self) -> Result<Value, BenchError> {
         let call = || FeedClient::connect(self.feed_path())?.call(json!({ "op": "stats" }));
         call().map(|mut answer| answer["stats"].take()).map_err(|error| BenchError::Harness(error.to_string()))
     }
 
-    /// The sum of a figure over all shards.
+    /// The sum of a figure of `stats` over all shards.
     pub(super) fn shards_sum(&self, figure: &str) -> Result<u64, BenchError> {
         let stats = self.stats()?;
         let shards = stats["shards"].as_array().into_iter().flatten();
         Ok(shards.map(|shard| figure.split('.').fold(shard, |at, name| &at[name]).as_u64().unwrap_or(0)).sum())
     }
 
-    /// Nanoseconds of processor time used so far.
+    /// Nanoseconds of processor time since the start.
     pub(super) fn cpu_ns(&self) -> Result<u64, BenchError> {
         self.pids.iter().map(|pid| procfs::cpu_ns(*pid)).sum()
     }
@@ -176,7 +177,7 @@ impl Target {
         self.pids.iter().map(|pid| procfs::rss_anon(*pid)).sum()
     }
 
-    /// ringcast's own feed.
+    /// The Unix socket of ringcast's feed.
     pub(super) fn feed_path(&self) -> &Path {
         match &self.feed {
             Feed::Socket(path) => path,
@@ -185,7 +186,7 @@ impl Target {
     }
 }
 
-/// The program of this harness itself, as server or as bare loop.
+/// The command of `ringcast serve` or of the bare loop.
 fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed: &Path) -> Result<Command, BenchError> {
     let exe = match &common.exe {
         Some(exe) => exe.clone(),
@@ -230,7 +231,7 @@ impl Drop for Target {
         let children = self.pids.iter().copied().filter(|pid| *pid != child.id()).collect::<Vec<_>>();
         let _ = child.kill();
         let _ = child.wait();
-        // A killed master leaves its workers behind.
+        // The workers of a killed master process live on.
         for pid in children {
             load::kill(pid);
         }

@@ -1,4 +1,4 @@
-//! Everybody at once.
+//! `storm`: all clients connect at once, are cut, and come back.
 
 use super::super::BenchError;
 use super::super::args::{ClientArgs, Format, Reading};
@@ -30,7 +30,7 @@ impl Bench<'_> {
                     report.add(*side, &format!("connections per second, {name}"), "", rate);
                     costs.push(format!("{} µs", number(cpu)));
                     let last_event_id = if *side == Side::Server { Some(publish_one(&target)?) } else { None };
-                    // All are cut in one moment, and at once are back, each with where it was.
+                    // All clients are cut at once and come back at once, each with its last id.
                     load.close(true, CLOSE_MAX)?;
                     asked = Subscription { last_event_id, generation: 2, ..asked };
                 }
@@ -49,7 +49,7 @@ impl Bench<'_> {
     }
 }
 
-/// Publishes an event and says which, so that there is somewhere to resume.
+/// Publishes an event and returns its id, which the clients resume at.
 fn publish_one(target: &super::super::target::Target) -> Result<String, BenchError> {
     let line = serde_json::json!({ "op": "publish", "channel": super::super::clients::CHANNEL, "data": "x" });
     let answer = FeedClient::connect(target.feed_path()).and_then(|mut feed| feed.call(line));

@@ -1,5 +1,5 @@
-//! Events to many: one at a time, more than one send each would allow, with slow clients among them, and on
-//! several shards.
+//! Scenarios that deliver events to many clients: `fanout` (one event at a time), `saturate` (more than one send for
+//! each delivery would allow), `ingest`, `slow` (some clients never read) and `shards`.
 
 use super::super::BenchError;
 use super::super::args::{ClientArgs, Format, Reading, Sample, Transport};
@@ -16,7 +16,7 @@ const FANOUT_SUBSCRIBERS: [u32; 4] = [1_000, 4_000, 8_000, 15_000];
 const FANOUT_SIZES: [u32; 3] = [128, 1_024, 8_192];
 /// Events per second of a saturation sweep.
 const SATURATE_RATES: [f64; 8] = [50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 4_000.0, 8_000.0];
-/// Where a saturation sweep ends: who is this far behind does not keep up.
+/// The p99 latency, in milliseconds, from which on a side does not keep up; a saturation sweep ends there.
 const KEEPS_UP_MS: f64 = 1_000.0;
 
 impl Bench<'_> {
@@ -106,8 +106,8 @@ impl Bench<'_> {
         world.deliver(&plan, args.subscribers, args.clients.reading, args.sample)
     }
 
-    /// More and more events per second, for each side up to where it no longer keeps up. Readers only count, so
-    /// that they are not the limit.
+    /// Measures growing rates, for each side up to the first one that it does not keep up with. Clients count bytes
+    /// only, so that they are not the limit.
     pub(super) fn saturate_sweep(&self, args: &SaturateArgs) -> Result<ScenarioReport, BenchError> {
         let seconds = args.seconds.min(5);
         let mut report = ScenarioReport::new("saturate, sweep")
@@ -165,7 +165,7 @@ impl Bench<'_> {
                 progress.step(&format!("ingest: {} events per second, {name}", number(rate)));
                 drop(load);
             }
-            // With subscribers the shard slows the feed down to what it can deliver.
+            // A shard with subscribers slows the feed down to the rate of its deliveries.
             for subscribers in [1, 1_000] {
                 let (target, load) = self.start(&self.kind(Side::Server, clients), subscribers)?;
                 let mut asked = subscription(&target, clients);
@@ -188,7 +188,7 @@ impl Bench<'_> {
         Ok(report)
     }
 
-    /// What those who read notice of those who do not.
+    /// Measures the clients that read, without and with clients that never read.
     pub(super) fn slow(&self, args: &SlowArgs) -> Result<ScenarioReport, BenchError> {
         let mut report = ScenarioReport::new("slow")
             .set("subscribers", args.subscribers)
@@ -234,14 +234,14 @@ impl Bench<'_> {
         Ok(report)
     }
 
-    /// The same deliveries by one shard and by several.
+    /// Measures the same deliveries by one shard and by several.
     pub(super) fn shards(&self, args: &ShardsArgs) -> Result<ScenarioReport, BenchError> {
         let mut report = ScenarioReport::new("shards")
             .set("subscribers", args.subscribers)
             .set("events", args.events)
             .set("shards", args.against_one);
         let clients = ClientArgs { transport: Transport::Sse, format: Format::Raw, reading: Reading::Count };
-        // One event is delivered before the next one comes, by one shard as by several.
+        // Each event is delivered before the next one is due, by one shard as by several.
         let plan = Plan::new(args.events, 5.0, 128);
         let sides = || self.sides.iter().copied().filter(|side| matches!(side, Side::Server | Side::Limit));
         let progress = Progress::begin("shards", u64::from(self.rounds()) * 2 * sides().count() as u64);
@@ -249,7 +249,7 @@ impl Bench<'_> {
             for side in sides() {
                 let mut cost = Vec::new();
                 for shards in [1, args.against_one] {
-                    // Clients run beside their shard in either, so that only the number of shards differs.
+                    // In both cases clients share the core of their shard, so that only the number of shards differs.
                     let kind = Kind { shards, place: Place::Together, ..self.kind(side, clients) };
                     let world = self.connect_to(&kind, args.subscribers)?;
                     let measured = world.deliver(&plan, args.subscribers, Reading::Count, Sample::Last)?;
@@ -267,9 +267,11 @@ impl Bench<'_> {
                 }
             }
         }
-        report.note("the bare loop: as many of them as there are shards, each a thread with its part of the clients");
+        report.note("the bare loop: one per shard, each a thread with its part of the clients");
         report.note("each shard has a core with its part of the clients, whose packets arrive there (steer)");
-        report.note("one shard is not busy all the time either: it would send several events at once, each for less");
+        report.note(
+            "the rate leaves one shard idle at times: a busy one would send several events at once, each for less",
+        );
         if args.against_one == 2 {
             report.target("deliveries for the same time of each core", Bound::AtLeast(1.8));
         }

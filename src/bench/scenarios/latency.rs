@@ -1,4 +1,4 @@
-//! How long an event takes from its publisher to a client while there is next to nothing to do.
+//! `latency`: the time of an event from its publisher to the clients while the server is idle but for that event.
 
 use super::super::args::Sample;
 use super::super::progress::Progress;
@@ -12,7 +12,7 @@ use super::world::{CONNECT_MAX, Measured, World, subscription};
 use crate::sys::affinity::usable_cores;
 use crate::sys::load::{run_on, run_promptly};
 
-/// Events that come before the measured ones: the first ones find caches cold and clocks slow.
+/// Events that are published before the measured ones, for caches and the processor's clock.
 const WARM_UP_EVENTS: u32 = 50;
 
 impl Bench<'_> {
@@ -35,8 +35,7 @@ impl Bench<'_> {
             }
         }
         report.note("latency is from the publisher's write to the client's read, of every event and client");
-        report
-            .note("publisher and clients run before other programs where that is allowed, so that it is the server's");
+        report.note("publisher and clients have a real-time priority: other programs delay the server alone");
         for &subscribers in &args.subscribers {
             report.target(&named("latency p50", subscribers), Bound::TimesLimit(1.25));
             report.target(&named("delivered", subscribers), Bound::AtLeast(100.0));
@@ -54,11 +53,11 @@ impl Bench<'_> {
         let plan = Plan { stamp: Stamp::Written, ..Plan::new(events, args.rate, args.size) };
         let cores = usable_cores();
         let places = kind.place.of_load(&cores, kind.shards);
-        // Publishing is done on a thread of its own, whose core and precedence end with it.
+        // A thread of its own, because its core and its priority are for publishing alone.
         std::thread::scope(|scope| {
             let publishing = scope.spawn(|| {
                 run_on(places).map_err(io_error("placing the publisher"))?;
-                // Without the privilege some of the publisher's own delay is measured.
+                // Without CAP_SYS_NICE a busy host delays the publisher as well.
                 let _ = run_promptly();
                 world.deliver_after(WARM_UP_EVENTS, &plan, subscribers, args.clients.reading, Sample::Every)
             });
@@ -71,7 +70,7 @@ fn named(figure: &str, subscribers: u32) -> String {
     format!("{figure}, {subscribers} subscribers")
 }
 
-/// Adds one round's figures, and returns the median latency in microseconds.
+/// Adds one round's figures and returns the median latency in microseconds.
 fn add(report: &mut ScenarioReport, side: Side, subscribers: u32, measured: &Measured) -> f64 {
     let at = |quantile| measured.tally.latency.value_at_quantile(quantile) as f64;
     report.add(side, &named("latency p50", subscribers), "µs", at(0.5));

@@ -1,4 +1,4 @@
-//! What connections and channels cost while nothing happens.
+//! `idle`, `channels` and `many`: the memory of connections and channels without traffic.
 
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ impl Bench<'_> {
             .set("transport", transport.name())
             .set("channels", if own_channels { "one each" } else { "one for all" });
         let clients = ClientArgs { transport, format: Format::Json, reading: Reading::Verify };
-        // The bare loop keeps a number per client; it is no yardstick for memory.
+        // The bare loop keeps hardly anything for a client, so its memory is no limit to compare with.
         let sides: Vec<Side> = self.sides.iter().copied().filter(|side| *side != Side::Limit).collect();
         let progress = Progress::begin("idle", u64::from(self.rounds()) * sides.len() as u64);
         for _ in 0..self.rounds() {

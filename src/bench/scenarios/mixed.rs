@@ -1,4 +1,4 @@
-//! A giant channel and many small ones.
+//! `mixed`: giant channels and many small ones.
 
 use std::time::Duration;
 
@@ -13,22 +13,23 @@ use super::super::target::Target;
 use super::Bench;
 use super::world::{CLOSE_MAX, CONNECT_MAX, await_events, publish_aside, subscription};
 
-/// How long the giant is published to before the small ones, and after them.
+/// The time for which events of the giant channels precede those of the small ones, and outlast them.
 const AROUND: Duration = Duration::from_secs(1);
 const CLIENTS: ClientArgs = ClientArgs { transport: Transport::Sse, format: Format::Json, reading: Reading::Verify };
 
-/// Both kinds of clients, connected.
+/// The connected clients of the giant channels and of the small ones.
 struct Both {
     target: Target,
     giant: Load,
     small: Load,
-    /// The giant channels and the small ones.
+    /// The names of the giant channels.
     giants: Vec<String>,
+    /// The names of the small channels.
     channels: Vec<String>,
 }
 
 impl Bench<'_> {
-    /// How late small channels are, alone and beside a giant whose readers are walked all the time.
+    /// Measures the latency of small channels, alone and beside giants whose readers are walked all the time.
     pub(super) fn mixed(&self, args: &MixedArgs) -> Result<ScenarioReport, BenchError> {
         let mut report = ScenarioReport::new("mixed")
             .set("giant", args.giant)
@@ -46,9 +47,8 @@ impl Bench<'_> {
             }
         }
         report.note("latency is that of the small channels, each of one subscriber");
-        report.note(
-            "their clients and the publishers run before the giant's clients, so that it is the server's latency",
-        );
+        report
+            .note("their clients and the publishers have a real-time priority: the giant's clients do not delay them");
         report.target("latency p99, beside the giant", Bound::AtMost(5.0));
         Ok(report)
     }
@@ -70,7 +70,7 @@ impl Bench<'_> {
 }
 
 impl Both {
-    /// Publishes to both, and returns the small channels' p99 in milliseconds.
+    /// Publishes to all channels, and returns the small channels' p99 latency in milliseconds.
     fn measure(self, args: &MixedArgs, name: &str, report: &mut ScenarioReport) -> Result<f64, BenchError> {
         let Both { target, giant, small, giants, channels } = self;
         let whole = f64::from(args.seconds) + 2.0 * AROUND.as_secs_f64();

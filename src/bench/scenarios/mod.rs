@@ -1,4 +1,4 @@
-//! The scenarios, and what each of them is held to.
+//! The scenarios and their targets.
 
 mod connecting;
 mod delivery;
@@ -17,14 +17,14 @@ use super::scenario_args::{
     SaturateArgs, Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
 };
 
-/// Runs scenarios with what holds for all of them.
+/// The options of every scenario, and the sides to measure.
 pub(super) struct Bench<'a> {
     common: &'a Common,
-    /// Whom to measure, the yardstick first.
+    /// The measured sides in the order of a round, the bare loop first.
     sides: Vec<Side>,
 }
 
-/// Runs one scenario or all.
+/// Runs one scenario, or all of them.
 pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioReport>, BenchError> {
     let mut sides = match common.sides {
         Sides::Both => vec![Side::Limit, Side::Server],
@@ -73,12 +73,12 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         Scenario::Many(args) => vec![bench.many(args)?],
         Scenario::Ingest(args) => vec![bench.ingest(args)?],
         Scenario::All => bench.all()?,
-        // These measure nothing.
+        // Neither of them measures anything.
         Scenario::Show(_) | Scenario::LimitServer(_) => Vec::new(),
     })
 }
 
-/// Sizes: the whole ones, or small ones that only show that everything works.
+/// The sizes of each scenario: whole, or small for `--quick`.
 impl Bench<'_> {
     fn all(&self) -> Result<Vec<ScenarioReport>, BenchError> {
         let quick = self.common.quick;
@@ -146,7 +146,7 @@ impl Bench<'_> {
         if self.common.quick { StormArgs { connections: 3_000, ..args } } else { args }
     }
 
-    /// The comparison in full size; it is no part of `all`, since it needs what is not ours.
+    /// The comparison with other servers; no part of `all`, because it needs other programs.
     fn compare(&self, args: &CompareArgs) -> Result<Vec<ScenarioReport>, BenchError> {
         let subscribers = if self.common.quick { 1_000 } else { args.subscribers };
         self.compare_with(&CompareArgs { subscribers, ..args.clone() })

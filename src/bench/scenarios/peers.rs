@@ -1,4 +1,4 @@
-//! This server beside others of its kind, measured by the same hands in one session.
+//! `compare`: this server and others of its kind, measured in turn in one session.
 
 use super::super::BenchError;
 use super::super::args::{ClientArgs, Format, Reading, Sample, Transport};
@@ -7,7 +7,7 @@ use super::super::scenario_args::{CompareArgs, FanoutArgs, IdleArgs, Peer, Satur
 use super::Bench;
 
 impl Bench<'_> {
-    /// The scenarios that any server of this kind can take part in, everyone in turn in each round.
+    /// Runs the scenarios that any server of this kind can take part in, all servers in turn in each round.
     pub(super) fn compare_with(&self, args: &CompareArgs) -> Result<Vec<ScenarioReport>, BenchError> {
         let mut sides = self.sides.clone();
         sides.extend(args.peers.iter().map(|peer| match peer {
@@ -20,7 +20,7 @@ impl Bench<'_> {
         let fanout = FanoutArgs { subscribers, clients, ..defaults() };
         let fanout = if self.common.quick { FanoutArgs { events: 5, ..fanout } } else { fanout };
         let mut reports = vec![bench.fanout(&fanout)?];
-        // From a load that everyone carries to one that only those carry who put events together.
+        // From a load that every server carries to one for which events must share a send.
         for rate in [20.0, 100.0, 1_000.0] {
             let seconds = if self.common.quick { 1 } else { 5 };
             let clients = ClientArgs { reading: Reading::Count, ..clients };

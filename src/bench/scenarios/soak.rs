@@ -1,4 +1,4 @@
-//! Holding connections for long.
+//! `soak`: many connections that are held for long.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use super::super::target::Kind;
 use super::Bench;
 use super::world::{CLOSE_MAX, settle};
 
-/// Connections of one shard, where nobody says how many shards there are: its descriptor table holds 20,000.
+/// Connections of one shard if `--shards` is not given: its descriptor table holds 20,000.
 const PER_SHARD: u32 = 18_000;
 
-/// Beside an event every ten seconds nobody would need a heartbeat at the ordinary pace.
+/// A short heartbeat: at the default pace none would be due between two events.
 const HEARTBEATS: &str = "[heartbeat]\nsse = \"5s\"\nws = \"5s\"\n";
 
 impl Bench<'_> {

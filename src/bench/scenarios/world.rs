@@ -1,4 +1,4 @@
-//! What scenarios are made of: a target with its clients, publishing to them, and what came of it.
+//! The parts that scenarios share: a target with its clients, publishing to them, and the measured figures.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,16 @@ use super::Bench;
 use crate::sys::affinity::usable_cores;
 use crate::sys::load::run_on;
 
-/// How long clients may take to connect: 500,000 of them on two cores take some minutes.
+/// The time that clients have to connect: a million of them on two cores take some minutes.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(600);
-/// How long the last deliveries may take after the last event.
+/// The time that the deliveries have after the last event.
 const DELIVER_MAX: Duration = Duration::from_secs(60);
-/// How long nothing may come before it is taken that nothing more will.
+/// A silence of this length means that no more deliveries will come.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The time that closing all clients may take.
 pub(super) const CLOSE_MAX: Duration = Duration::from_secs(60);
 
-/// A target with its clients connected.
+/// A target and its connected clients.
 pub(super) struct World {
     pub(super) target: Target,
     pub(super) load: Load,
@@ -32,12 +33,14 @@ impl Bench<'_> {
         if self.common.quick { 1 } else { self.common.rounds }
     }
 
-    /// With one shard the server has the first core to itself and the harness the others; with more they share all.
+    /// The target of a side, with the shards of `--shards`.
+    ///
+    /// A single shard has the first core to itself and the harness the others; several shards share all cores with it.
     pub(super) fn kind(&self, side: Side, clients: ClientArgs) -> Kind {
         self.kind_of(side, clients, self.common.shards.unwrap_or(1))
     }
 
-    /// The same, for so many shards.
+    /// The target of a side, with a given number of shards.
     pub(super) fn kind_of(&self, side: Side, clients: ClientArgs, shards: u32) -> Kind {
         let place = if shards == 1 && usable_cores().len() > 1 { Place::Apart } else { Place::Anywhere };
         Kind { side, clients, shards, place, config: "" }
@@ -49,7 +52,7 @@ impl Bench<'_> {
         Ok((target, load))
     }
 
-    /// More clients for the same target.
+    /// Starts threads for `clients` clients of a target; `prompt` ones have a real-time priority where that is allowed.
     pub(super) fn load(
         &self,
         kind: &Kind,
@@ -62,7 +65,7 @@ impl Bench<'_> {
         run_on(places).map_err(io_error("placing the harness"))?;
         let one_each = if kind.place == Place::Together { places } else { &[] };
         let load = Load::start(clients as usize, threads, one_each, prompt);
-        // Targets that are started later may run anywhere again.
+        // Targets inherit this thread's cores, and the next target may run on any.
         run_on(&cores).map_err(io_error("placing the harness"))?;
         load
     }
@@ -78,7 +81,7 @@ impl Bench<'_> {
     }
 }
 
-/// What clients of the shared channel ask for.
+/// The request of clients of the shared channel.
 pub(super) fn subscription(target: &Target, clients: ClientArgs) -> Subscription {
     Subscription {
         target: target.address,
@@ -93,12 +96,12 @@ pub(super) fn subscription(target: &Target, clients: ClientArgs) -> Subscription
     }
 }
 
-/// Waits until what the last connections set off is over: no figure moves here, so time must do.
+/// Waits for the server's work after the last connections; no figure shows the end of it.
 pub(super) fn settle() {
     std::thread::sleep(Duration::from_secs(2));
 }
 
-/// What publishing to connected clients came to.
+/// The figures of publishing to connected clients.
 pub(super) struct Measured {
     pub(super) expected: u64,
     pub(super) delivered: u64,
@@ -112,7 +115,7 @@ pub(super) struct Measured {
 }
 
 impl World {
-    /// Publishes, waits for the deliveries, and hangs up.
+    /// Publishes, waits for the deliveries, and closes the clients.
     pub(super) fn deliver(
         self,
         plan: &Plan,
@@ -120,11 +123,11 @@ impl World {
         reading: Reading,
         sample: Sample,
     ) -> Result<Measured, BenchError> {
-        // One event to begin with, so that nothing is measured for the first time.
+        // One event is not measured: the first delivery makes tables and buffers.
         self.deliver_after(1, plan, subscribers, reading, sample)
     }
 
-    /// The same after so many events that are not measured.
+    /// Like [`World::deliver`], after `warm_up` events that are not measured.
     pub(super) fn deliver_after(
         self,
         warm_up: u32,
@@ -142,7 +145,7 @@ impl World {
         Ok(measured)
     }
 
-    /// The same on connections that go on afterwards and have had an event before.
+    /// Like [`World::deliver`], on clients that have had an event already and stay connected.
     pub(super) fn deliver_more(
         &self,
         plan: &Plan,
@@ -155,7 +158,7 @@ impl World {
         let expected = u64::from(plan.events) * u64::from(subscribers);
         let before = target.cpu_ns()?;
         let begun = Instant::now();
-        // A shortfall is a result, not a reason to print none.
+        // Missing deliveries are reported as a figure, so the error is dropped.
         let (last_due, _) = publish(&target.feed, plan, || await_events(load, expected))?;
         let elapsed = begun.elapsed();
         let cpu_ns = target.cpu_ns()? - before;
@@ -163,7 +166,7 @@ impl World {
         Ok(Measured {
             expected,
             delivered: tally.events,
-            // The first event's number follows that of the one before, whose numbers began at 1 as well.
+            // The numbers of these events and of the earlier ones both begin at 1, so each client sees one step back.
             disordered: tally.disordered.saturating_sub(u64::from(subscribers)),
             lost: load.lost(),
             cpu_ns,
@@ -175,27 +178,27 @@ impl World {
     }
 }
 
-/// Publishing that goes on on a thread of its own.
+/// A thread that publishes.
 pub(super) struct Publisher(std::thread::JoinHandle<Result<u64, BenchError>>);
 
 impl Publisher {
-    /// Waits until everything is published, and returns when the last event was due.
+    /// Waits for the end of publishing, and returns the time at which the last event was due.
     pub(super) fn wait(self) -> Result<u64, BenchError> {
         self.0.join().map_err(|_| BenchError::Harness("the publisher has failed".to_owned()))?
     }
 }
 
-/// Publishes on a thread of its own, which runs before others where that is allowed.
+/// Publishes on a thread of its own, with a real-time priority where that is allowed.
 pub(super) fn publish_aside(feed: &Feed, plan: Plan) -> Publisher {
     let feed = feed.clone();
     Publisher(std::thread::spawn(move || {
-        // Without the privilege events may leave late, which counts as latency.
+        // Without CAP_SYS_NICE events may leave late, which counts as latency.
         let _ = crate::sys::load::run_promptly();
         publish(&feed, &plan, || ()).map(|(due, ())| due)
     }))
 }
 
-/// Waits for so many deliveries, for as long as any come.
+/// Waits for `expected` deliveries, for as long as deliveries come.
 pub(super) fn await_events(load: &Load, expected: u64) -> Result<(), BenchError> {
     let begun = Instant::now();
     let mut newest = (0, Instant::now());
