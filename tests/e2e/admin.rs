@@ -386,6 +386,17 @@ fn bodies_that_are_slow_to_come_hold_up_nobody_who_looks() {
 }
 
 #[test]
+fn the_stream_of_figures_ends_with_its_viewer() {
+    let server = Server::start("");
+    let mut viewer = Stream::open(server.admin, "/v1/live");
+    let figures: Value = serde_json::from_str(&viewer.next().unwrap().data).unwrap();
+    assert_eq!(figures["stats"]["node"]["ready"], true);
+    server.await_figure("connections_sse", 1);
+    drop(viewer);
+    server.await_figure("slots", 0);
+}
+
+#[test]
 fn the_token_is_asked_for_everywhere_but_for_health() {
     let server = Server::start("[admin]\ntoken = \"secret\"");
     for path in ["/v1/stats", "/v1/connections", "/metrics", "/v1/live", "/v1/log", "/stats"] {
