@@ -10,7 +10,7 @@ use super::server::{Server, command, eventually};
 use super::tokens::{KEYS, token};
 
 #[test]
-#[cfg(feature = "top")]
+#[cfg_attr(not(feature = "top"), ignore = "it runs ringcast top")]
 fn top_shows_connections_channels_and_flow() {
     let server = Server::start_with("", &["--shards", "2"]);
     let mut streams: Vec<Stream> = (0..5).map(|_| Stream::open(server.address, "/sse?channel=busy")).collect();
