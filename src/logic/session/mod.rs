@@ -1,6 +1,6 @@
 //! Sessions: what is spoken on a connection once its request is answered, in both directions.
 //!
-//! A [`Protocol`] is one file. [`table`] lists the protocols and the paths that lead to them. The shard holds a
+//! A [`Protocol`] is one file. [`TABLE`] lists the protocols and the paths that lead to them. The shard holds a
 //! [`LaneKey`] per connection and per lane, and no protocol by name.
 
 mod coding;
