@@ -132,7 +132,7 @@ pub(crate) struct Tally {
     pub(crate) least: u32,
     /// The most events that one verified connection received.
     pub(crate) most: u32,
-    /// The time at which the last event arrived, in microseconds of [`payload::now_us`].
+    /// The time at which the last event arrived, in microseconds of `payload::now_us`.
     pub(crate) last_us: u64,
     /// Microseconds from the time that an event carries to its arrival.
     pub(crate) latency: Histogram<u64>,
