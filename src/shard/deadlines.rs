@@ -7,7 +7,7 @@ use crate::logic::wheel::{Tick, Wheel};
 
 use super::connection::{Connection, Flags, State};
 use super::context::Context;
-use super::settings::{Settings, TICK_MS};
+use super::settings::{Settings, TICK_MS, TICKS_PER_SECOND};
 use super::slots::Slots;
 
 /// An entry of the wheel: this connection is to be looked at.
@@ -187,7 +187,7 @@ impl LineBudget {
     }
 
     fn pass_time(&mut self, now: Tick) {
-        let second = now / (1000 / TICK_MS as Tick);
+        let second = now / TICKS_PER_SECOND;
         if second != self.second {
             self.second = second;
             self.left_out += self.used.saturating_sub(self.per_second);

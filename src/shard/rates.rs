@@ -2,12 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::logic::wheel::Tick;
-
-use super::settings::TICK_MS;
-
-const TICKS_PER_SECOND: Tick = (1000 / TICK_MS) as Tick;
-
 /// What each WebSocket client may say in a second; 0 for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TalkLimits {
@@ -20,18 +14,18 @@ pub(super) struct TalkLimits {
 /// What each client has said in the present second. A silent client takes no memory here.
 #[derive(Debug, Default)]
 pub(super) struct Talk {
-    second: Tick,
+    second: u32,
     /// Messages and bytes, by the client's slot.
     said: HashMap<u32, (u32, u64)>,
 }
 
 impl Talk {
-    /// Counts a message of the client in a slot; returns whether the client is still within its limits.
-    pub(super) fn count(&mut self, slot: u32, bytes: usize, limits: &TalkLimits, now: Tick) -> bool {
+    /// Counts a message of the client in a slot, in the second since the start that is given; returns whether the client is
+    /// still within its limits.
+    pub(super) fn count(&mut self, slot: u32, bytes: usize, limits: &TalkLimits, second: u32) -> bool {
         if limits.messages_max == 0 && limits.bytes_max == 0 {
             return true;
         }
-        let second = now / TICKS_PER_SECOND;
         if second != self.second {
             self.second = second;
             self.said.clear();
@@ -58,12 +52,12 @@ mod tests {
     fn clients_may_say_so_much_in_a_second() {
         let mut talk = Talk::default();
         let limits = TalkLimits { messages_max: 2, bytes_max: 100 };
-        assert!(talk.count(1, 10, &limits, 11) && talk.count(1, 10, &limits, 12));
-        assert!(!talk.count(1, 10, &limits, 19));
-        assert!(talk.count(2, 100, &limits, 19) && !talk.count(3, 101, &limits, 19));
-        assert!(talk.count(1, 10, &limits, 20), "the next second");
+        assert!(talk.count(1, 10, &limits, 1) && talk.count(1, 10, &limits, 1));
+        assert!(!talk.count(1, 10, &limits, 1));
+        assert!(talk.count(2, 100, &limits, 1) && !talk.count(3, 101, &limits, 1));
+        assert!(talk.count(1, 10, &limits, 2), "the next second");
         talk.forget(1);
-        assert!(talk.count(1, 10, &limits, 20) && talk.count(1, 10, &limits, 20));
-        assert!((0..100).all(|_| talk.count(9, 1000, &TalkLimits::default(), 20)));
+        assert!(talk.count(1, 10, &limits, 2) && talk.count(1, 10, &limits, 2));
+        assert!((0..100).all(|_| talk.count(9, 1000, &TalkLimits::default(), 2)));
     }
 }

@@ -13,6 +13,9 @@ use super::rates::TalkLimits;
 /// The shard's coarse time, in milliseconds per tick.
 pub(super) const TICK_MS: u64 = 100;
 
+/// Ticks in a second.
+pub(super) const TICKS_PER_SECOND: Tick = (1000 / TICK_MS) as Tick;
+
 /// A duration in ticks, rounded up.
 pub(super) fn ticks(duration: Duration) -> Tick {
     u32::try_from(duration.as_millis().div_ceil(u128::from(TICK_MS))).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)

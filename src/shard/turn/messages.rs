@@ -14,6 +14,7 @@ use crate::logic::session::{ChannelArg, Intent, Notice, Outcome, Payload, Said};
 use super::super::access::Denied;
 use super::super::connection::State;
 use super::super::context::Ending;
+use super::super::settings::TICKS_PER_SECOND;
 use super::super::subscriptions::{check_room_for_channels, subscribe, unsubscribe_from};
 use super::super::waiting::{Aside, Hold, Waiting};
 use super::permission::{self, Permission};
@@ -79,7 +80,8 @@ fn take_share(shard: &mut Shard, slot: u32) -> bool {
 }
 
 fn hear(shard: &mut Shard, slot: u32, said: Said<'_>) {
-    if !shard.access.talk.count(slot, said.weight, &shard.cx.settings.talk, shard.cx.now) {
+    let second = shard.cx.now / TICKS_PER_SECOND;
+    if !shard.access.talk.count(slot, said.weight, &shard.cx.settings.talk, second) {
         return ending::end(shard, slot, &Ending::new(Reason::Flooding));
     }
     let has_channels = shard.slots[slot].key.protocol().has_channels();
