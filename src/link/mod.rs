@@ -1,9 +1,7 @@
 //! The queues between the hub and the shards, and their bounds; `messages` defines what they carry.
 //!
-//! Both directions are lock-free queues with one wake-up per batch. The queue to a shard keeps its order: the answer
-//! to
-//! a subscription stands between the live events, so that missed and live events neither overlap nor leave a hole.
-//! That
+//! Both directions are lock-free queues with one wake-up per batch. The queue to a shard keeps its order: the answer to
+//! a subscription stands between the live events, so that missed and live events neither overlap nor leave a hole. That
 //! queue is bounded by the bytes in it: when [`ToShard::is_congested`], the hub slows its publishers down. No message
 //! to a running shard is dropped.
 
@@ -87,8 +85,7 @@ impl ToShard {
     }
 
     /// Sends the batch, with one wake-up. If the queue is full, the batch stays staged, and the shard rings the hub
-    /// when
-    /// there is room, so that the hub flushes again. A batch for a shard that has ended is dropped.
+    /// when there is room, so that the hub flushes again. A batch for a shard that has ended is dropped.
     pub fn flush(&mut self) {
         if self.staged.is_empty() || self.try_flush() {
             return;
@@ -123,8 +120,7 @@ impl ToShard {
         !self.staged.is_empty() && self.sender.is_full() || self.load.bytes.load(Ordering::SeqCst) > self.bytes_max
     }
 
-    /// Has the shard ring the hub when the queue has room. Returns whether it has none even now: the queue is looked
-    /// at
+    /// Has the shard ring the hub when the queue has room. Returns whether it has none even now: the queue is looked at
     /// again after the request, because room that came before it is not rung for.
     pub fn await_room(&self) -> bool {
         self.is_congested() && {
@@ -190,8 +186,7 @@ pub struct HubInbox {
     pub wake: Wake,
 }
 
-/// Makes the queue that leads to the hub. The queue has no bound of its own: a shard queues at most a few messages
-/// per
+/// Makes the queue that leads to the hub. The queue has no bound of its own: a shard queues at most a few messages per
 /// connection and channel, and the bytes of clients' messages are bounded by the shard's account.
 pub fn to_hub() -> std::io::Result<(ToHub, HubInbox)> {
     let (sender, receiver) = crossbeam_channel::unbounded();
@@ -278,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_found_no_room_is_rung_for() {
+    fn a_hub_without_room_is_rung_when_there_is_some() {
         let hub = Wake::new().unwrap();
         let (mut to, from) = to_shard(usize::MAX, hub.clone()).unwrap();
         for _ in 0..=BATCHES_MAX {
@@ -295,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_an_ended_shard_is_let_go() {
+    fn messages_for_an_ended_shard_are_dropped() {
         let (mut to, from) = to_shard(1000, Wake::new().unwrap()).unwrap();
         drop(from);
         for _ in 0..10 {
