@@ -7,10 +7,10 @@
 //! - [`server`] starts, drains and stops the threads.
 //! - [`control`] is the admin listener: health, metrics, API, dashboard (one thread).
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
-//! - [`figures`] is what the server counts, and the state that its threads share.
-//! - [`link`] is the queues between hub and shards.
+//! - [`figures`] has the server's counters, and the state that its threads share.
+//! - [`link`] has the queues between hub and shards.
 //! - [`feed`] is a client of the publishers' Unix socket.
-//! - [`config`] is what an operator may set.
+//! - [`config`] reads what an operator may set.
 //! - [`logic`] is pure: bytes in, bytes out; no sockets, no threads, no clock, no randomness.
 //! - [`sys`] is the only place with `unsafe` and with direct system calls; it holds no policy.
 //!

@@ -1,6 +1,6 @@
-//! The `ringcast` command: everything it does is in the library, so that tests and benches reach it.
+//! The `ringcast` command. Its code is in the library, so that tests and benches reach all of it.
 
-/// Connections are many and small: mimalloc keeps their memory tight and its frees cheap.
+/// The server's allocator. Connections are many and small; mimalloc packs them tightly and frees them cheaply.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

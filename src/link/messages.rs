@@ -1,4 +1,4 @@
-//! What hub and shards say to each other.
+//! The messages between the hub and the shards.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 
-/// The server's own channel, on which it publishes its figures while somebody looks at them.
+/// The server's own channel, on which it publishes its figures while the dashboard is open.
 pub const FIGURES_CHANNEL: &str = "$figures";
 
-/// A channel's number within one shard. It is used again only after the hub has confirmed that it routes
-/// nothing to it any more.
+/// A channel's number within one shard. The shard uses a number again only after the hub has confirmed that it routes
+/// no more events to it.
 pub type LocalChannel = u32;
 
-/// A connection's name for the outside: `<shard>.<slot>.<generation>` in text.
+/// A connection's name for backends and operators, written `<shard>.<slot>.<generation>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
-    /// The shard that owns it.
+    /// The shard that owns the connection.
     pub shard: u16,
-    /// Its slot in the shard's table.
+    /// The connection's slot in the shard's table.
     pub slot: u32,
-    /// Tells it from others that used the slot before or will after it.
+    /// The slot's generation, which tells the connection from earlier and later ones in the same slot.
     pub generation: u32,
 }
 
@@ -44,294 +44,297 @@ impl std::str::FromStr for ConnectionId {
     }
 }
 
-/// A client, as the backend knows it.
+/// A client as the backend knows it: by its connection and its user.
 #[derive(Clone, Debug)]
 pub struct Speaker {
-    /// The connection.
+    /// The client's connection.
     pub connection: ConnectionId,
-    /// The user, if it came with a token that names one.
+    /// The user that the client's token or the backend names, if any.
     pub user: Option<ArcStr>,
 }
 
 /// A question to the backend: may this client, which has no token, subscribe to these channels?
 #[derive(Debug)]
 pub struct Question {
-    /// The shard's number for it.
+    /// The question's number, which the shard has chosen.
     pub number: u32,
-    /// The channels.
+    /// The channels that the client asks for.
     pub channels: Vec<String>,
-    /// Where the client is.
+    /// The client's address.
     pub address: Box<str>,
-    /// The request's `Authorization`.
+    /// The `Authorization` field of the client's request.
     pub authorization: Option<Box<str>>,
-    /// Its `Cookie`.
+    /// The `Cookie` field of the client's request.
     pub cookie: Option<Box<str>>,
-    /// Its `Origin`.
+    /// The `Origin` field of the client's request.
     pub origin: Option<Box<str>>,
 }
 
-/// What something that a client has said or published counts for on its shard's account: its bytes, and what comes
-/// with them.
+/// The bytes that a client's message or publish counts for on its shard's account: the content, and a fixed share for
+/// the memory around it.
 pub fn upstream_weight(bytes: usize) -> usize {
     bytes + 128
 }
 
-/// Whom a kick is for.
+/// The connections or subscriptions that a kick ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// One connection.
+    /// The one connection of this name.
     Connection(ConnectionId),
-    /// Everyone subscribed to a channel.
+    /// All connections that are subscribed to a channel.
     Channel(ChannelName),
-    /// All connections of a user.
+    /// All connections of this user.
     User(ArcStr),
-    /// All connections that came with a token, which is refused from now on.
+    /// All connections that came with a token. The token is refused from now on.
     Token {
-        /// Its id.
+        /// The token's id (`jti`).
         id: ArcStr,
-        /// Until when it is refused, in seconds since 1970.
+        /// The time until which the token is refused, in seconds since 1970.
         until_s: u64,
     },
-    /// A user's subscriptions to a channel; the connections stay.
+    /// A user's subscriptions to a channel. The user's connections stay open.
     Subscription {
-        /// The user.
+        /// The user whose subscriptions end.
         user: ArcStr,
-        /// The channel.
+        /// The channel that the user is taken off.
         channel: ChannelName,
     },
 }
 
-/// Events that were missed, or the news that some are lost.
+/// A page of the events that a connection has missed, with a gap if some of them are lost.
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
-    /// Who asked.
+    /// The slot of the connection that resumes.
     pub slot: u32,
-    /// The slot's generation when it asked.
+    /// The slot's generation when the connection asked for the page.
     pub generation: u32,
-    /// The question's number, as it was asked.
+    /// The question's number, copied from [`HubMessage::Resume`].
     pub number: u32,
-    /// The position that was asked for; `None` for a question after the present position only.
+    /// The position to resume after; `None` if the shard has asked for the present position alone.
     pub after: Option<Id>,
-    /// The events, oldest first.
+    /// The page's events, oldest first.
     pub events: Vec<Arc<Event>>,
-    /// If something after `after` is lost: since which id everything is there.
+    /// Set if events after `after` are lost: the id since which all events are kept.
     pub gap: Option<Id>,
-    /// Up to where `events` are complete: events after this id are yet to come, live or with the next page.
+    /// The position up to which the page is complete. Later events come live or with the next page.
     pub until: Id,
-    /// Whether this was the last page, so that live events follow it without a hole.
+    /// Whether this is the last page: live events follow it without a hole.
     pub last: bool,
 }
 
-/// What someone wants to see of the shards.
+/// A question about a shard's connections or subscribers.
 #[derive(Debug)]
 pub enum Look {
-    /// Connections, each a row.
+    /// The connections that a filter selects, each as a row.
     Connections(ConnectionFilter),
-    /// All about one connection.
+    /// All details of one connection.
     Connection(ConnectionId),
-    /// How many subscribers these channels have.
+    /// The numbers of subscribers of these channels.
     Subscribers(Vec<ChannelName>),
 }
 
-/// What a shard has seen.
+/// A shard's answer to a [`Look`].
 #[derive(Debug)]
 pub enum Seen {
-    /// Connections.
+    /// The rows of connections.
     Rows {
-        /// How far behind each is, in bytes, and all about it as a JSON object.
+        /// Each connection's backlog in bytes, and its details as a JSON object.
         rows: Vec<(u64, Box<str>)>,
-        /// How many there would be without a limit.
+        /// The number of connections that the filter selects, beyond its limit too.
         matched: u64,
     },
-    /// Subscribers, by the channel's place in the question.
+    /// The numbers of subscribers, in the order of the question's channels.
     Counts(Vec<u32>),
 }
 
-/// What the hub tells a shard.
+/// A message from the hub to a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
     /// An event on a channel that the shard follows.
     Event(LocalChannel, Arc<Event>),
-    /// From here on every event of the channel is in this queue; the id is the newest one before that.
+    /// The queue has every event of the channel from here on. The id is the newest one before that.
     Followed(LocalChannel, Id),
-    /// From here on no event of the channel is in this queue.
+    /// The queue has no event of the channel from here on.
     Unfollowed(LocalChannel),
-    /// An answer to [`HubMessage::Resume`].
+    /// A page of missed events, the answer to [`HubMessage::Resume`].
     Replay(Box<Replay>),
-    /// The channel has ended.
+    /// The publisher has ended the channel.
     Ended(LocalChannel),
-    /// End connections; answer with [`HubMessage::Kicked`].
+    /// The shard must end connections and answer with [`HubMessage::Kicked`].
     Kick {
-        /// Comes back with the answer.
+        /// The kick's number, which the answer repeats.
         request: u64,
-        /// Whom.
+        /// The connections or subscriptions to end.
         target: Target,
-        /// Said to the client.
+        /// The reason that the clients are told.
         reason: Arc<str>,
     },
-    /// The keys by which tokens are verified from now on.
+    /// The keys by which the shard verifies tokens from now on.
     Keys(Arc<Keyring>),
-    /// Something for one connection alone.
+    /// A message to one connection alone.
     Send(ConnectionId, Draft),
-    /// Something for all connections of a user.
+    /// A message to all connections of a user.
     SendUser(ArcStr, Draft),
-    /// What anyone listens to from here on.
+    /// The kinds of messages that at least one backend listens to from now on.
     Listening(Listening),
-    /// So many bytes of what clients have said or published are off the shard's account.
+    /// The hub has passed on so many bytes of clients' messages, which are off the shard's account.
     Heard(usize),
-    /// The backend has answered a question.
+    /// The backend has answered a question about a connection.
     Answered {
-        /// About whom.
+        /// The connection that the question was about.
         connection: ConnectionId,
-        /// Which question.
+        /// The question's number.
         number: u32,
-        /// What.
+        /// The backend's answer.
         answer: Answer,
     },
-    /// What became of something a client has published.
+    /// The outcome of a client's publish.
     Published {
-        /// Who.
+        /// The connection of the client that has published.
         connection: ConnectionId,
-        /// The client's own.
+        /// The client's reference for the publish.
         reference: Option<Box<str>>,
-        /// Its id, or a word and a sentence why not.
+        /// The event's id, or the code and the sentence of the refusal.
         result: Result<Id, (&'static str, String)>,
     },
-    /// Show something; answer with [`HubMessage::Seen`].
+    /// The shard must answer a look with [`HubMessage::Seen`].
     Look {
-        /// Comes back with the answer.
+        /// The look's number, which the answer repeats.
         request: u64,
-        /// What.
+        /// The question to answer.
         look: Arc<Look>,
     },
-    /// Take no new clients and let those there are go at a spread pace, or take new ones again.
+    /// `true`: the shard must take no new clients and end its connections at a spread pace. `false`: the shard must
+    /// take
+    /// new clients again.
     Pause(bool),
-    /// Close the listeners and let the clients go at a spread pace.
+    /// The shard must close its listeners and end its connections at a spread pace.
     Drain,
 }
 
-/// What a shard tells the hub.
+/// A message from a shard, or from the server, to the hub.
 #[derive(Debug)]
 pub enum HubMessage {
-    /// The shard wants every event of the channel, under this number.
+    /// The shard subscribes to a channel, under a number of its own.
     Follow {
-        /// Who says it.
+        /// The number of the shard that follows the channel.
         shard: u16,
         /// The shard's number for the channel.
         local: LocalChannel,
         /// The channel's name.
         name: ChannelName,
     },
-    /// The shard wants no more events of the channel.
+    /// The shard gives the channel up.
     Unfollow {
-        /// Who says it.
+        /// The number of the shard that gives the channel up.
         shard: u16,
         /// The shard's number for the channel.
         local: LocalChannel,
     },
-    /// A connection wants what it has missed on channels that the shard follows.
+    /// A connection asks for the events that it has missed on channels that the shard follows.
     Resume {
-        /// Who says it.
+        /// The number of the connection's shard.
         shard: u16,
-        /// The connection's slot and generation.
+        /// The connection's slot.
         slot: u32,
-        /// See `slot`.
+        /// The generation of the connection's slot.
         generation: u32,
-        /// Tells the answer from those to the connection's other questions.
+        /// The question's number, which tells its answer from those to the connection's other questions.
         number: u32,
-        /// The channels, by the shard's numbers.
+        /// The channels to resume on, by the shard's numbers.
         channels: Vec<LocalChannel>,
-        /// The position after which to begin; `None` asks only for the present position.
+        /// The position to resume after; `None` asks for the present position alone.
         after: Option<Id>,
     },
-    /// A client has said something to the backend; on the shard's account until it is [`ShardMessage::Heard`].
+    /// A client has sent a message to the backend. Its bytes are on the shard's account until
+    /// [`ShardMessage::Heard`].
     Said {
-        /// Who.
+        /// The client that has sent the message.
         from: Speaker,
-        /// JSON on one line.
+        /// The message: JSON on one line.
         data: Box<str>,
     },
-    /// A client without a token waits for the backend's word.
+    /// A client without a token waits for the backend's decision.
     Ask {
-        /// Who.
+        /// The client that waits.
         who: Speaker,
-        /// What it wants.
+        /// The channels and the fields of the client's request.
         question: Box<Question>,
     },
-    /// A stream or WebSocket is open.
+    /// A client has opened a stream or a WebSocket.
     Came {
-        /// Who.
+        /// The client that has come.
         who: Speaker,
-        /// Where from.
+        /// The client's address.
         address: Box<str>,
-        /// `sse` or `ws`.
+        /// The session's transport, `sse` or `ws`.
         transport: &'static str,
     },
-    /// It has ended.
+    /// A stream or a WebSocket has ended.
     Gone {
-        /// Who.
+        /// The client that has gone.
         who: Speaker,
-        /// Why.
+        /// The name of the reason for the end.
         reason: &'static str,
     },
-    /// A client publishes; on the shard's account as [`HubMessage::Said`] is.
+    /// A client publishes an event. Its bytes are on the shard's account until [`ShardMessage::Heard`].
     Publish {
-        /// Who.
+        /// The client that publishes.
         from: Speaker,
-        /// Where to.
+        /// The channel to publish to.
         channel: ChannelName,
-        /// What.
+        /// The event's content.
         draft: Draft,
-        /// The client's own, if it wants an answer.
+        /// The client's reference, if the client asks for an answer.
         reference: Option<Box<str>>,
     },
-    /// A connection is on a channel whose coming and going counts.
+    /// A connection has joined a channel with presence.
     Join {
-        /// Who says it.
+        /// The number of the connection's shard.
         shard: u16,
-        /// The channel.
+        /// The shard's number for the channel.
         local: LocalChannel,
-        /// Whose connection it is.
+        /// The connection's user, if it has one.
         user: Option<ArcStr>,
     },
-    /// It is on it no more.
+    /// A connection has left a channel with presence.
     Leave {
-        /// Who says it.
+        /// The number of the connection's shard.
         shard: u16,
-        /// The channel.
+        /// The shard's number for the channel.
         local: LocalChannel,
-        /// Whose connection it was.
+        /// The connection's user, if it had one.
         user: Option<ArcStr>,
     },
     /// The answer to [`ShardMessage::Kick`].
     Kicked {
-        /// As in the question.
+        /// The kick's number, copied from [`ShardMessage::Kick`].
         request: u64,
-        /// How many connections were ended.
+        /// The number of connections or subscriptions that the shard has ended.
         count: u64,
     },
     /// The answer to [`ShardMessage::Look`].
     Seen {
-        /// As in the question.
+        /// The look's number, copied from [`ShardMessage::Look`].
         request: u64,
-        /// What there is.
+        /// The connections or counts that the shard has found.
         seen: Seen,
     },
-    /// From the server: an event for its own channel, [`FIGURES_CHANNEL`].
+    /// From the server: an event for its own channel [`FIGURES_CHANNEL`].
     Figures(Draft),
-    /// From the server: take no new clients, or take them again.
+    /// From the server: the shards must take no new clients (`true`), or take them again (`false`).
     Pause(bool),
-    /// The shard has let all of its clients go, or gave up on the rest at the deadline.
+    /// The shard has ended all of its connections: in good order, or by cutting the rest at the deadline.
     Drained {
-        /// Who says it.
+        /// The number of the drained shard.
         shard: u16,
-        /// How many connections were cut at the deadline.
+        /// The number of connections that were cut at the deadline.
         cut: u64,
     },
     /// From the server: the keys by which tokens are verified from now on.
     Keys(Arc<Keyring>),
-    /// From the server: stop taking publishers' commands and let everyone go.
+    /// From the server: the hub must have every shard end its connections.
     Drain,
-    /// From the server: write the last id down and stop.
+    /// From the server: the hub must write the last id down and stop.
     Stop,
 }

@@ -1,9 +1,9 @@
-//! The queues between the hub and the shards, and their bounds; `messages` is what is said in them.
+//! The queues between the hub and the shards, and their bounds; `messages` defines what they carry.
 //!
-//! Both directions are lock-free queues with one wake-up per batch. Hub to shard, order is everything: an
-//! answer to a subscription stands in the same queue as live events, so that replay and live can neither
-//! overlap nor leave a hole. That queue is bounded by the bytes waiting in it; the hub looks at
-//! [`ToShard::is_congested`] and slows its publishers down. Nothing in it is ever dropped.
+//! Both directions are lock-free queues with one wake-up per batch. The queue to a shard keeps its order: the answer to
+//! a subscription stands between the live events, so that missed and live events neither overlap nor leave a hole. That
+//! queue is bounded by the bytes in it: when [`ToShard::is_congested`], the hub slows its publishers down. No message
+//! to a running shard is dropped.
 
 mod messages;
 
@@ -24,11 +24,11 @@ pub use messages::{
 /// The most batches that wait in a queue to a shard.
 const BATCHES_MAX: usize = 4096;
 
-/// What both ends of a queue know of it.
+/// The fill level of a queue to a shard, which both of its ends see.
 #[derive(Default)]
 struct Load {
     bytes: AtomicUsize,
-    /// Set by the hub when it waits for room, cleared by the shard when it tells that there is some.
+    /// The hub sets this when it waits for room in the queue; the shard clears it when it wakes the hub.
     awaited: AtomicBool,
 }
 
@@ -45,7 +45,7 @@ pub struct ToShard {
 /// The shard's end of the queue from the hub.
 pub struct FromHub {
     receiver: Receiver<Vec<ShardMessage>>,
-    /// What rings when there is something.
+    /// The wake-up that the hub rings when it has sent a batch.
     pub wake: Wake,
     load: Arc<Load>,
     hub: Wake,
@@ -53,22 +53,22 @@ pub struct FromHub {
     batches_max: usize,
 }
 
-/// What a message counts for in the queue's bound.
+/// The bytes that a message counts for in the queue's bound.
 fn weight(message: &ShardMessage) -> usize {
     64 + match message {
         ShardMessage::Event(_, event) => event.weight(),
         ShardMessage::Send(_, draft) | ShardMessage::SendUser(_, draft) => draft.payload.len(),
-        // A replay's events are in the history anyway.
+        // The events of a replay take no memory of their own: the history holds them.
         _ => 0,
     }
 }
 
-/// Makes the queue to one shard; `hub` is rung when a congested queue has room again.
+/// Makes the queue to one shard. The shard rings `hub` when a congested queue has room again.
 pub fn to_shard(bytes_max: usize, hub: Wake) -> std::io::Result<(ToShard, FromHub)> {
     to_shard_with(bytes_max, BATCHES_MAX, hub)
 }
 
-/// As [`to_shard`], for another number of batches.
+/// Makes a queue as [`to_shard`] does, with room for `batches_max` batches.
 pub fn to_shard_with(bytes_max: usize, batches_max: usize, hub: Wake) -> std::io::Result<(ToShard, FromHub)> {
     let (sender, receiver) = crossbeam_channel::bounded(batches_max);
     let wake = Wake::new()?;
@@ -84,21 +84,21 @@ impl ToShard {
         self.staged.push(message);
     }
 
-    /// Sends the batch, with one wake-up. What finds no room stays staged, and the hub is rung when there is
-    /// some, so that it flushes again. What is for a shard that has ended is let go.
+    /// Sends the batch, with one wake-up. If the queue is full, the batch stays staged, and the shard rings the hub
+    /// when there is room, so that the hub flushes again. A batch for a shard that has ended is dropped.
     pub fn flush(&mut self) {
         if self.staged.is_empty() || self.try_flush() {
             return;
         }
-        // The shard may have taken the last batch before it could see that this is waited for.
+        // The shard may have made room before it could see `awaited`, and would then ring nobody.
         self.load.awaited.store(true, Ordering::SeqCst);
         self.try_flush();
     }
 
-    /// Returns whether nothing is staged any more.
+    /// Tries to send the batch; returns whether nothing is staged any more.
     fn try_flush(&mut self) -> bool {
         let bytes = std::mem::take(&mut self.staged_bytes);
-        // Before the send, so that the shard never subtracts what was not added yet.
+        // The bytes are added before the send, so that the shard never subtracts bytes that were not added yet.
         self.load.bytes.fetch_add(bytes, Ordering::SeqCst);
         match self.sender.try_send(std::mem::take(&mut self.staged)) {
             Ok(()) => self.wake.ring(),
@@ -115,12 +115,13 @@ impl ToShard {
         true
     }
 
-    /// Whether so much waits for the shard that publishers must wait too.
+    /// Whether so many bytes or batches wait in the queue that publishers must wait too.
     pub fn is_congested(&self) -> bool {
         !self.staged.is_empty() && self.sender.is_full() || self.load.bytes.load(Ordering::SeqCst) > self.bytes_max
     }
 
-    /// Asks to be rung when there is room; returns whether there is still none, so that nothing slips between.
+    /// Has the shard ring the hub when the queue has room. Returns whether it has none even now: the queue is looked at
+    /// again after the request, because room that came before it is not rung for.
     pub fn await_room(&self) -> bool {
         self.is_congested() && {
             self.load.awaited.store(true, Ordering::SeqCst);
@@ -140,7 +141,7 @@ impl FromHub {
         self.receiver.try_recv().ok()
     }
 
-    /// What a batch counts for.
+    /// The bytes that a batch counts for in the queue's bound.
     pub fn weigh(batch: &[ShardMessage]) -> usize {
         batch.iter().map(weight).sum()
     }
@@ -150,7 +151,8 @@ impl FromHub {
         self.load.bytes.load(Ordering::Relaxed)
     }
 
-    /// Tells that a batch which weighed `bytes` is worked off, and wakes the hub if it waits for that.
+    /// Takes a batch of `bytes` out of the queue's bound, because it is worked off; wakes the hub if the hub waits
+    /// for room.
     pub fn done(&self, bytes: usize) {
         let left = self.load.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
         let has_room = left <= self.bytes_max / 2 && self.receiver.len() <= self.batches_max / 2;
@@ -164,7 +166,7 @@ impl FromHub {
         [self.wake.as_fd(), self.hub.as_fd()]
     }
 
-    /// Whether nothing waits.
+    /// Whether no batch waits in the queue.
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }
@@ -177,15 +179,15 @@ pub struct ToHub {
     wake: Wake,
 }
 
-/// The hub's end of that queue.
+/// The hub's end of the queue that the shards and the server send to.
 pub struct HubInbox {
     receiver: Receiver<HubMessage>,
-    /// What rings when there is something.
+    /// The wake-up that the senders ring when they have queued messages.
     pub wake: Wake,
 }
 
-/// Makes the queue that leads to the hub. It has no bound of its own: shards put at most a few messages per
-/// connection and channel into it, and what clients say is bounded by what a shard may have on its account.
+/// Makes the queue that leads to the hub. The queue has no bound of its own: a shard queues at most a few messages per
+/// connection and channel, and the bytes of clients' messages are bounded by the shard's account.
 pub fn to_hub() -> std::io::Result<(ToHub, HubInbox)> {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let wake = Wake::new()?;
@@ -195,7 +197,7 @@ pub fn to_hub() -> std::io::Result<(ToHub, HubInbox)> {
 impl ToHub {
     /// Queues a message; [`ToHub::ring`] tells the hub of it.
     pub fn send(&self, message: HubMessage) {
-        // Fails only once the hub is gone, and then nobody is left to care.
+        // The send fails only when the hub has ended, at the end of the process.
         let _ = self.sender.send(message);
     }
 
@@ -204,7 +206,7 @@ impl ToHub {
         self.wake.as_fd()
     }
 
-    /// Wakes the hub.
+    /// Wakes the hub to take the queued messages.
     pub fn ring(&self) {
         self.wake.ring();
     }
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_found_no_room_is_rung_for() {
+    fn a_hub_without_room_is_rung_when_there_is_some() {
         let hub = Wake::new().unwrap();
         let (mut to, from) = to_shard(usize::MAX, hub.clone()).unwrap();
         for _ in 0..=BATCHES_MAX {
@@ -282,13 +284,13 @@ mod tests {
         while let Some(batch) = from.next() {
             from.done(FromHub::weigh(&batch));
         }
-        assert!(hub.is_rung(), "nobody else would flush what was acknowledged");
+        assert!(hub.is_rung(), "without it the staged batch would never be flushed");
         to.flush();
         assert_eq!(from.next().map(|batch| batch.len()), Some(1));
     }
 
     #[test]
-    fn what_is_for_an_ended_shard_is_let_go() {
+    fn messages_for_an_ended_shard_are_dropped() {
         let (mut to, from) = to_shard(1000, Wake::new().unwrap()).unwrap();
         drop(from);
         for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Taking new connections, and turning them away when there is no room.
+//! Accepting new connections, and refusing them when there is no room.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,13 +17,14 @@ use super::connection::{Flags, Peer, State};
 use super::context::Context;
 use super::slots::Slots;
 
-/// Connections taken from one listener in one turn.
+/// The most connections that one turn accepts from one listener.
 const BURST: usize = 64;
-/// Connections that are being told that there is no room, at most; more are closed without an answer.
+/// The most connections at a time that get a refusal with a slot of their own; beyond that the answer is sent once and
+/// the connection closed.
 const REFUSALS_MAX: usize = 64;
-/// Turns for which a connection waits for the place of one that is just ending, at most.
+/// The most turns for which a new connection waits for the place of one that is ending.
 const TURNS_WAITED_MAX: u32 = 64;
-/// Descriptors of a shard's table that are no connections, with room to spare for refusals.
+/// The descriptors of a shard's table that are not for connections: the shard's own, and some for refusals.
 const OTHER_DESCRIPTORS: u64 = 128;
 
 impl Listener {
@@ -37,8 +38,9 @@ impl Listener {
     }
 }
 
-/// A descriptor that is given up when there are no others, to take a connection and close it. Without that the
-/// connection would stay in the queue: its client would wait, and the listener would be readable all the time.
+/// A reserved descriptor for the case that there are no others: it is given up to accept a connection and close it.
+/// Without that the connection would stay in the queue, its client would wait, and the listener would always be
+/// readable.
 #[derive(Debug, Default)]
 struct Reserve(Option<OwnedFd>);
 
@@ -53,17 +55,17 @@ impl Reserve {
 /// Whether connections may be taken from a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
-    /// Its queue is empty, as far as is known.
+    /// The listener's queue is empty, as far as the shard knows.
     Empty,
-    /// Its queue may have connections.
+    /// The listener's queue may have connections.
     Ready,
     /// The kernel has no descriptor or memory to give; the queue is left alone for a while.
     Exhausted,
-    /// The shard listens on it no more.
+    /// The shard no longer listens on it.
     Closed,
 }
 
-/// A connection that waits for the place of one that is just ending.
+/// An accepted connection that waits for the place of one that is ending.
 #[derive(Debug)]
 struct Comer {
     fd: OwnedFd,
@@ -78,14 +80,14 @@ pub(super) struct Acceptor {
     queues: Vec<Queue>,
     reserve: Reserve,
     comers: VecDeque<Comer>,
-    /// The ring has reports that were not taken: connections may have ended that still have their places.
+    /// The ring has reports that were not taken, so connections that have ended may still have their places.
     may_free_places: bool,
-    /// Connections that this thread's descriptor table has room for.
+    /// The number of connections that this thread's descriptor table has room for.
     descriptors_max: usize,
 }
 
 impl Acceptor {
-    /// The listeners of a thread whose table has so many descriptors.
+    /// The listeners of a thread whose table has room for `descriptors` descriptors.
     pub(super) fn new(listeners: Vec<Listener>, descriptors: u64) -> Acceptor {
         let mut reserve = Reserve::default();
         reserve.refill();
@@ -99,7 +101,7 @@ impl Acceptor {
         }
     }
 
-    /// Connections that this thread's descriptor table has room for.
+    /// The number of connections that this thread's descriptor table has room for.
     pub(super) fn descriptors_max(&self) -> usize {
         self.descriptors_max
     }
@@ -109,7 +111,7 @@ impl Acceptor {
         &self.listeners
     }
 
-    /// How a listener's queue stands.
+    /// The state of a listener's queue.
     pub(super) fn queue(&self, listener: usize) -> Queue {
         self.queues.get(listener).copied().unwrap_or(Queue::Closed)
     }
@@ -121,13 +123,14 @@ impl Acceptor {
         }
     }
 
-    /// Whether connections wait that could be taken or refused in the next turn.
+    /// Whether connections wait that the next turn could accept or refuse.
     pub(super) fn has_waiting(&self) -> bool {
         !self.comers.is_empty() || self.queues.contains(&Queue::Ready)
     }
 
-    /// Takes connections that wait, up to a burst for each listener. A TCP connection comes with its request, so it is
-    /// read in this turn. `may_free_places`: the ring has reports of ended connections that this turn has not taken.
+    /// Accepts waiting connections, up to a burst for each listener. They are read in this turn, because a TCP
+    /// connection is accepted together with its request. `may_free_places`: the ring has reports that this turn has not
+    /// taken.
     pub(super) fn take(&mut self, slots: &mut Slots, cx: &mut Context, may_free_places: bool) {
         self.may_free_places = may_free_places;
         for _ in 0..self.comers.len() {
@@ -156,15 +159,16 @@ impl Acceptor {
                     self.turn_one_away(cx);
                     return Queue::Exhausted;
                 }
-                // The client was gone before its connection was taken; the next one may not be.
+                // This client has gone before its connection was accepted. Others may wait behind it.
                 Err(_) => {}
             }
         }
         Queue::Ready
     }
 
-    /// Gives a connection a slot, which is returned, or turns it away. When all clients come back at once, those of which the connection has
-    /// just ended still have a place: then the new connection waits for it some turns.
+    /// Gives a connection a slot, which is returned, or refuses it. If there is no place while connections are ending,
+    /// the new connection waits some turns for one of theirs: when all clients come back at once, their old connections
+    /// still have the places.
     fn admit(&mut self, slots: &mut Slots, cx: &mut Context, mut comer: Comer) -> Option<u32> {
         let peer = comer.address.map(Peer::new).unwrap_or_default();
         let is_counted = cx.admission.counts_addresses() && comer.address.is_some() && !cx.settings.trusts(peer.ip());
@@ -182,7 +186,8 @@ impl Acceptor {
         None
     }
 
-    /// Takes a place of the server's and, if the connection counts towards an address, one of the address's.
+    /// Takes one of the server's places and, if the connection counts towards an address, one of the address's
+    /// places.
     fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), (Refused, Refusal)> {
         if slots.used() >= self.descriptors_max || !cx.admission.enter() {
             let refusal = Refusal::fatal(Code::Full, "this server has no room for more connections");
@@ -197,7 +202,7 @@ impl Acceptor {
         }
     }
 
-    /// Without a descriptor for it, takes one connection with the reserve's and closes it.
+    /// Accepts one connection with the reserved descriptor, because there is no other, and closes it.
     fn turn_one_away(&mut self, cx: &mut Context) {
         self.reserve.0 = None;
         for listener in &self.listeners {
@@ -214,7 +219,7 @@ impl Acceptor {
         self.reserve.refill();
     }
 
-    /// Takes the connections that are left in the queues, and stops listening.
+    /// Accepts the connections that are left in the queues, and stops listening.
     pub(super) fn stop(&mut self, slots: &mut Slots, cx: &mut Context) {
         for listener in std::mem::take(&mut self.listeners) {
             if matches!(listener, Listener::Inherited(_)) {
@@ -227,14 +232,14 @@ impl Acceptor {
                     self.admit(slots, cx, Comer { fd, address, turns_left: 0 });
                 }
             }
-            // This ends the driver's wait, which has a copy of the descriptor.
+            // The driver has a copy of the descriptor, whose wait ends with this.
             socket::stop_listening(listener.as_fd());
         }
         self.queues.fill(Queue::Closed);
     }
 }
 
-/// Fills a slot with a connection that has its places.
+/// Fills a slot with a connection that has taken its places.
 fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted: bool) -> u32 {
     let comes_from_proxy = comer.address.is_none() || cx.settings.trusts(peer.ip());
     let is_proxied = cx.settings.config.server.proxy_protocol && comes_from_proxy;
@@ -250,7 +255,7 @@ fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted:
 
 /// Gives a connection of this process a slot.
 fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
-    // The listener's address is no secret; the process at the other end is what counts.
+    // The listener's address is no secret, so the peer's process is checked.
     if socket::is_own_process(fd.as_fd()) && cx.admission.enter() {
         let slot = slots.occupy(fd, Peer::OWN, State::Http, cx.now);
         slots[slot].flags.insert(Flags::OWN);
@@ -259,7 +264,7 @@ fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
     }
 }
 
-/// Gives one answer that says why there is no room, and closes the connection.
+/// Answers a connection with a refusal, and closes it.
 fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal: Refusal) {
     cx.counters.refused += 1;
     cx.counters.count_rejection(refusal.code.status());
@@ -267,7 +272,7 @@ fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal:
     let mut answer = Vec::new();
     encode(&Response::refusal(&refusal), &Exchange::default(), &mut answer);
     if slots.refusals >= REFUSALS_MAX {
-        // At worst the client sees a reset instead of the answer.
+        // The client may see a reset instead of the answer.
         let _ = socket::send(fd.as_fd(), &answer);
         return;
     }
@@ -281,8 +286,8 @@ fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal:
     slots.queue(slot);
 }
 
-/// Behind a trusted proxy, sets the connection's address to the client's, with each request anew: the proxy may bring
-/// the requests of several clients on one connection.
+/// Sets the address of a connection behind a trusted proxy to the client's. Each request sets it anew, because the
+/// proxy may bring the requests of several clients on one connection.
 pub(super) fn learn_client(
     slots: &mut Slots,
     cx: &mut Context,
@@ -301,7 +306,7 @@ pub(super) fn learn_client(
     connection.flags.insert(Flags::VIA_PROXY);
     let Some(client) = last_untrusted(request, |address| cx.settings.trusts(address)) else {
         if was_via_proxy && !cx.settings.trusts(before) {
-            // This request need not come from the client of the one before.
+            // This request names no client and may come from another one than the request before.
             give_back_address(slots, cx, slot);
             slots[slot].peer = own_peer(slots, slot);
         }
@@ -317,21 +322,22 @@ pub(super) fn learn_client(
     Ok(())
 }
 
-/// The address at the other end of a connection's socket, whatever a proxy has said.
+/// The address of a connection's peer by its socket, without regard to proxies.
 fn own_peer(slots: &Slots, slot: u32) -> Peer {
     let fd = slots[slot].fd.as_ref();
     fd.and_then(|fd| socket::peer_address(fd.as_fd())).map(Peer::new).unwrap_or_default()
 }
 
-/// Gives the place of a connection's address back, if it has one.
+/// Gives back the connection's place among those of its address, if it has one.
 pub(super) fn give_back_address(slots: &mut Slots, cx: &Context, slot: u32) {
     if let Some(address) = slots.uncount(slot) {
         cx.admission.leave_from(address);
     }
 }
 
-/// Takes one of an address's places for a connection that a proxy has brought; the peer is to be set to that address.
-/// `is_new`: whether the connection counts towards how fast the address connects.
+/// Takes one of an address's places for a connection behind a proxy. The caller sets the peer to that address.
+/// `is_new`:
+/// the connection counts towards the address's rate of new connections too.
 pub(super) fn count_address(
     slots: &mut Slots,
     cx: &mut Context,

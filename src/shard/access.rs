@@ -1,4 +1,4 @@
-//! Access: the identities that connections have by their tokens, and what these allow.
+//! Access: the connections' identities, and the channels that these allow.
 
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ use super::rates::Talk;
 use super::settings::TICK_MS;
 use super::slots::Slots;
 
-/// Why a channel is refused.
+/// The cause for which a channel is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
-    /// It needs a token, and the connection has none.
+    /// The channel needs a token, and the connection has none.
     NoToken,
-    /// The connection's token does not name it.
+    /// The connection's token does not name the channel.
     NotGranted,
 }
 
 impl Denied {
-    /// The code for programs.
+    /// The refusal's code for programs.
     pub(super) fn code(self) -> Code {
         match self {
             Denied::NoToken => Code::Unauthorized,
@@ -38,7 +38,7 @@ impl Denied {
         }
     }
 
-    /// The sentence for people.
+    /// The refusal's sentence for people.
     pub(super) fn message(self, channel: &str) -> String {
         match self {
             Denied::NoToken => format!("the channel {channel:?} needs a token"),
@@ -52,12 +52,12 @@ impl Denied {
     }
 }
 
-/// See the module's documentation.
+/// The keys, the identities, and the rates of messages; see the module's documentation.
 pub(super) struct Access {
-    /// The keys by which tokens are verified; without any, none are asked for.
+    /// The keys by which tokens are verified; `None` if clients need no token.
     pub(super) keyring: Option<Arc<Keyring>>,
     pub(super) identities: Identities,
-    /// How much each WebSocket client has said in the present second.
+    /// The messages of each WebSocket client in the present second.
     pub(super) talk: Talk,
 }
 
@@ -101,7 +101,7 @@ impl Access {
         checked
     }
 
-    /// Gives a connection the identity of a token; refused if its user has too many connections.
+    /// Gives a connection the identity of a token. An error if the user has too many connections.
     pub(super) fn remember(&mut self, cx: &mut Context, slot: u32, identity: Identity) -> Result<(), Refusal> {
         let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
@@ -110,8 +110,8 @@ impl Access {
         self.set(cx, slot, Known { user, token, grants, expires, is_asked: false })
     }
 
-    /// What the backend has allowed a connection, beside what it had allowed before. A connection's user stays the same
-    /// once it is known.
+    /// The identity of a connection after a decision of the backend: the newly allowed channels come beside those
+    /// allowed before. Once a connection's user is known, it stays the same.
     pub(super) fn decided(&self, cx: &Context, slot: u32, channels: &[String], user: Option<ArcStr>) -> Known {
         let nobody = Known { user: None, token: None, grants: Grants::default(), expires: Tick::MAX, is_asked: true };
         let mut known = self.identities.get(slot).cloned().unwrap_or(nobody);
@@ -121,7 +121,7 @@ impl Access {
         known
     }
 
-    /// Gives a connection an identity; refused if its user has too many connections.
+    /// Gives a connection an identity. An error if the user has too many connections.
     pub(super) fn set(&mut self, cx: &mut Context, slot: u32, known: Known) -> Result<(), Refusal> {
         let before = self.user(slot).cloned();
         if before != known.user {
@@ -148,12 +148,12 @@ impl Access {
         }
     }
 
-    /// A connection's user.
+    /// A connection's user, if it is known.
     pub(super) fn user(&self, slot: u32) -> Option<&ArcStr> {
         self.identities.get(slot)?.user.as_ref()
     }
 
-    /// Whether a connection has its identity by a token.
+    /// Whether a connection's identity comes from a token.
     pub(super) fn has_token(&self, slot: u32) -> bool {
         self.identities.get(slot).is_some_and(|known| !known.is_asked)
     }
@@ -185,7 +185,7 @@ impl Access {
             && self.identities.get(slot).is_some_and(|known| known.may_publish(channel))
     }
 
-    /// Refuses a request that asks for a channel which the connection may not have.
+    /// Checks that a connection may subscribe to all channels of a request.
     pub(super) fn check_channels(
         &self,
         cx: &Context,
@@ -197,8 +197,8 @@ impl Access {
         channels.iter().try_for_each(check)
     }
 
-    /// Whether a WebSocket that came without a token must send one before it may do anything: it asks for no channel
-    /// yet, or for one that needs a token.
+    /// Whether a WebSocket that came without a token must send one first: its request names no channel, or one that
+    /// needs a token.
     pub(super) fn must_send_token(
         &self,
         cx: &Context,
@@ -214,14 +214,14 @@ impl Access {
             && (channels.is_empty() || self.check_channels(cx, slot, connection, channels).is_err())
     }
 
-    /// The channels that a connection is subscribed to and may not be subscribed to any more.
+    /// The subscribed channels of a connection that its present identity does not allow.
     pub(super) fn no_longer_granted(&self, cx: &Context, slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ArcStr> {
         let connection = &slots[slot];
         let names = connection.subscriptions_from(0).filter_map(|s| lanes.channel_of(s.lane).name.clone());
         names.filter(|name| self.may_subscribe(cx, slot, connection, name).is_err()).collect()
     }
 
-    /// When a connection's identity ends.
+    /// The time at which a connection's identity expires, if it does.
     pub(super) fn ends(&self, slot: u32) -> Option<Tick> {
         if self.identities.len() == 0 {
             return None;
@@ -229,7 +229,7 @@ impl Access {
         self.identities.get(slot).map(|known| known.expires).filter(|end| *end != Tick::MAX)
     }
 
-    /// Lets go of revocations that have no effect any more.
+    /// Forgets revocations of tokens that have expired.
     pub(super) fn tidy(&mut self) {
         self.identities.revoked.tidy(unix_ms() / 1000);
     }

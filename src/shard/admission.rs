@@ -1,5 +1,5 @@
-//! Admission: how many connections there may be over all shards, in total, from one address and of one user, and how
-//! fast an address may make new ones.
+//! Admission: the limits on connections over all shards, in total, from one address and of one user, and on the rate at
+//! which an address makes new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,12 +15,12 @@ use crate::figures::ServerState;
 use crate::logic::code::Code;
 use crate::logic::refusal::Refusal;
 
-/// The parts of each table. Each part has its own lock, so that a shard rarely waits for another one.
+/// The number of parts of each table. Each part has its own lock, so that a shard rarely waits for another one.
 const STRIPES: usize = 64;
-/// Addresses in one part beyond which the forgettable ones are removed before the part grows.
+/// The number of addresses in one part beyond which forgettable addresses are removed before the part grows.
 const ADDRESSES_TIDIED: usize = 1024;
 
-/// Why an address gets no connection.
+/// The cause for which an address gets no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// The address has as many connections as it may.
@@ -30,7 +30,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// The answer to the client.
+    /// The answer to the refused client.
     pub(super) fn refusal(self) -> Refusal {
         let message = match self {
             Refused::TooMany => "there are too many connections from your address",
@@ -40,12 +40,12 @@ impl Refused {
     }
 }
 
-/// What an address may do; 0 for no limit.
+/// The limits of each address; 0 stands for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 struct AddressLimits {
-    /// Connections at a time.
+    /// The most connections at a time.
     connections_max: u32,
-    /// New connections per second, after a burst of as many.
+    /// The most new connections per second, after a burst of as many.
     per_second: u32,
 }
 
@@ -53,11 +53,12 @@ struct AddressLimits {
 #[derive(Debug)]
 struct Address {
     connections: u32,
-    /// When the connections made so far would have been due at the permitted rate, in microseconds.
+    /// The time at which the last connection would be due at the permitted rate, in microseconds.
     due_us: u64,
 }
 
-/// The address that a client's connections are counted under: a client has a whole /64 of IPv6 to itself.
+/// The address under which a client's connections are counted. IPv6 addresses of one /64 count as one, because a client
+/// usually has a whole /64.
 fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
@@ -76,7 +77,7 @@ impl Address {
             return Err(Refused::TooMany);
         }
         if limits.per_second > 0 {
-            // A bucket that holds one second's worth, as the time until which it is used up.
+            // This is a token bucket of one second's worth, kept as the time until which it is used up.
             let each_us = 1_000_000 / u64::from(limits.per_second);
             let due = self.due_us.max(now_ms * 1000);
             if due + each_us > now_ms * 1000 + 1_000_000 {
@@ -93,18 +94,18 @@ impl Address {
         self.connections = self.connections.saturating_sub(1);
     }
 
-    /// Whether the address may be forgotten: it has no connections, and its rate is not used up.
+    /// Whether the address may be forgotten: it has no connections, and its full burst is left.
     fn is_forgettable(&self, now_ms: u64) -> bool {
         self.connections == 0 && self.due_us <= now_ms * 1000
     }
 }
 
-/// A table in parts, each with its own lock.
+/// A table in parts, each with a lock of its own.
 #[derive(Debug)]
 struct Striped<K, V>(Vec<Mutex<HashMap<K, V>>>);
 
 impl<K: Hash, V> Striped<K, V> {
-    /// A table; without parts if nothing is to be counted.
+    /// An empty table; it has no parts if nothing is counted.
     fn new(is_needed: bool) -> Striped<K, V> {
         Striped((0..if is_needed { STRIPES } else { 0 }).map(|_| Mutex::default()).collect())
     }
@@ -118,8 +119,8 @@ impl<K: Hash, V> Striped<K, V> {
     }
 }
 
-/// The counters of connections, which all shards share. A connection touches them when it comes and when it goes, a
-/// delivery never.
+/// The counters of connections, which all shards share. A connection touches them when it begins and when it ends; a
+/// delivery never does.
 #[derive(Debug)]
 pub struct Admission {
     state: Arc<ServerState>,
@@ -132,7 +133,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Counters with the limits of a configuration, and a state of their own.
+    /// Counters with the limits of a configuration, and with a server state of their own.
     pub fn new(config: &config::Server) -> Admission {
         let limits = AddressLimits { connections_max: config.per_address, per_second: config.connect_rate };
         Admission {
@@ -151,7 +152,7 @@ impl Admission {
         &self.state
     }
 
-    /// Whether new clients are welcome.
+    /// Whether the server takes new clients.
     pub(super) fn is_ready(&self) -> bool {
         self.state.is_ready()
     }

@@ -1,5 +1,5 @@
-//! A batch of sends while it is put together: which connection is sent what, and the memory that this needs. Kept from
-//! turn to turn.
+//! A batch of sends while it is put together: the planned sends, and the memory for copied frames. The memory is kept
+//! from turn to turn.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::lanes::Lanes;
 use super::slots::Slots;
 
-/// Bytes that are copied for one batch, at most.
+/// The most bytes that are copied for one batch.
 const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The bytes that a connection is sent next.
@@ -17,33 +17,33 @@ const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(super) enum Piece {
     /// Frames of one lane, from one position to another.
     Run { subscription: u32, lane: u32, start: Position, end: Position },
-    /// The bytes that wait in `out`.
+    /// The bytes that wait in the connection's `out`.
     Out,
-    /// A heartbeat.
+    /// The connection's heartbeat.
     Heartbeat,
     /// Frames of several lanes, from one offset of the arena to another.
     Merged { start: usize, end: usize },
 }
 
-/// One planned send.
+/// One planned send to a connection.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) slot: u32,
     pub(super) piece: Piece,
 }
 
-/// See the module's documentation.
+/// The planned sends and their copied bytes; see the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) plans: Vec<Plan>,
-    /// Frames of several lanes, put together.
+    /// Copied frames of several lanes, in the order in which they are sent.
     pub(super) arena: Vec<u8>,
-    /// The cursors of the connection whose frames are put together.
+    /// The cursors of the connection whose frames are being copied.
     pub(super) cursors: Vec<Position>,
 }
 
 impl Batch {
-    /// How many sends are planned.
+    /// The number of planned sends.
     pub(super) fn len(&self) -> usize {
         self.plans.len()
     }
@@ -72,7 +72,7 @@ impl Batch {
     }
 }
 
-/// A connection's heartbeat.
+/// The bytes of a connection's heartbeat.
 pub(super) fn heartbeat(connection: &Connection) -> &'static [u8] {
     connection.key.heartbeat().unwrap_or_default()
 }

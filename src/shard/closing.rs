@@ -1,7 +1,8 @@
-//! The steps by which a connection ends that concern its slot alone.
+//! The steps of a connection's end that concern its slot alone.
 //!
-//! An end in good order goes `Closing` (what waits is sent), `Lingering` (the client reads it and closes), `Dead` (the
-//! ring's polls report for the last time), free. A broken connection goes straight to `Dead`.
+//! An end in good order goes through `Closing` (waiting bytes are sent), `Lingering` (the client reads them and
+//! closes) and
+//! `Dead` (the ring's polls report for the last time) to free. A broken connection goes straight to `Dead`.
 
 use tracing::info;
 
@@ -36,7 +37,7 @@ pub(super) fn record_end(slots: &Slots, cx: &mut Context, slot: u32, reason: Rea
     }
 }
 
-/// Sends what waits in `out`, and closes the connection.
+/// Has the bytes in `out` sent and then the connection closed.
 pub(super) fn finish(slots: &mut Slots, cx: &mut Context, slot: u32, reason: Reason) {
     record_end(slots, cx, slot, reason);
     slots.enter_state(slot, State::Closing);
@@ -44,7 +45,7 @@ pub(super) fn finish(slots: &mut Slots, cx: &mut Context, slot: u32, reason: Rea
     slots.queue(slot);
 }
 
-/// The answer to a request is written: the connection waits for the next request, or closes.
+/// Goes on after a request's answer is written: the connection waits for the next request, or closes.
 pub(super) fn after_answer(slots: &mut Slots, cx: &mut Context, slot: u32) {
     if slots[slot].flags.intersects(Flags::KEEP_ALIVE) {
         slots.set_deadline(slot, cx.now + cx.settings.keep_alive);

@@ -1,4 +1,4 @@
-//! A connection's slot of 80 bytes, and beside it a box for what the connection needs only at times.
+//! A connection's slot of 80 bytes, and a box beside it for the fields that a connection needs only at times.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,15 +17,15 @@ use crate::logic::cells::{Cell, NONE, wastes_nothing};
 
 use super::waiting::{Asking, Hold, Waiting};
 
-/// What a connection is doing.
+/// The state of a slot's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum State {
-    /// Nothing: the slot is free.
+    /// The slot is free.
     Free,
-    /// Waiting for what its proxy says about it.
+    /// The connection waits for the header of the PROXY protocol.
     Proxied,
-    /// Waiting for a request, or for the rest of one.
+    /// The connection waits for a request, or for the rest of one.
     Http,
     /// An event stream is open.
     Stream,
@@ -33,21 +33,21 @@ pub(super) enum State {
     WebSocket,
     /// A poll is held until there is an event or its time is over.
     Poll,
-    /// What is in `out` still goes out, then the sending side is shut down.
+    /// The bytes in `out` are sent, and then the sending side is shut down.
     Closing,
-    /// Everything is sent; waiting for the peer to close, so that it can read it all.
+    /// Everything is sent. The connection waits for the peer to close, so that the peer can read everything.
     Lingering,
-    /// Waiting for the last completion of its poll; then the slot is free.
+    /// The connection waits for the last report of its polls; then the slot is free.
     Dead,
 }
 
 bitflags! {
-    /// Single facts about a connection.
+    /// Yes-or-no facts about a connection.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Flags: u32 {
         /// The kernel has no room or no memory for the connection's bytes: nothing is sent until it has.
         const BLOCKED = 1;
-        /// A frame is sent in part; its rest comes before anything else. `Extra::mid` says of which subscription.
+        /// A frame is sent in part; its rest comes before anything else. `Extra::mid` is the subscription.
         const MID_FRAME = 1 << 1;
         /// A heartbeat is due.
         const HEARTBEAT = 1 << 2;
@@ -61,9 +61,9 @@ bitflags! {
         const REPLAYING = 1 << 6;
         /// The next read goes on after a short one, because the connection's end may follow.
         const TO_END = 1 << 7;
-        /// A WebSocket ping is out and nothing has come from the client since.
+        /// A WebSocket ping is sent, and no byte has come from the client since.
         const PINGED = 1 << 8;
-        /// The connection stays open for the next request after the answer to this one.
+        /// The connection stays open for another request after the answer to this one.
         const KEEP_ALIVE = 1 << 9;
         /// The request came as HTTP/1.1.
         const HTTP_1_1 = 1 << 10;
@@ -71,9 +71,9 @@ bitflags! {
         const COUNTED = 1 << 11;
         /// The slot stands in the list of connections whose input is read.
         const UNREAD = 1 << 12;
-        /// The log has a line about the connection's beginning, so its end gets one too.
+        /// The log has a line about the connection's beginning, so the end gets a line too.
         const LOGGED = 1 << 13;
-        /// The connection is there only to be told that there is no room for it.
+        /// The connection has no place and gets only the answer that there is no room.
         const REFUSED = 1 << 14;
         /// The ring has a poll that reports room for more bytes.
         const ARMED_OUT = 1 << 15;
@@ -86,18 +86,18 @@ bitflags! {
     }
 }
 
-/// Where the holds stand within the slot's word of flags.
+/// The first bit of the holds within the slot's word of flags.
 const HOLD_SHIFT: u32 = 24;
 
-/// A subscription: where in which lane the connection stands.
+/// A subscription: a lane, and the connection's position in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscription {
-    /// The lane, or [`NONE`].
+    /// The lane's number, or [`NONE`].
     pub(super) lane: u32,
-    /// Its place in the lane's list of subscribers, so that removal needs no search; [`NONE`] while the
-    /// connection still gets missed events and does not follow the lane yet.
+    /// The subscription's place in the lane's list of readers, so that removal needs no search; [`NONE`] while the
+    /// connection gets missed events and does not read the lane yet.
     pub(super) place: u32,
-    /// Everything before it has been taken by the kernel.
+    /// The position in the lane's log before which the kernel has taken all bytes.
     pub(super) cursor: Position,
 }
 
@@ -123,7 +123,7 @@ impl Peer {
         Peer { ip: ip.octets(), port: address.port() }
     }
 
-    /// This process itself.
+    /// The peer of connections that this process has made itself.
     pub(super) const OWN: Peer = Peer { ip: [0; 16], port: 1 };
 
     /// The address; unspecified for peers on a Unix socket.
@@ -146,27 +146,28 @@ impl std::fmt::Display for Peer {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) fd: Option<OwnedFd>,
-    /// Goes up with each use of the slot.
+    /// The slot's generation, which goes up with each use of the slot.
     pub(super) generation: u32,
     /// The first subscription; more are in `extra`. While the slot is free, `lane` links the free slots.
     pub(super) first: Subscription,
     pub(super) extra: Option<Box<Extra>>,
-    /// When it was accepted.
+    /// The time at which the connection was accepted.
     pub(super) opened: Tick,
-    /// When the kernel last took bytes for it.
+    /// The time at which the kernel last took bytes for the connection.
     pub(super) sent: Tick,
-    /// When bytes last came from it.
+    /// The time at which bytes last came from the client.
     pub(super) received: Tick,
-    /// When it ends whatever happens: the handshake's, the held poll's or the linger's end. 0: never.
+    /// The time at which the connection ends whatever else happens: the end of the handshake, of the held poll or of
+    /// the linger. 0 stands for never.
     pub(super) deadline: Tick,
-    /// When its entry in the wheel fires; entries that fire at another time are stale.
+    /// The time at which the connection's entry in the wheel fires. Entries that fire at another time are stale.
     pub(super) timer: Tick,
-    /// Events delivered.
+    /// The number of delivered events.
     pub(super) events: u32,
     pub(super) peer: Peer,
     pub(super) flags: Flags,
     pub(super) state: State,
-    /// The protocol that is spoken on it, and its coding.
+    /// The connection's protocol and coding.
     pub(super) key: LaneKey,
 }
 
@@ -200,57 +201,57 @@ impl Cell for Connection {
     }
 }
 
-/// Missed events that are on their way from the hub.
+/// A resume: missed events that are on their way from the hub.
 #[derive(Debug)]
 pub(super) struct Resume {
-    /// Tells its answers from those to earlier ones.
+    /// The resume's number, which tells its pages from those of earlier resumes.
     pub(super) number: u32,
-    /// The channels, by this shard's numbers; those that were unsubscribed since are taken out.
+    /// The channels to resume, by the shard's numbers; channels that were unsubscribed since are taken out.
     pub(super) channels: Vec<LocalChannel>,
-    /// What to ask for next.
+    /// The position after which the next page begins.
     pub(super) after: Option<Id>,
-    /// Whether the next page must be asked for once what is in `out` has gone.
+    /// Whether the next page must be asked for once the bytes in `out` are sent.
     pub(super) page_due: bool,
-    /// For a poll: how long it may be held if nothing was missed.
+    /// The time that a poll may be held if nothing was missed.
     pub(super) wait: Tick,
 }
 
-/// Events that a connection was moved past.
+/// The lost events that a connection was moved past.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gap {
     /// The newest id before the lost events.
     pub(super) after: Id,
-    /// The id after which everything comes again.
+    /// The id after which no event is lost.
     pub(super) resumed: Id,
 }
 
-/// What a connection needs only at times.
+/// The fields that a connection needs only at times.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
     /// Answers, replies, notices and missed events that wait to be sent, in order.
     pub(super) out: Vec<u8>,
-    /// How much of `out` is sent.
+    /// The number of bytes of `out` that are sent.
     pub(super) out_sent: usize,
-    /// Bytes that came and are not whole yet, or not the present request's.
+    /// Received bytes of an unfinished request or message, or of requests after the present one.
     pub(super) input: Vec<u8>,
-    /// A message of several fragments in the making.
+    /// The decoder of WebSocket frames, with a message whose fragments are not complete.
     pub(super) decoder: Decoder,
     /// Subscriptions after the first.
     pub(super) more: Vec<Subscription>,
-    /// Which subscription [`Flags::MID_FRAME`] is about.
+    /// The subscription whose frame is sent in part, while [`Flags::MID_FRAME`] is set.
     pub(super) mid: u32,
-    /// A notice of lost events is due.
+    /// The lost events of which the client must still be told.
     pub(super) gap: Option<Gap>,
-    /// The page that a held poll's answer may be read by, if it is of another origin.
+    /// The origin of the page that may read a held poll's answer, if it is another one than the server's.
     pub(super) origin: Option<Box<str>>,
-    /// What the next request or message waits for.
+    /// The cause for which the next request or message waits.
     pub(super) waiting: Waiting,
-    /// What is being resumed, in the order it was asked for; the first is under way.
+    /// The resumes in the order of the client's requests; the first one is under way.
     pub(super) resumes: VecDeque<Resume>,
 }
 
 impl Extra {
-    /// Whether it can be dropped.
+    /// Whether no field is in use, so that the box can be dropped.
     fn is_idle(&self) -> bool {
         self.out.is_empty()
             && self.input.is_empty()
@@ -280,17 +281,17 @@ impl Connection {
         self.flags.intersects(Flags::OWN)
     }
 
-    /// What it needs at times, made if it is not there.
+    /// The box of fields that are needed at times; it is made if there is none.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
 
-    /// What is being resumed: the first of those that wait for pages of what they missed.
+    /// The resume that is under way, if there is one.
     pub(super) fn resume(&self) -> Option<&Resume> {
         self.extra.as_ref()?.resumes.front()
     }
 
-    /// As [`Connection::resume`], to be changed.
+    /// The resume that is under way, to be changed.
     pub(super) fn resume_mut(&mut self) -> Option<&mut Resume> {
         self.extra.as_mut()?.resumes.front_mut()
     }
@@ -310,7 +311,8 @@ impl Connection {
         self.flags = Flags::from_bits_retain(self.flags.bits() & !(u32::from(hold.bits()) << HOLD_SHIFT));
     }
 
-    /// Whether the connection's input may be read now. A finished connection's input is thrown away, whatever held it.
+    /// Whether the connection's input may be read now. The holds do not count for a finished connection, whose input is
+    /// thrown away.
     pub(super) fn may_be_read(&self) -> bool {
         self.state == State::Lingering || self.holds().is_empty()
     }
@@ -320,12 +322,12 @@ impl Connection {
         self.holds().intersects(Hold::BACKEND | Hold::UPSTREAM)
     }
 
-    /// What the next request or message waits for, to be changed.
+    /// The cause for which the next request or message waits, to be changed.
     pub(super) fn waiting_mut(&mut self) -> Option<&mut Waiting> {
         self.extra.as_mut().map(|extra| &mut extra.waiting)
     }
 
-    /// Takes what the next request or message waits for; nothing is left to wait for.
+    /// Takes out the cause for which the next request or message waits, so that it waits no longer.
     pub(super) fn take_waiting(&mut self) -> Waiting {
         self.extra.as_mut().map(|extra| std::mem::take(&mut extra.waiting)).unwrap_or_default()
     }
@@ -348,7 +350,7 @@ impl Connection {
         self.extra.as_ref().is_some_and(|extra| matches!(extra.waiting, Waiting::Token(_)))
     }
 
-    /// Drops what it does not need at the moment.
+    /// Drops the box of fields if none of them is in use.
     pub(super) fn tidy(&mut self) {
         if self.extra.as_ref().is_some_and(|extra| extra.is_idle()) {
             self.extra = None;
@@ -365,12 +367,12 @@ impl Connection {
         self.extra.as_ref().map_or(&[], |extra| &extra.out[extra.out_sent..])
     }
 
-    /// How many bytes wait in `out`.
+    /// The number of bytes that wait in `out`.
     pub(super) fn out_waiting(&self) -> usize {
         self.extra.as_ref().map_or(0, |extra| extra.out.len() - extra.out_sent)
     }
 
-    /// How many subscriptions there are.
+    /// The number of the connection's subscriptions.
     pub(super) fn subscriptions(&self) -> usize {
         if self.first.lane == NONE {
             return 0;
@@ -391,7 +393,7 @@ impl Connection {
         (first..self.subscriptions()).filter_map(|index| self.subscription(index))
     }
 
-    /// As [`Connection::subscription`], to change it.
+    /// The subscription at `index`, to be changed.
     pub(super) fn subscription_mut(&mut self, index: usize) -> Option<&mut Subscription> {
         match index {
             0 => (self.first.lane != NONE).then_some(&mut self.first),
@@ -438,7 +440,7 @@ impl Connection {
         self.flags.intersects(Flags::MID_FRAME).then(|| self.extra.as_ref().map_or(0, |extra| extra.mid as usize))
     }
 
-    /// Says which subscription's frame is sent in part, if any is.
+    /// Notes the subscription whose frame is sent in part; `None` if no frame is.
     pub(super) fn set_mid_frame(&mut self, index: Option<usize>) {
         match index {
             None => self.flags.remove(Flags::MID_FRAME),

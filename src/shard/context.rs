@@ -1,5 +1,5 @@
-//! What every part of a shard is given beside the slots and lanes: the settings, the time, the figures, and a queue for
-//! the effects that only the turn can carry out.
+//! The context that every part of a shard gets beside the slots and lanes: the settings, the time, the figures, and a
+//! queue for the effects that only the turn can carry out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,56 +14,56 @@ use crate::logic::wheel::Tick;
 use super::admission::Admission;
 use super::settings::Settings;
 
-/// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the
-/// order in which they came about. Effects are for changes of a connection's state; a delivery has none.
+/// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the order
+/// in which they were queued. Effects are for changes of a connection's state; a delivery has none.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// A message goes to the hub.
     ToHub(HubMessage),
-    /// A connection has come to a channel with presence, or has left it.
+    /// A connection has joined a channel with presence, or has left it.
     Presence {
         /// The connection's slot.
         slot: u32,
-        /// The channel.
+        /// The channel, by the shard's number.
         channel: LocalChannel,
-        /// Whether the connection has come.
+        /// Whether the connection has joined the channel.
         is_coming: bool,
     },
-    /// A stream or WebSocket has ended, of which listening backends are told.
+    /// A stream or WebSocket has ended; listening backends must be told.
     Gone {
         /// The connection's slot.
         slot: u32,
-        /// Why it has ended.
+        /// The reason for the end.
         reason: Reason,
     },
     /// A connection must end in good order.
     End {
         /// The connection's slot.
         slot: u32,
-        /// Why it ends, and what the client is told.
+        /// The reason, and the words for the client.
         ending: Ending,
     },
     /// A connection is broken and must be dropped.
     Drop {
         /// The connection's slot.
         slot: u32,
-        /// Why.
+        /// The reason for the end.
         reason: Reason,
     },
-    /// A held poll has its answer: the identity and the address that came with its request are let go.
+    /// A held poll has its answer: the identity and the address that came with its request are given up.
     PollAnswered(u32),
-    /// The next page of what a connection has missed is to be asked for.
+    /// The hub must be asked for the next page of the events that a connection has missed.
     AskForPage(u32),
-    /// A page of missed events has been sent, or is not needed any more.
+    /// A page of missed events has been sent, or is no longer needed.
     PageSent,
 }
 
-/// How a connection ends in good order: why, and what the client is told.
+/// An end in good order: its reason, and the words for the client.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// Why.
+    /// The reason for the end.
     pub(super) reason: Reason,
-    /// A sentence for people; without one, the reason's own.
+    /// A sentence for the client; `None` for the reason's own words.
     pub(super) words: Option<Arc<str>>,
     /// The close code that the client has sent, which is sent back (RFC 6455 §5.5.1).
     pub(super) echoed: Option<u16>,
@@ -80,7 +80,7 @@ impl Ending {
         Ending { words: Some(words.clone()), ..Ending::new(reason) }
     }
 
-    /// What the client is told; it comes back after `retry_ms`.
+    /// The farewell to the client, which may connect again after `retry_ms`.
     pub(super) fn farewell(&self, retry_ms: u64) -> Farewell<'_> {
         let words = self.words.as_deref().unwrap_or(self.reason.words());
         Farewell { reason: self.reason, words, retry_ms, echoed: self.echoed }
@@ -93,19 +93,19 @@ impl From<Violation> for Ending {
     }
 }
 
-/// See the module's documentation.
+/// What each part is given; see the module's documentation.
 pub(super) struct Context {
     /// The shard's number.
     pub(super) index: u16,
     pub(super) settings: Settings,
     /// The counters of connections that all shards share.
     pub(super) admission: Arc<Admission>,
-    /// The present, in ticks since the start; 0 is before it.
+    /// The present time, in ticks since the start. The first tick is 1, so that 0 can stand for "never".
     pub(super) now: Tick,
     pub(super) counters: Counters,
     pub(super) measures: Measures,
     pub(super) effects: Vec<Effect>,
-    /// Whether the shard lets its connections go: an answer is then the last one on its connection.
+    /// Whether the shard drains: each answer is then the last one on its connection.
     pub(super) is_draining: bool,
     pub(super) rng: fastrand::Rng,
 }
@@ -121,20 +121,21 @@ impl Context {
         self.effects.push(Effect::ToHub(message));
     }
 
-    /// The seconds after which a client that is turned away may come back: random, so that not all come at once.
+    /// The seconds after which a refused client may come back. They are random, so that not all clients come at once.
     pub(super) fn retry_after_secs(&mut self) -> u32 {
         retry::after_refusal_secs(self.rng.u64(..))
     }
 }
 
-/// How much of one kind of input a turn takes: so many pieces, and none once the time is over.
+/// The share of one kind of input in a turn: a number of pieces and a time. The budget is spent when either is used
+/// up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     left: usize,
     until: Instant,
 }
 
-/// Pieces of input between two looks at the clock.
+/// The pieces of input between two looks at the clock.
 const PIECES_PER_LOOK: usize = 16;
 
 impl Budget {
@@ -143,7 +144,7 @@ impl Budget {
         Budget { left: pieces, until: Instant::now() + time }
     }
 
-    /// Takes one piece's share; returns whether there was one.
+    /// Takes one piece off the budget; returns whether one was left.
     pub(super) fn take(&mut self) -> bool {
         if self.left == 0 {
             return false;
@@ -155,7 +156,7 @@ impl Budget {
         true
     }
 
-    /// Whether nothing more is taken in this turn.
+    /// Whether the budget has no piece left in this turn.
     pub(super) fn is_spent(&self) -> bool {
         self.left == 0
     }

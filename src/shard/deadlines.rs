@@ -1,4 +1,4 @@
-//! Deadlines: when each connection must be looked at, and for what.
+//! Deadlines: the times at which connections must be looked at, and heartbeats.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,14 +10,14 @@ use super::context::Context;
 use super::settings::{Settings, TICK_MS, TICKS_PER_SECOND};
 use super::slots::Slots;
 
-/// An entry of the wheel: this connection is to be looked at.
+/// An entry of the wheel: a connection that must be looked at.
 #[derive(Clone, Copy, Debug)]
 struct Hint {
     slot: u32,
     generation: u32,
 }
 
-/// A connection that is to be looked at now.
+/// A connection that must be looked at now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) slot: u32,
@@ -25,23 +25,23 @@ pub(super) struct Due {
     pub(super) is_deadline: bool,
 }
 
-/// The wheel, the clock it goes by, and the entries that have fired and are not worked off yet.
+/// The wheel, its clock, and the entries that have fired and are not worked off yet.
 pub(super) struct Deadlines {
     wheel: Wheel<Hint>,
     started: Instant,
     fired: VecDeque<(Hint, Tick)>,
-    /// Lines about connections that may still be logged.
+    /// The budget of log lines about connections.
     pub(super) lines: LineBudget,
 }
 
-/// Makes a connection's interval up to a fifth shorter, by an amount of its own, so that many connections that came in the
-/// same instant do not beat in the same instant for ever.
+/// Makes a connection's interval up to a fifth shorter, by an amount that depends on its slot, so that connections
+/// which came in the same instant do not have their heartbeats in the same instant.
 fn spread(interval: Tick, slot: u32) -> Tick {
     let hash = slot.wrapping_mul(0x9e37_79b1) >> 8;
     interval - hash % (interval / 5 + 1)
 }
 
-/// When the connection is to be looked at next; `None` if time changes nothing about it.
+/// The time at which the connection must be looked at next; `None` if no time matters to it.
 fn next_due(
     connection: &Connection,
     slot: u32,
@@ -55,7 +55,7 @@ fn next_due(
         State::Stream => {
             let interval = spread(settings.heartbeat_sse, slot);
             let due = connection.sent + interval;
-            // A connection without room gets no heartbeat; it is looked at again later.
+            // A connection without room gets no heartbeat and is looked at again after another interval.
             Some(if due > now { due } else { now + interval })
         }
         State::WebSocket if !connection.flags.intersects(Flags::PINGED) => {
@@ -70,7 +70,7 @@ fn next_due(
 }
 
 impl Deadlines {
-    /// A wheel that starts now. So many lines about connections may be logged in a second.
+    /// A wheel that starts now. `lines_per_second` limits the log lines about connections.
     pub(super) fn new(lines_per_second: u32) -> Deadlines {
         Deadlines {
             wheel: Wheel::new(1),
@@ -80,20 +80,20 @@ impl Deadlines {
         }
     }
 
-    /// The present, by the clock.
+    /// The present time by the clock.
     pub(super) fn now(&self) -> Tick {
         let elapsed = self.started.elapsed().as_millis() as u64 / TICK_MS;
         Tick::try_from(elapsed + 1).unwrap_or(Tick::MAX)
     }
 
-    /// Lets the clock seem to have run longer.
+    /// Sets the clock ahead by a duration, for tests.
     #[cfg(test)]
     pub(super) fn pass(&mut self, time: std::time::Duration) {
         self.started -= time;
     }
 
-    /// Sees to it that the wheel has an early enough entry for each connection whose time may have changed. `token_ends`
-    /// is when a connection's identity ends.
+    /// Gives the wheel an early enough entry for each connection whose time may have changed. `token_ends` says when a
+    /// connection's identity expires.
     pub(super) fn schedule_all(&mut self, slots: &mut Slots, cx: &Context, token_ends: impl Fn(u32) -> Option<Tick>) {
         while let Some(slot) = slots.rescheduled.pop() {
             let connection = &mut slots[slot];
@@ -105,7 +105,7 @@ impl Deadlines {
         }
     }
 
-    /// Moves the wheel on to the present.
+    /// Moves the wheel on to the present time.
     pub(super) fn advance(&mut self, now: Tick) {
         while let Some(hints) = self.wheel.advance(now) {
             let tick = self.wheel.now();
@@ -138,7 +138,7 @@ impl Deadlines {
     }
 }
 
-/// Has a heartbeat sent if one is due.
+/// Has a heartbeat sent to the connection if one is due.
 pub(super) fn beat(slots: &mut Slots, cx: &Context, slot: u32) {
     let (now, settings) = (cx.now, &cx.settings);
     let connection = &mut slots[slot];
@@ -164,13 +164,13 @@ pub(super) fn beat(slots: &mut Slots, cx: &Context, slot: u32) {
     }
 }
 
-/// Lines about connections that may still be logged in this second.
+/// The number of log lines about connections that are left in this second.
 #[derive(Debug)]
 pub(super) struct LineBudget {
     per_second: u32,
     second: Tick,
     used: u32,
-    /// Lines left out in the seconds before, and not reported yet.
+    /// The lines left out in earlier seconds that are not reported yet.
     left_out: u32,
 }
 
@@ -179,7 +179,7 @@ impl LineBudget {
         LineBudget { per_second, second: 0, used: 0, left_out: 0 }
     }
 
-    /// Takes one line's place; returns whether there was one.
+    /// Takes one line off the budget; returns whether one was left.
     pub(super) fn take(&mut self, now: Tick) -> bool {
         self.pass_time(now);
         self.used += 1;
@@ -195,7 +195,7 @@ impl LineBudget {
         }
     }
 
-    /// How many lines were left out in the seconds that are over; each is reported once.
+    /// The number of lines left out in the seconds that are over. Each line is reported once.
     pub(super) fn left_out(&mut self, now: Tick) -> u32 {
         self.pass_time(now);
         let left_out = std::mem::take(&mut self.left_out);

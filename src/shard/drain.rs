@@ -1,24 +1,24 @@
-//! Letting connections go: no new clients, and a word to each of those that are there, at a pace that does not bring all
-//! of them down on the next host in one instant.
+//! Draining: the shard takes no new clients and ends the connections that it has, at a pace, so that their clients do
+//! not all connect to the next host in one instant.
 
 use crate::logic::wheel::Tick;
 
 use super::connection::State;
 use super::slots::Slots;
 
-/// Connections let go per tick, at least: few clients need no pace.
+/// The fewest connections that end per tick, because few clients need no pace.
 const PER_TICK_MIN: usize = 100;
 
-/// Why the shard lets its connections go.
+/// The cause of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The server goes away.
+    /// The server is ending.
     End,
-    /// An operator has sent the clients away; the shard may take clients again.
+    /// An operator has paused the server; the shard may take clients again later.
     Pause,
 }
 
-/// How far the shard has come with letting its connections go.
+/// The progress of a drain.
 #[derive(Debug)]
 pub(super) struct Drain {
     cause: Cause,
@@ -26,28 +26,28 @@ pub(super) struct Drain {
     /// The next slot to look at.
     position: u32,
     per_tick: usize,
-    /// Connections that may still be let go in this tick.
+    /// The number of connections that may still end in this tick.
     left: usize,
-    /// Connections that were still open at the deadline.
+    /// The number of connections that were still open at the deadline.
     cut: u64,
-    /// The time is over: connections are cut, without a pace.
+    /// The deadline is over: connections are cut, without a pace.
     is_cutting: bool,
     is_over: bool,
 }
 
-/// What a drain does next.
+/// The next step of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// The connection in this slot ends in good order.
     End(u32),
-    /// The connection in this slot is cut: the time is over.
+    /// The connection in this slot is cut, because the deadline is over.
     Cut(u32),
-    /// All connections have gone; so many were cut.
+    /// All connections have ended; this many were cut.
     Over(u64),
 }
 
 impl Drain {
-    /// A drain that begins now and may take so many ticks.
+    /// A drain that begins now and may take `ticks` ticks.
     pub(super) fn new(cause: Cause, slots: &Slots, now: Tick, ticks: Tick) -> Drain {
         let pace = (ticks / 2).max(1) as usize;
         let per_tick = slots.used().div_ceil(pace).max(PER_TICK_MIN);
@@ -63,12 +63,12 @@ impl Drain {
         }
     }
 
-    /// Why the shard lets its connections go.
+    /// The cause of the drain.
     pub(super) fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// A tick has passed: more connections may be let go.
+    /// Begins another tick, in which more connections may end.
     pub(super) fn on_tick(&mut self, now: Tick) {
         self.left = self.per_tick;
         if self.cause == Cause::End && self.deadline <= now {
@@ -76,7 +76,7 @@ impl Drain {
         }
     }
 
-    /// What is to be done next, if anything is in this tick.
+    /// The next step in this tick, if there is one.
     pub(super) fn next(&mut self, slots: &Slots) -> Option<Step> {
         while (self.left > 0 || self.is_cutting) && self.position < slots.capacity() {
             let slot = self.position;
@@ -90,7 +90,7 @@ impl Drain {
                 return Some(Step::Cut(slot));
             }
             self.left -= 1;
-            // The operator's own connections stay through a pause, to see what it does.
+            // The dashboard's connections stay open through a pause, so that the operator can watch it.
             if self.cause == Cause::End || !slots[slot].is_own() {
                 return Some(Step::End(slot));
             }
@@ -102,7 +102,7 @@ impl Drain {
         None
     }
 
-    /// Whether all connections have gone.
+    /// Whether all connections have ended.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }

@@ -23,7 +23,7 @@ use super::settings::TICK_MS;
 use super::turn::{Next, Shard};
 use super::{Listener, ShardParts};
 
-/// How long to leave a listener's queue alone when the kernel has no descriptor or memory to give.
+/// The time for which a listener's queue is left alone when the kernel has no descriptor or memory for a connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// A wake-up of one task by others of the same thread.
@@ -54,7 +54,7 @@ impl Signal {
     }
 }
 
-/// What the tasks tell the main task, and the main task them.
+/// The bits between the tasks, which wait, and the main task, which has the shard turn.
 #[derive(Default)]
 struct Bits {
     /// The clock has ticked.
@@ -66,9 +66,9 @@ struct Bits {
 
 #[derive(Default)]
 struct ListenerBits {
-    /// The listener's queue has connections that the shard does not know of.
+    /// The listener's queue has connections that the shard has not been told of.
     is_ready: Cell<bool>,
-    /// How the queue stands since the shard has taken connections.
+    /// The state of the queue after the shard has taken connections.
     queue: Cell<Option<Queue>>,
     /// `queue` is set.
     taken: Signal,
@@ -88,7 +88,7 @@ impl Bits {
         }
     }
 
-    /// Tells the tasks of the listeners from which the shard has taken connections.
+    /// Wakes the tasks of the listeners from which the shard has taken connections.
     fn report(&self, shard: &Shard) {
         for (number, listener) in self.listeners.iter().enumerate() {
             let queue = shard.queue(number);
@@ -103,7 +103,7 @@ impl Bits {
 /// Runs a shard on the calling thread until it is drained.
 ///
 /// # Errors
-/// If the shard cannot start, which is also said through [`ShardParts::started`], or if its ring breaks.
+/// If the shard cannot start, which is also reported through [`ShardParts::started`], or if its ring breaks.
 pub fn run(parts: ShardParts) -> io::Result<()> {
     let started = parts.started.clone();
     let begun = begin(parts).and_then(|shard| {
@@ -145,7 +145,7 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
         monoio::spawn(guard(watch_listener(bits.clone(), number, descriptor)));
     }
     monoio::spawn(guard(watch_clock(bits.clone())));
-    // Always readable: waiting for it lets the other tasks run and the runtime look at its ring.
+    // This descriptor is always readable. Waiting for it lets the other tasks run and the runtime look at its ring.
     let pause = Wake::new()?;
     pause.ring();
     let pause = Readiness::new(pause.waitable()?)?;
@@ -159,7 +159,8 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
             Next::Stop => return Ok(()),
             Next::Go => pause.wait().await?,
             Next::Wait => {
-                // The wait for the ring goes on when a bit ends this one: to take it back would cost the kernel a search.
+                // A bit that ends this wait leaves the ring's poll armed, because the kernel would have to search for
+                // it to take it back.
                 let reported = poll_fn(|context| match reports.as_mut().poll(context) {
                     Poll::Ready(result) => Poll::Ready(Some(result)),
                     Poll::Pending => bits.changed.poll(context).map(|()| None),
@@ -173,7 +174,8 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
     }
 }
 
-/// A shard without its accept task or its clock would look alive and not be.
+/// Runs a task, and ends the process if the task fails: a shard without its accept task or its clock would look alive
+/// and serve nobody.
 async fn guard(task: impl Future<Output = io::Result<()>>) {
     if let Err(error) = task.await {
         tracing::error!(%error, "a shard cannot go on");

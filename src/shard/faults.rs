@@ -1,4 +1,5 @@
-//! Faults on purpose, in builds with the feature `faults` alone: tests see whether somebody notices.
+//! Faults on purpose, in builds with the feature `faults` alone: tests see whether the rest of the server notices
+//! them.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The identities of connections that came with a token or were named by the backend. They stand beside the slots, so
-//! that a connection without one pays nothing.
+//! The identities of connections, which come from a token or from the backend. They are kept beside the slots, so that
+//! a connection without an identity takes no memory for one.
 
 use std::hash::RandomState;
 
@@ -11,24 +11,24 @@ use crate::logic::names::Names;
 use crate::logic::sparse::Sparse;
 use crate::logic::wheel::Tick;
 
-/// A connection's identity.
+/// The identity of one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) user: Option<ArcStr>,
     pub(super) token: Option<ArcStr>,
     pub(super) grants: Grants,
     pub(super) expires: Tick,
-    /// Whether the backend has decided it, without a token.
+    /// Whether the identity comes from the backend's decision instead of a token.
     pub(super) is_asked: bool,
 }
 
 impl Known {
-    /// Whether it allows subscribing to a channel.
+    /// Whether the identity allows subscribing to a channel.
     pub(super) fn may_subscribe(&self, channel: &str) -> bool {
         self.grants.may_subscribe(channel, self.user.as_deref())
     }
 
-    /// Whether it allows publishing to a channel.
+    /// Whether the identity allows publishing to a channel.
     pub(super) fn may_publish(&self, channel: &str) -> bool {
         self.grants.may_publish(channel, self.user.as_deref())
     }
@@ -39,14 +39,14 @@ struct Entry {
     known: Known,
     /// For each [`Index`] the next connection with the same user or token, or [`NONE`].
     next: [u32; 2],
-    /// For each [`Index`] the connection before. The list is linked both ways so that removing an entry costs the same
-    /// however many connections share a token.
+    /// For each [`Index`] the connection before. The list is linked both ways, so that the cost of removing an entry
+    /// does not depend on how many connections share a token.
     before: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Option<Entry>>() == 48, "what each connection with a token costs");
 
-/// What connections are found by.
+/// The indexes by which connections are found.
 #[derive(Clone, Copy, Debug)]
 enum Index {
     User,
@@ -60,11 +60,11 @@ pub(super) struct Identities {
     /// For each [`Index`] the first connection of each user or token, which leads to the others.
     first: [Names; 2],
     pool: GrantsPool,
-    /// Tokens that are refused.
+    /// The tokens that are refused although they verify.
     pub(super) revoked: Revoked,
 }
 
-/// A connection's user or token: the name under which it stands in an index.
+/// A connection's user or token, under which the index names the connection.
 fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
     let known = entries.get(slot).map(|entry| &entry.known);
     let name = known.and_then(|known| match index {
@@ -75,7 +75,7 @@ fn name(entries: &Sparse<Entry>, index: Index, slot: u32) -> &str {
 }
 
 impl Identities {
-    /// No identities yet; some tokens are refused from the start.
+    /// An empty table of identities, with the tokens that were revoked before the start.
     pub(super) fn new(revoked: Revoked) -> Identities {
         let hasher = RandomState::new();
         Identities {
@@ -91,12 +91,12 @@ impl Identities {
         self.entries.get(slot).map(|entry| &entry.known)
     }
 
-    /// How many connections have an identity.
+    /// The number of connections with an identity.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Sets a connection's identity in place of the one before.
+    /// Sets a connection's identity, in place of an earlier one.
     pub(super) fn insert(&mut self, slot: u32, mut known: Known) {
         self.remove(slot);
         known.grants = self.pool.share(known.grants);
@@ -117,7 +117,7 @@ impl Identities {
             names.add(slot, |other| name(entries, index, other));
             return;
         };
-        // The entry goes behind the head, because the index names the head.
+        // The entry is put behind the head, so that the index, which names the head, need not change.
         let second = entries.get_mut(head).map(|head| std::mem::replace(&mut head.next[index as usize], slot));
         let second = second.unwrap_or(NONE);
         if let Some(entry) = entries.get_mut(slot) {
@@ -134,7 +134,7 @@ impl Identities {
         let links = entries.get(slot).map(|entry| (entry.before[index as usize], entry.next[index as usize]));
         let Some((before, next)) = links else { return };
         if before == NONE {
-            // The index names this entry: it names the next one from here on.
+            // The index names this entry and must name the next one instead.
             names.remove(slot, |other| name(entries, index, other));
             if next != NONE {
                 names.add(next, |other| name(entries, index, other));
@@ -166,12 +166,12 @@ impl Identities {
         std::iter::successors(head, next).collect()
     }
 
-    /// The connections of a user.
+    /// The connections of one user.
     pub(super) fn of_user(&self, user: &str) -> Vec<u32> {
         self.all(Index::User, user)
     }
 
-    /// The connections that came with a token.
+    /// The connections that came with one token.
     pub(super) fn of_token(&self, id: &str) -> Vec<u32> {
         self.all(Index::Token, id)
     }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plainest model: a list of slots with their users and tokens.
+        /// Compares the indexes with a plain model: a list of slots with their users and tokens.
         #[test]
         fn connections_are_found_by_user_and_by_token_until_they_go(
             steps in prop::collection::vec((0u32..300, prop::option::of(0u8..4), prop::option::of(0u8..4), any::<bool>()), 0..200)

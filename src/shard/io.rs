@@ -1,4 +1,4 @@
-//! The kernel as a shard uses it: its ring, and reading from its sockets. A test can put faults here.
+//! The kernel as a shard uses it: the shard's ring, and reads from its sockets. Tests put faults here.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,7 +9,8 @@ use crate::sys::socket;
 #[cfg(test)]
 use super::tests::faulty::Faults;
 
-/// The shard's ring and sockets. In the tests' builds operations may be made to fail; else this is the ring itself.
+/// The shard's ring and sockets. In builds for tests an operation may be made to fail; otherwise this is the ring
+/// alone.
 pub(super) struct Io {
     ring: Ring,
     #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Slow clients: the policy for a reader that has fallen further behind than its namespace allows.
+//! Slow clients: the policy for a reader whose backlog is larger than its namespace allows.
 //!
-//! Such a reader costs its cursor and no more than one frame, whatever the policy and however often it applies.
+//! Under each policy a slow reader costs its cursor and at most one copied frame, however often the policy applies.
 
 use crate::config::SlowPolicy;
 use crate::logic::log::Position;
@@ -12,8 +12,8 @@ use super::lanes::{Lanes, Reader};
 use super::slots::Slots;
 use super::subscriptions;
 
-/// Applies the policy to a reader whose cursor stands before `floor`. Afterwards the log's frames before `floor` are not
-/// needed for this reader.
+/// Applies the policy to a reader whose cursor stands before `floor`. Afterwards the reader does not need the log's
+/// frames before `floor`.
 pub(super) fn overrun(
     slots: &mut Slots,
     lanes: &mut Lanes,
@@ -44,13 +44,14 @@ fn disconnect(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, reader: Re
     let cursor = slots[reader.slot].subscription(reader.subscription as usize).map_or(log.head(), |s| s.cursor);
     cx.counters.slow_events_dropped += log.events_between(cursor, log.head()) as u64;
     cx.counters.slow_disconnected += 1;
-    // At once, because the walk trims the log behind this reader; the rest of its end follows.
+    // The subscriptions end now, because the walk trims the log that the reader stands in. The effect ends the rest.
     subscriptions::unsubscribe_all(slots, lanes, cx, reader.slot);
     cx.effect(Effect::End { slot: reader.slot, ending: Ending::new(Reason::Slow) });
 }
 
-/// Moves a reader's cursor on to `target`; returns what it misses thereby, if that is any event. The positions of the gap
-/// are `None` if the log does not know them.
+/// Moves a reader's cursor on to `target`. Returns `None` if the reader misses no event by that, else the gap, which
+/// is
+/// `None` if the log does not know its positions.
 fn skip(
     slots: &mut Slots,
     lanes: &mut Lanes,
@@ -71,8 +72,8 @@ fn skip(
     (skipped > 0).then_some(gap)
 }
 
-/// Notes a gap, of which the client is told once it can take bytes again. Several gaps before that are one to the client,
-/// also if they are of several channels.
+/// Notes a gap, of which the client is told when it can take bytes again. Several gaps before that are told as one,
+/// even if they are on several channels.
 fn note_gap(slots: &mut Slots, slot: u32, gap: Option<Gap>) {
     let Some(new) = gap else { return };
     let gap = &mut slots[slot].extra().gap;

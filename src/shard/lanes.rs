@@ -1,5 +1,5 @@
-//! The channels that a shard follows, and for each protocol and coding with subscribers a *lane*: the channel's log in that
-//! protocol and coding, and the list of its readers.
+//! The channels that a shard follows, and their lanes. A *lane* is a channel's log in one protocol and coding, with the
+//! list of its readers; a channel has a lane for each protocol and coding that subscribers use.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -17,22 +17,22 @@ use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 
 use super::settings::{Policies, Policy, ticks};
 
-/// How long a lane without subscriptions is kept up, for clients that leave and come back.
+/// The time for which a lane without subscriptions is kept, for clients that leave and come back.
 const UNUSED_LANE_KEPT: Duration = Duration::from_secs(30);
-/// How old the newest event of a log may get before the log is emptied, if every reader has everything.
+/// The age of a log's newest event at which the log is emptied, if every reader has everything.
 const LOG_KEPT: Duration = Duration::from_secs(30);
-/// Bytes that a log keeps at most for the sake of cheap resumes, once every reader has everything.
+/// The most bytes that a log keeps for cheap resumes once every reader has everything.
 const RETAINED_PER_LOG: u64 = 64 * 1024;
-/// What keeping a log costs beside its bytes.
+/// The bytes that a log counts for beside its frames.
 const LOG_OVERHEAD: u64 = 512;
 
 /// Whether the events of a channel come from the hub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Following {
-    /// The shard has asked for them; the hub has not said yet from which id on they come.
+    /// The shard has asked for the events, and the hub has not confirmed yet from which id on they come.
     #[default]
     Asked,
-    /// Every event comes through the queue.
+    /// Every event of the channel comes through the queue.
     Yes,
     /// The shard has given the channel up; its number is free once the hub has confirmed that.
     GivenUp,
@@ -41,14 +41,14 @@ pub(super) enum Following {
 /// A channel as the shard knows it.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
-    /// `None` in a free cell.
+    /// The channel's name; `None` in a free cell.
     pub(super) name: Option<ChannelName>,
-    /// The first lane; while the cell is free, the next free cell.
+    /// The channel's first lane; while the cell is free, the next free cell.
     pub(super) lanes: u32,
-    /// Which of the shard's policies applies.
+    /// The number of the channel's policy.
     pub(super) policy: u16,
     pub(super) following: Following,
-    /// Whether its publisher has ended it and nothing was published since.
+    /// Whether a publisher has ended the channel and nothing was published on it since.
     pub(super) ended: bool,
 }
 
@@ -61,10 +61,10 @@ impl Cell for Channel {
     }
 }
 
-/// A reader of a lane: a connection's slot and which of its subscriptions reads.
+/// A reader of a lane: a connection's slot and the number of its subscription.
 ///
-/// In a lane a slot of [`NONE`] means that the lane has no reader, or several, which stand in the list of the number
-/// `subscription`: a channel of one subscriber needs no list.
+/// A lane holds its only reader itself, so that a channel of one subscriber needs no list. If the lane has no reader or
+/// several, the slot is [`NONE`] and `subscription` is the number of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
     pub(super) slot: u32,
@@ -81,16 +81,16 @@ pub(super) struct Lane {
     pub(super) channel: u32,
     /// The channel's next lane; while the cell is free, the next free cell.
     next: u32,
-    /// Readers that have everything up to the head. When these are all of them the log is not needed.
+    /// The number of readers that have everything up to the head. When all have, the log is not needed.
     pub(super) at_head: u32,
-    /// Subscriptions, also those that wait for missed events and do not read yet.
+    /// The number of subscriptions, with those that wait for missed events and do not read yet.
     users: u32,
-    /// When an event was last appended, or the last user left.
+    /// The time at which an event was last appended; without subscriptions, the time at which the last one ended.
     pub(super) touched: Tick,
     pub(super) key: LaneKey,
-    /// Stands in the list of lanes that are being walked.
+    /// Whether the lane is in the list of lanes that are being walked.
     pub(super) walking: bool,
-    /// Stands in the list of logs that are looked at for their age.
+    /// Whether the lane is in the list of logs that are looked at for their age.
     pub(super) aging: bool,
 }
 
@@ -126,7 +126,7 @@ impl Lane {
         self.users == 0
     }
 
-    /// Whether the lane has subscriptions beside its `readers`: those that still wait for missed events.
+    /// Whether the lane has subscriptions beside its `readers`, which wait for missed events.
     pub(super) fn has_waiting(&self, readers: usize) -> bool {
         self.users as usize > readers
     }
@@ -136,17 +136,17 @@ fn name(channels: &Cells<Channel>, channel: u32) -> &str {
     channels[channel].name.as_deref().unwrap_or_default()
 }
 
-/// All channels and lanes of a shard. Indexing it gives a lane.
+/// All channels and lanes of a shard. The index operator gives a lane.
 pub(super) struct Lanes {
     pub(super) channels: Cells<Channel>,
     cells: Cells<Lane>,
     names: Names,
     /// The readers of lanes that have several.
     lists: Pool<Vec<Reader>>,
-    /// Framed bytes kept in all logs.
+    /// The framed bytes that all logs keep.
     pub(super) kept_bytes: u64,
     policies: Policies,
-    /// Every event up to this id on a channel that the shard follows has come from the hub.
+    /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
     /// Lanes without subscriptions, each with the time at which it may be freed.
     unused: VecDeque<(Tick, u32)>,
@@ -183,7 +183,7 @@ impl Lanes {
         }
     }
 
-    /// Raises the id up to which every event has come.
+    /// Raises the id up to which the hub has sent every event.
     pub(super) fn see(&mut self, id: Id) {
         self.seen = self.seen.max(id);
     }
@@ -198,17 +198,17 @@ impl Lanes {
         self.policies.get(self.channel_of(lane).policy)
     }
 
-    /// How many framed bytes a reader of the lane may be behind.
+    /// The most framed bytes of a reader's backlog in the lane.
     pub(super) fn max_lag(&self, lane: u32) -> u64 {
         self.policy_of(lane).max_lag
     }
 
-    /// The number of a policy.
+    /// The number of an equal policy in the table.
     pub(super) fn policy_number(&mut self, policy: Policy) -> u16 {
         self.policies.number(policy)
     }
 
-    /// The channel of that name, if the shard has it.
+    /// The number of the channel of that name, if the shard has the channel.
     pub(super) fn find(&self, name: &str) -> Option<u32> {
         self.names.find(name, |index| self.name(index))
     }
@@ -285,12 +285,12 @@ impl Lanes {
         self.channels[channel].lanes == NONE
     }
 
-    /// Counts one more subscription to a lane, which does not read yet.
+    /// Counts one more subscription of a lane. The subscription does not read yet.
     pub(super) fn enter(&mut self, lane: u32) {
         self.cells[lane].users += 1;
     }
 
-    /// Who reads a lane, by place.
+    /// The readers of a lane, by place.
     pub(super) fn readers(&self, lane: u32) -> &[Reader] {
         match &self.cells[lane].reader {
             Reader { slot: NONE, subscription: NONE } => &[],
@@ -346,7 +346,7 @@ impl Lanes {
         moved
     }
 
-    /// Counts one subscription less. A lane that has had its last one is freed after a while.
+    /// Counts one subscription of a lane less. A lane that has lost its last subscription is freed after a while.
     pub(super) fn leave(&mut self, lane: u32, now: Tick) {
         let cell = &mut self.cells[lane];
         cell.users -= 1;
@@ -356,7 +356,7 @@ impl Lanes {
         }
     }
 
-    /// Says that the reader at `place` is its connection's subscription number `subscription` now.
+    /// Gives the reader at `place` the new number of its subscription.
     pub(super) fn rename_reader(&mut self, lane: u32, place: u32, subscription: u32) {
         let reader = match &mut self.cells[lane].reader {
             Reader { slot: NONE, subscription: list } => self.lists[*list].get_mut(place as usize),
@@ -368,13 +368,14 @@ impl Lanes {
         }
     }
 
-    /// Appends an event's frame; every reader is behind now. The log is looked at for its age after a while.
+    /// Appends an event's frame to a log. No reader has everything now, and the log is looked at for its age after a
+    /// while.
     pub(super) fn append(&mut self, lane: u32, id: Id, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
         let cell = &mut self.cells[lane];
         let before = cell.log.head();
         cell.log.append(id, write);
         cell.at_head = 0;
-        // In a lane without subscriptions `touched` is when the last one left.
+        // Without subscriptions `touched` is the time at which the last one ended.
         if cell.users > 0 {
             cell.touched = now;
         }
@@ -384,8 +385,7 @@ impl Lanes {
         }
     }
 
-    /// Once every reader has everything, keeps of a log only what makes resumes cheap and is within `budget` bytes over
-    /// all logs.
+    /// Trims a log that every reader has read: frames for cheap resumes stay, within `budget` bytes over all logs.
     pub(super) fn settle(&mut self, lane: u32, budget: u64) {
         let cell = &self.cells[lane];
         if cell.log.is_empty() || !self.is_read(lane) {
@@ -400,15 +400,16 @@ impl Lanes {
         }
     }
 
-    /// Frees the next lane that has had no subscriptions for a while. Returns its channel if that was its last lane and
-    /// is given up with it, `Some(None)` if there may be more to do, and `None` once there is nothing more to do now.
+    /// Frees the next lane that has had no subscriptions for a while. Returns `Some` with the lane's channel if the
+    /// channel is given up with its last lane, `Some(None)` if there may be more lanes to free, and `None` if there is
+    /// none now.
     pub(super) fn free_unused_lane(&mut self, now: Tick) -> Option<Option<u32>> {
         let (due, lane) = self.unused.front().copied().filter(|(due, _)| *due <= now)?;
         self.unused.pop_front();
         debug_assert!(due <= now, "a lane is looked at in its time");
         let cell = &self.cells[lane];
         let is_old = cell.touched + ticks(UNUSED_LANE_KEPT) <= now;
-        // A lane that was used and left again since has an entry of its own.
+        // A lane that was used since has a later entry of its own.
         if cell.channel == NONE || !cell.is_unused() || !is_old {
             return Some(None);
         }
@@ -444,10 +445,10 @@ impl Lanes {
         }
     }
 
-    /// Checks what must hold between two turns.
+    /// Checks the invariants of channels and lanes between two turns.
     ///
     /// # Panics
-    /// If it does not hold.
+    /// If an invariant does not hold.
     #[cfg(test)]
     pub(super) fn check_invariants(&self) {
         let mut kept = 0;

@@ -1,5 +1,5 @@
-//! Frames of several lanes in the order of their ids, also for a connection that lags: resuming after the last id that
-//! its client saw then loses nothing. The same copying joins frames that lie in two chunks of one log.
+//! Merging frames of several lanes in the order of their ids. A connection that lags gets this order too, so that its
+//! client can resume after the last id without a loss. The same copying joins frames that lie in two chunks of one log.
 
 use crate::logic::cells::NONE;
 use crate::logic::id::Id;
@@ -9,10 +9,10 @@ use super::batch::{Batch, Piece};
 use super::lanes::Lanes;
 use super::slots::Slots;
 
-/// Bytes that are copied for one send, at most.
+/// The most bytes that are copied for one send.
 const MERGED_BYTES_MAX: usize = 128 * 1024;
 
-/// The frames of one subscription up to the next frame of another one, by ascending ids.
+/// A run of frames of one subscription, before the next frame of another one in the order of ids.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
     /// The subscription's number.
@@ -37,7 +37,7 @@ impl<'a> Merge<'a> {
         Merge { slots, slot, cursors }
     }
 
-    /// The next stretch: of the subscription whose next id is smallest, up to the next id of another one.
+    /// The next stretch: frames of the subscription with the smallest next id, up to the next id of another one.
     pub(super) fn next(&self, lanes: &Lanes) -> Option<Stretch> {
         let connection = &self.slots[self.slot];
         let mut first: Option<(Id, usize)> = None;
@@ -61,7 +61,7 @@ impl<'a> Merge<'a> {
         Some(Stretch { index, lane, start, end })
     }
 
-    /// Goes on after `to`, which lies in the stretch.
+    /// Moves the merge on to `to`, which lies in the stretch.
     pub(super) fn advance(&mut self, stretch: &Stretch, to: Position) {
         debug_assert!(stretch.start < to && to <= stretch.end, "a merge goes forward within its stretch");
         self.cursors[stretch.index] = to;
@@ -93,14 +93,14 @@ pub(super) fn merge(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) 
     Piece::Merged { start, end: arena.len() }
 }
 
-/// Whether the bytes between two positions are few enough to be copied into one piece: at a chunk's end every reader
-/// would need two sends otherwise.
+/// Whether the bytes between two positions are few enough to be copied. Without the copy every reader would need two
+/// sends at a chunk's end.
 pub(super) fn is_short_enough(start: Position, head: Position) -> bool {
     head - start <= MERGED_BYTES_MAX as u64
 }
 
-/// Appends the frames between a connection's cursors and the heads, in the order of ids and up to about `bytes_max`, and
-/// moves the cursors. Returns how many events these are and the id of the last one.
+/// Appends the frames between a connection's cursors and the heads, in the order of ids and up to about `bytes_max`,
+/// and moves the cursors. Returns the number of events and the id of the last one.
 pub(super) fn take_pending(
     slots: &mut Slots,
     lanes: &mut Lanes,

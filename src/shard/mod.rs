@@ -1,9 +1,12 @@
-//! Shards: one thread per core, each with its own listeners, connections, logs, heartbeats and ring.
+//! Shards: one thread per core, each with listeners, connections, logs, heartbeats and a ring of its own.
 //!
-//! `driver` turns readiness into bits and has the shard turn; `turn` is the only place that changes its state. The turn
-//! works on two tables, `slots` (the connections) and `lanes` (the channels' logs and their readers), through parts that
-//! own the rest: `wire` (ring, reads, sends), `walk`, `resume`, `access`, `accept`, `upstream`, `deadlines`, `drain`,
-//! `survey`. A part knows neither another part nor the shard: what concerns others it returns as an effect (`context`).
+//! `driver` turns readiness into bits and has the shard turn; only `turn` changes the shard's state. The turn works
+//! on two
+//! tables, `slots` (the connections) and `lanes` (the channels' logs and their readers), through parts that own the
+//! rest:
+//! `wire` (ring, reads, sends), `walk`, `resume`, `access`, `accept`, `upstream`, `deadlines`, `drain`, `survey`. A
+//! part
+//! knows neither another part nor the shard: a change that concerns others is returned as an effect (`context`).
 
 mod accept;
 mod access;
@@ -47,12 +50,12 @@ pub use crate::logic::reason::Reason;
 pub use admission::Admission;
 pub use driver::run;
 
-/// What a shard listens on.
+/// A listener of a shard.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP port that it shares with the other shards, each with a queue of its own.
+    /// A TCP port that all shards share; each has a queue of its own.
     Tcp(std::net::TcpListener),
-    /// A Unix socket whose one queue all shards take from.
+    /// A Unix socket whose one queue all shards take connections from.
     Unix(Arc<std::os::unix::net::UnixListener>),
     /// A socket that the service manager has opened and keeps: connections wait there while the server is away.
     Inherited(Arc<socket2::Socket>),
@@ -60,31 +63,31 @@ pub enum Listener {
     Own(std::os::unix::net::UnixListener),
 }
 
-/// Everything a shard is made of.
+/// Everything that a shard is made of.
 pub struct ShardParts {
-    /// Its number, from 0 on.
+    /// The shard's number, from 0 on.
     pub index: u16,
-    /// The core to run on, if it is to be pinned.
+    /// The core that the shard's thread is pinned to, if it is pinned.
     pub core: Option<usize>,
     /// The configuration.
     pub config: Arc<Config>,
-    /// What it listens on.
+    /// The shard's listeners.
     pub listeners: Vec<Listener>,
-    /// Its end of the queue from the hub.
+    /// The shard's end of the queue from the hub.
     pub from_hub: FromHub,
-    /// Its end of the queue to the hub.
+    /// The shard's end of the queue to the hub.
     pub to_hub: ToHub,
-    /// What it shares with the other shards.
+    /// The counters of connections that all shards share.
     pub admission: Arc<Admission>,
-    /// Where it publishes its figures.
+    /// The figures that the shard publishes for other threads.
     pub figures: Arc<ShardFigures>,
-    /// The keys by which tokens are verified; without any, none are asked for.
+    /// The keys by which tokens are verified; `None` if clients need no token.
     pub keyring: Option<Arc<Keyring>>,
     /// The tokens that were revoked before the start.
     pub revoked: Revoked,
-    /// The page that is shown at `/`, if one is.
+    /// The page that is served at `/`, if there is one.
     pub page: Option<&'static str>,
-    /// Told that the shard serves, or why it cannot.
+    /// The channel on which the shard reports that it serves, or the error because of which it cannot.
     pub started: crossbeam_channel::Sender<Result<(), String>>,
 }
 

@@ -1,8 +1,9 @@
-//! Choosing a connection's next bytes: one send with everything that is pending, so that sends grow longer under load and
-//! not more numerous.
+//! Choosing a connection's next bytes: one send has everything that is pending, so that under load sends grow longer
+//! instead of more numerous.
 //!
-//! The order between the kinds of bytes keeps frames whole: a frame that is sent in part is finished first, then come
-//! `out` (answers, notices, missed events), a heartbeat, and the lanes' frames.
+//! The order of the kinds of bytes keeps frames whole: a frame that is sent in part is finished first; then come
+//! `out`
+//! (answers, notices, missed events), a heartbeat, and the lanes' frames.
 
 use crate::logic::cells::NONE;
 use crate::logic::log::Position;
@@ -66,7 +67,7 @@ fn next_piece(slots: &mut Slots, lanes: &Lanes, cx: &mut Context, batch: &mut Ba
     }
 }
 
-/// The frames between a subscription's cursor and the head, as far as one send can have them.
+/// The frames between a subscription's cursor and the head, up to what one send can have.
 fn run_to_head(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32, index: usize) -> Option<Piece> {
     let subscription = *slots[slot].subscription(index)?;
     if subscription.place == NONE {
@@ -92,7 +93,7 @@ fn run(lanes: &Lanes, index: usize, lane: u32, start: Position, end: Position) -
     (length > 0).then_some(Piece::Run { subscription: index as u32, lane, start, end: start + length })
 }
 
-/// The next bytes of a connection on several channels: in the order of ids over all of them.
+/// The next bytes of a connection on several channels, in the order of ids over all channels.
 fn next_of_several(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -> Option<Piece> {
     let connection = &slots[slot];
     let is_behind = |index: &usize| {
@@ -106,7 +107,7 @@ fn next_of_several(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -
     Some(merge(slots, lanes, batch, slot))
 }
 
-/// Writes the notice of lost events that is due, now that the client can take it.
+/// Writes the notice of lost events, because the client can take bytes now.
 fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
     let connection = &mut slots[slot];
     let Some(gap) = connection.extra.as_mut().and_then(|extra| extra.gap.take()) else { return };
@@ -116,7 +117,7 @@ fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
     connection.key.notify(&notice, connection.out());
 }
 
-/// The connection has nothing left to send: goes on with what has waited for that.
+/// Goes on with the steps of a connection that had to wait until all of its bytes were sent.
 fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     slots[slot].tidy();
     let connection = &mut slots[slot];
@@ -126,13 +127,14 @@ fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32
     match connection.state {
         State::Closing => slots.linger(slot, cx.now + cx.settings.linger),
         State::Http if waited_for_room => slots.read_later(slot),
-        // The rest of a head waits for the client, not for the server; but only reading the input shows whether it is one.
+        // The kept input may be a whole request, which is carried out, or the beginning of one, which waits for its
+        // rest.
         State::Http if has_input && connection.sent == cx.now => slots.read_later(slot),
         State::Stream | State::WebSocket => {
             if connection.resume().is_some_and(|resume| resume.page_due) {
                 cx.effect(Effect::AskForPage(slot));
             }
-            // The client is heard between two pages too: it may not want the rest of them.
+            // The client's messages are read between two pages too, because it may unsubscribe from the rest of them.
             if waited_for_room {
                 slots.read_later(slot);
             }

@@ -1,4 +1,4 @@
-//! Held polls: the answer with which a poll's subscriptions end.
+//! Held polls and their answers. A poll's subscriptions end with its answer.
 
 use crate::link::Replay;
 use crate::logic::cells::NONE;
@@ -16,10 +16,10 @@ use super::slots::Slots;
 use super::subscriptions::unsubscribe_all;
 use super::waiting::Hold;
 
-/// Bytes of events in one answer, beyond which the rest is left for the next answer.
+/// The bytes of events in one answer, beyond which further events are left for the next answer.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
-/// Whether the hub has confirmed that the events of all the connection's channels come.
+/// Whether the hub has confirmed that the shard follows all of the connection's channels.
 pub(super) fn follows_all(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     slots[slot].subscriptions_from(0).all(|s| lanes.channel_of(s.lane).following == Following::Yes)
 }
@@ -28,12 +28,12 @@ fn has_unread(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     slots[slot].subscriptions_from(0).any(|s| s.place != NONE && s.cursor < lanes[s.lane].log.head())
 }
 
-/// Whether there is anything to answer with: events, or that a channel has ended.
+/// Whether a poll has something to answer with: events, or a channel's end.
 pub(super) fn has_news(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     has_unread(slots, lanes, slot) || slots[slot].subscriptions_from(0).any(|s| lanes.channel_of(s.lane).ended)
 }
 
-/// Answers a held poll, if there is anything to answer with.
+/// Answers a held poll if it has something to answer with.
 pub(super) fn answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     if has_news(slots, lanes, slot) {
         let position = lanes.seen;
@@ -47,7 +47,7 @@ pub(super) fn answer_from(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
     await_request(slots, cx, slot);
 }
 
-/// Answers a held poll whose time is over: with nothing, if nothing has come.
+/// Answers a held poll whose time is over. The answer is empty if no event has come.
 pub(super) fn answer_empty(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     write_rest(slots, lanes, cx, slot);
     await_request(slots, cx, slot);
@@ -57,7 +57,7 @@ fn write_pending(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u
     let mut events = Vec::new();
     let (count, last) = take_pending(slots, lanes, slot, &mut events, ANSWER_BYTES_MAX);
     let is_whole = !has_unread(slots, lanes, slot);
-    // With everything told, the client need not ask again about the ids that the shard has seen of other channels.
+    // An answer with everything lets the client go on after all ids that the shard has seen, on other channels too.
     let next = match is_whole {
         true => last.unwrap_or(position).max(lanes.seen).max(position),
         false => last.unwrap_or(position),
@@ -66,7 +66,7 @@ fn write_pending(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u
     write_answer(slots, lanes, cx, slot, Answer { events: &events, next, has_gap: false, is_whole });
 }
 
-/// Writes the answer of a held poll that is over: with nothing, if nothing has come.
+/// Writes the answer of a held poll that is ended. The answer is empty if no event has come.
 pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     // The lane's walk may not have reached the poll yet.
     if has_unread(slots, lanes, slot) {
@@ -74,7 +74,7 @@ pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context,
         write_pending(slots, lanes, cx, slot, position);
         return;
     }
-    // Missed events that the hub has not sent yet must not be passed over.
+    // The position must stay before missed events that the hub has not sent yet.
     let asked = slots[slot].resume().map(|resume| resume.after);
     let next = asked.map_or(lanes.seen, |after| after.unwrap_or(lanes.seen));
     write_answer(slots, lanes, cx, slot, Answer { events: &[], next, has_gap: false, is_whole: asked.is_none() });
@@ -100,7 +100,7 @@ fn count_events(slots: &mut Slots, cx: &mut Context, slot: u32, count: u64) {
     slots[slot].events = slots[slot].events.saturating_add(count as u32);
 }
 
-/// What an answer says.
+/// The content of a poll's answer.
 struct Answer<'a> {
     /// The events' frames, one after the other.
     events: &'a [u8],
@@ -108,7 +108,7 @@ struct Answer<'a> {
     next: Id,
     /// Whether events before these are lost.
     has_gap: bool,
-    /// Whether nothing is left for the next answer.
+    /// Whether the answer has all events that there are.
     is_whole: bool,
 }
 
@@ -129,7 +129,7 @@ fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u3
     let allowed = &cx.settings.config.http.cors_origins;
     let cors = match &origin {
         Some(origin) => Cors::Origin(origin),
-        // Harmless where no page has asked, and a held poll need not remember the page's origin.
+        // Allowing any origin does no harm without a page's request, so a held poll need not keep the page's origin.
         None if allowed.iter().any(|origin| origin == "*") => Cors::Any,
         None => decide_cors(allowed, None),
     };
@@ -146,7 +146,7 @@ fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u3
     cx.effect(Effect::PollAnswered(slot));
 }
 
-/// Lets the connection go on with its next request.
+/// Has the connection go on with its next request.
 fn await_request(slots: &mut Slots, cx: &mut Context, slot: u32) {
     after_answer(slots, cx, slot);
     slots[slot].release(Hold::AHEAD);
@@ -155,7 +155,7 @@ fn await_request(slots: &mut Slots, cx: &mut Context, slot: u32) {
     }
 }
 
-/// The channels that have ended, so that the client need not ask for them again.
+/// The connection's channels that have ended, for which the client need not ask again.
 fn ended_channels(slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ChannelName> {
     let channels = slots[slot].subscriptions_from(0).map(|s| lanes.channel_of(s.lane));
     channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.clone()).collect()

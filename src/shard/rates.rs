@@ -1,21 +1,21 @@
-//! How much WebSocket clients may say.
+//! The limits on the messages of WebSocket clients.
 
 use std::collections::HashMap;
 
-/// What each WebSocket client may say in a second; 0 for no limit.
+/// The messages that each WebSocket client may send in a second; 0 stands for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TalkLimits {
-    /// Messages.
+    /// The most messages.
     pub(super) messages_max: u32,
-    /// Bytes of messages.
+    /// The most bytes of messages.
     pub(super) bytes_max: u64,
 }
 
-/// What each client has said in the present second. A silent client takes no memory here.
+/// The messages of each client in the present second. A silent client takes no memory here.
 #[derive(Debug, Default)]
 pub(super) struct Talk {
     second: u32,
-    /// Messages and bytes, by the client's slot.
+    /// The numbers of messages and bytes, by the client's slot.
     said: HashMap<u32, (u32, u64)>,
 }
 
@@ -38,7 +38,7 @@ impl Talk {
             && (limits.bytes_max == 0 || *sum <= limits.bytes_max)
     }
 
-    /// Forgets what the client in a slot has said, because the slot is free for another client from here on.
+    /// Forgets the messages of the client in a slot, because the slot may get another client.
     pub(super) fn forget(&mut self, slot: u32) {
         self.said.remove(&slot);
     }

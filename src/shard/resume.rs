@@ -1,4 +1,5 @@
-//! Resuming from the hub's history: asking for pages of missed events, one at a time for each connection, and writing them.
+//! Resuming from the hub's history: asking for pages of missed events, one at a time for each connection, and writing
+//! them to the connection.
 
 use std::collections::VecDeque;
 
@@ -14,39 +15,39 @@ use super::lanes::Lanes;
 use super::slots::Slots;
 use super::subscriptions::read_from_head;
 
-/// Pages that the hub is asked for at a time.
+/// The most pages that the hub is asked for at a time.
 pub(super) const PAGES_ASKED_MAX: usize = 256;
 
-/// What a page from the hub leaves to be done.
+/// The step that must follow a page from the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// Nothing: no connection waits for it, or it is written and waits to be sent.
+    /// No step: the page is written, or no connection waits for it.
     Done,
-    /// A held poll is to be answered with it.
+    /// A held poll must be answered with the page.
     AnswerPoll,
-    /// Nothing was missed: the poll is held, unless events have come meanwhile.
+    /// Nothing was missed, so the poll is held unless events have come meanwhile.
     HoldPoll,
 }
 
 /// The pages that the hub has been asked for.
 #[derive(Debug, Default)]
 pub(super) struct Resumes {
-    /// Pages that are not sent yet.
+    /// The number of pages that were asked for and are not sent yet.
     asked: usize,
-    /// Connections that ask once there are fewer: the slot, and the number of what it resumes.
+    /// The connections that must wait before they ask: the slot, and the number of the resume.
     waiting: VecDeque<(u32, u32)>,
 }
 
 impl Resumes {
-    /// Pages that were asked for and are not sent yet, and connections that wait to ask.
+    /// The numbers of pages that are not sent yet, and of connections that wait to ask.
     #[cfg(test)]
     pub(super) fn pending(&self) -> (usize, usize) {
         (self.asked, self.waiting.len())
     }
 
     /// Asks the hub for the events that the subscriptions from number `first` on have missed after `after`; without a
-    /// position, for the present position only. Live events wait until that is through. `wait` is how long a poll may be
-    /// held if nothing was missed.
+    /// position, for the present position alone. Live events wait until the resume is over. `wait` is the time that a
+    /// poll may be held if nothing was missed.
     pub(super) fn begin(
         &mut self,
         slots: &mut Slots,
@@ -69,8 +70,8 @@ impl Resumes {
         }
     }
 
-    /// Asks for the next page of what is resumed first, or puts that off while many other pages are asked for: when all
-    /// clients come back at once, pages are sent about as fast as they come and do not pile up here.
+    /// Asks for the next page of a connection's first resume, or puts that off while many other pages are not sent:
+    /// when all clients come back at once, pages come about as fast as they are sent and do not pile up here.
     pub(super) fn ask_for_page(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32) {
         let connection = &mut slots[slot];
         let generation = connection.generation;
@@ -85,7 +86,7 @@ impl Resumes {
         cx.tell_hub(HubMessage::Resume { shard: cx.index, slot, generation, number, channels, after });
     }
 
-    /// A page is sent, or was not needed: connections that wait may ask.
+    /// Has waiting connections ask, after a page was sent or was not needed.
     pub(super) fn on_page_sent(&mut self, slots: &mut Slots, cx: &mut Context) {
         debug_assert!(self.asked > 0, "a page was asked for before it was sent");
         self.asked -= 1;
@@ -93,14 +94,15 @@ impl Resumes {
             && let Some((slot, number)) = self.waiting.pop_front()
         {
             let resume = slots.get(slot).and_then(|connection| connection.resume());
-            // The number is no other connection's, whichever has the slot now.
+            // Numbers are unique over all connections, so a later connection in the slot is not mistaken for this
+            // one.
             if resume.is_some_and(|resume| resume.number == number) {
                 self.ask_for_page(slots, cx, slot);
             }
         }
     }
 
-    /// Takes a page from the hub. For a stream or a WebSocket it is written; for a poll the caller goes on.
+    /// Takes a page from the hub. The page is written for a stream or a WebSocket; for a poll the caller goes on.
     pub(super) fn take(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) -> Page {
         if replay.last {
             lanes.see(replay.until);
@@ -129,8 +131,8 @@ impl Resumes {
         }
     }
 
-    /// Says that the page that a connection was just given is still to be sent; without that it counts as sent. A
-    /// connection that takes nothing does not keep a page's place.
+    /// Notes whether the page that a connection was just given waits to be sent. A page that does not wait counts as
+    /// sent, so that a connection which takes no bytes does not keep its place.
     pub(super) fn note_page(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32) {
         let Some(flags) = slots.get(slot).map(|connection| connection.flags) else {
             return self.on_page_sent(slots, cx);
@@ -151,7 +153,7 @@ impl Resumes {
         let wanted = connection.resume().map(|resume| resume.channels.clone()).unwrap_or_default();
         if wanted.is_empty() {
             self.end(slots, lanes, cx, slot);
-            // Live events have waited for this, and the client's messages may have.
+            // Live events have waited for the end of the resume, and the client's messages may have.
             slots.queue(slot);
             return;
         }
@@ -162,7 +164,7 @@ impl Resumes {
         }
         let mut count = 0;
         for event in &replay.events {
-            // A channel that was unsubscribed while its events were fetched is not wanted any more.
+            // Events of a channel that was unsubscribed meanwhile are left out.
             if lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel)) {
                 key.frame(event, connection.out());
                 count += 1;
@@ -179,7 +181,7 @@ impl Resumes {
         slots.queue(slot);
     }
 
-    /// Everything missed is told: the subscriptions read on from here, and the next resume has its turn.
+    /// Ends a resume after its last page: the subscriptions read on from here, and the next resume begins.
     fn end(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
         let Some(resume) = slots[slot].extra().resumes.pop_front() else { return };
         for index in 0..slots[slot].subscriptions() {
@@ -192,7 +194,7 @@ impl Resumes {
         match slots[slot].resume_mut() {
             None => slots[slot].flags.remove(Flags::REPLAYING),
             Some(_) if is_sent => self.ask_for_page(slots, cx, slot),
-            // One page at a time, however many resumes a connection has.
+            // A connection with several resumes still asks for one page at a time.
             Some(next) => next.page_due = true,
         }
     }

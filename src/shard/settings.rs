@@ -1,4 +1,4 @@
-//! What the configuration means for a shard: times in its ticks, policies by number.
+//! The configuration in a shard's terms: times in ticks, policies by number.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,25 +21,25 @@ pub(super) fn ticks(duration: Duration) -> Tick {
     u32::try_from(duration.as_millis().div_ceil(u128::from(TICK_MS))).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
 }
 
-/// What a shard must know of a namespace.
+/// A namespace's settings that concern a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// The most framed bytes a client may be behind.
+    /// The most framed bytes of a client's backlog.
     pub(super) max_lag: u64,
-    /// What happens to one that is behind further.
+    /// The treatment of a client with a larger backlog.
     pub(super) slow: SlowPolicy,
-    /// Whether it is known who is on its channels.
+    /// Whether the hub counts the users on the namespace's channels.
     pub(super) presence: bool,
 }
 
-/// Everything a shard goes by.
+/// The configuration, and the values that a shard has derived from it.
 pub(super) struct Settings {
     pub(super) config: Arc<Config>,
     pub(super) head: HeadLimits,
     pub(super) handshake: Tick,
-    /// How long an open connection may wait for its next request.
+    /// The time that an open connection may wait for its next request.
     pub(super) keep_alive: Tick,
-    /// How long a finished connection may take to close.
+    /// The time that a finished connection may take to close.
     pub(super) linger: Tick,
     pub(super) heartbeat_sse: Tick,
     pub(super) heartbeat_ws: Tick,
@@ -75,7 +75,7 @@ impl Settings {
         }
     }
 
-    /// Whether `ip` is a proxy whose word about its clients counts.
+    /// Whether `ip` is a trusted proxy, which may name its clients' addresses.
     pub(super) fn trusts(&self, ip: IpAddr) -> bool {
         self.config.server.trusted_proxies.iter().any(|network| network.contains(ip))
     }
@@ -87,7 +87,7 @@ impl Settings {
     }
 }
 
-/// The different policies there are, so that a channel needs to hold only a number.
+/// The different policies of all namespaces, so that a channel holds only a policy's number.
 #[derive(Debug, Default)]
 pub(super) struct Policies(Vec<Policy>);
 
@@ -98,7 +98,7 @@ impl Policies {
             self.0.push(policy);
             self.0.len() - 1
         });
-        // There are at most as many as the configuration has namespaces.
+        // The number fits: there are at most as many policies as namespaces.
         u16::try_from(index).unwrap_or(u16::MAX)
     }
 

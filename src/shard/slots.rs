@@ -13,10 +13,10 @@ use crate::sys::socket;
 
 use super::connection::{Connection, Flags, Peer, State};
 
-/// Generations leave room in a poll's `user_data` for the bits beside them.
+/// The bits of a generation. The others are left for the marks beside it in a poll's `user_data`.
 pub(super) const GENERATION_MASK: u32 = 0x0fff_ffff;
 
-/// How many connections are in each state that is shown as a figure.
+/// The numbers of connections in the states that are shown as figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Open {
     pub(super) http: u64,
@@ -25,7 +25,7 @@ pub(super) struct Open {
     pub(super) poll: u64,
 }
 
-/// All connections of a shard.
+/// All connections of a shard, and the lists of those that need attention.
 #[derive(Debug)]
 pub(super) struct Slots {
     cells: Cells<Connection>,
@@ -35,7 +35,7 @@ pub(super) struct Slots {
     unread: VecDeque<u32>,
     /// Connections whose next time in the wheel may have changed.
     pub(super) rescheduled: Vec<u32>,
-    /// Dead slots that the ring has no poll of.
+    /// Dead slots without a poll in the ring, which can be freed.
     graves: Vec<u32>,
     /// Dead slots that are not free yet.
     dying: usize,
@@ -72,22 +72,22 @@ impl Slots {
         }
     }
 
-    /// The connection in a slot, if there ever was one.
+    /// The connection in a slot, if the slot was ever used.
     pub(super) fn get(&self, slot: u32) -> Option<&Connection> {
         self.cells.get(slot)
     }
 
-    /// How many slots are in use.
+    /// The number of slots in use.
     pub(super) fn used(&self) -> usize {
         self.cells.used()
     }
 
-    /// The slots there are, used or not.
+    /// The number of slots, used or free.
     pub(super) fn capacity(&self) -> u32 {
         self.cells.capacity()
     }
 
-    /// How many connections are in each state that is shown.
+    /// The numbers of connections by state, for the figures.
     pub(super) fn open(&self) -> Open {
         self.open
     }
@@ -97,12 +97,12 @@ impl Slots {
         self.dying > 0
     }
 
-    /// A connection's name for the outside.
+    /// A connection's name for backends and operators.
     pub(super) fn name(&self, shard: u16, slot: u32) -> ConnectionId {
         ConnectionId { shard, slot, generation: self.cells[slot].generation }
     }
 
-    /// The slot of a connection, if it is still there.
+    /// The slot of a connection, if the connection still exists.
     pub(super) fn find(&self, shard: u16, id: ConnectionId) -> Option<u32> {
         let connection = self.cells.get(id.slot)?;
         (id.shard == shard && connection.generation == id.generation && connection.state != State::Free)
@@ -147,7 +147,7 @@ impl Slots {
         }
     }
 
-    /// Has the connection looked at for bytes to send.
+    /// Has this turn or the next one look for bytes to send to the connection.
     pub(super) fn queue(&mut self, slot: u32) {
         let flags = &mut self.cells[slot].flags;
         if !flags.intersects(Flags::QUEUED) {
@@ -183,23 +183,24 @@ impl Slots {
         None
     }
 
-    /// How many connections wait to be read.
+    /// The number of connections that wait to be read.
     pub(super) fn unread(&self) -> usize {
         self.unread.len()
     }
 
-    /// Sets when the connection ends whatever happens.
+    /// Sets the connection's deadline, at which it ends whatever else happens.
     pub(super) fn set_deadline(&mut self, slot: u32, deadline: Tick) {
         self.cells[slot].deadline = deadline;
         self.reschedule(slot);
     }
 
-    /// Says that the time at which the connection must be looked at may have changed.
+    /// Notes that the time at which the connection must be looked at may have changed.
     pub(super) fn reschedule(&mut self, slot: u32) {
         self.rescheduled.push(slot);
     }
 
-    /// Everything is sent: ends the sending side, so that the client reads all of it and then the end.
+    /// Ends the sending side of a connection that has sent everything, so that the client reads all bytes and then
+    /// the end.
     pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
         if let Some(fd) = &self.cells[slot].fd {
             socket::shutdown_write(fd.as_fd());
@@ -251,7 +252,7 @@ impl Slots {
         }
     }
 
-    /// The address that a connection counts towards, if it counts; it does no more.
+    /// Stops counting a connection towards its address; returns the address if the connection was counted.
     pub(super) fn uncount(&mut self, slot: u32) -> Option<IpAddr> {
         let connection = &mut self.cells[slot];
         let is_counted = connection.flags.intersects(Flags::COUNTED);
@@ -259,10 +260,10 @@ impl Slots {
         is_counted.then(|| connection.peer.ip())
     }
 
-    /// Checks what must hold between two turns.
+    /// Checks the invariants of the slots between two turns.
     ///
     /// # Panics
-    /// If it does not hold.
+    /// If an invariant does not hold.
     #[cfg(test)]
     pub(super) fn check_invariants(&self) {
         let (mut dying, mut used, mut refusals) = (0, 0, 0);

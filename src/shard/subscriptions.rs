@@ -1,8 +1,8 @@
-//! Subscriptions: following a channel, taking a place among a lane's readers, and leaving it. These functions change the
-//! slots and the lanes together, so that both always tell the same of a subscription.
+//! Subscriptions: following a channel, taking a place among a lane's readers, and leaving it. These functions change
+//! the slots and the lanes together, so that both always agree about a subscription.
 //!
-//! Nothing here waits. A follow is in the queue to the hub before the client reads that it is subscribed, and the hub
-//! works that queue off before it takes further events in: an event that is published after the client has read the
+//! No function here waits. A follow is in the queue to the hub before the client reads that it is subscribed, and the
+//! hub works that queue off before it takes later events: an event that is published after the client has read the
 //! answer reaches the client.
 
 use crate::link::HubMessage;
@@ -19,7 +19,7 @@ use super::context::{Context, Effect, Ending};
 use super::lanes::{Following, Lanes, Reader};
 use super::slots::Slots;
 
-/// Whether the channels that the shard does not know yet could be added.
+/// Checks that the channels which the shard does not know yet can be added.
 pub(super) fn check_room_for_channels(lanes: &Lanes, cx: &Context, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
     let channels_max = cx.settings.config.limits.channels;
     if lanes.channels.used() + names.len() <= channels_max {
@@ -32,7 +32,7 @@ pub(super) fn check_room_for_channels(lanes: &Lanes, cx: &Context, names: &[impl
     Ok(())
 }
 
-/// The channel of that name; the hub is asked for its events if they do not come yet.
+/// The channel of that name; the shard follows it from now on if it does not already.
 fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
     let channel = match lanes.find(name) {
         Some(channel) if lanes.channels[channel].following != Following::GivenUp => return channel,
@@ -44,14 +44,14 @@ fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
     };
     let cell = &mut lanes.channels[channel];
     cell.following = Following::Asked;
-    // A channel may have ended before it was given up and gone on since; if it is still ended, the hub says so.
+    // The channel may have gone on since it was given up. If it is still ended, the hub says so.
     cell.ended = false;
     let name: ChannelName = cell.name.clone().unwrap_or_default();
     cx.tell_hub(HubMessage::Follow { shard: cx.index, local: channel, name });
     channel
 }
 
-/// Adds a subscription, which does not read yet; does nothing if there is one to the channel already.
+/// Adds a subscription, which does not read yet, unless the connection has one to the channel already.
 pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, name: &str) {
     let channel = follow(lanes, cx, name);
     let lane = lanes.lane(channel, slots[slot].key);
@@ -63,9 +63,9 @@ pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, 
     note_presence(slots, lanes, cx, slot, lane, true);
 }
 
-/// Notes that a connection has come to a lane's channel or has left it, if the channel's namespace has presence.
+/// Notes that a connection has joined or left a lane's channel, if the channel's namespace has presence.
 pub(super) fn note_presence(slots: &Slots, lanes: &Lanes, cx: &mut Context, slot: u32, lane: u32, is_coming: bool) {
-    // A poll comes and goes with each request, which says nothing about its user's presence.
+    // Polls are not counted, because they begin and end with each request.
     if lanes.policy_of(lane).presence && slots[slot].key.protocol().carrier() != Carrier::Poll {
         cx.effect(Effect::Presence { slot, channel: lanes[lane].channel, is_coming });
     }
@@ -104,8 +104,8 @@ pub(super) fn start_after(
     true
 }
 
-/// Whether the shard's logs hold everything after `after`, and will until it is sent: frames before the floor may go
-/// with the end of a walk that is under way.
+/// Whether the shard's logs hold everything after `after` and keep it until it is sent. Frames before the floor do not
+/// count, because the end of a walk may drop them.
 pub(super) fn can_resume_here(slots: &Slots, lanes: &Lanes, slot: u32, first: usize, after: Id) -> bool {
     after <= lanes.seen
         && slots[slot].subscriptions_from(first).all(|subscription| {
@@ -167,16 +167,16 @@ pub(super) fn unsubscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
     }
 }
 
-/// Takes a channel out of what a connection resumes. The channel's number may soon be another channel's.
+/// Takes a channel out of a connection's resumes, because the channel's number may be given to another channel.
 fn forget_missed(slots: &mut Slots, slot: u32, channel: u32) {
     let Some(extra) = &mut slots[slot].extra else { return };
     extra.resumes.iter_mut().for_each(|resume| resume.channels.retain(|number| *number != channel));
-    // The first resume stays: the answer to it is on its way.
+    // The first resume stays, even without channels, because its page is on its way.
     let mut is_first = true;
     extra.resumes.retain(|resume| std::mem::take(&mut is_first) || !resume.channels.is_empty());
 }
 
-/// Ends all subscriptions.
+/// Ends all subscriptions of a connection.
 pub(super) fn unsubscribe_all(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     while let Some(last) = slots[slot].subscriptions().checked_sub(1) {
         unsubscribe(slots, lanes, cx, slot, last);
@@ -198,8 +198,8 @@ pub(super) fn unsubscribe_from(
     position.is_some()
 }
 
-/// Copies the rest of a subscription's frame before everything else that waits, if the frame is sent in part. The cursor
-/// then stands between two frames and can be moved.
+/// Copies the rest of a subscription's frame to the front of `out`, if the frame is sent in part. The cursor then
+/// stands between two frames and can be moved.
 pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
     let connection = &mut slots[slot];
     if connection.mid_frame() != Some(index) {
@@ -219,7 +219,8 @@ pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Contex
     cell.at_head += u32::from(boundary == cell.log.head());
 }
 
-/// Takes a connection that has everything off the channels that have ended. It ends with the last of its channels.
+/// Takes a connection that has everything off the channels that have ended. The connection ends with its last
+/// channel.
 pub(super) fn leave_ended(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     let mut index = 0;
     while let Some(subscription) = slots[slot].subscription(index) {

@@ -1,5 +1,5 @@
-//! Showing connections to operators. Many connections are looked through a part per turn, so that clients notice nothing
-//! of it.
+//! Surveys: showing connections to operators. A survey of many connections is spread over turns, so that it does not
+//! delay deliveries.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -19,9 +19,9 @@ use super::lanes::Lanes;
 use super::settings::TICK_MS;
 use super::slots::Slots;
 
-/// Slots that one turn looks at.
+/// The number of slots that one turn looks at.
 const SLOTS_PER_TURN: u32 = 1024;
-/// Channels that one row names.
+/// The most channels that one row names.
 const CHANNELS_SHOWN: usize = 100;
 
 /// A question about many connections that is being worked on.
@@ -31,7 +31,7 @@ struct Survey {
     look: Arc<Look>,
     position: u32,
     matched: u64,
-    /// The slots to show so far, each with how many bytes its connection is behind.
+    /// The slots to show so far, each with its connection's backlog in bytes.
     found: Vec<(u64, u32)>,
 }
 
@@ -39,40 +39,41 @@ struct Survey {
 #[derive(Debug, Default)]
 pub(super) struct Surveys(VecDeque<Survey>);
 
-/// What a connection's identity is shown as.
+/// A connection's identity as a survey shows it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Identified<'a> {
-    /// The user.
+    /// The user's name, if it is known.
     pub(super) user: Option<&'a str>,
-    /// When the identity ends, if it does.
+    /// The time at which the identity expires, if it does.
     pub(super) expires: Option<Tick>,
 }
 
-/// What a survey looks at: the connections, the lanes, and the identities by slot.
+/// The state that a survey looks at: the connections, the lanes, and the identities by slot.
 pub(super) struct View<'a> {
     pub(super) slots: &'a Slots,
     pub(super) lanes: &'a Lanes,
     pub(super) identity: &'a dyn Fn(u32) -> Identified<'a>,
 }
 
-/// A connection, as it is shown.
+/// A connection as a survey shows it.
 #[derive(Serialize)]
 struct Row<'a> {
     conn: String,
     transport: &'static str,
     address: String,
     user: Option<&'a str>,
-    /// Since it was accepted, since bytes last came from it, since the kernel last took bytes for it.
+    /// The times since the connection was accepted, since bytes last came from the client, and since the kernel last
+    /// took bytes for the client.
     age_ms: u64,
     silent_ms: u64,
     unsent_ms: u64,
     events: u32,
-    /// Framed bytes between its cursors and the heads, and bytes of replies and missed events that wait.
+    /// The backlog: framed bytes between the cursors and the heads, and bytes of replies and missed events that wait.
     lag_bytes: u64,
     waiting_bytes: usize,
-    /// The kernel has no room for more.
+    /// Whether the kernel has no room for more bytes.
     blocked: bool,
-    /// Missed events are being sent.
+    /// Whether missed events are being sent.
     replaying: bool,
     channels: Vec<ChannelRow<'a>>,
     channels_total: usize,
@@ -86,7 +87,7 @@ struct Row<'a> {
 struct ChannelRow<'a> {
     channel: &'a str,
     lag_bytes: u64,
-    /// The newest event that was sent, if the log knows.
+    /// The id of the newest event that was sent, if the log knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }
@@ -101,7 +102,7 @@ fn transport(connection: &Connection) -> &'static str {
 }
 
 impl Surveys {
-    /// Takes a question; one about many connections is answered over some turns.
+    /// Takes a question. A question about many connections is answered over several turns.
     pub(super) fn look(&mut self, view: &View<'_>, cx: &mut Context, request: u64, look: &Arc<Look>) {
         let seen = match &**look {
             Look::Connections(_) => {
@@ -118,13 +119,13 @@ impl Surveys {
         cx.tell_hub(HubMessage::Seen { request, seen });
     }
 
-    /// Looks at some more slots; returns whether there are others.
+    /// Looks at some more slots for the first survey; returns whether there is more to look at.
     pub(super) fn go_on(&mut self, view: &View<'_>, cx: &mut Context) -> bool {
         let Some(mut survey) = self.0.pop_front() else { return false };
         let look = survey.look.clone();
         let Look::Connections(filter) = &*look else { return !self.0.is_empty() };
         let end = survey.position.saturating_add(SLOTS_PER_TURN).min(view.slots.capacity());
-        // The channel may have come or gone since the turn before, and its number with it.
+        // The channel's number is looked up in each turn, because it may have changed since the turn before.
         let channel = filter.channel.as_ref().map(|name| view.lanes.find(name).unwrap_or(NONE));
         while survey.position < end {
             let slot = survey.position;
@@ -162,7 +163,7 @@ impl View<'_> {
             && filter.user.as_ref().is_none_or(|user| (self.identity)(slot).user == Some(user.as_str()))
     }
 
-    /// How many framed bytes a connection is behind.
+    /// A connection's backlog in framed bytes.
     fn lag(&self, slot: u32) -> u64 {
         let all = self.slots[slot].subscriptions_from(0).filter(|s| s.place != NONE);
         all.map(|s| self.lanes[s.lane].log.head() - s.cursor).sum()
@@ -213,7 +214,7 @@ impl Survey {
             return;
         }
         self.found.push((lag, slot));
-        // Sorted rarely: only when twice as many as wanted have come together.
+        // The list is sorted rarely: when it holds twice as many connections as are wanted.
         if self.found.len() >= filter.limit.saturating_mul(2).max(64) {
             self.found.sort_unstable_by_key(|(lag, _)| Reverse(*lag));
             self.found.truncate(filter.limit);

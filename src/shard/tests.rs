@@ -1,9 +1,10 @@
 //! A model of delivery: the real hub and a real shard, driven by hand in one thread, with socket pairs whose far ends
-//! read only when the model says so. Everything that happens is drawn from a seed.
+//! read only when the model says so. The model draws all of its steps from a seed.
 //!
-//! In the modules below this one the same hub and shard are taken step by step through what has gone wrong once.
+//! The modules below this one take the same hub and shard step by step through single cases.
 //!
-//! `RINGCAST_MODEL_SEEDS=10000 cargo test --release --lib model` tries more; `RINGCAST_MODEL_SEED=N` repeats one.
+//! `RINGCAST_MODEL_SEEDS=10000 cargo test --release --lib model` tries more seeds; `RINGCAST_MODEL_SEED=N` repeats
+//! one.
 //! [`faulty`] puts a kernel with faults under the shard.
 
 mod asking;
@@ -46,7 +47,7 @@ const MAX_LAG: usize = 8192;
 const HISTORY_EVENTS: usize = 40;
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
 
-/// A published event, as the model remembers it.
+/// A published event as the model remembers it.
 struct Published {
     id: Id,
     channel: usize,
@@ -60,9 +61,9 @@ struct Model {
     now_ms: u64,
     log: Vec<Published>,
     clients: Vec<Client>,
-    /// What the clients speak.
+    /// The protocols of the model's clients.
     languages: &'static [Speaks],
-    /// Positions of clients that have gone, to resume from.
+    /// The positions and channels of clients that have left, from which new clients resume.
     left: Vec<(Id, Vec<usize>)>,
     figures: HashMap<&'static str, u64>,
     _folder: tempfile::TempDir,
@@ -72,9 +73,9 @@ fn is_lossy(channel: usize) -> bool {
     CHANNELS[channel].starts_with('l')
 }
 
-/// Batches that wait in the queue to the shard, where nothing is to be held up.
+/// The room for batches in the queue to the shard if the queue must never be full.
 const BATCHES_MAX: usize = 4096;
-/// The same, where the queue is to be full at times.
+/// The room for batches in the queue to the shard if the queue must be full at times.
 const BATCHES_FEW: usize = 2;
 
 impl Model {
@@ -82,7 +83,7 @@ impl Model {
         Model::with_queue(seed, BATCHES_MAX)
     }
 
-    /// A model whose kernel has faults and whose queue to the shard is full at times.
+    /// A model with faults of the kernel, and with a queue to the shard that is full at times.
     fn with_faults(seed: u64) -> Model {
         let mut model = Model::with_queue(seed, BATCHES_FEW);
         let rate = model.rng.u8(1..80);
@@ -156,14 +157,15 @@ impl Model {
     fn turn(&mut self) -> Next {
         self.hear_shard();
         if self.shard.wire.io.faults.is_some() {
-            // The clock sees to connections that the kernel had no memory for, the hub to batches that found no room.
+            // The clock retries connections for which the kernel had no memory, and the hub retries batches without
+            // room.
             self.shard.note_tick();
             self.hub.hear_all([], self.now_ms);
         }
         let next = self.shard.turn().unwrap();
         self.shard.slots.check_invariants();
         self.shard.lanes.check_invariants();
-        // However slow its clients are, a log holds some times what one may be behind.
+        // A log holds a few times the largest allowed backlog, however slow its clients are.
         let lanes = CHANNELS.len() as u64 * 3;
         assert!(self.shard.lanes.kept_bytes <= lanes * 4 * MAX_LAG as u64 + (32 << 10), "memory is bounded");
         next
@@ -194,7 +196,7 @@ impl Model {
         }
     }
 
-    /// A connection whose socket takes little, and its slot.
+    /// Opens a connection with small socket buffers; returns its slot and its far end.
     fn come(&mut self, address: Option<SocketAddr>) -> (u32, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
@@ -205,7 +207,7 @@ impl Model {
         (slot, far)
     }
 
-    /// A connection that sends a request's first line and fields.
+    /// Opens a connection and sends a request's first line and fields.
     fn ask(&mut self, head: &str) -> (u32, UnixStream) {
         let (slot, far) = self.come(None);
         (&far).write_all(format!("{head}\r\n").as_bytes()).unwrap();
@@ -213,7 +215,7 @@ impl Model {
         (slot, far)
     }
 
-    /// A WebSocket.
+    /// Opens a connection and asks for a WebSocket.
     fn open(&mut self, target: &str) -> (u32, UnixStream) {
         self.ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n{UPGRADE}"))
     }
@@ -278,7 +280,7 @@ impl Model {
             received: Vec::new(),
             is_over: false,
         });
-        // Whoever has seen the answer's head gets everything from there on.
+        // A client that has the answer's head gets every event from there on.
         let index = self.clients.len() - 1;
         for _ in 0..50 {
             self.turn();
@@ -309,7 +311,7 @@ impl Model {
         }
     }
 
-    /// What came is in order, and complete up to an id but for what the client was told is lost.
+    /// Checks that a client's events are in order, and complete up to an id except for the gaps that it was told of.
     fn check(&mut self, client: &Client, until: Id) {
         assert!(client.received.windows(2).all(|two| two[0] < two[1]), "in order, and nothing twice");
         for event in &self.log {
@@ -318,7 +320,7 @@ impl Model {
             if is_due && !is_told && !is_lossy(event.channel) {
                 let (id, channel) = (event.id, CHANNELS[event.channel]);
                 let has_come = client.received.binary_search(&id).is_ok();
-                assert!(has_come, "{id} on {channel} is lost before {until}, and nobody was told: {client:?}");
+                assert!(has_come, "{id} on {channel} is lost before {until}, and the client was not told: {client:?}");
             }
             if client.received.binary_search(&event.id).is_ok() {
                 assert!(
@@ -355,13 +357,13 @@ impl Model {
                 }
             }
         }
-        // Those whom the server has let go may come back.
+        // Clients whose connection the server has ended may come back.
         while let Some(index) = self.clients.iter().position(|client| client.is_over) {
             self.leave(index);
         }
     }
 
-    /// Everybody reads until nothing comes any more: then everything that was due has come.
+    /// Has all clients read until nothing more comes, and checks that everything that was due has come.
     fn settle(&mut self) {
         let mut quiet = 0;
         if let Some(faults) = &mut self.shard.wire.io.faults {
@@ -385,11 +387,11 @@ impl Model {
                 return;
             }
         }
-        panic!("it never settles");
+        panic!("the model never settles");
     }
 }
 
-/// Sends a WebSocket message.
+/// Sends a client's WebSocket message.
 fn say_to(mut stream: &UnixStream, text: &str) {
     assert!(text.len() < 126);
     let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
@@ -397,11 +399,11 @@ fn say_to(mut stream: &UnixStream, text: &str) {
     stream.write_all(&frame).unwrap();
 }
 
-/// What has come, up to so many bytes.
+/// Reads up to `most` bytes that have come, as text.
 fn take(mut stream: &UnixStream, most: usize) -> String {
     let mut buffer = vec![0; most];
     let length = stream.read(&mut buffer).unwrap_or(0);
-    // Frames begin with what is no text.
+    // The heads of frames are not text.
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
@@ -413,7 +415,7 @@ fn run(mut model: Model) -> Model {
     model
 }
 
-/// Runs the model by many seeds, or by those that the environment names, and sums up its figures.
+/// Runs the model with many seeds, or with those that the environment names, and adds up the figures.
 fn run_all(count: u64, new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe) -> HashMap<&'static str, u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("RINGCAST_MODEL_SEED") {

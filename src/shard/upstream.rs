@@ -1,7 +1,7 @@
 //! The queues to and from the hub, and the bytes of clients' messages on their way to it.
 //!
-//! A message is on the shard's account until the hub has passed it on. When the account is full, a client that says more is
-//! not read any further until there is room: a slow backend slows its clients and costs no memory beyond the account.
+//! A message is on the shard's account until the hub has passed it on. When the account is full, clients that send more
+//! messages are not read until there is room, so that a slow backend slows its clients and costs no further memory.
 
 use std::collections::VecDeque;
 
@@ -17,11 +17,11 @@ use super::waiting::{Aside, Hold, Waiting};
 /// A batch from the hub that is being worked off.
 struct Batch {
     messages: std::vec::IntoIter<ShardMessage>,
-    /// What the batch counts for in the queue's bound.
+    /// The bytes that the batch counts for in the queue's bound.
     weight: usize,
 }
 
-/// See the module's documentation.
+/// The queues to and from the hub, and the account; see the module's documentation.
 pub(super) struct Upstream {
     to_hub: ToHub,
     from_hub: FromHub,
@@ -30,11 +30,11 @@ pub(super) struct Upstream {
     /// The queue from the hub may have messages.
     has_messages: bool,
     batch: Option<Batch>,
-    /// What backends listen to.
+    /// The kinds of messages that backends listen to.
     pub(super) listening: Listening,
-    /// The account.
+    /// The bytes on the shard's account.
     bytes: usize,
-    /// Connections that have a message to the backend and no room, with their slots' generations.
+    /// The connections whose message to the backend waits for room, with their slots' generations.
     waiting: VecDeque<(u32, u32)>,
 }
 
@@ -70,12 +70,12 @@ impl Upstream {
         }
     }
 
-    /// What rings when the hub has sent something.
+    /// The wake-up that the hub rings when it has sent messages.
     pub(super) fn wake(&self) -> &Wake {
         &self.from_hub.wake
     }
 
-    /// Notes that the hub has sent something.
+    /// Notes that the hub has sent messages.
     pub(super) fn note_messages(&mut self) {
         self.has_messages = true;
     }
@@ -90,12 +90,12 @@ impl Upstream {
         self.batch.is_some() || !self.from_hub.is_empty()
     }
 
-    /// Bytes that wait in the queue from the hub.
+    /// The number of bytes that wait in the queue from the hub.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.from_hub.waiting_bytes()
     }
 
-    /// Takes the hub's wake-up back before its messages are taken.
+    /// Resets the hub's wake-up, before the messages are taken.
     pub(super) fn clear_wake(&self) {
         if self.from_hub.wake.is_rung() {
             self.from_hub.wake.clear();
@@ -121,12 +121,12 @@ impl Upstream {
         }
     }
 
-    /// Whether a client may say something to the backend now.
+    /// Whether the account has room for another message to the backend.
     pub(super) fn has_room(&self, cx: &Context) -> bool {
         self.bytes < cx.settings.config.limits.upstream
     }
 
-    /// Puts a client's message aside until there is room for it. The client is not read meanwhile.
+    /// Puts a client's message aside until the account has room. The client is not read meanwhile.
     pub(super) fn put_aside(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, message: Payload<'_>) {
         let connection = &mut slots[slot];
         connection.hold(Hold::UPSTREAM);

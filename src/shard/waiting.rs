@@ -1,4 +1,5 @@
-//! What keeps a connection waiting: the reasons why it is not read, and what its next request or message waits for.
+//! A connection's waits: the reasons not to read its input, and the cause for which its next request or message
+//! waits.
 
 use bitflags::bitflags;
 
@@ -7,12 +8,12 @@ use crate::logic::refusal::Refusal;
 use crate::logic::session::Payload;
 
 bitflags! {
-    /// The reasons why a connection's input is not read. Reading goes on when the set is empty.
+    /// The reasons not to read a connection's input. Reading goes on when the set is empty.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Hold: u8 {
         /// Too many bytes of answers wait to be sent.
         const REPLIES = 1;
-        /// The input that came behind a held poll is as long as it may be.
+        /// The input that came behind a held poll has reached its limit.
         const AHEAD = 1 << 1;
         /// The backend is asked whether the request or message is allowed.
         const BACKEND = 1 << 2;
@@ -23,7 +24,7 @@ bitflags! {
     }
 }
 
-/// A client's message that is put aside.
+/// A client's message that is put aside until it can be carried out.
 #[derive(Debug)]
 pub(super) enum Aside {
     Text(Box<str>),
@@ -38,7 +39,7 @@ impl Aside {
         }
     }
 
-    /// The message.
+    /// The message that was put aside.
     pub(super) fn payload(&self) -> Payload<'_> {
         match self {
             Aside::Text(text) => Payload::Text(text),
@@ -50,20 +51,20 @@ impl Aside {
 /// A question to the backend that a request or message waits for.
 #[derive(Debug)]
 pub(super) struct Asking {
-    /// The question's number, which tells its answer from those to earlier questions.
+    /// The question's number, which tells its answer from answers to earlier questions.
     pub(super) number: u32,
     /// The channels that the question is about.
     pub(super) channels: Vec<String>,
-    /// The message that waits; a request waits in `Extra::input`.
+    /// The message that waits, if it is not a request; a request waits in `Extra::input`.
     pub(super) message: Option<Aside>,
 }
 
-/// The backend's decision, until the request or message is carried out with it.
+/// The backend's decision, kept until the request or message is carried out with it.
 #[derive(Debug)]
 pub(super) struct Decided {
     /// Whether the connection may go on.
     pub(super) outcome: Result<(), Refusal>,
-    /// The message that waited, if it was one.
+    /// The message that has waited, if it is not a request.
     pub(super) message: Option<Aside>,
 }
 
@@ -74,18 +75,18 @@ pub(super) struct Wanted {
     pub(super) after: Option<Id>,
 }
 
-/// What a connection waits for before its next request or message is carried out.
+/// The cause for which a connection's next request or message waits.
 #[derive(Debug, Default)]
 pub(super) enum Waiting {
-    /// Nothing.
+    /// The connection waits for nothing.
     #[default]
     Nothing,
-    /// The WebSocket's first token; it subscribes to the named channels then.
+    /// The WebSocket waits for its first token and subscribes to the named channels then.
     Token(Box<Wanted>),
-    /// Room for this message on its way to the backend.
+    /// This message waits for room on its way to the backend.
     Upstream(Aside),
-    /// The backend's answer.
+    /// The request or message waits for the backend's answer.
     Backend(Box<Asking>),
-    /// Nothing any more: the backend has answered, and the request or message is carried out next.
+    /// The backend has answered, and the request or message is carried out next.
     Decided(Box<Decided>),
 }

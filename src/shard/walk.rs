@@ -1,5 +1,5 @@
-//! Walks: passes over the readers of lanes with new events. A walk visits each reader, which is planned a send with
-//! everything up to the head; walks take turns, short ones first.
+//! Walks: passes over the readers of lanes with new events. A walk visits each reader and plans a send with everything
+//! up to the head. Walks take turns, short ones first.
 
 use std::collections::VecDeque;
 
@@ -15,9 +15,9 @@ use super::next::plan;
 use super::polls;
 use super::slots::Slots;
 
-/// Readers of one lane that are visited before the next lane has its turn. A walk of no more than that is short.
+/// The readers of one lane that are visited before the next lane has its turn. A walk of at most that many is short.
 const VISITS_MAX: usize = 64;
-/// Readers visited in one turn, also if there is nothing to send to them.
+/// The most readers visited in one turn, with those that need no send.
 const VISITS_PER_TURN: usize = 4096;
 
 /// A pass over the readers of a lane, from the last one down, so that no reader is missed when another one leaves during
@@ -27,34 +27,34 @@ struct Walk {
     lane: u32,
     /// Readers before this place are still to be visited.
     position: usize,
-    /// A reader before this position for whose bytes the kernel has no room has fallen too far behind.
+    /// The position that marks slow readers: one that stands before it while the kernel has no room for its bytes.
     floor: Position,
     /// The head when the pass began.
     head: Position,
-    /// A pass begins with its first visit, so that it takes in every event that came together with the one that set it
-    /// off.
+    /// Whether the pass has begun. It begins with its first visit, so that it covers every event that came together
+    /// with the first one.
     has_begun: bool,
-    /// A reader stands before the floor only because the shard has not sent to it yet.
+    /// Some reader stands before the floor only because the shard has not sent to it yet.
     stragglers: bool,
     lag_max: u64,
-    /// Readers that a send was planned for.
+    /// The number of planned sends.
     sends: u64,
 }
 
-/// Whether a walk is over with one turn.
+/// The length of a walk, which decides its share of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Length {
     Short,
     Long,
 }
 
-/// The walks that are under way. Short walks go before long ones, as far as their share of a batch goes: an event for a
+/// The walks that are under way. Short walks go before long ones within their share of a batch, so that an event for
 /// few readers never waits for events for many.
 #[derive(Debug, Default)]
 pub(super) struct Walks {
     short: VecDeque<Walk>,
     long: VecDeque<Walk>,
-    /// A lane whose readers must be walked before the shard takes more events.
+    /// The lane whose readers must be walked before the shard takes more events, if there is one.
     held_by: Option<u32>,
 }
 
@@ -66,7 +66,7 @@ impl Walks {
         }
     }
 
-    /// Adds a walk after those of its kind.
+    /// Adds a walk after those of its length.
     fn add(&mut self, walk: Walk, readers: usize) {
         let length = if readers <= VISITS_MAX { Length::Short } else { Length::Long };
         self.of(length).push_back(walk);
@@ -80,13 +80,13 @@ impl Walks {
         self.short.is_empty() && self.long.is_empty()
     }
 
-    /// Whether the shard takes no more events before a walk is over.
+    /// Whether the shard must not take more events before a walk is over.
     pub(super) fn holds_events_back(&self) -> bool {
         self.held_by.is_some()
     }
 
-    /// Begins a pass over the lane's readers, unless one is under way: that one goes on to the new head. If the lane
-    /// has outgrown that walk, no more events are taken until the walk is over.
+    /// Begins a pass over the lane's readers, unless one is under way, which then goes on to the new head. If the lane
+    /// has outgrown that walk, the shard takes no more events until the walk is over.
     pub(super) fn begin(&mut self, lanes: &mut Lanes, lane: u32) {
         if self.is_outgrown(lanes, lane) {
             self.held_by = Some(lane);
@@ -97,15 +97,15 @@ impl Walks {
         }
     }
 
-    /// Whether a lane has grown so much since the present pass over its readers began that those at its end would be
-    /// further behind than they may be. Readers that have fallen behind before that do not hold up the others.
+    /// Whether a lane has grown so much since its present pass began that the last readers would exceed their backlog
+    /// only because of the shard. Readers that were slow before do not hold up the others.
     fn is_outgrown(&self, lanes: &Lanes, lane: u32) -> bool {
         let (log, max_lag) = (&lanes[lane].log, lanes.max_lag(lane));
         let is_behind = |walk: &Walk| walk.lane == lane && walk.has_begun && log.head() - walk.head > max_lag;
         log.kept_bytes() > max_lag && self.iter().any(is_behind)
     }
 
-    /// Goes on with walks of one kind, in turn, until so many sends are planned.
+    /// Goes on with walks of one length, in turn, until the batch has a number of sends.
     pub(super) fn go_on(
         &mut self,
         slots: &mut Slots,
@@ -148,7 +148,7 @@ impl Walks {
         }
     }
 
-    /// A pass is over: frames that are too old go, and another pass begins if there were new events meanwhile.
+    /// Ends a pass: drops frames that are too old, and begins another pass if events have come meanwhile.
     fn end(&mut self, lanes: &mut Lanes, cx: &mut Context, walk: &Walk) {
         let lane = &mut lanes[walk.lane];
         lane.walking = false;
@@ -171,7 +171,7 @@ impl Walks {
 }
 
 impl Walk {
-    /// Begins the pass with the readers that there are now. A reader that comes later stands behind the floor already.
+    /// Begins the pass with the present readers. A reader that comes later starts behind the floor.
     fn set_out(&mut self, lanes: &Lanes) {
         let log = &lanes[self.lane].log;
         self.position = lanes.readers(self.lane).len();

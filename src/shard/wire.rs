@@ -1,4 +1,4 @@
-//! The wire: what the ring reports about connections, reading their bytes, and sending batches.
+//! The wire: the ring's reports about connections, reading their bytes, and sending batches.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,32 +19,32 @@ use super::lanes::Lanes;
 use super::merge::{Merge, Stretch};
 use super::slots::{GENERATION_MASK, Slots};
 
-/// Bytes that one read takes at most.
+/// The most bytes that one read takes.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Reports that one turn looks at.
+/// The most reports that one turn looks at.
 const REPORTS_PER_TURN: usize = 1024;
 /// The most reports that wait in the ring's own queue; more wait in the kernel.
 const COMPLETION_QUEUE: u32 = 16 * 1024;
-/// What a parked connection is polled for.
+/// The events that a connection without input is polled for.
 const POLLED: u32 = ring::POLL_IN | ring::POLL_RDHUP;
-/// Part of the `user_data` of polls for room.
+/// The bit of `user_data` that marks polls for room.
 const FOR_ROOM: u64 = 1 << 60;
 /// The inbox's `user_data`: no slot has this number in its lower half.
 const INBOX: u64 = u32::MAX as u64;
 
-/// What a turn's look at the ring has come to, beside marks on the slots.
+/// The result of a turn's look at the ring, beside the marks on the slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reports {
     /// There may be more reports.
     pub(super) has_more: bool,
-    /// The hub has sent something.
+    /// The hub has sent messages.
     pub(super) inbox: bool,
 }
 
-/// A read's outcome.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// So many bytes are in the scratch buffer.
+    /// The read has put this many bytes into the scratch buffer.
     Bytes(usize),
     /// Nothing has come yet.
     Nothing,
@@ -54,17 +54,18 @@ pub(super) enum Received {
     Broken,
 }
 
-/// See the module's documentation.
+/// The ring and the memory for batches and reads; see the module's documentation.
 pub(super) struct Wire {
     pub(super) io: Io,
     pub(super) batch: Batch,
-    /// Where bytes are read into; never kept from one read to the next.
+    /// The buffer of reads, whose bytes are not kept from one read to the next.
     pub(super) scratch: Vec<u8>,
     completions: Vec<Completion>,
     results: Vec<i32>,
     /// The stretches that a merged send has moved its connection over.
     stretches: Vec<Stretch>,
-    /// Connections that the kernel had no memory for. No poll reports when it has: the clock asks again.
+    /// The connections for whose bytes the kernel had no memory. No poll reports when it has, so they are tried again
+    /// at each tick.
     starved: Vec<u32>,
 }
 
@@ -108,7 +109,7 @@ impl Wire {
         Ok(reports)
     }
 
-    /// Has the ring report the connection's next input, unless it is not to be read now.
+    /// Has the ring report the connection's next input, if the connection may be read now.
     pub(super) fn await_input(&mut self, slots: &mut Slots, slot: u32) -> io::Result<()> {
         let connection = &slots[slot];
         let is_awaited = connection.flags.intersects(Flags::ARMED | Flags::UNREAD);
@@ -118,7 +119,7 @@ impl Wire {
         self.arm(slots, slot, POLLED, 0, Flags::ARMED)
     }
 
-    /// Sends nothing more to the connection before the ring has reported room for it.
+    /// Blocks sends to the connection until the ring reports room for more bytes.
     fn await_room(&mut self, slots: &mut Slots, slot: u32) -> io::Result<()> {
         slots[slot].flags.insert(Flags::BLOCKED);
         if slots[slot].flags.intersects(Flags::ARMED_OUT) {
@@ -150,7 +151,7 @@ impl Wire {
         }
     }
 
-    /// Has the connections that the kernel had no memory for tried again.
+    /// Has sends tried again to the connections for which the kernel had no memory.
     pub(super) fn feed_starved(&mut self, slots: &mut Slots) {
         for slot in self.starved.drain(..) {
             if slots[slot].state != State::Free {
@@ -221,7 +222,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The kernel took nothing of a send.
+    /// Handles a send of which the kernel took nothing.
     fn on_refused(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, error: i32) -> io::Result<()> {
         let has_no_memory = matches!(error, libc::ENOBUFS | libc::ENOMEM);
         if error != libc::EAGAIN && !has_no_memory {
@@ -255,7 +256,7 @@ fn mark(slots: &mut Slots, completion: Completion) {
             slots.bury(slot);
         }
     } else if is_for_room {
-        // Or the connection is over, which sending will show.
+        // The report may also mean the connection's end, which the next send finds.
         connection.flags.remove(Flags::BLOCKED);
         slots.queue(slot);
     } else {
@@ -264,7 +265,7 @@ fn mark(slots: &mut Slots, completion: Completion) {
     }
 }
 
-/// The common case: one channel, nothing else pending, everything sent.
+/// Whether a connection has the common state after a send: one channel, nothing else pending, everything sent.
 fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     let connection = &slots[slot];
     if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
@@ -281,7 +282,7 @@ fn account_out(slots: &mut Slots, slot: u32, taken: usize) -> usize {
     let planned = extra.out.len() - extra.out_sent;
     extra.out_sent += taken;
     if extra.out_sent == extra.out.len() {
-        // Big answers are rare; their memory goes back at once.
+        // The memory goes back at once, because big answers are rare.
         extra.out = Vec::new();
         extra.out_sent = 0;
     }
@@ -299,10 +300,10 @@ fn account_heartbeat(slots: &mut Slots, cx: &mut Context, slot: u32, taken: usiz
     bytes.len()
 }
 
-/// Moving connections over the frames that the kernel took.
+/// The accounting of a batch: it moves connections over the frames that the kernel took.
 struct Account<'a> {
     cx: &'a mut Context,
-    /// When the sends had been made, by the clock that ids are made of.
+    /// The time after the sends, by the clock of event ids.
     sent_ms: u64,
 }
 
@@ -312,7 +313,7 @@ impl Account<'_> {
         let cursor = run.start + taken as u64;
         self.move_cursor(slots, lanes, slot, &run, cursor);
         let is_mid = cursor < run.end && lanes[run.lane].log.frame_boundary(cursor) != cursor;
-        // A run that ends within a frame is taken only in part, because a frame lies in one chunk of its log.
+        // Only a run that is taken in part can end within a frame, because a frame lies in one chunk of its log.
         if is_mid {
             slots[slot].set_mid_frame(Some(run.index));
         } else if taken > 0 {
@@ -321,7 +322,8 @@ impl Account<'_> {
         lanes.settle(run.lane, self.cx.settings.config.limits.retained as u64);
     }
 
-    /// Merges once more, for as far as the kernel took. Nothing has changed since, so the same stretches come out.
+    /// Repeats the merge up to the bytes that the kernel took. No log has changed since, so the stretches are the
+    /// same.
     fn merged(
         &mut self,
         slots: &mut Slots,
@@ -353,7 +355,7 @@ impl Account<'_> {
         }
     }
 
-    /// Records how old the event at a position was when it was sent.
+    /// Records the age of the event at a position at the time of its send.
     fn measure_delivery(&mut self, lanes: &Lanes, lane: u32, position: Position) {
         if let Some(id) = lanes[lane].log.id_at(position) {
             self.cx.measures.record(Measure::Delivery, self.sent_ms.saturating_sub(id.ms()));

@@ -1,10 +1,10 @@
-//! What the backend says of clients without a token, and what is done about them right after it.
+//! The backend's decisions about clients without a token, and commands about these clients right after.
 
 use super::*;
 use crate::link::Answer;
 use crate::logic::reason::Reason;
 
-/// A model whose backend is asked.
+/// A model with `ask_backend = true`.
 fn model_with_backend() -> Model {
     let mut model = Model::new(1);
     model.configure(|config| config.auth.ask_backend = true);
@@ -25,12 +25,12 @@ fn answer(model: &mut Model, slot: u32, allowed: Option<Vec<String>>, user: Opti
 }
 
 #[test]
-fn whom_the_backend_names_later_is_known() {
+fn a_user_whom_the_backend_names_later_is_known() {
     let mut model = model_with_backend();
     model.configure(|config| config.server.per_user = 1);
     model.shard.upstream.listening.authorize = false;
     let (slot, far) = model.open("/ws");
-    // Nobody listens yet: the default holds, which is no.
+    // No backend listens yet, so the default holds, which is no.
     say_to(&far, r#"{"subscribe":["d:1"],"ref":1}"#);
     model.turns(3);
     model.shard.upstream.listening.authorize = true;
@@ -39,7 +39,7 @@ fn whom_the_backend_names_later_is_known() {
     answer(&mut model, slot, None, Some("42"));
     assert_eq!(model.shard.slots[slot].subscriptions(), 1);
     assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
-    // It stays whose it is, whatever is said later, and counts once.
+    // The connection keeps its user, whichever the backend names later, and counts once.
     say_to(&far, r#"{"subscribe":["d:3"],"ref":3}"#);
     model.turns(3);
     answer(&mut model, slot, None, Some("43"));
@@ -52,7 +52,7 @@ fn whom_the_backend_names_later_is_known() {
 }
 
 #[test]
-fn who_is_named_later_and_has_too_many_connections_is_told_so() {
+fn a_user_named_later_with_too_many_connections_is_told_so() {
     let mut model = model_with_backend();
     model.configure(|config| config.server.per_user = 1);
     let (first, _far) = model.ask("GET /sse?channel=d:1 HTTP/1.1\r\nHost: x\r\n");
@@ -71,13 +71,13 @@ fn who_is_named_later_and_has_too_many_connections_is_told_so() {
 }
 
 #[test]
-fn who_is_kicked_right_after_being_named_has_gone() {
+fn a_user_kicked_right_after_being_named_is_disconnected() {
     let mut model = model_with_backend();
     model.configure(|config| config.server.per_user = 1);
     let (slot, far) = model.ask("GET /sse?channel=d:1 HTTP/1.1\r\nHost: x\r\n");
     let number = question(&model, slot);
     let name = model.shard.slots.name(0, slot);
-    // Both are there before the request is looked at again.
+    // The answer and the kick are both queued before the request is read again.
     for line in [
         format!(r#"{{"op":"authorized","conn":"{name}","ask":{number},"allow":true,"user":"42"}}"#),
         r#"{"op":"kick","user":"42"}"#.to_owned(),
@@ -105,7 +105,7 @@ fn a_user_with_too_many_connections_is_refused_once() {
     let said = take(&refused, 4096);
     assert!(said.starts_with("HTTP/1.1 429") && said.contains("Retry-After"), "{said}");
     assert_eq!(model.shard.cx.counters.refused, 1);
-    // The connection is kept, and may be somebody else's.
+    // The connection is kept and may carry another user's request next.
     (&refused).write_all(format!("{head}\r\n").as_bytes()).unwrap();
     model.turns(3);
     answer(&mut model, second, None, Some("43"));
@@ -116,7 +116,7 @@ fn a_user_with_too_many_connections_is_refused_once() {
 }
 
 #[test]
-fn what_the_backend_allows_is_allowed_however_long_its_list() {
+fn a_channel_that_the_backend_allows_is_kept_from_a_long_list() {
     let mut model = model_with_backend();
     let max = model.shard.cx.settings.config.limits.subscriptions;
     let (slot, far) = model.open("/ws");

@@ -1,4 +1,4 @@
-//! A client of the model: it takes bytes for frames, and remembers the events and gaps that these tell of.
+//! A client of the model: it reads frames, and remembers their events and gaps.
 
 use std::os::unix::net::UnixStream;
 
@@ -13,17 +13,17 @@ pub(super) struct Client {
     pub(super) bytes: Vec<u8>,
     pub(super) text: String,
     pub(super) has_head: bool,
-    /// Everything after this must come, or its loss be told.
+    /// The position after which each event must come, or its loss be told.
     pub(super) since: Id,
-    /// The newest event that came.
+    /// The newest event that has come.
     pub(super) last: Id,
-    /// Between which ids something is lost, as the client was told.
+    /// The gaps that the client was told of: the ids between which events are lost.
     pub(super) gaps: Vec<(Id, Id)>,
     pub(super) received: Vec<Id>,
     pub(super) is_over: bool,
 }
 
-/// What a client speaks.
+/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
     /// An event stream.
@@ -35,7 +35,7 @@ pub(super) enum Speaks {
 }
 
 impl Client {
-    /// Takes what has come for events and notices.
+    /// Reads the received bytes as events and notices.
     pub(super) fn understand(&mut self) {
         if !self.has_head {
             let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
@@ -107,7 +107,7 @@ impl Client {
 
     fn on_event(&mut self, id: Id) {
         assert!(self.received.last().is_none_or(|last| id > *last), "{id} comes too late: {self:?}");
-        // What was on its way to the shard when the client came may still come to it.
+        // Events that were on their way to the shard when the client came may still come.
         self.last = self.last.max(id);
         self.received.push(id);
     }

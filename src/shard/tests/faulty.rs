@@ -1,5 +1,5 @@
-//! A kernel that does what a real one seldom does, by a seed: it takes sends in part or not at all, has no memory for
-//! them, reports late, and gives bytes in small pieces or later.
+//! A kernel with faults that a real one seldom has, drawn from a seed: sends are taken in part or not at all or meet a
+//! lack of memory, reports come late, and bytes are received in small pieces or later.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,11 +12,11 @@ use crate::sys::socket;
 #[derive(Debug)]
 pub(in crate::shard) struct Faults {
     rng: fastrand::Rng,
-    /// Of 256 operations so many have a fault.
+    /// The number of operations of 256 that have a fault.
     rate: u8,
-    /// Reports that are held back.
+    /// The reports that are held back.
     late: VecDeque<Completion>,
-    /// How many faults of each kind there were: short, refused and starved sends, short and late receives, late reports.
+    /// The numbers of faults by kind: short, refused and starved sends, short and late receives, late reports.
     pub(in crate::shard) counts: [u64; 6],
 }
 
@@ -29,24 +29,24 @@ impl Faults {
         self.rng.u8(..) < self.rate
     }
 
-    /// No more faults from here on; what is held back comes.
+    /// Ends the faults. Reports that are held back come next.
     pub(in crate::shard) fn end(&mut self) {
         self.rate = 0;
     }
 
-    /// Whether reports are held back, which the ring's descriptor does not tell of.
+    /// Whether reports are held back. The ring's descriptor does not show these.
     pub(in crate::shard) fn holds_reports_back(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Holds some reports back, and lets others come that were held back before.
+    /// Holds some reports back, and releases others that were held back before.
     pub(in crate::shard) fn delay_reports(&mut self, out: &mut Vec<Completion>) {
         let mut now: Vec<Completion> = Vec::new();
         while !self.late.is_empty() && !self.strikes() {
             now.extend(self.late.pop_front());
         }
         for report in out.drain(..) {
-            // Later reports stay behind earlier ones that are held back.
+            // A report stays behind earlier ones that are held back.
             if !self.late.is_empty() || self.strikes() {
                 self.counts[5] += 1;
                 self.late.push_back(report);

@@ -50,7 +50,7 @@ fn a_protocol_has_its_own_words_for_everything() {
     let id = model.newest_on("d:2");
     model.say(r#"{"op":"end","channel":"g:1"}"#);
     assert_eq!(lines(&mut model, &far), [format!("EVENT {id} d:2 \"x\""), "END g:1".into()]);
-    // Its heartbeat is due after a while.
+    // The protocol's heartbeat is due after a while.
     model.shard.deadlines.pass(Duration::from_secs(60));
     model.shard.note_tick();
     assert_eq!(lines(&mut model, &far), ["TICK"]);

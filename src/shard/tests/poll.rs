@@ -1,4 +1,4 @@
-//! How held polls end, and what their answers say.
+//! The ends of held polls, and their answers.
 
 use crate::logic::reason::Reason;
 
@@ -33,7 +33,8 @@ fn a_held_poll_that_is_sent_away_is_counted_once_and_told_that_it_ends() {
     }
 }
 
-/// Reads a poll's whole answer: how many events it has, whether it names an ended channel, and where it goes on.
+/// Reads a poll's whole answer; returns its number of events, whether it names an ended channel, and the next
+/// position.
 fn answer(model: &mut Model, far: &UnixStream) -> (usize, bool, String) {
     let mut answer = String::new();
     for _ in 0..200 {
@@ -44,7 +45,7 @@ fn answer(model: &mut Model, far: &UnixStream) -> (usize, bool, String) {
     (body["events"].as_array().unwrap().len(), body["ended"].is_array(), body["next"].as_str().unwrap().to_owned())
 }
 
-/// Polls until `d:1` is said to have ended: how many events that brought, in how many answers.
+/// Polls until an answer names `d:1` as ended; returns the numbers of events and of answers.
 fn poll_to_the_end(model: &mut Model, mut after: String) -> (usize, usize) {
     let mut events = 0;
     for answers in 1..10 {
@@ -56,7 +57,7 @@ fn poll_to_the_end(model: &mut Model, mut after: String) -> (usize, usize) {
             return (events, answers);
         }
     }
-    panic!("its end is told");
+    panic!("the end of the channel must be told");
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn a_channels_end_is_told_with_the_last_of_what_has_come() {
     let mut model = Model::new(1);
     model.configure(|config| config.namespace.values_mut().for_each(|namespace| namespace.max_lag = Some(1 << 20)));
     let (_, far) = model.ask("GET /poll?channel=d:1&wait=20 HTTP/1.1\r\nHost: x\r\n");
-    // More than one answer holds, all of it there before the poll is answered.
+    // The events are more than one answer holds, and all of them are there before the poll is answered.
     let item = format!(r#"{{"channel":"d:1","data":"{}"}}"#, "x".repeat(20_000));
     model.say(&format!(r#"{{"op":"batch","items":[{}]}}"#, vec![item; 20].join(",")));
     model.say(r#"{"op":"end","channel":"d:1"}"#);
@@ -92,7 +93,7 @@ fn a_poll_that_is_sent_away_before_it_was_told_what_it_missed_hears_of_no_end() 
     model.turns(3);
     let (slot, far) = model.come(None);
     (&far).write_all(b"GET /poll?channel=d:1&after=1-0&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    // The hub has no turn.
+    // The hub has no turn here.
     for _ in 0..3 {
         model.shard.turn().unwrap();
     }

@@ -1,9 +1,9 @@
-//! Whose the requests are that trusted proxies bring.
+//! The client's address in requests that trusted proxies bring.
 
 use super::*;
 use std::net::IpAddr;
 
-/// A model behind proxies, where an address may have one connection.
+/// A model behind trusted proxies, in which an address may have one connection.
 fn model_behind_proxies(proxy_protocol: bool) -> Model {
     let mut model = Model::new(1);
     model.configure(|config| {
@@ -19,7 +19,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn a_request_that_names_nobody_is_not_the_client_of_the_one_before() {
+fn a_request_without_a_client_does_not_keep_the_client_of_the_one_before() {
     let mut model = model_behind_proxies(false);
     let (slot, far) = model.come(Some("127.0.0.1:5".parse().unwrap()));
     for fields in ["", "X-Forwarded-For: unknown\r\n", "X-Forwarded-For: 127.0.0.9\r\n", "Forwarded: for=_hidden\r\n"] {
@@ -30,7 +30,7 @@ fn a_request_that_names_nobody_is_not_the_client_of_the_one_before() {
             model.shard.slots[slot].peer.ip()
         };
         assert_eq!(send("X-Forwarded-For: 203.0.113.5\r\n"), ip("203.0.113.5"));
-        // The test's sockets have no address.
+        // The test's sockets have the unspecified address.
         assert_eq!(send(fields), ip("::"), "{fields}");
         assert!(model.shard.cx.admission.enter_from(ip("203.0.113.5"), true).is_ok(), "its place is free");
         model.shard.cx.admission.leave_from(ip("203.0.113.5"));
@@ -38,10 +38,10 @@ fn a_request_that_names_nobody_is_not_the_client_of_the_one_before() {
 }
 
 #[test]
-fn a_proxy_behind_a_proxy_says_who_comes() {
+fn a_proxy_behind_a_proxy_names_the_client() {
     let mut model = model_behind_proxies(true);
     let header = "PROXY TCP4 127.0.0.2 127.0.0.1 1 2\r\n";
-    // As many connections as it likes: they are its clients'.
+    // The inner proxy may have any number of connections, because they count for its clients.
     let mut all = Vec::new();
     for client in ["203.0.113.5", "203.0.113.6"] {
         let (slot, far) = model.come(Some("127.0.0.1:5".parse().unwrap()));

@@ -1,8 +1,8 @@
-//! Subscribing and leaving while what was missed is being told, and while the hub's word is on its way.
+//! Subscribing and unsubscribing while missed events are being sent, and while the hub's answers are on their way.
 
 use super::*;
 
-/// Reads until nothing comes any more.
+/// Turns and reads until nothing more comes.
 fn take_all(model: &mut Model, stream: &UnixStream) -> String {
     let mut all = String::new();
     let mut quiet = 0;
@@ -20,7 +20,7 @@ fn fill(model: &mut Model, channel: &str, count: usize) {
     (0..count).for_each(|_| model.publish_on(channel, &data));
 }
 
-/// A WebSocket that reads `g:1` live, and has begun to be told so many long events of `d:1`.
+/// A WebSocket that reads `g:1` live and gets the first of `count` long missed events of `d:1`.
 fn catching_up_with(count: usize) -> (Model, u32, UnixStream) {
     let mut model = Model::new(1);
     fill(&mut model, "d:1", count);
@@ -31,10 +31,10 @@ fn catching_up_with(count: usize) -> (Model, u32, UnixStream) {
 }
 
 #[test]
-fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
+fn live_events_go_on_when_a_replay_is_unsubscribed() {
     let (mut model, slot, far) = catching_up_with(30);
     let mut all = String::new();
-    // Little enough waits for it to be heard, and the page after it is not asked for yet.
+    // Few enough bytes wait that the client's messages are read, and the next page is not asked for yet.
     while model.shard.slots[slot].out_waiting() > 60_000 {
         all.push_str(&take(&far, 4096));
         model.turn();
@@ -52,7 +52,7 @@ fn what_is_live_goes_on_when_what_was_missed_is_let_go() {
 }
 
 #[test]
-fn who_is_catching_up_is_heard_between_two_pages() {
+fn a_client_that_is_catching_up_is_heard_between_two_pages() {
     let (mut model, slot, far) = catching_up_with(40);
     let waiting = model.shard.slots[slot].out_waiting();
     assert!(waiting > model.shard.cx.settings.config.limits.replies, "too much for it to be heard now");
@@ -74,7 +74,7 @@ fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
     model.say(r#"{"op":"end","channel":"d:1"}"#);
     model.turns(3);
     assert!(model.shard.lanes.channels[channel].ended);
-    // The event is on its way while the shard gives the channel up, and another client wants it.
+    // The event is in the queue while the shard gives the channel up and another client subscribes to it.
     model.publish_on("d:1", "on");
     model.shard.deadlines.pass(Duration::from_secs(100));
     model.shard.note_tick();
@@ -86,7 +86,7 @@ fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
     let said = take(&far, 64 * 1024);
     assert_eq!(said.matches(r#""end""#).count(), 1, "it has ended once: {said}");
     assert_eq!(model.shard.slots[slot].subscriptions(), 2);
-    // One that has ended again is still told to be so.
+    // A second end of the channel is told too.
     say_to(&far, r#"{"unsubscribe":["d:1"]}"#);
     model.turns(3);
     model.say(r#"{"op":"end","channel":"d:1"}"#);
@@ -101,7 +101,7 @@ fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
 }
 
 #[test]
-fn pages_for_those_who_come_back_at_once_do_not_pile_up() {
+fn pages_for_clients_that_come_back_at_once_do_not_pile_up() {
     const CLIENTS: usize = 700;
     crate::sys::fdtable::raise_descriptor_limit().unwrap();
     let mut model = Model::new(1);
@@ -118,7 +118,7 @@ fn pages_for_those_who_come_back_at_once_do_not_pile_up() {
         .collect();
     let (mut most, mut told) = (0, 0);
     for _ in 0..200 {
-        // As the hub's own loop does it: all answers come in one batch.
+        // All answers come in one batch, as in a turn of the hub.
         let messages: Vec<_> = std::iter::from_fn(|| model.inbox.next()).collect();
         model.hub.hear_all(messages, model.now_ms);
         model.shard.turn().unwrap();

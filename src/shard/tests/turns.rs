@@ -1,9 +1,9 @@
-//! What one turn takes and in which order, and the reasons why a connection is not read.
+//! The inputs of one turn and their order, and the reasons not to read a connection.
 
 use super::*;
 use crate::shard::waiting::Hold;
 
-/// One turn of the shard alone; the hub has none.
+/// One turn of the shard alone, without one of the hub.
 fn turn(model: &mut Model) {
     model.shard.turn().unwrap();
     model.shard.slots.check_invariants();
@@ -15,7 +15,7 @@ fn a_request_is_answered_after_the_hubs_messages_that_came_before_it() {
     let mut model = Model::new(1);
     let _other = model.open("/ws?channel=d:1");
     model.say(r#"{"op":"publish","channel":"d:1","data":"acknowledged"}"#);
-    // The event waits in the queue; its publisher's answer, and so the client's request, may be there before the turn.
+    // The event waits in the queue to the shard. The client's request may follow it at once, before the shard's turn.
     let id = model.newest_on("d:1");
     let (slot, far) = model.come(None);
     (&far).write_all(b"GET /poll?channel=d:1&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -32,7 +32,7 @@ fn a_reason_not_to_read_goes_alone() {
     model.shard.slots[slot].hold(Hold::BACKEND | Hold::REPLIES);
     say_to(&far, r#"{"ping":1}"#);
     model.turns(5);
-    // Nothing waits to be sent any more; the backend has not answered.
+    // No bytes wait to be sent any more, but the backend has not answered.
     model.shard.slots.queue(slot);
     model.turns(5);
     assert_eq!(model.shard.slots[slot].holds(), Hold::BACKEND);

@@ -1,4 +1,4 @@
-//! Ending connections, over all parts that hold something of them.
+//! Ending connections, in all parts that hold something of them.
 
 use crate::logic::reason::Reason;
 use crate::logic::retry;
@@ -11,7 +11,7 @@ use super::super::polls;
 use super::super::subscriptions::unsubscribe_all;
 use super::Shard;
 
-/// Ends a connection in good order: writes what its client must still be told, then has it closed.
+/// Ends a connection in good order: writes the last notices for the client, then has the connection closed.
 pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
     let Shard { slots, lanes, cx, .. } = shard;
     let state = slots[slot].state;
@@ -19,7 +19,7 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
         return;
     }
     if state == State::Poll {
-        // The answer says that it is the connection's last.
+        // The answer tells the client that the connection closes after it.
         slots[slot].flags.remove(Flags::KEEP_ALIVE);
         polls::write_rest(slots, lanes, cx, slot);
     }
@@ -39,7 +39,7 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
     finish(slots, cx, slot, ending.reason);
 }
 
-/// Ends a connection at once; what waits to be sent is lost.
+/// Ends a connection at once. Bytes that wait to be sent are lost.
 pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
     let Shard { slots, lanes, cx, resumes, .. } = shard;
     match slots[slot].state {
@@ -57,7 +57,7 @@ pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
         cx.admission.leave();
     }
     give_back_address(slots, cx, slot);
-    // Backends are told of the user's going while the identity is known.
+    // The notices to backends need the identity, which is forgotten next.
     shard.carry_out();
     shard.access.forget(&shard.cx, slot);
     shard.slots.kill(slot);

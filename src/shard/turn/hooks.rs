@@ -1,16 +1,16 @@
-//! Ways into the turn's steps for tests.
+//! Entry points for tests into the turn's steps.
 
 use crate::link::{Answer, ConnectionId};
 
 use super::super::drain::Cause;
 use super::{Shard, permission, time};
 
-/// The backend has answered.
+/// Gives a connection the backend's answer.
 pub(in crate::shard) fn answer(shard: &mut Shard, id: ConnectionId, number: u32, answer: Answer) {
     permission::on_answer(shard, id, number, answer);
 }
 
-/// The server goes away.
+/// Begins the drain with which the server ends.
 pub(in crate::shard) fn begin_drain(shard: &mut Shard) {
     time::begin_drain(shard, Cause::End);
 }

@@ -1,4 +1,4 @@
-//! The clients' bytes: reading them, and handing them to what the connection is doing.
+//! The clients' bytes: reading them, and handing them over by the connection's state.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use super::super::wire::Received;
 use super::ending::drop_connection;
 use super::{INPUT, Shard, messages, requests};
 
-/// Reads of one connection in one turn.
+/// The most reads of one connection in one turn.
 const READS_MAX: usize = 4;
 
 /// Reads the connections that have input, up to the turn's budget.
@@ -51,7 +51,7 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
     Ok(())
 }
 
-/// Goes on with input that was kept, reads what has come since, and waits for more.
+/// Goes on with input that was kept, reads the bytes that have come since, and waits for more.
 fn read(shard: &mut Shard, slot: u32) -> io::Result<()> {
     let connection = &mut shard.slots[slot];
     if connection.is_put_aside() || connection.state == State::Dead {
@@ -66,7 +66,8 @@ fn read(shard: &mut Shard, slot: u32) -> io::Result<()> {
     if has_all { shard.wire.await_input(&mut shard.slots, slot) } else { Ok(()) }
 }
 
-/// Reads what the socket has; returns whether that is all for now. `to_end`: the connection's end may follow a short read.
+/// Reads the socket's bytes; returns whether it has no more for now. `to_end`: reads on after a short read, because the
+/// connection's end may follow it.
 fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
     for round in 0.. {
         let connection = &shard.slots[slot];
@@ -102,10 +103,10 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
     false
 }
 
-/// The client has closed its sending side. None of the protocols has a use for a half-open connection.
+/// Ends a connection whose client has closed its sending side: no protocol has a use for a half-open connection.
 fn on_end(shard: &mut Shard, slot: u32) {
     match shard.slots[slot].state {
-        // Answers on their way are still sent; a client may end its side right after its request.
+        // Waiting answers are still sent, because a client may close its side right after its request.
         State::Http if shard.slots[slot].out_waiting() > 0 => {
             finish(&mut shard.slots, &mut shard.cx, slot, Reason::Client);
         }
@@ -124,17 +125,18 @@ fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
         State::WebSocket => {
             if connection.flags.intersects(Flags::PINGED) {
                 connection.flags.remove(Flags::PINGED);
-                // The wheel's entry stands at the deadline; the next ping is due before that.
+                // The next ping is due before the deadline at which the wheel's entry stood.
                 shard.slots.set_deadline(slot, 0);
             }
             messages::read(shard, slot, bytes);
         }
-        // Nothing is expected here.
+        // No input is expected in these states.
         State::Stream | State::Closing | State::Lingering | State::Dead | State::Free => {}
     }
 }
 
-/// Keeps bytes that come while a poll is held: the next request, which is carried out after the poll's answer.
+/// Keeps bytes that come while a poll is held. They are the next request, which is carried out after the poll's
+/// answer.
 fn keep(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     let connection = &mut shard.slots[slot];
     let input = &mut connection.extra().input;
@@ -152,7 +154,7 @@ fn go_on_with_kept_input(shard: &mut Shard, slot: u32) {
     match connection.state {
         State::Http => requests::read(shard, slot, &input),
         State::WebSocket => messages::read(shard, slot, &mut input),
-        // An earlier part of it was a poll that is held meanwhile.
+        // The kept input has begun with a poll, which is held now.
         State::Poll => keep(shard, slot, &input),
         _ => {}
     }
@@ -167,15 +169,15 @@ fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
             shard.slots[slot].extra().input = input;
             return;
         }
-        // A peer that does not speak the PROXY protocol is no client, and would not understand an answer either.
+        // A peer that does not speak the PROXY protocol is no client and would not understand an answer.
         ProxyHeader::Malformed => return drop_connection(shard, slot, Reason::BadRequest),
         ProxyHeader::Whole { client, consumed } => (client, consumed),
     };
     let Shard { slots, cx, .. } = shard;
     slots.enter_state(slot, State::Http);
-    // No client has the unspecified address: the proxy does not know its client.
+    // A proxy that does not know its client sends the unspecified address.
     if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
-        // A proxy behind the proxy is no client: each of its requests names the client.
+        // The header may name another trusted proxy; then each request names the client.
         let is_counted = !cx.settings.trusts(client.ip());
         if is_counted && let Err(refused) = count_address(slots, cx, slot, client.ip(), true) {
             return refuse(slots, cx, slot, &refused, Reason::BadRequest);

@@ -20,7 +20,7 @@ use super::super::waiting::{Aside, Hold, Waiting};
 use super::permission::{self, Permission};
 use super::{Shard, ending, requests};
 
-/// Reads messages, as long as replies find room.
+/// Reads and carries out messages as long as replies find room.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     let protocol = shard.slots[slot].key.protocol();
     let extra = shard.slots[slot].extra();
@@ -62,7 +62,7 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     }
 }
 
-/// Takes a message's share of the turn's budget; returns whether the client may say something now.
+/// Takes a message off the turn's budget; returns whether the client's next message may be carried out now.
 fn take_share(shard: &mut Shard, slot: u32) -> bool {
     let connection = &mut shard.slots[slot];
     if connection.state != State::WebSocket || !connection.holds().is_empty() {
@@ -90,7 +90,7 @@ fn hear(shard: &mut Shard, slot: u32, said: Said<'_>) {
     shard.carry_out();
 }
 
-/// Carries out what a message asks for. `message` is what is put aside if the request has to wait.
+/// Carries out a message's intent. `message` is the message itself, which is put aside if it has to wait.
 fn carry_out(shard: &mut Shard, slot: u32, intent: Intent<'_>, message: Option<Payload<'_>>) {
     let connection = &mut shard.slots[slot];
     let key = connection.key;
@@ -105,7 +105,7 @@ fn carry_out(shard: &mut Shard, slot: u32, intent: Intent<'_>, message: Option<P
     let (reference, result) = match intent {
         Intent::Alive => return,
         Intent::Reply(notice) => return key.notify(&notice, connection.out()),
-        // The answer carries the client's own code (RFC 6455 §5.5.1).
+        // The answer repeats the client's close code (RFC 6455 §5.5.1).
         Intent::Leave(code) => {
             let ending = Ending { echoed: Some(code), ..Ending::new(Reason::Client) };
             return ending::end(shard, slot, &ending);
@@ -130,7 +130,7 @@ fn carry_out(shard: &mut Shard, slot: u32, intent: Intent<'_>, message: Option<P
     }
 }
 
-/// Carries out the message that a client has waited with, and reads on.
+/// Carries out the message that was put aside, and reads on.
 pub(super) fn hear_again(shard: &mut Shard, slot: u32) {
     let connection = &mut shard.slots[slot];
     let message = match connection.waiting_mut() {
@@ -149,7 +149,7 @@ pub(super) fn hear_again(shard: &mut Shard, slot: u32) {
     shard.carry_out();
     let connection = &mut shard.slots[slot];
     if connection.is_decided() {
-        // The decision was about this message alone.
+        // The backend's decision was about this message alone.
         connection.take_waiting();
     }
     if connection.state == State::WebSocket && connection.holds().is_empty() {
@@ -167,7 +167,7 @@ fn subscribe_more(
     reference: Option<&str>,
     message: Option<Payload<'_>>,
 ) -> Result<(), Refusal> {
-    // The backend is asked about nothing that would be refused anyway.
+    // The limit is checked first, so that the backend is not asked about a message that is refused anyway.
     let first = shard.slots[slot].subscriptions();
     let subscriptions_max = shard.cx.settings.config.limits.subscriptions;
     if first + channels.len() > subscriptions_max {
@@ -194,12 +194,12 @@ fn subscribe_more(
     Ok(())
 }
 
-/// Takes a token within the connection: the one that it waits for, or the successor of the present one.
+/// Takes a token within the connection: the first one, if the connection waits for it, or the next one.
 fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>) -> Result<(), Refusal> {
     let wanted = permission::take_token(shard, slot, token)?;
     reply(shard, slot, reference, Outcome::Done);
     if let Some(wanted) = wanted {
-        // There was room for the channels when the connection came; other connections may have taken it since.
+        // Other connections may have taken the room that there was when the connection was opened.
         match check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels) {
             Ok(()) => requests::begin_subscriptions(shard, slot, &wanted.channels, wanted.after),
             Err(refusal) => reply(shard, slot, None, Outcome::Refused(&refusal.of_channels(wanted.channels))),
@@ -214,7 +214,7 @@ fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>
     Ok(())
 }
 
-/// Says that a channel which was named when the connection was opened is refused.
+/// Tells the client that a channel which it named when the connection was opened is refused.
 pub(super) fn refuse_channel(shard: &mut Shard, slot: u32, denied: Denied, channel: &str) {
     let refusal = denied.refusal(channel).of_channels(vec![channel.to_owned()]);
     reply(shard, slot, None, Outcome::Refused(&refusal));
@@ -247,7 +247,7 @@ fn send(shard: &mut Shard, slot: u32, data: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Publishes for a client whose token allows it; the answer comes from the hub.
+/// Publishes for a client whose token allows it. The client's answer comes from the hub.
 fn publish(
     shard: &mut Shard,
     slot: u32,
@@ -266,7 +266,7 @@ fn publish(
     Ok(())
 }
 
-/// Replies with what became of a request.
+/// Replies with the outcome of a request.
 pub(super) fn reply(shard: &mut Shard, slot: u32, reference: Option<&str>, outcome: Outcome<'_>) {
     shard.cx.counters.errors += u64::from(matches!(outcome, Outcome::Refused(_)));
     let connection = &mut shard.slots[slot];

@@ -1,9 +1,9 @@
 //! The turn: the only place where a shard's state changes.
 //!
 //! A turn takes its inputs in a fixed order, each within a budget: the ring's reports, the clients' bytes, new
-//! connections, the hub's messages, the clock. Then it delivers. It never blocks and is never entered from within itself.
-//! The parts do the work; what concerns more than one of them is in the modules below this one, and effects are carried
-//! out here.
+//! connections, the hub's messages, the clock. Then it delivers. A turn never blocks and is never entered from within
+//! itself. The parts do the work; steps that concern several parts are in the modules below this one, and effects are
+//! carried out here.
 
 mod ending;
 #[cfg(test)]
@@ -40,23 +40,23 @@ use super::upstream::Upstream;
 use super::walk::{Length, Walks};
 use super::wire::Wire;
 
-/// How long the shard goes on turning before it lets its driver look for other readiness.
+/// The time for which the shard goes on turning before its driver looks for other readiness.
 const SLICE: Duration = Duration::from_millis(2);
-/// Reads, requests and messages of clients in one turn, and the time that they may take.
+/// The most reads, requests and messages of clients in one turn, and the time that they may take.
 const INPUT: (usize, Duration) = (4096, Duration::from_millis(4));
-/// Sends in one batch, at most: about two milliseconds of the kernel's time.
+/// The most sends in one batch: about two milliseconds of the kernel's time.
 const BATCH_MAX: usize = 256;
-/// Sends in one batch for short walks while other sends wait.
+/// The most sends in one batch for short walks while other sends wait.
 const SHORT_MAX: usize = 96;
-/// Sends in one batch to connections that are not part of a walk.
+/// The most sends in one batch to connections that are not part of a walk.
 const READY_MAX: usize = 96;
 
-/// What the shard does after a turn.
+/// The shard's next step after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// There is more to do.
+    /// The shard has more work and turns again.
     Go,
-    /// There is nothing to do until the driver reports readiness.
+    /// The shard has no work until the driver reports readiness.
     Wait,
     /// The shard is drained.
     Stop,
@@ -78,19 +78,19 @@ pub(super) struct Shard {
     drain: Option<Drain>,
     /// Connections with a request that waits until this turn has worked the hub's messages off.
     parked: Vec<u32>,
-    /// The hub's messages that were there when the parked requests came are worked off.
+    /// The hub's messages that were queued before the parked requests are worked off.
     is_caught_up: bool,
     /// The clock has ticked since the last turn.
     has_ticked: bool,
-    /// What this turn may still read.
+    /// The rest of this turn's budget for reading clients.
     reading: Budget,
-    /// The page that is shown at `/`, if one is.
+    /// The page that is served at `/`, if there is one.
     page: Option<&'static str>,
     figures: Arc<ShardFigures>,
 }
 
 impl Shard {
-    /// A shard of these parts, whose thread has so many descriptors.
+    /// A shard of these parts, whose thread may have `descriptors` descriptors.
     pub(super) fn new(parts: ShardParts, descriptors: u64) -> io::Result<Shard> {
         let mut wire = Wire::new()?;
         let upstream = Upstream::new(parts.to_hub, parts.from_hub);
@@ -143,7 +143,7 @@ impl Shard {
         self.acceptor.note_ready(listener);
     }
 
-    /// How a listener's queue stands.
+    /// The state of a listener's queue.
     pub(super) fn queue(&self, listener: usize) -> Queue {
         self.acceptor.queue(listener)
     }
@@ -153,7 +153,7 @@ impl Shard {
         self.has_ticked = true;
     }
 
-    /// Turns, until there is nothing to do or the slice is used up.
+    /// Turns until there is no work or the slice is used up.
     pub(super) fn turns(&mut self) -> io::Result<Next> {
         let begun = Instant::now();
         let mut turn_begun = begun;
@@ -206,7 +206,7 @@ impl Shard {
         })
     }
 
-    /// Frees slots, hands what was asked of the ring to the kernel, and wakes the hub.
+    /// Frees slots, submits the ring's operations to the kernel, and wakes the hub.
     fn end_turn(&mut self) -> io::Result<()> {
         self.carry_out();
         self.slots.bury_all();
@@ -223,7 +223,7 @@ impl Shard {
         self.plan_ready();
         self.walk(Length::Long, BATCH_MAX);
         self.walk(Length::Short, BATCH_MAX);
-        // A follow is in the queue to the hub before its client reads the answer.
+        // The follow must be in the queue to the hub before the client reads that it is subscribed.
         self.carry_out();
         self.wire.send(&mut self.slots, &mut self.lanes, &mut self.cx)?;
         self.carry_out();
@@ -245,7 +245,7 @@ impl Shard {
             flags.remove(Flags::QUEUED | Flags::PAGE);
             plan(slots, lanes, cx, &mut wire.batch, slot);
             if has_page {
-                // The page is part of the batch.
+                // The planned send includes the page.
                 cx.effect(Effect::PageSent);
             }
         }
@@ -256,7 +256,7 @@ impl Shard {
         surveys.go_on(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx)
     }
 
-    /// Carries out the effects of what was done so far, and their own.
+    /// Carries out all queued effects, and the effects that these cause.
     pub(super) fn carry_out(&mut self) {
         while !self.cx.effects.is_empty() {
             for effect in std::mem::take(&mut self.cx.effects) {
@@ -317,7 +317,7 @@ impl Shard {
     }
 }
 
-/// What a connection's identity is shown as.
+/// A connection's identity as a survey shows it.
 fn identified(access: &Access, slot: u32) -> Identified<'_> {
     Identified { user: access.user(slot).map(|user| user.as_str()), expires: access.ends(slot) }
 }

@@ -22,11 +22,11 @@ use super::super::subscriptions::unsubscribe_from;
 use super::super::survey::View;
 use super::{Shard, ending, identified, messages, permission, time};
 
-/// Messages of the hub in one turn, and the time that they may take.
+/// The most messages of the hub in one turn, and the time that they may take.
 const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
 
-/// Works off the hub's messages, up to a budget. A lane that grows faster than its readers are walked is walked first:
-/// publishers wait for the shard then, and no client is taken for slow because the shard is.
+/// Works off the hub's messages, up to a budget. No message is taken while a walk holds events back: publishers then
+/// wait for the shard, and clients are not taken for slow because the shard is.
 pub(super) fn work_off(shard: &mut Shard) {
     if !shard.upstream.has_messages() || shard.walks.holds_events_back() {
         return;
@@ -97,7 +97,7 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
         return;
     }
     cell.following = Following::Yes;
-    // If the channel is ended, the hub says so after this.
+    // If the channel has ended, another message of the hub follows that says so.
     cell.ended = false;
     let mut lane = cell.lanes;
     while lane != NONE {
@@ -111,8 +111,8 @@ fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let Shard { lanes, cx, walks, .. } = shard;
     cx.counters.events_received += 1;
     lanes.see(event.id);
-    // This event was under way when the channel was given up. It is left out, because events between it and the one
-    // from which the channel is followed again may be missing.
+    // The event was in the queue when the shard gave the channel up. It is left out, because later events may be
+    // missing up to the one from which the shard follows the channel again.
     if lanes.channels[channel].following != Following::Yes {
         return;
     }
@@ -123,7 +123,7 @@ fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
         let key = lanes[lane].key;
         lanes.append(lane, event.id, cx.now, |out| key.frame(event, out));
         walks.begin(lanes, lane);
-        // A lane without readers has no walk that would do it.
+        // A lane without readers has no walk that would settle it.
         lanes.settle(lane, retained);
         lane = lanes.next_lane(lane);
     }
@@ -139,7 +139,7 @@ fn on_ended(shard: &mut Shard, channel: LocalChannel) {
     }
 }
 
-/// A page of events that a connection has missed.
+/// Takes a page of events that a connection has missed.
 fn on_replay(shard: &mut Shard, replay: &Replay) {
     let Shard { slots, lanes, cx, resumes, .. } = shard;
     match resumes.take(slots, lanes, cx, replay) {
@@ -170,7 +170,7 @@ fn on_published(
     shard.slots.queue(slot);
 }
 
-/// Ends the connections that a kick is for, or their subscriptions; returns how many these are.
+/// Ends the connections or subscriptions that a kick is for; returns their number.
 fn kick(shard: &mut Shard, target: &Target, reason: &Arc<str>) -> u64 {
     let mut slots = Vec::new();
     match target {
@@ -200,7 +200,8 @@ fn kick(shard: &mut Shard, target: &Target, reason: &Arc<str>) -> u64 {
     count
 }
 
-/// The connections that get missed events of a lane and do not read it yet. They stand in no list.
+/// The connections that get missed events of a lane and do not read it yet. No list names them, so all slots are looked
+/// at.
 fn catching_up_on(shard: &Shard, lane: u32) -> Vec<u32> {
     let is_on = |slot: &u32| {
         let connection = &shard.slots[*slot];
@@ -210,7 +211,7 @@ fn catching_up_on(shard: &Shard, lane: u32) -> Vec<u32> {
     (0..shard.slots.capacity()).filter(is_on).collect()
 }
 
-/// Takes a user's connections off a channel; returns how many subscriptions that were.
+/// Takes a user's connections off a channel; returns the number of subscriptions that ended.
 fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: &Arc<str>) -> u64 {
     let Some(number) = shard.lanes.find(channel) else { return 0 };
     let mut count = 0;

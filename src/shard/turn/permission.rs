@@ -16,8 +16,8 @@ use super::super::subscriptions::note_presence;
 use super::super::waiting::{Asking, Decided, Hold, Waiting, Wanted};
 use super::{Shard, messages};
 
-/// The channels that a decision allows: those that the question was about, or those that the answer names. Of a long list
-/// the identity keeps only the last names, so the channels that the question was about are put last.
+/// The channels that a decision allows: the channels of the question, or those that the answer names. The identity
+/// keeps only the last names of a long list, so the channels of the question are put last.
 fn allowed_channels(asked: Vec<String>, named: Option<Vec<String>>) -> Vec<String> {
     let Some(mut named) = named else { return asked };
     named.sort_by_cached_key(|name| asked.contains(name));
@@ -27,15 +27,16 @@ fn allowed_channels(asked: Vec<String>, named: Option<Vec<String>>) -> Vec<Strin
 /// Whether a connection may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permission {
-    /// It may: which channels it is allowed is known.
+    /// The connection may go on: its allowed channels are known.
     Known,
-    /// The backend is asked, and the request or message waits.
+    /// The backend was asked, and the request or message waits for its answer.
     Pending,
 }
 
 /// Obtains the backend's decision on channels, if the connection has no token and the channels are neither public nor
-/// allowed already. With the decision there, the same request or message calls this again. `request` is what the backend may
-/// decide by.
+/// allowed already. After the decision the same request or message calls this again. The backend is told some fields
+/// of
+/// `request`.
 ///
 /// # Errors
 /// If the decision names a user that has too many connections.
@@ -90,14 +91,14 @@ fn ask(shard: &mut Shard, slot: u32, channels: Vec<String>, request: Option<&Req
     shard.slots.set_deadline(slot, shard.cx.now + shard.cx.settings.ask_timeout);
 }
 
-/// Takes the backend's answer, or what is configured for its silence, and lets the connection go on.
+/// Takes the backend's answer, or the configured one if the backend is silent, and has the connection go on.
 pub(super) fn on_answer(shard: &mut Shard, id: ConnectionId, number: u32, answer: Answer) {
     let Some(slot) = shard.slots.find(shard.cx.index, id) else { return };
     if shard.slots[slot].asking().is_none_or(|asking| asking.number != number) {
         return;
     }
     let Waiting::Backend(asking) = shard.slots[slot].take_waiting() else { return };
-    // At once and not only when the request is carried out: its user may be kicked until then.
+    // The identity is set now and not with the request, because a kick of its user may come before the request.
     let outcome = allow(shard, slot, &allowed_channels(asking.channels, answer.allowed), answer.user);
     let connection = &mut shard.slots[slot];
     connection.extra().waiting = Waiting::Decided(Box::new(Decided { outcome, message: asking.message }));
@@ -110,7 +111,7 @@ pub(super) fn on_answer(shard: &mut Shard, id: ConnectionId, number: u32, answer
     }
 }
 
-/// The time for an answer is over; returns whether one was waited for.
+/// Decides by the configured default after the backend's time is over; returns whether the connection waited for it.
 pub(super) fn answer_by_default(shard: &mut Shard, slot: u32) -> bool {
     let Some(number) = shard.slots[slot].asking().map(|asking| asking.number) else { return false };
     let is_allowed = shard.cx.settings.config.auth.ask_default == Verdict::Allow;
@@ -121,15 +122,14 @@ pub(super) fn answer_by_default(shard: &mut Shard, slot: u32) -> bool {
     true
 }
 
-/// Gives the connection what the backend has allowed.
+/// Gives the connection the identity and the channels that the backend has allowed.
 fn allow(shard: &mut Shard, slot: u32, channels: &[String], user: Option<ArcStr>) -> Result<(), Refusal> {
     let known = shard.access.decided(&shard.cx, slot, channels, user);
     let changes_user = known.user.as_ref() != shard.access.user(slot);
     change_identity(shard, slot, changes_user, |access, cx| access.set(cx, slot, known))
 }
 
-/// Changes a connection's identity. If that changes its user, the user's presence on the connection's channels is told
-/// anew.
+/// Changes a connection's identity. If its user changes, presence on the connection's channels is told anew.
 fn change_identity<T>(
     shard: &mut Shard,
     slot: u32,
@@ -142,7 +142,7 @@ fn change_identity<T>(
         for lane in subscribed {
             note_presence(slots, lanes, cx, slot, lane, is_coming);
         }
-        // Each notice carries the identity of its time.
+        // The notices of leaving must carry the identity from before the change.
         shard.carry_out();
     };
     if changes_user {
@@ -155,8 +155,8 @@ fn change_identity<T>(
     result
 }
 
-/// Takes a token within a WebSocket: the first one, or the successor of the present one. Returns the channels that were
-/// named before the first one.
+/// Takes a token within a WebSocket: the first one, or the next one. Returns the channels that the client has named
+/// before its first token.
 pub(super) fn take_token(shard: &mut Shard, slot: u32, token: &str) -> Result<Option<Box<Wanted>>, Refusal> {
     if shard.access.keyring.is_none() {
         return Err(Refusal::new(Code::Unavailable, "this server verifies no tokens"));

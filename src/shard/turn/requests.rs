@@ -1,4 +1,4 @@
-//! HTTP requests: what each is for, its answer, and opening streams, WebSockets and polls.
+//! HTTP requests: their answers, and opening streams, WebSockets and polls.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ use super::super::waiting::{Hold, Waiting, Wanted};
 use super::permission::{self, Permission};
 use super::{Shard, messages};
 
-/// How long the hub may take to answer about a poll; it takes milliseconds unless the whole host stands still.
+/// The time that the hub may take to answer a poll's question. It takes milliseconds unless the host stands still.
 const HUB_ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Reads requests, one after the other, until one is held, opens a stream, or is not all there.
+/// Reads requests, one after the other, until one is held, opens a session, or is incomplete.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     let mut held = std::mem::take(&mut shard.slots[slot].extra().input);
     let mut rest = bytes;
@@ -52,7 +52,7 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     shard.slots[slot].tidy();
 }
 
-/// Carries out the first request in `bytes`; returns how many bytes are done with, or `None` if the rest has to wait.
+/// Carries out the first request in `bytes`; returns the number of its bytes, or `None` if the input has to wait.
 fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
     if shard.slots[slot].out_waiting() > shard.cx.settings.config.limits.replies {
         shard.slots[slot].hold(Hold::REPLIES);
@@ -67,7 +67,8 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
             expect_rest_of_head(shard, slot);
             None
         }
-        // A client that has learnt of an event or an order must find the shard knowing of it too.
+        // The request waits until the queued messages of the hub are worked off: its client may have learnt of them
+        // elsewhere.
         Parsed::Complete { .. } if !shard.is_caught_up && shard.upstream.is_behind() => {
             shard.slots[slot].hold(Hold::INBOX);
             shard.parked.push(slot);
@@ -76,7 +77,7 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
         }
         Parsed::Complete { request, consumed } => {
             carry_out(shard, slot, &request);
-            // A request that waits for the backend is looked at again once that has answered.
+            // A request that waits for the backend stays in the input and is read again after the answer.
             (!shard.slots[slot].is_put_aside()).then_some(consumed)
         }
         Parsed::Rejected(rejected) => {
@@ -87,7 +88,7 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Gives a head that has begun its time, counted from its first byte.
+/// Sets the deadline for the rest of a request's head, counted from its first byte.
 fn expect_rest_of_head(shard: &mut Shard, slot: u32) {
     let limit = shard.cx.now + shard.cx.settings.handshake;
     let deadline = shard.slots[slot].deadline;
@@ -96,7 +97,7 @@ fn expect_rest_of_head(shard: &mut Shard, slot: u32) {
     }
 }
 
-/// Answers one request, or opens what it asks for.
+/// Answers one request, or opens the session that it asks for.
 fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     shard.cx.counters.requests += 1;
     let flags = &mut shard.slots[slot].flags;
@@ -110,7 +111,7 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     }
 }
 
-/// What an answer's bytes depend on beside the answer.
+/// The facts about the request and the connection that a response's bytes depend on.
 fn exchange(shard: &Shard, slot: u32, request: &Request<'_>) -> Exchange {
     Exchange {
         keep_alive: shard.slots[slot].flags.intersects(Flags::KEEP_ALIVE),
@@ -119,7 +120,7 @@ fn exchange(shard: &Shard, slot: u32, request: &Request<'_>) -> Exchange {
     }
 }
 
-/// Which pages may read the answer to a request.
+/// The CORS decision: the pages that may read the answer to a request.
 fn cors<'a>(shard: &Shard, request: &Request<'a>) -> Cors<'a> {
     decide_cors(&shard.cx.settings.config.http.cors_origins, request.origin)
 }
@@ -130,7 +131,7 @@ fn answer(shard: &mut Shard, slot: u32, request: &Request<'_>, response: Respons
     after_answer(&mut shard.slots, &mut shard.cx, slot);
 }
 
-/// Writes a response.
+/// Writes a response into `out`.
 fn write_head(shard: &mut Shard, slot: u32, request: &Request<'_>, response: Response<'_>) {
     let exchange = exchange(shard, slot, request);
     encode(&response.with_cors(cors(shard, request)), &exchange, shard.slots[slot].out());
@@ -237,7 +238,7 @@ fn open_websocket(
             return Ok(());
         }
         if !protocol.takes_requests() {
-            // The protocol has no place for refusals, nor for a token.
+            // The protocol can carry neither a refusal nor a token, so the request itself is refused.
             shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
         }
     }
@@ -286,7 +287,7 @@ fn open(
     shard.slots.queue(slot);
 }
 
-/// Begins what is spoken on a connection from here on.
+/// Begins the session on a connection: writes the protocol's welcome.
 fn welcome(shard: &mut Shard, slot: u32, key: LaneKey) {
     let settings = &shard.cx.settings;
     let welcome = Welcome {
@@ -299,7 +300,7 @@ fn welcome(shard: &mut Shard, slot: u32, key: LaneKey) {
     key.welcome(&welcome, connection.out());
 }
 
-/// Has a WebSocket wait for its token.
+/// Has a WebSocket wait for its first token.
 fn await_token(shard: &mut Shard, slot: u32, query: &SubscribeQuery) {
     let wanted = Wanted { channels: query.channels.clone(), after: query.after };
     shard.slots[slot].extra().waiting = Waiting::Token(Box::new(wanted));
@@ -317,8 +318,8 @@ fn tell_came(shard: &mut Shard, slot: u32) {
     shard.cx.tell_hub(HubMessage::Came { who, address, transport });
 }
 
-/// Subscribes to the channels that a connection has named when it was opened. Those that it may not have are refused by
-/// name.
+/// Subscribes to the channels that a connection has named when it was opened. Channels that it may not have are refused
+/// one by one.
 pub(super) fn begin_subscriptions(shard: &mut Shard, slot: u32, channels: &[String], after: Option<Id>) {
     for name in channels {
         match shard.access.may_subscribe(&shard.cx, slot, &shard.slots[slot], name) {
@@ -329,8 +330,8 @@ pub(super) fn begin_subscriptions(shard: &mut Shard, slot: u32, channels: &[Stri
     start(shard, slot, 0, after, 0);
 }
 
-/// Starts the subscriptions from number `first` on: from now, or after a position. The shard's own logs serve that if they
-/// reach back so far, else the hub is asked. `wait` is for polls.
+/// Starts the subscriptions from number `first` on: from now, or after a position. Missed events come from the shard's
+/// logs if these reach back so far, else from the hub. `wait` is the time that a poll may be held.
 pub(super) fn start(shard: &mut Shard, slot: u32, first: usize, after: Option<Id>, wait: Tick) {
     let Shard { slots, lanes, cx, resumes, .. } = shard;
     match after {
@@ -364,7 +365,7 @@ fn log_connected(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Su
     );
 }
 
-/// Answers a poll at once if there is something after its position, else holds it.
+/// Answers a poll at once if there are events after its position, else holds it.
 fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_>, query: &SubscribeQuery) {
     let Shard { slots, lanes, cx, .. } = shard;
     cx.counters.handshakes += 1;
@@ -381,7 +382,7 @@ fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_
     for name in &query.channels {
         subscribe(slots, lanes, cx, slot, name);
     }
-    // If messages wait in the queue from the hub, only the hub knows the present position.
+    // While messages of the hub wait in the queue, only the hub knows the present position.
     let is_current = !shard.upstream.is_behind();
     let follows_all = || polls::follows_all(slots, lanes, slot);
     let position = query.after.or_else(|| follows_all().then_some(lanes.seen)).filter(|_| is_current);
@@ -416,7 +417,7 @@ fn answer_refusal(shard: &mut Shard, slot: u32, refusal: &Refusal, request: &Req
     }
 }
 
-/// The time for a request is over.
+/// Ends a connection whose time for a request is over.
 pub(super) fn on_timeout(shard: &mut Shard, slot: u32) {
     let connection = &shard.slots[slot];
     let has_begun = connection.extra.as_ref().is_some_and(|extra| !extra.input.is_empty());

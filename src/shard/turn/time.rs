@@ -1,4 +1,4 @@
-//! The clock: deadlines, heartbeats, and what is let go after a while.
+//! The clock: deadlines, heartbeats, and freeing memory that was unused for a while.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::super::drain::{Cause, Drain, Step};
 use super::super::polls;
 use super::{Shard, ending, permission, requests};
 
-/// Ticks after which unused memory is given back.
+/// The ticks after which unused memory is given back to the kernel.
 const TIDY_EVERY: Tick = 10;
-/// Connections that are looked at for time's sake in one turn, and how long that may take.
+/// The most connections with a due deadline or heartbeat in one turn, and the time that they may take.
 const LOOKS: (usize, Duration) = (16 * 1024, Duration::from_millis(4));
 
-/// Does what the clock's ticks bring.
+/// Works off the clock's ticks and the deadlines that have fired.
 pub(super) fn pass(shard: &mut Shard) {
     let has_ticked = std::mem::take(&mut shard.has_ticked);
     if has_ticked {
@@ -48,7 +48,7 @@ fn tick(shard: &mut Shard) {
     shard.wire.feed_starved(&mut shard.slots);
     let left_out = shard.deadlines.lines.left_out(now);
     if left_out > 0 {
-        info!(target: "ringcast::connection", shard = shard.cx.index, left_out, "lines about connections were left out");
+        info!(target: "ringcast::connection", shard = shard.cx.index, left_out, "log lines about connections were left out");
     }
     while let Some(freed) = shard.lanes.free_unused_lane(now) {
         if let Some(local) = freed {
@@ -68,7 +68,7 @@ fn tick(shard: &mut Shard) {
     shard.cx.measures.publish(&shard.figures.measures);
 }
 
-/// Looks at a connection whose time has come.
+/// Looks at a connection whose entry in the wheel has fired.
 fn look_at(shard: &mut Shard, slot: u32, is_deadline: bool) {
     if is_deadline {
         on_deadline(shard, slot);
@@ -95,13 +95,13 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
     }
 }
 
-/// Ends a connection whose identity has ended; returns whether it has.
+/// Ends a connection whose identity has expired; returns whether it has.
 fn end_expired(shard: &mut Shard, slot: u32) -> bool {
     if shard.access.ends(slot).is_none_or(|end| end > shard.cx.now) {
         return false;
     }
     if shard.slots[slot].state == State::Http {
-        // Nothing is open; the next request brings its own token.
+        // No session is open, and the next request brings its own token.
         shard.access.forget(&shard.cx, slot);
         return false;
     }
@@ -109,7 +109,7 @@ fn end_expired(shard: &mut Shard, slot: u32) -> bool {
     true
 }
 
-/// Lets the connections go from now on, unless the shard does that for good already.
+/// Begins a drain, unless one with the same cause, or the final one, is under way.
 pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
     let before = shard.drain.as_ref().map(Drain::cause);
     if before == Some(Cause::End) || before == Some(cause) {
@@ -123,7 +123,7 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
     go_on_draining(shard);
 }
 
-/// Takes clients again after a pause.
+/// Ends a pause: the shard takes clients again.
 pub(super) fn end_pause(shard: &mut Shard) {
     if shard.drain.as_ref().is_some_and(|drain| drain.cause() == Cause::Pause) {
         shard.drain = None;
@@ -131,7 +131,7 @@ pub(super) fn end_pause(shard: &mut Shard) {
     }
 }
 
-/// Lets go of a tick's share of the connections, and tells the hub once all have gone.
+/// Ends a tick's share of the connections, and tells the hub when none is left.
 fn go_on_draining(shard: &mut Shard) {
     let Some(mut drain) = shard.drain.take() else { return };
     while let Some(step) = drain.next(&shard.slots) {
