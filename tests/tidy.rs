@@ -38,7 +38,7 @@ const SHARD_GROUND: [&str; 18] = [
     "waiting",
 ];
 /// The only files that may know the runtime.
-const RUNTIME_FILES: [&str; 3] = ["shard/driver.rs", "hub/driver.rs", "sys/readiness.rs"];
+const RUNTIME_FILES: [&str; 2] = ["shard/driver.rs", "hub/driver.rs"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();

@@ -7,13 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use monoio::net::TcpStream;
 use tracing::warn;
-
-use crate::sys::readiness::Readiness;
 
 use super::core::{Core, Ports};
 use super::watch::{Mark, Next, Want};
@@ -154,6 +153,12 @@ impl Gate {
     }
 }
 
+/// A descriptor that the runtime can wait for. The runtime waits for sockets of its own types only; as it asks the kernel for
+/// a poll, which works for every descriptor, the descriptor is wrapped as a socket, and only the poll is used.
+fn pollable(descriptor: OwnedFd) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(descriptor))
+}
+
 /// What a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -164,14 +169,14 @@ enum Way {
 /// Starts a watcher. A descriptor that cannot be watched is marked as `broken`, or ends the hub where there is no such
 /// mark.
 fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Option<Mark>) -> io::Result<Rc<Gate>> {
-    let readiness = Readiness::new(fd.as_fd().try_clone_to_owned()?)?;
+    let descriptor = pollable(fd.as_fd().try_clone_to_owned()?)?;
     let gate = Rc::new(Gate::default());
     let (noticed, own) = (noticed.clone(), gate.clone());
     monoio::spawn(async move {
         while own.pass().await {
             let result = match way {
-                Way::Read => readiness.wait().await,
-                Way::Write => readiness.wait_for_room().await,
+                Way::Read => descriptor.readable(false).await,
+                Way::Write => descriptor.writable(false).await,
             };
             // A publisher's number may have been given to another one meanwhile.
             if own.order.get() == Order::End {

@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::sys::readiness::Readiness;
+use monoio::net::TcpStream;
+
 use crate::sys::ring;
 use crate::sys::wake::Wake;
 use crate::sys::{affinity, fdtable};
@@ -137,6 +138,12 @@ fn begin(parts: ShardParts) -> io::Result<Shard> {
     Shard::new(parts, descriptors)
 }
 
+/// A descriptor that the runtime can wait for. The runtime waits for sockets of its own types only; as it asks the kernel for
+/// a poll, which works for every descriptor, the descriptor is wrapped as a socket, and only the poll is used.
+fn pollable(descriptor: OwnedFd) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(descriptor))
+}
+
 async fn serve(mut shard: Shard) -> io::Result<()> {
     let descriptors = shard.listener_descriptors()?;
     let listeners = descriptors.iter().map(|_| ListenerBits::default()).collect();
@@ -148,16 +155,16 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
     // This descriptor is always readable. Waiting for it lets the other tasks run and the runtime look at its ring.
     let pause = Wake::new()?;
     pause.ring();
-    let pause = Readiness::new(pause.waitable()?)?;
-    let ring = Readiness::new(shard.waitable()?)?;
-    let mut reports = pin!(ring.wait());
+    let pause = pollable(pause.waitable()?)?;
+    let ring = pollable(shard.waitable()?)?;
+    let mut reports = pin!(ring.readable(false));
     loop {
         bits.hand_over(&mut shard);
         let next = shard.turns()?;
         bits.report(&shard);
         match next {
             Next::Stop => return Ok(()),
-            Next::Go => pause.wait().await?,
+            Next::Go => pause.readable(false).await?,
             Next::Wait => {
                 // A bit that ends this wait leaves the ring's poll armed, because the kernel would have to search for
                 // it to take it back.
@@ -167,7 +174,7 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
                 });
                 if let Some(result) = reported.await {
                     result?;
-                    reports.set(ring.wait());
+                    reports.set(ring.readable(false));
                 }
             }
         }
@@ -185,10 +192,10 @@ async fn guard(task: impl Future<Output = io::Result<()>>) {
 
 /// Sets a listener's bit whenever its queue has connections, until the shard listens no more.
 async fn watch_listener(bits: Rc<Bits>, number: usize, descriptor: OwnedFd) -> io::Result<()> {
-    let readiness = Readiness::new(descriptor)?;
+    let descriptor = pollable(descriptor)?;
     let listener = &bits.listeners[number];
     loop {
-        readiness.wait().await?;
+        descriptor.readable(false).await?;
         listener.is_ready.set(true);
         bits.changed.set();
         listener.taken.wait().await;

@@ -14,7 +14,6 @@ pub mod inherited;
 pub mod load;
 pub mod memory;
 pub mod process;
-pub mod readiness;
 pub mod ring;
 pub mod signal;
 pub mod socket;
