@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_no_id() {
+    fn text_that_is_no_id_is_rejected() {
         for text in ["", "-", "1-", "-1", "a", "1-b", "+1-0", "1-+0", "1 -0", "1-0-0", "99999999999999999999999-0"] {
             assert_eq!(text.parse::<Id>(), Err(ParseIdError), "{text:?}");
         }
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_too_great_is_after_all_that_can_be(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {
+        fn parts_that_are_too_great_make_the_greatest_id(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {
             let (id, other) = (Id::new(ms, n), Id::new(other_ms, other_n));
             prop_assert_eq!((other.ms(), other.n()), (other_ms, other_n));
             // Parts beyond the greatest one make the same id.

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_does_not_know_its_beginning_resumes_nobody() {
+    fn a_log_that_does_not_know_its_beginning_serves_no_resume() {
         let mut log = Log::new(None);
         assert_eq!(log.position_after(Id::new(9, 9)), None);
         log.set_since(Id::new(5, 0));

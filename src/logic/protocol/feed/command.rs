@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listened_to_is_named_word_by_word() {
+    fn the_kinds_of_lines_to_listen_to_are_named_word_by_word() {
         let listen = |words: &str| match ok(&format!(r#"{{"op":"listen","what":[{words}]}}"#)).command {
             Command::Listen(what) => (what.messages, what.connections, what.authorize),
             other => panic!("{other:?}"),
