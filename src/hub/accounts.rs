@@ -1,7 +1,7 @@
-//! What clients have said or published and the hub has not passed on yet: it is on their shard's account.
+//! The shards' accounts: bytes of clients' messages and publishes that the hub has not passed on yet.
 //!
-//! A shard whose account is full reads no more of what its clients say, so a backend that is slow slows its clients down
-//! and costs no memory.
+//! A shard whose account is full reads no more messages of its clients, so a slow backend slows its clients and costs
+//! no further memory.
 
 use slab::Slab;
 
@@ -10,32 +10,33 @@ use slab::Slab;
 struct Entry {
     shard: u16,
     bytes: usize,
-    /// Listeners that do not have it yet.
+    /// The number of listeners that do not have the message yet.
     holders: usize,
 }
 
-/// All shards' accounts.
+/// The accounts of all shards.
 #[derive(Debug)]
 pub(super) struct Accounts {
     messages: Slab<Entry>,
-    /// By shard, bytes that are off its account and that it was not told of.
+    /// By shard, the bytes that are off its account and that it was not told of.
     repaid: Vec<usize>,
-    /// By shard, bytes of publishes that stay on its account as long as shards are congested.
+    /// By shard, the bytes of publishes that stay on its account while shards are congested.
     held: Vec<usize>,
 }
 
 impl Accounts {
-    /// Empty accounts for so many shards.
+    /// Empty accounts for `shards` shards.
     pub(super) fn new(shards: usize) -> Accounts {
         Accounts { messages: Slab::new(), repaid: vec![0; shards], held: vec![0; shards] }
     }
 
-    /// Keeps a message of so many bytes on its shard's account until `holders` have let it go; returns its number.
+    /// Keeps a message of `bytes` on its shard's account until `holders` listeners have released it; returns its
+    /// number.
     pub(super) fn keep(&mut self, shard: u16, bytes: usize, holders: usize) -> usize {
         self.messages.insert(Entry { shard, bytes, holders })
     }
 
-    /// One holder of a message has let it go.
+    /// Releases a message for one of its holders.
     pub(super) fn release(&mut self, number: usize) {
         let Some(entry) = self.messages.get_mut(number) else { return };
         entry.holders -= 1;

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
-/// Bytes of answers that wait at most: from there on no line is carried out whose answer would be one more.
+/// The most bytes of answers that wait. Beyond that no further line of the publisher is carried out.
 pub(super) const ANSWERS_BYTES_MAX: usize = 256 * 1024;
-/// Answers that wait for shards at most, of one publisher.
+/// The most answers of one publisher that wait for shards.
 const LATER_MAX: usize = 16;
 
 /// An answer that can be written once the shards have answered a question of the hub.
@@ -21,7 +21,7 @@ pub(super) struct Later {
     pub(super) reference: Box<RawValue>,
 }
 
-/// The answers that are not with the publisher's outbox yet.
+/// The answers that are not in the publisher's outbox yet.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     /// Answers that nothing holds back.
@@ -31,7 +31,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Where the answer to the next line is to be appended.
+    /// The buffer to which the answer to the next line is appended.
     pub(super) fn tail(&mut self) -> &mut Vec<u8> {
         match self.later.back_mut() {
             Some((_, after)) => after,
@@ -44,13 +44,13 @@ impl Answers {
         self.later.push_back((later, Vec::new()));
     }
 
-    /// Whether so much waits that no further line is to be carried out.
+    /// Whether so many answers wait that no further line is carried out.
     pub(super) fn is_full(&self) -> bool {
         let held_back: usize = self.later.iter().map(|(_, after)| after.len()).sum();
         self.later.len() >= LATER_MAX || self.ready.len() + held_back >= ANSWERS_BYTES_MAX
     }
 
-    /// Whether nothing waits.
+    /// Whether no answer waits.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.later.is_empty()
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_in_bytes_and_in_questions() {
+    fn waiting_answers_are_bounded_in_bytes_and_in_questions() {
         let mut answers = Answers::default();
         answers.tail().extend_from_slice(&[0; ANSWERS_BYTES_MAX / 2]);
         answers.push_later(later(1));

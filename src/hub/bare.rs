@@ -1,4 +1,4 @@
-//! The hub without sockets and threads: for tests of shards, and for measuring what a command costs.
+//! The hub without sockets and threads, for tests of shards and for measuring the cost of commands.
 
 use crate::link::{HubMessage, LocalChannel, ToShard};
 use crate::logic::protocol::feed::{FeedError, Request};
@@ -7,13 +7,13 @@ use super::HistoryPolicy;
 use super::core::Core;
 use super::ids::IdSource;
 
-/// Order, history and routes, driven by hand.
+/// The hub's order, history and routes, driven by hand.
 pub struct BareHub {
     core: Core,
 }
 
 impl BareHub {
-    /// A hub that remembers what `history` says and routes to `shards`.
+    /// A hub that keeps histories by the limits of `history` and routes to `shards`.
     pub fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
         BareHub { core: Core::new(ids, shards, history) }
     }
@@ -23,22 +23,22 @@ impl BareHub {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
     }
 
-    /// Hears what a shard says, and gives the shards what comes of it.
+    /// Hears a shard's message, and flushes the resulting messages to the shards.
     pub fn hear(&mut self, message: HubMessage, now_ms: u64) {
         self.hear_all([message], now_ms);
     }
 
-    /// Hears several messages, and gives the shards all that comes of them at once.
+    /// Hears several messages, and flushes all resulting messages to the shards at once.
     pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
         messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
         self.core.flush();
     }
 
-    /// Carries out a command and gives the shards what comes of it. The answer is appended to `out`, unless it waits for
-    /// the shards: then there is none.
+    /// Carries out a command, and flushes the resulting messages to the shards. The answer is appended to `out`, except
+    /// for an answer that would wait for the shards.
     ///
     /// # Errors
-    /// As a publisher would be told.
+    /// The error that a publisher would be answered with.
     pub fn execute(&mut self, request: Request, now_ms: u64, out: &mut Vec<u8>) -> Result<(), FeedError> {
         self.core.execute(None, request.command, request.reference.as_deref(), now_ms, out)?;
         self.core.flush();

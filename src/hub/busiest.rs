@@ -1,9 +1,9 @@
-//! Which channels are busy: an estimate in fixed memory. A small table counts events by channel; where too many
-//! channels share a row, the least busy one makes room, so that what is busy stays.
+//! An estimate of the busiest channels, in fixed memory. A small table counts events by channel; if too many channels
+//! share a row, the least busy one makes room, so that busy channels stay.
 
 use std::time::Duration;
 
-/// How long one count lasts.
+/// The length of the window in which events are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 const ROWS: usize = 256;
 const WAYS: usize = 4;
@@ -16,14 +16,14 @@ struct Count {
 
 type Table = [[Count; WAYS]; ROWS];
 
-/// Counts of the present window and of the last whole one.
+/// The counts of the present window and of the last whole one.
 #[derive(Debug)]
 pub(super) struct Busiest {
     now: Box<Table>,
     last: Box<Table>,
-    /// Milliseconds since 1970 when the present window began.
+    /// The beginning of the present window, in milliseconds since 1970.
     begun_ms: u64,
-    /// How long the last window was; 0 before there was one.
+    /// The length of the last window in milliseconds; 0 if there was none.
     last_ms: u64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Busiest {
 impl Busiest {
     /// Counts an event of a channel.
     pub(super) fn count(&mut self, channel: u32) {
-        // Numbers are given out in order; spreading them is all that is needed of a hash.
+        // Channels are numbered in order, so a multiplication spreads them well enough.
         let row = &mut self.now[(channel.wrapping_mul(0x9e37_79b1) >> 24) as usize % ROWS];
         if let Some(count) = row.iter_mut().find(|count| count.channel == channel && count.events > 0) {
             count.events = count.events.saturating_add(1);
@@ -56,13 +56,13 @@ impl Busiest {
         if age >= WINDOW.as_millis() as u64 {
             std::mem::swap(&mut self.now, &mut self.last);
             *self.now = [[Count::default(); WAYS]; ROWS];
-            // The very first window did not begin in 1970.
+            // 0 is no time but stands for "no window before this one".
             self.last_ms = if self.begun_ms == 0 { 0 } else { age };
             self.begun_ms = now_ms;
         }
     }
 
-    /// Channels and their events per second, the busiest first.
+    /// The channels and their events per second, the busiest first.
     pub(super) fn list(&self, now_ms: u64) -> Vec<(u32, f64)> {
         let seconds = (self.last_ms + now_ms.saturating_sub(self.begun_ms)).max(1000) as f64 / 1000.0;
         let mut sums = std::collections::HashMap::<u32, u64>::new();
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_busy_is_found_among_many() {
+    fn busy_channels_are_found_among_many() {
         let mut busiest = Busiest::default();
         busiest.pass_time(1_000_000);
         for round in 0..10_000u32 {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_busy_is_forgotten() {
+    fn channels_that_were_busy_are_forgotten() {
         let mut busiest = Busiest::default();
         busiest.pass_time(1_000_000);
         busiest.count(1);

@@ -11,19 +11,19 @@ use crate::logic::id::Id;
 use crate::logic::names::Names;
 use crate::logic::protocol::feed::{ChannelRow, FeedError};
 
-/// What a page of missed events weighs at most.
+/// The greatest weight of a page of missed events.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
-/// Channels that are looked at for one page of names.
+/// The most channels that are looked at for one page of names.
 const PAGE_CELLS: u32 = 10_000;
 
-/// A shard that follows a channel, and its number for it.
+/// A shard that follows a channel, and the shard's number for the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) shard: u16,
     pub(super) local: LocalChannel,
 }
 
-/// Where a channel's events go. Most channels have one subscriber, and so one route.
+/// The shards that follow a channel. Most channels have one subscriber, and so one route.
 #[derive(Clone, Copy, Debug, Default)]
 enum Routes {
     #[default]
@@ -32,7 +32,7 @@ enum Routes {
         shard: u16,
         local: LocalChannel,
     },
-    /// The number of a list.
+    /// Several routes, in the list of this number.
     Many(u32),
 }
 
@@ -82,17 +82,17 @@ impl RouteLists {
     }
 }
 
-/// A channel.
+/// A channel as the hub knows it.
 #[derive(Debug)]
 pub(super) struct HubChannel {
     pub(super) name: Option<ChannelName>,
-    /// The id since which nothing is lost, while there is no history.
+    /// The id since which no event is lost, while the channel has no history.
     since: Id,
     routes: Routes,
-    /// The number of its history, or [`NONE`]; while the cell is free, the next free cell.
+    /// The number of the channel's history, or [`NONE`]; while the cell is free, the next free cell.
     history: u32,
     policy: u16,
-    /// Whether it was ended and nothing was published since.
+    /// Whether the channel was ended and nothing was published on it since.
     pub(super) ended: bool,
 }
 
@@ -114,7 +114,7 @@ impl Cell for HubChannel {
 /// The limits of a channel's history, by the channel's name.
 pub type HistoryPolicy = Box<dyn Fn(&str) -> HistoryLimits + Send>;
 
-/// All channels.
+/// All channels of the hub.
 pub(super) struct HubChannels {
     cells: Cells<HubChannel>,
     lists: RouteLists,
@@ -122,15 +122,15 @@ pub(super) struct HubChannels {
     names: Names,
     policy: HistoryPolicy,
     policies: Vec<HistoryLimits>,
-    /// By shard, which channel a shard's number stands for.
+    /// By shard, the channels that the shard's numbers stand for.
     locals: Vec<Vec<u32>>,
-    /// A channel that is not known here has had no event after this id.
+    /// The id after which no event was published on a channel that the hub does not know.
     floor: Id,
-    /// Channels that there may be.
+    /// The most channels.
     channels_max: usize,
-    /// Where the sweep goes on.
+    /// The channel at which the next sweep goes on.
     swept: u32,
-    /// Events and bytes in all histories.
+    /// The numbers of events and bytes in all histories.
     pub(super) history_events: u64,
     pub(super) history_bytes: u64,
 }
@@ -139,11 +139,11 @@ fn name(cells: &Cells<HubChannel>, index: u32) -> &str {
     cells[index].name.as_deref().unwrap_or_default()
 }
 
-/// Channels looked at by one sweep.
+/// The number of channels that one sweep looks at.
 const SWEEP: u32 = 10_000;
 
 impl HubChannels {
-    /// No channels; none has had an event after `floor`.
+    /// A table without channels. No channel has had an event after `floor`.
     pub(super) fn new(shards: usize, floor: Id, policy: HistoryPolicy) -> HubChannels {
         HubChannels {
             cells: Cells::new(),
@@ -161,12 +161,12 @@ impl HubChannels {
         }
     }
 
-    /// Bounds the number of channels that publishers may bring into being.
+    /// Bounds the number of channels that publishers may create.
     pub(super) fn limit_to(&mut self, channels_max: usize) {
         self.channels_max = channels_max;
     }
 
-    /// Checks that channels of these names fit in.
+    /// Checks that there is room for channels of these names.
     ///
     /// # Errors
     /// If there would be too many channels with them.
@@ -174,7 +174,7 @@ impl HubChannels {
         &self,
         names: impl Iterator<Item = &'n ChannelName> + Clone,
     ) -> Result<(), FeedError> {
-        // Names are looked up only where all of them as new channels would be too many.
+        // Names are looked up only if all of them as new channels would be too many.
         let has_room = |new: usize| self.cells.used() + new <= self.channels_max;
         if has_room(names.clone().count()) || has_room(names.filter(|name| self.find(name).is_none()).count()) {
             return Ok(());
@@ -183,7 +183,7 @@ impl HubChannels {
         Err(FeedError::new("channels", message))
     }
 
-    /// How many channels there are.
+    /// The number of channels.
     pub(super) fn used(&self) -> usize {
         self.cells.used()
     }
@@ -228,7 +228,7 @@ impl HubChannels {
         (found, (index < capacity).then_some(index))
     }
 
-    /// What the hub knows of a channel, for those who look; nothing of the server's own channels.
+    /// The row of a channel in an answer; `None` for the server's own channels.
     pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
         let history = self.history(index);
         Some(ChannelRow {
@@ -241,8 +241,8 @@ impl HubChannels {
         })
     }
 
-    /// A page of what was published on some of a shard's channels after an id, in the order of ids; `newest` is the newest
-    /// event that any history can hold.
+    /// A page of the events on some of a shard's channels after an id, in the order of ids. `newest` is the newest id
+    /// that a history can hold.
     pub(super) fn replay(
         &mut self,
         shard: u16,
@@ -254,7 +254,7 @@ impl HubChannels {
         let mut replay = Replay { after, until: newest, last: true, ..Replay::default() };
         let Some(after) = after else { return replay };
         if after > newest {
-            // This server has never given the id: another one has, or this one before its state was lost.
+            // This server has not given the id: it is from another server, or from before the state was lost.
             replay.gap = Some(newest);
             return replay;
         }
@@ -276,7 +276,7 @@ impl HubChannels {
                 replay.last = false;
                 break;
             }
-            // Ids are unique, so exactly one source stands at it.
+            // Ids are unique, so exactly one source has this id next.
             let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
                 break;
             };
@@ -289,7 +289,7 @@ impl HubChannels {
         replay
     }
 
-    /// The channel of that number, which must be one.
+    /// The channel of that number, which must exist.
     pub(super) fn get(&self, index: u32) -> &HubChannel {
         &self.cells[index]
     }
@@ -299,7 +299,7 @@ impl HubChannels {
         self.lists.of(self.cells[index].routes)
     }
 
-    /// The channel of that number, which must be one, to be changed.
+    /// The channel of that number, which must exist, to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
         &mut self.cells[index]
     }
@@ -383,7 +383,7 @@ impl HubChannels {
         (index != NONE).then_some(index)
     }
 
-    /// Looks at some channels: drops old events, and forgets channels that nobody follows and that hold nothing.
+    /// Looks at some channels: drops old events, and forgets channels without events that no shard follows.
     pub(super) fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP.min(self.cells.capacity()) {
             let index = self.swept;
@@ -402,7 +402,7 @@ impl HubChannels {
     fn forget(&mut self, index: u32) {
         let HubChannels { cells, names, .. } = self;
         names.remove(index, |index| name(cells, index));
-        // Once the channel is forgotten, its loss counts for every channel that is not known.
+        // The forgotten channel's lost events must be covered by the id for channels that the hub does not know.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
         self.cells.give_back(index);

@@ -1,8 +1,8 @@
 //! The hub's runtime, and the only file of the hub that knows it (monoio).
 //!
-//! The driver notices: that the queue from the shards was rung, that a connection waits to be accepted, that a
-//! publisher's socket can be read or written, that some time has passed. It notes that as marks and calls a turn, which
-//! does all the rest. Each descriptor that is watched has a task of its own, which does nothing but wait and mark.
+//! The driver notices that the queue from the shards was rung, that a connection waits to be accepted, that a
+//! publisher's socket can be read or written, or that some time has passed. It notes each of these as a mark and calls
+//! a turn, which does all other work. Each watched descriptor has a task of its own, which only waits and marks.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use super::watch::{Mark, Next, Want};
 pub(super) fn run(core: Core, ports: Ports) -> io::Result<()> {
     let mut runtime =
         monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
-    // As a task of its own: the runtime polls its main future again without a look at the kernel.
+    // The driver is a task of its own, because the runtime polls its main future again without a look at the kernel.
     runtime.block_on(async move { monoio::spawn(drive(core, ports)).await })
 }
 
@@ -44,7 +44,7 @@ async fn drive(mut core: Core, ports: Ports) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the other tasks run, and the runtime take what the kernel has for it.
+/// Lets the other tasks run, and the runtime take the kernel's reports.
 async fn look_at_the_kernel() {
     let mut has_looked = false;
     poll_fn(|context| {
@@ -58,11 +58,11 @@ async fn look_at_the_kernel() {
     .await;
 }
 
-/// What was noticed since the last turn.
+/// The marks that the tasks have made since the last turn.
 #[derive(Default)]
 struct Noticed {
     marks: RefCell<Vec<Mark>>,
-    /// Why the hub cannot go on.
+    /// The error because of which the hub cannot go on.
     failure: Cell<Option<io::Error>>,
     turn: Cell<Option<Waker>>,
 }
@@ -84,13 +84,13 @@ impl Noticed {
         }
     }
 
-    /// Moves what was noticed into `marks`, which is empty.
+    /// Moves the collected marks into `marks`, which is empty.
     fn take(&self, marks: &mut Vec<Mark>) -> io::Result<()> {
         std::mem::swap(&mut *self.marks.borrow_mut(), marks);
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Waits until something is noticed.
+    /// Waits until a task has made a mark.
     async fn wait(&self) {
         poll_fn(|context| {
             if !self.marks.borrow().is_empty() {
@@ -109,19 +109,19 @@ impl Noticed {
     }
 }
 
-/// What a watcher is to do next.
+/// The next step of a watcher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Order {
-    /// Wait for an order.
+    /// The watcher waits for an order.
     #[default]
     Rest,
-    /// Wait for the descriptor, and mark that once.
+    /// The watcher waits for its descriptor and marks it once.
     Watch,
-    /// Go.
+    /// The watcher ends.
     End,
 }
 
-/// The turn's end of one watcher.
+/// The gate through which the turn gives a watcher its orders.
 #[derive(Default)]
 struct Gate {
     order: Cell<Order>,
@@ -159,7 +159,7 @@ fn pollable(descriptor: OwnedFd) -> io::Result<TcpStream> {
     TcpStream::from_std(std::net::TcpStream::from(descriptor))
 }
 
-/// What a descriptor is watched for.
+/// The direction in which a descriptor is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Read,
@@ -178,7 +178,7 @@ fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Opt
                 Way::Read => descriptor.readable(false).await,
                 Way::Write => descriptor.writable(false).await,
             };
-            // A publisher's number may have been given to another one meanwhile.
+            // The publisher may have gone, and its number may belong to another one.
             if own.order.get() == Order::End {
                 return;
             }
@@ -195,16 +195,16 @@ fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Opt
 /// The watchers of one publisher's socket.
 struct Pair {
     read: Rc<Gate>,
-    /// Started the first time that the socket is full.
+    /// The watcher for writing, which is started the first time that the socket is full.
     write: Option<Rc<Gate>>,
 }
 
-/// All watchers.
+/// The watchers of all descriptors.
 struct Watchers {
     noticed: Rc<Noticed>,
     inbox: Rc<Gate>,
     listener: Rc<Gate>,
-    /// By the publishers' numbers.
+    /// The publishers' watchers, by the publishers' numbers.
     publishers: Vec<Option<Pair>>,
 }
 
@@ -219,7 +219,7 @@ impl Watchers {
         })
     }
 
-    /// Does what a turn wants.
+    /// Carries out the orders of a turn.
     fn carry_out(&mut self, core: &mut Core) {
         let mut wants = std::mem::take(&mut core.wants);
         for want in wants.drain(..) {
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn publishers_come_speak_and_go() {
         let running = start(1 << 20);
-        // Numbers are given again, and each watcher marks its own connection.
+        // A publisher's number is used again, and each watcher marks its own connection.
         for round in 0..20 {
             let mut feeds = [running.connect(), running.connect(), running.connect()];
             for n in 0..5 {

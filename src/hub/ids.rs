@@ -1,7 +1,7 @@
-//! The node's ids: never backwards, also not across restarts with the clock set back.
+//! The node's ids, which never go backwards, even over a restart with the clock set back.
 //!
-//! A mark on disk says up to which millisecond ids may have been given. It is written ahead, so that giving
-//! an id costs no write; a start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
+//! A mark on disk is the millisecond up to which ids may have been given. The mark is written ahead, so that giving an
+//! id costs no write. A start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use super::state_file::{self, Outlives};
 use crate::logic::id::Id;
 
-/// How far ahead of the newest id the mark is set.
+/// The distance between the newest id and the mark that is written ahead.
 const RESERVE_MS: u64 = 10_000;
 
-/// Gives ids.
+/// The source of the node's ids.
 #[derive(Debug)]
 pub struct IdSource {
     last: Id,
@@ -20,27 +20,27 @@ pub struct IdSource {
     path: PathBuf,
 }
 
-/// Why the mark cannot be used.
+/// The cause for which the mark cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
     /// Reading or writing failed.
     #[error("cannot {what} {path}, which keeps ids from going backwards: {source}")]
     Io {
-        /// "read" or "write".
+        /// The failed step, "read" or "write".
         what: &'static str,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file does not hold a mark.
     #[error(
         "{path} should hold one number (the last id's milliseconds) but holds {found:?}; remove it if that is right"
     )]
     Malformed {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Its beginning.
+        /// The beginning of the file's content.
         found: String,
     },
 }
@@ -49,7 +49,8 @@ impl IdSource {
     /// Starts after everything that the mark at `path` covers, and writes the first mark, which covers no id yet.
     pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
         let mark_ms = match std::fs::read_to_string(path) {
-            // The host lost its power before the kernel wrote what was in it. When it was written is known.
+            // The host lost its power before the kernel wrote the file's content. The file's time shows how high ids
+            // can be.
             Ok(text) if text.trim_matches('\0').is_empty() => written_ms(path) + RESERVE_MS,
             Ok(text) => text.trim().parse().ok().filter(|ms| *ms < Id::MAX.ms()).ok_or_else(|| {
                 MarkError::Malformed { path: path.display().to_string(), found: text.chars().take(40).collect() }
@@ -57,7 +58,7 @@ impl IdSource {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(MarkError::Io { what: "read", path: path.display().to_string(), source }),
         };
-        // The whole millisecond of the mark may be used up.
+        // All ids of the mark's millisecond may be given.
         let last = Id::new(now_ms.max(mark_ms + 1), 0);
         let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
         // No id has been given yet, and a start that fails must not push ids ahead of the clock.
@@ -65,7 +66,7 @@ impl IdSource {
         Ok(ids)
     }
 
-    /// The last id that was given; to begin with, one before all that will be.
+    /// The last id that was given; at the start, an id before all that will be given.
     pub fn last(&self) -> Id {
         self.last
     }
@@ -100,7 +101,7 @@ impl IdSource {
     }
 }
 
-/// When a file was last written, in milliseconds since 1970.
+/// The time at which a file was last written, in milliseconds since 1970.
 fn written_ms(path: &Path) -> u64 {
     let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let since = written.and_then(|written| written.duration_since(std::time::UNIX_EPOCH).ok());

@@ -1,4 +1,4 @@
-//! Idempotency keys: a publish that is repeated within the window gets the ids of the first.
+//! Idempotency keys: a publish that is repeated within the window gets the ids of the first one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ impl Keys {
         Keys { known: IdempotencyKeys::new(window.as_millis() as u64, keys_max) }
     }
 
-    /// Checks that each key comes with as many channels as when it came first: a publish that is repeated is answered
+    /// Checks that each known key comes with as many channels as the first time, because a repeated publish is answered
     /// with the first one's ids, one per channel.
     ///
     /// # Errors

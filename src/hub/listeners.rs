@@ -1,8 +1,8 @@
-//! Backends that listen on the feed: which publishers hear what clients say, and who comes and goes.
+//! Listeners: backends on the feed that hear clients' messages, connects and disconnects, or decide about clients.
 
 use crate::link::Listening;
 
-/// All listeners, by their numbers as publishers. The one that has said last what it listens to is the last.
+/// All listeners, by their numbers as publishers, in the order of their last `listen`.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     list: Vec<(Listening, usize)>,
@@ -24,7 +24,7 @@ impl Listeners {
         before != self.any()
     }
 
-    /// Everything that at least one of them listens to.
+    /// The kinds of lines that at least one backend listens to.
     pub(super) fn any(&self) -> Listening {
         self.list.iter().fold(Listening::default(), |any, (what, _)| Listening {
             messages: any.messages || what.messages,
@@ -33,17 +33,17 @@ impl Listeners {
         })
     }
 
-    /// Those who hear what clients say.
+    /// The listeners that hear clients' messages.
     pub(super) fn of_messages(&self) -> impl Iterator<Item = usize> {
         self.list.iter().filter(|(what, _)| what.messages).map(|(_, publisher)| *publisher)
     }
 
-    /// Those who hear of connects and disconnects.
+    /// The listeners that hear of connects and disconnects.
     pub(super) fn of_connections(&self) -> impl Iterator<Item = usize> {
         self.list.iter().filter(|(what, _)| what.connections).map(|(_, publisher)| *publisher)
     }
 
-    /// The one who is asked about clients without a token: the last one that has said that it answers.
+    /// The listener that is asked about clients without a token: the last one that has offered to decide.
     pub(super) fn who_decides(&self) -> Option<usize> {
         self.list.iter().rev().find(|(what, _)| what.authorize).map(|(_, publisher)| *publisher)
     }

@@ -1,4 +1,4 @@
-//! Views of channels and connections, put together from what each shard has seen.
+//! Views of channels and connections, put together from the shards' answers.
 
 use serde_json::value::RawValue;
 
@@ -6,10 +6,10 @@ use crate::link::Seen;
 use crate::logic::id::write_decimal;
 use crate::logic::protocol::feed::{ChannelsAnswer, FeedError, write_error, write_members, write_ready_made};
 
-/// What the answer shows.
+/// The content of an answer.
 #[derive(Debug)]
 enum Shown {
-    /// A list of connections, the furthest behind first if that was asked for.
+    /// A list of connections, on request with the largest backlog first.
     Connections { limit: usize, slowest_first: bool },
     /// One connection, by its name.
     Connection(Box<str>),
@@ -17,13 +17,13 @@ enum Shown {
     Channels(ChannelsAnswer),
 }
 
-/// An answer in the making.
+/// An answer that is being put together.
 #[derive(Debug)]
 pub(super) struct View {
     shown: Shown,
-    /// Connections, each with how many bytes it is behind and as a JSON object.
+    /// The connections, each with its backlog in bytes and its details as a JSON object.
     rows: Vec<(u64, Box<str>)>,
-    /// Connections that there would be without a limit.
+    /// The number of connections that the filter selects, beyond its limit too.
     matched: u64,
 }
 
@@ -47,7 +47,7 @@ impl View {
         View::new(Shown::Channels(channels))
     }
 
-    /// Adds what one shard has seen.
+    /// Adds the answer of one shard.
     pub(super) fn add(&mut self, seen: Seen) {
         match (seen, &mut self.shown) {
             (Seen::Rows { rows, matched }, _) => {
@@ -63,7 +63,7 @@ impl View {
         }
     }
 
-    /// Appends the answer.
+    /// Appends the finished answer to `out`.
     pub(super) fn write(mut self, reference: &RawValue, out: &mut Vec<u8>) {
         match self.shown {
             Shown::Connections { limit, slowest_first } => {

@@ -1,7 +1,7 @@
 //! The hub: the single writer of order, ids and history. One thread.
 //!
-//! The `driver` waits for everything the hub waits for, and calls `core` for a turn when there is something to do. A turn
-//! is the only place where the hub's state changes. A publisher's line comes in through `publishers`, is carried out in
+//! The `driver` waits for the hub's inputs, and calls `core` for a turn when there is work. A turn is the only place
+//! where the hub's state changes. A publisher's line comes in through `publishers`, is carried out in
 //! `core`, and its event leaves through the queues to the shards that follow its channel (`channels`).
 
 mod accounts;
@@ -43,23 +43,23 @@ pub use crate::figures::HubFigures;
 pub use bare::BareHub;
 pub use channels::HistoryPolicy;
 
-/// Everything a hub is made of.
+/// Everything that a hub is made of.
 pub struct HubParts {
     /// The feed's listener.
     pub listener: UnixListener,
-    /// Connections of the server's own, which take part as publishers.
+    /// The server's own connections, which act as publishers.
     pub own: Vec<UnixStream>,
-    /// Users who may publish, by their ids; empty for all whom the socket's mode lets in.
+    /// The ids of the users that may publish; empty for all users that the socket's mode admits.
     pub allowed_users: Vec<u32>,
-    /// Users who may only look, by their ids.
+    /// The ids of the users that may only look.
     pub readers: Vec<u32>,
     /// The longest line of a publisher, in bytes.
     pub max_line: usize,
-    /// Channels that publishers may bring into being.
+    /// The most channels that publishers may create.
     pub channels_max: usize,
-    /// How long a publish's idempotency key is remembered.
+    /// The time for which a publish's idempotency key is remembered.
     pub idempotency_window: Duration,
-    /// How many idempotency keys are remembered.
+    /// The most idempotency keys that are remembered.
     pub idempotency_keys: usize,
     /// The limits of each channel's history.
     pub history: HistoryPolicy,
@@ -71,9 +71,9 @@ pub struct HubParts {
     pub inbox: HubInbox,
     /// The hub's ends of the queues to the shards.
     pub shards: Vec<ToShard>,
-    /// The server's figures: the hub counts in its own, and answers `stats` with all.
+    /// The server's figures. The hub counts in its own part, and answers `stats` with all.
     pub stats: Arc<Stats>,
-    /// Told how many connections were cut, once all shards have let their clients go.
+    /// The channel on which the hub reports the number of cut connections, once all shards are drained.
     pub drained: crossbeam_channel::Sender<u64>,
 }
 

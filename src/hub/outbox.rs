@@ -1,7 +1,7 @@
 //! Bytes for one publisher that its socket has not taken yet.
 //!
-//! Answers go out here, and the lines of listeners and traces. A client's message is on its shard's account until every
-//! listener's socket has it: so the outbox knows behind which byte each message ends.
+//! An outbox holds answers, and the lines for listeners and traces. A client's message is on its shard's account until
+//! every listener's socket has it, so the outbox knows at which byte each message ends.
 
 use std::collections::VecDeque;
 
@@ -9,30 +9,31 @@ use crate::logic::protocol::feed::Notice;
 
 use super::answers::ANSWERS_BYTES_MAX;
 
-/// Bytes that wait beyond which connects, disconnects and traced events are counted instead of told.
+/// The number of waiting bytes beyond which connects, disconnects and traced events are counted instead of told.
 pub(super) const OUTBOX_BYTES_MAX: usize = 16 << 20;
 
-/// The bytes, and what they stand for.
+/// The bytes that wait, and the clients' messages among them.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
-    /// Where in `bytes` the first byte stands that was not sent.
+    /// The offset in `bytes` of the first byte that was not sent.
     start: usize,
-    /// Bytes that were sent since the connection began.
+    /// The number of bytes sent since the connection began.
     sent: u64,
-    /// Messages on a shard's account: after how many sent bytes each is with the listener, and its number there.
+    /// The messages on shards' accounts: the number of sent bytes after which the listener has a message, and its
+    /// number.
     owed: VecDeque<(u64, usize)>,
-    /// Lines that were left out since the last one that was told.
+    /// The number of lines left out since the last line that was added.
     lost: u64,
 }
 
 impl Outbox {
-    /// Bytes that wait.
+    /// The number of bytes that wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
-    /// Whether nothing waits to be sent, and nothing was left out that must still be told.
+    /// Whether no bytes wait, and no left-out lines must still be told of.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0 && self.lost == 0
     }
@@ -49,7 +50,7 @@ impl Outbox {
         self.owed.push_back((self.sent + self.len() as u64, owed));
     }
 
-    /// Adds a line, or counts it where too much waits already.
+    /// Adds a line, or counts it if too many bytes wait already.
     pub(super) fn push_or_count(&mut self, line: &[u8]) {
         if self.len() + line.len() > OUTBOX_BYTES_MAX {
             self.lost += 1;
@@ -58,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// Takes answers over, unless many bytes wait already.
+    /// Takes answers from `answers`, unless too many bytes wait already.
     pub(super) fn take_answers(&mut self, answers: &mut Vec<u8>) {
         if self.len() > ANSWERS_BYTES_MAX {
             return;
@@ -71,14 +72,14 @@ impl Outbox {
         }
     }
 
-    /// Says how many lines were left out, where they would have stood.
+    /// Adds the line that tells how many lines were left out, in their place.
     fn tell_lost(&mut self) {
         if self.lost > 0 {
             Notice::Lost { count: std::mem::take(&mut self.lost) }.write(&mut self.bytes);
         }
     }
 
-    /// The bytes that are to be sent next.
+    /// The bytes to send next.
     pub(super) fn unsent(&mut self) -> &[u8] {
         if self.len() < OUTBOX_BYTES_MAX {
             self.tell_lost();
@@ -86,7 +87,7 @@ impl Outbox {
         &self.bytes[self.start..]
     }
 
-    /// The socket has taken so many bytes; `release` is told of each message that the listener has now.
+    /// Notes that the socket has taken `count` bytes. `release` is told of each message that the listener has now.
     pub(super) fn advance(&mut self, count: usize, mut release: impl FnMut(usize)) {
         self.start += count;
         self.sent += count as u64;
@@ -103,7 +104,7 @@ impl Outbox {
         }
     }
 
-    /// Lets go of everything that waits; `release` is told of each message that was on account.
+    /// Drops all waiting bytes. `release` is told of each message that was on an account.
     pub(super) fn clear(&mut self, release: impl FnMut(usize)) {
         self.forgive(release);
         *self = Outbox { sent: self.sent, ..Outbox::default() };

@@ -9,20 +9,20 @@ use crate::logic::protocol::feed::{PresenceAnswer, PresentUser};
 /// The connections on one channel.
 #[derive(Debug, Default)]
 struct Present {
-    /// By user, how many there are.
+    /// The number of connections by user.
     users: HashMap<ArcStr, u32>,
-    /// Those of clients whose token names no user.
+    /// The number of connections without a user.
     anonymous: u32,
 }
 
-/// All channels whose users are counted and that a connection is on.
+/// The channels with presence that have connections.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     channels: HashMap<u32, Present>,
 }
 
 impl Presence {
-    /// Counts a connection on a channel; returns whether it is its user's first there.
+    /// Counts a connection on a channel; returns whether it is the user's first one there.
     pub(super) fn join(&mut self, channel: u32, user: Option<&ArcStr>) -> bool {
         let present = self.channels.entry(channel).or_default();
         let count = match user {
@@ -33,7 +33,7 @@ impl Presence {
         *count == 1 && user.is_some()
     }
 
-    /// Counts a connection on a channel no more; returns whether it was its user's last there.
+    /// Stops counting a connection on a channel; returns whether it was the user's last one there.
     pub(super) fn leave(&mut self, channel: u32, user: Option<&ArcStr>) -> bool {
         let Some(present) = self.channels.get_mut(&channel) else { return false };
         let is_last = match user {
@@ -57,8 +57,8 @@ impl Presence {
         is_last
     }
 
-    /// The answer to the question for a channel's presence, with at most `users_max` users. A channel that does not exist
-    /// has no number, and nobody on it.
+    /// The answer about a channel's presence, with at most `users_max` users. `None` stands for a channel that does not
+    /// exist, which has no connections.
     pub(super) fn answer(&self, channel: Option<u32>, users_max: usize) -> PresenceAnswer<'_> {
         let Some(Present { users, anonymous }) = channel.and_then(|channel| self.channels.get(&channel)) else {
             return PresenceAnswer { connections: 0, count: 0, users: Vec::new() };

@@ -1,7 +1,7 @@
 //! Publishers: the feed's connections, with the bytes that came from each and those that are for it.
 //!
-//! A publisher is read only while none of its lines wait to be carried out, and its lines wait while too many of its
-//! answers do. So a publisher costs a bounded amount of memory, however fast it writes and however slowly it reads.
+//! A publisher is read only while none of its lines wait to be carried out, and its lines wait while too many answers
+//! to it wait. So a publisher costs a bounded amount of memory, however fast it writes and however slowly it reads.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,31 +16,31 @@ use super::answers::{Answers, Later};
 use super::outbox::Outbox;
 use super::watch::Want;
 
-/// Bytes that one read takes at most.
+/// The most bytes that one read takes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// What a publisher may do.
+/// The permissions of a publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Everything: the connection is the server's own.
+    /// The connection is the server's own and may do everything.
     Own,
-    /// Everything.
+    /// The publisher may do everything that the feed offers.
     Publisher,
-    /// Look, and change nothing.
+    /// The publisher may look and change nothing.
     Reader,
 }
 
 /// Which users may connect to the feed.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// Users who may publish, by their ids; empty for all whom the socket's mode lets in.
+    /// The ids of the users that may publish; empty for all users that the socket's mode admits.
     pub(super) allowed_users: Vec<u32>,
-    /// Users who may only look, by their ids.
+    /// The ids of the users that may only look.
     pub(super) readers: Vec<u32>,
 }
 
 impl Admission {
-    /// What a user may do, if anything.
+    /// The role of a user, if the user may connect.
     pub(super) fn role(&self, user: u32) -> Option<Role> {
         if self.readers.contains(&user) {
             return Some(Role::Reader);
@@ -49,33 +49,33 @@ impl Admission {
     }
 }
 
-/// Where a publisher's next line comes from.
+/// The source of a publisher's next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// Its socket, which the driver watches.
+    /// The next line comes from the socket, which the driver watches.
     Awaited,
-    /// Its socket, which is to be read.
+    /// The next line comes from the socket, which must be read.
     Readable,
-    /// Bytes that were read. The socket has `more` if the read was a full one.
+    /// The next line is in bytes that were read. The socket has `more` if the read was a full one.
     Lines { more: bool },
-    /// Bytes that were read, once fewer answers wait.
+    /// The next line is in bytes that were read, and is carried out when fewer answers wait.
     Held { more: bool },
-    /// Nowhere: the publisher has sent its last byte.
+    /// The publisher has sent its last byte.
     Ended,
 }
 
 /// Whether a publisher's socket takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
-    /// It does, as far as is known.
+    /// The socket takes bytes, as far as the hub knows.
     Open,
-    /// Its buffer is full, and the driver watches it.
+    /// The socket's buffer is full, and the driver watches the socket.
     Full,
-    /// It refuses them for ever. A listener may have closed its reading side and publish all the same.
+    /// The socket refuses bytes for good: a listener has closed its reading side and may go on publishing.
     Deaf,
 }
 
-/// One publisher.
+/// The state of one publisher.
 #[derive(Debug)]
 struct Publisher {
     socket: OwnedFd,
@@ -83,20 +83,20 @@ struct Publisher {
     input: Input,
     output: Output,
     lines: LineSplitter,
-    /// How many messages of the shards the hub must have heard before it carries out the lines.
+    /// The number of the shards' messages that the hub must have heard before it carries out the lines.
     due: u64,
     answers: Answers,
     outbox: Outbox,
-    /// Whether it has asked for lines that answer no command of its own: it listens or traces.
+    /// Whether the publisher listens or traces, and so gets lines that answer none of its own.
     is_told: bool,
-    /// Whether it is among `unsent`.
+    /// Whether the publisher is in the list `unsent`.
     is_unsent: bool,
 }
 
-/// What came of reading a publisher.
+/// The outcome of reading a publisher.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Bytes, or nothing for the moment.
+    /// The read has given bytes, or nothing for the moment.
     Some,
     /// The publisher of this number has sent its last byte.
     Ended(usize),
@@ -104,19 +104,19 @@ pub(super) enum Received {
     Broken(usize, io::Error),
 }
 
-/// What came of sending to a publisher.
+/// The outcome of sending to a publisher.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// Everything that could be sent was, or the rest waits for room.
+    /// All bytes were sent, or the rest waits for room.
     Some,
-    /// Everything was sent, and nothing more will come: the publisher has sent its last byte before.
+    /// All bytes were sent to a publisher that has sent its last byte, so the connection is finished.
     Finished,
-    /// The socket takes nothing any more.
+    /// The socket takes no more bytes because of an error.
     Broken(io::Error),
 }
 
-/// A publisher's lines that are to be carried out, and where their answers go. The turn takes it out of the list, so that
-/// a line may change any publisher.
+/// A publisher's lines and the answers to them. The turn takes these out of the list while it carries the lines out, so
+/// that a line may change any publisher.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) number: usize,
@@ -125,18 +125,18 @@ pub(super) struct Work {
     pub(super) answers: Answers,
 }
 
-/// Why a turn carries out no more of a publisher's lines.
+/// The cause for which a turn carries out no more of a publisher's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
     /// No whole line is left.
     Done,
-    /// It is another publisher's turn.
+    /// The lines of other publishers are carried out first.
     Paused,
-    /// Too many answers wait.
+    /// Too many answers to the publisher wait.
     Full,
 }
 
-/// What a publisher leaves behind.
+/// The rest of a publisher that was taken out of the list.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) role: Role,
@@ -144,25 +144,25 @@ pub(super) struct Left {
     pub(super) outbox: Outbox,
 }
 
-/// All publishers, by numbers that stay theirs while they are connected.
+/// All publishers, by numbers that do not change while a publisher is connected.
 #[derive(Debug)]
 pub(super) struct Publishers {
     list: Slab<Publisher>,
-    // The queues may name publishers that have gone, or others that have their numbers: each entry is only a reason to
-    // look.
-    /// Those whose socket is to be read.
+    // An entry of a queue is only a reason to look: its publisher may have gone, and its number may belong to another
+    // one.
+    /// The publishers whose socket must be read.
     readable: VecDeque<usize>,
-    /// Those whose lines are to be carried out.
+    /// The publishers whose lines must be carried out.
     runnable: VecDeque<usize>,
-    /// Those to whom something is to be sent.
+    /// The publishers for whom bytes wait.
     unsent: VecDeque<usize>,
-    /// What a read fills.
+    /// The buffer that a read fills.
     buffer: Box<[u8]>,
     line_bytes_max: usize,
 }
 
 impl Publishers {
-    /// No publishers; later ones may write lines of so many bytes.
+    /// An empty list of publishers, which may write lines of at most `line_bytes_max` bytes.
     pub(super) fn new(line_bytes_max: usize) -> Publishers {
         Publishers {
             list: Slab::new(),
@@ -205,12 +205,12 @@ impl Publishers {
         Some(Left { role, answers, outbox })
     }
 
-    /// A publisher's socket.
+    /// The socket of a publisher, if it is connected.
     pub(super) fn socket(&self, number: usize) -> Option<BorrowedFd<'_>> {
         self.list.get(number).map(|publisher| publisher.socket.as_fd())
     }
 
-    /// The driver has noticed bytes of a publisher, or its end.
+    /// Notes that the driver has seen bytes from a publisher, or its end.
     pub(super) fn mark_readable(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Awaited) {
             publisher.input = Input::Readable;
@@ -218,7 +218,7 @@ impl Publishers {
         }
     }
 
-    /// The driver has noticed that a publisher's socket takes bytes again.
+    /// Notes that the driver has seen a publisher's socket take bytes again.
     pub(super) fn mark_writable(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.output == Output::Full) {
             publisher.output = Output::Open;
@@ -226,23 +226,24 @@ impl Publishers {
         }
     }
 
-    /// Whether some publisher's socket is to be read.
+    /// Whether some publisher's socket must be read.
     pub(super) fn has_readable(&self) -> bool {
         !self.readable.is_empty()
     }
 
-    /// Whether some publisher's lines are to be carried out.
+    /// Whether some publisher's lines must be carried out.
     pub(super) fn has_runnable(&self) -> bool {
         !self.runnable.is_empty()
     }
 
-    /// Whether something is to be sent to some publisher.
+    /// Whether bytes wait for some publisher.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Reads the next publisher that is readable, if there is one. `due` says how many messages the shards have queued
-    /// so far, and is asked after the read: whoever wrote these bytes may know of them.
+    /// Reads the next publisher that is readable, if there is one. `due` gives the number of messages that the shards
+    /// have queued so far. It is called after the read, because the publisher may have learnt of these messages before
+    /// it wrote.
     pub(super) fn receive(&mut self, due: impl FnOnce() -> u64, wants: &mut Vec<Want>) -> Option<Received> {
         let number = self.readable.pop_front()?;
         let publisher = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Readable);
@@ -268,8 +269,7 @@ impl Publishers {
         Some(Received::Some)
     }
 
-    /// The lines that are to be carried out next, now that `heard` messages of the shards were heard. They must be given
-    /// back.
+    /// The lines to carry out next, after `heard` messages of the shards. The caller must give them back.
     pub(super) fn next_work(&mut self, heard: u64) -> Option<Work> {
         for _ in 0..self.runnable.len() {
             let number = self.runnable.pop_front()?;
@@ -288,7 +288,7 @@ impl Publishers {
         None
     }
 
-    /// Takes back what [`Publishers::next_work`] has given, and decides where the publisher's next line comes from.
+    /// Takes back the lines of [`Publishers::next_work`], and decides on the source of the publisher's next line.
     pub(super) fn give_back(&mut self, work: Work, stopped: Stopped, wants: &mut Vec<Want>) {
         let Work { number, lines, answers, .. } = work;
         let Some(publisher) = self.list.get_mut(number) else { return };
@@ -313,8 +313,8 @@ impl Publishers {
         }
     }
 
-    /// Ends the input of a publisher that has sent its last byte, and lets the shards have what is on their accounts for
-    /// it. Returns whether it has stopped within a line.
+    /// Ends the input of a publisher that has sent its last byte, and takes its waiting messages off the shards'
+    /// accounts. Returns whether the input has stopped within a line.
     pub(super) fn end_input(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
         let Some(publisher) = self.list.get_mut(number) else { return false };
         publisher.outbox.forgive(release);
@@ -323,18 +323,18 @@ impl Publishers {
         is_cut
     }
 
-    /// Where an answer to a publisher goes that is no answer to a line.
+    /// The answers of a publisher, for an error that answers no line.
     pub(super) fn answers(&mut self, number: usize) -> Option<&mut Answers> {
         self.list.get_mut(number).map(|publisher| &mut publisher.answers)
     }
 
-    /// Notes that a publisher is told what it has not asked for line by line. Returns whether its socket takes that.
+    /// Notes that a publisher listens or traces. Returns whether its socket takes bytes.
     pub(super) fn begin_telling(&mut self, number: usize) -> bool {
         let publisher = self.list.get_mut(number).filter(|publisher| publisher.output != Output::Deaf);
         publisher.map(|publisher| publisher.is_told = true).is_some()
     }
 
-    /// Bytes that wait for a publisher's socket.
+    /// The number of bytes that wait for a publisher's socket.
     pub(super) fn unsent_bytes(&self, number: usize) -> usize {
         self.list.get(number).map_or(0, |publisher| publisher.outbox.len())
     }
@@ -349,7 +349,7 @@ impl Publishers {
         self.add(number, |outbox| outbox.push_owed(line, owed));
     }
 
-    /// Adds a line for a publisher, or counts it where too much waits already.
+    /// Adds a line for a publisher, or counts it if too many bytes wait already.
     pub(super) fn tell_or_count(&mut self, number: usize, line: &[u8]) {
         self.add(number, |outbox| outbox.push_or_count(line));
     }
@@ -361,7 +361,7 @@ impl Publishers {
         }
     }
 
-    /// Has a later part of the turn look what can be sent to a publisher.
+    /// Has a later part of the turn send a publisher its waiting bytes.
     pub(super) fn mark_unsent(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| !publisher.is_unsent) {
             publisher.is_unsent = true;
@@ -369,7 +369,7 @@ impl Publishers {
         }
     }
 
-    /// The next publisher to whom something is to be sent.
+    /// The next publisher for whom bytes wait.
     pub(super) fn next_unsent(&mut self) -> Option<usize> {
         let number = self.unsent.pop_front()?;
         if let Some(publisher) = self.list.get_mut(number) {
@@ -378,8 +378,9 @@ impl Publishers {
         Some(number)
     }
 
-    /// Sends what can be sent to a publisher. `settle` writes answers that have waited for shards, or leaves them
-    /// waiting; `release` is told of each client's message that the socket has.
+    /// Sends a publisher its waiting bytes. `settle` writes answers that have waited for shards, or leaves them
+    /// waiting;
+    /// `release` is told of each client's message that the socket has taken.
     pub(super) fn send(
         &mut self,
         number: usize,
@@ -407,8 +408,8 @@ impl Publishers {
         }
     }
 
-    /// Gives up sending to a publisher whose socket refuses bytes, but not reading it, where that makes sense: it has
-    /// listened, and has no answer to come. Returns whether it does.
+    /// Gives up sending to a publisher whose socket refuses bytes, and goes on reading it, if it has listened and no
+    /// answer to it is due. Returns whether it is read on.
     pub(super) fn deafen(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
         let Some(publisher) = self.list.get_mut(number) else { return false };
         if !publisher.is_told || publisher.output == Output::Deaf {
@@ -416,14 +417,14 @@ impl Publishers {
         }
         publisher.output = Output::Deaf;
         publisher.outbox.clear(release);
-        // An answer that waited behind what was cleared ends the connection.
+        // An answer that waited behind the cleared lines ends the connection.
         self.mark_unsent(number);
         true
     }
 }
 
 impl Publisher {
-    /// Sends what waits, until the socket takes no more.
+    /// Sends the waiting bytes until the socket takes no more.
     fn send(&mut self, mut release: impl FnMut(usize)) -> io::Result<()> {
         loop {
             let answers = self.answers.ready();

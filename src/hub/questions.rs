@@ -1,5 +1,5 @@
-//! Questions of the hub to all shards, whose answers are put together: how many connections were ended, and what there
-//! is to see.
+//! Questions of the hub to all shards, whose answers are put together: the numbers of ended connections, and the views
+//! of connections and channels.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,24 +11,24 @@ use crate::logic::protocol::feed::{Ended, write_members};
 
 use super::looks::View;
 
-/// How long shards may take to answer. After that the answer is made of what there is.
+/// The time that shards may take to answer. After that the answer is made of the shards' answers so far.
 const SHARDS_ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// What the shards' answers are put together to.
+/// The sum of the shards' answers to a question.
 #[derive(Debug)]
 pub(super) enum Gathered {
-    /// How many connections or subscriptions were ended, and which of both was asked for.
+    /// The number of ended connections or subscriptions, with the form of the answer.
     Ended(fn(u64) -> Ended, u64),
-    /// What there is to see.
+    /// A view of connections or channels.
     Seen(View),
 }
 
 /// A question that is not answered yet.
 #[derive(Debug)]
 struct Question {
-    /// The publisher whose command it comes from.
+    /// The publisher whose command has caused the question.
     asker: usize,
-    /// Shards that have not answered.
+    /// The number of shards that have not answered.
     missing: usize,
     /// Whether the shards' time is up.
     is_overdue: bool,
@@ -44,27 +44,28 @@ impl Question {
 /// All questions that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    /// The number of the next question. None is used again: a shard may answer when nobody waits any more.
+    /// The number of the next question. Numbers are not used again, because a shard may answer after its time.
     next: u64,
     open: HashMap<u64, Question>,
-    /// Until when the shards may take, in the order of the questions.
+    /// The times until which the shards may answer, in the order of the questions.
     deadlines: VecDeque<(Instant, u64)>,
 }
 
 impl Questions {
-    /// A number for a question.
+    /// A new number for a question.
     pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    /// Waits for the answers of so many shards to a question of the publisher `asker`.
+    /// Waits for the answers of `shards` shards to a question of the publisher `asker`.
     pub(super) fn wait(&mut self, number: u64, asker: usize, shards: usize, gathered: Gathered, now: Instant) {
         self.open.insert(number, Question { asker, missing: shards, is_overdue: false, gathered });
         self.deadlines.push_back((now + SHARDS_ANSWER_MAX, number));
     }
 
-    /// A shard has ended so many connections. Returns the asker if it was the last shard to answer.
+    /// Adds the number of connections that a shard has ended. Returns the asker if the shard was the last one to
+    /// answer.
     pub(super) fn ended(&mut self, number: u64, count: u64) -> Option<usize> {
         self.answered(number, |gathered| {
             if let Gathered::Ended(_, sum) = gathered {
@@ -73,7 +74,7 @@ impl Questions {
         })
     }
 
-    /// A shard has looked. Returns the asker if it was the last shard to answer.
+    /// Adds a shard's view. Returns the asker if the shard was the last one to answer.
     pub(super) fn seen(&mut self, number: u64, seen: Seen) -> Option<usize> {
         self.answered(number, |gathered| {
             if let Gathered::Seen(view) = gathered {
@@ -113,7 +114,8 @@ impl Questions {
         self.deadlines.front().map(|(deadline, _)| *deadline)
     }
 
-    /// Appends the answer to a question, unless it is still being waited for; returns whether that is over.
+    /// Appends the answer to a question, unless shards have still to answer; returns whether the question is
+    /// answered.
     pub(super) fn write(&mut self, number: u64, reference: &RawValue, out: &mut Vec<u8>) -> bool {
         if self.open.get(&number).is_some_and(|question| !question.is_answered()) {
             return false;
@@ -126,7 +128,7 @@ impl Questions {
         true
     }
 
-    /// Waits for a question no longer: its asker has gone.
+    /// Forgets a question whose asker has gone.
     pub(super) fn forget(&mut self, number: u64) {
         self.open.remove(&number);
     }

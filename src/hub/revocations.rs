@@ -1,7 +1,7 @@
 //! Revoked tokens on disk, so that they stay refused after a restart.
 //!
-//! A line for each, `SECONDS "ID"`, is appended when it is revoked, and is there even if the process ends right after.
-//! What is over is left out when the file is written anew: at a start, and whenever it has grown to twice what was left.
+//! Each revocation appends a line, `SECONDS "ID"`, which stays even if the process ends right after. Revocations that
+//! are over are left out when the file is written anew: at a start, and whenever it has grown to twice its size.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,50 +13,50 @@ use arcstr::ArcStr;
 use super::state_file::{self, Outlives};
 use crate::logic::auth::Revoked;
 
-/// Nobody else needs to know which tokens there are.
+/// The file's mode: only the server's user may read the tokens' ids.
 const MODE: u32 = 0o600;
-/// Lines that a file may have before it is written anew.
+/// The least number of lines at which the file is written anew.
 const LINES_MIN: usize = 1024;
 
-/// Why the file cannot be used.
+/// The cause for which the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationsError {
     /// Reading or writing failed.
     #[error("cannot {what} {path}, which keeps revoked tokens refused: {source}")]
     Io {
-        /// "read" or "write".
+        /// The failed step, "read" or "write".
         what: &'static str,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// A line of the file is no revocation.
     #[error(
         "line {line} of {path} should be seconds since 1970 and a token's id in quotes; remove the line, or the file"
     )]
     Malformed {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Counted from 1.
+        /// The line's number, from 1.
         line: usize,
     },
 }
 
-/// What is revoked, here and on disk; by default here only.
+/// The revoked tokens, in memory and on disk; by default in memory alone.
 #[derive(Debug, Default)]
 pub struct Revocations {
     known: Revoked,
     path: Option<PathBuf>,
-    /// Open once something was revoked.
+    /// The file, opened at the first revocation.
     file: Option<File>,
     lines: usize,
-    /// From how many lines on all is written anew.
+    /// The number of lines at which the file is written anew.
     lines_max: usize,
 }
 
 impl Revocations {
-    /// Reads what was revoked before and is not over at `now_s`, in seconds since 1970.
+    /// Reads the revocations that are not over at `now_s`, in seconds since 1970.
     pub fn open(path: &Path, now_s: u64) -> Result<Revocations, RevocationsError> {
         let mut revocations = Revocations { path: Some(path.into()), lines_max: LINES_MIN, ..Revocations::default() };
         let bytes = match fs::read(path) {
@@ -64,7 +64,7 @@ impl Revocations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
             Err(source) => return Err(failed("read", path, source)),
         };
-        // A last line without its end was being written when the host lost its power, or the disk its room.
+        // The last line has no end if the host lost its power, or the disk was full, while it was written.
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
         for (index, line) in lines.enumerate() {
             let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
@@ -76,15 +76,15 @@ impl Revocations {
         Ok(revocations)
     }
 
-    /// All that is refused.
+    /// All tokens that are revoked.
     pub fn known(&self) -> &Revoked {
         &self.known
     }
 
-    /// Remembers a token as refused until `until_s`.
+    /// Remembers a token as revoked until `until_s`.
     ///
     /// # Errors
-    /// If it cannot be written; it is remembered all the same, until the process ends.
+    /// If the line cannot be written. The token is then revoked until the process ends.
     pub fn add(&mut self, id: &ArcStr, until_s: u64, now_s: u64) -> Result<(), RevocationsError> {
         self.known.add(id.clone(), until_s);
         let Some(path) = self.path.clone() else { return Ok(()) };
@@ -95,7 +95,7 @@ impl Revocations {
             self.append(&path, &line(id, until_s))
         };
         written.map_err(|source| {
-            // Half a line may be there: the next time all is written.
+            // The file may end in half a line, so the next revocation writes all lines anew.
             self.lines_max = 0;
             failed("write", &path, source)
         })
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_revoked_is_known_after_a_crash_until_it_is_over() {
+    fn a_revocation_is_known_after_a_crash_until_it_is_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.revoked");
         let mut revocations = Revocations::open(&path, 100).unwrap();
@@ -166,7 +166,7 @@ mod tests {
     fn half_a_line_at_the_end_is_left_out_and_any_other_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.revoked");
-        // The second one ends within a character.
+        // The second text ends within a character.
         for half in [&b"200 \"a\"\n300 \"b"[..], b"200 \"a\"\n300 \"\xc3"] {
             fs::write(&path, half).unwrap();
             assert_eq!(ids(&Revocations::open(&path, 100).unwrap()), [("a".into(), 200)]);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_does_not_grow_with_what_is_over() {
+    fn the_file_does_not_grow_with_revocations_that_are_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.revoked");
         let mut revocations = Revocations::open(&path, 0).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_refused_all_the_same_and_written_later() {
+    fn a_revocation_that_cannot_be_written_holds_and_is_written_later() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let path = state.join("x.revoked");

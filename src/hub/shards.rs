@@ -8,17 +8,18 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    /// The shards that these queues lead to.
+    /// The hub's ends of these queues.
     pub(super) fn new(list: Vec<ToShard>) -> Shards {
         Shards { list }
     }
 
-    /// How many shards there are.
+    /// The number of shards.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Adds a message to what the next [`Shards::flush`] gives a shard; for a shard that does not exist it is let go.
+    /// Adds a message to the batch that the next [`Shards::flush`] gives a shard. A message for a shard that does not
+    /// exist is dropped.
     pub(super) fn stage(&mut self, shard: u16, message: ShardMessage) {
         if let Some(shard) = self.list.get_mut(usize::from(shard)) {
             shard.stage(message);
@@ -32,7 +33,7 @@ impl Shards {
         }
     }
 
-    /// Gives every shard what is staged for it.
+    /// Gives every shard its staged messages.
     pub(super) fn flush(&mut self) {
         self.list.iter_mut().for_each(ToShard::flush);
     }
@@ -47,7 +48,7 @@ impl Shards {
         self.list.iter().position(ToShard::await_room)
     }
 
-    /// Bytes that wait in all queues.
+    /// The number of bytes that wait in all queues.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.list.iter().map(ToShard::waiting_bytes).sum()
     }

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// How much a file must withstand.
+/// The end that a file must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outlives {
-    /// The end of the process, also a sudden one.
+    /// The file survives the end of the process, also a sudden one.
     Process,
-    /// The host's, too; this waits for the disk.
+    /// The file survives the end of the host too. Writing it waits for the disk.
     Host,
 }
 

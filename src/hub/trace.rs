@@ -1,24 +1,24 @@
-//! Traces: which publishers get a copy of which channels' events.
+//! Traces: publishers that get a copy of each event of a channel.
 
 use std::collections::HashMap;
 
 use crate::logic::event::ChannelName;
 use crate::logic::protocol::feed::FeedError;
 
-/// Channels that one publisher traces at most.
+/// The most channels that one publisher traces.
 const TRACES_MAX: usize = 100;
 
-/// All traces. A publish to a channel that is not traced costs one look here, however many channels are.
+/// All traces. A publish to a channel that is not traced costs one lookup, however many channels are traced.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
-    /// By channel, the publishers' numbers.
+    /// The numbers of the publishers that trace a channel.
     by_channel: HashMap<ChannelName, Vec<usize>>,
-    /// By publisher, how many channels it traces.
+    /// The number of channels that a publisher traces.
     counts: HashMap<usize, usize>,
 }
 
 impl Traces {
-    /// Has a publisher get a copy of a channel's events, once however often it asks.
+    /// Has a publisher get a copy of a channel's events. A repeated request changes nothing.
     ///
     /// # Errors
     /// If it traces too many channels already.
@@ -47,7 +47,7 @@ impl Traces {
         });
     }
 
-    /// Those who get a copy of a channel's events.
+    /// The publishers that get a copy of a channel's events.
     pub(super) fn of(&self, channel: &ChannelName) -> &[usize] {
         if self.by_channel.is_empty() {
             return &[];

@@ -1,17 +1,17 @@
-//! What the driver and a turn tell each other.
+//! The marks and orders between the driver and a turn.
 
 use std::time::Duration;
 
-/// Something that the driver has noticed since the last turn.
+/// An event that the driver has noticed since the last turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     /// The queue from the shards was rung.
     Inbox,
     /// The feed's listener can be accepted from.
     Listener,
-    /// A time that was asked for has come.
+    /// The time of an ordered tick has come.
     Tick,
-    /// The publisher of this number has sent something, or has gone.
+    /// The publisher of this number has sent bytes, or has gone.
     Readable(usize),
     /// The kernel takes bytes for the publisher of this number again, or the publisher has gone.
     Writable(usize),
@@ -19,32 +19,33 @@ pub(super) enum Mark {
     Broken(usize),
 }
 
-/// Something that a turn wants the driver to do. Each is noticed once: a turn asks again when it wants more.
+/// An order of a turn to the driver. Each order gives one mark, so a turn repeats an order that it still needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
-    /// Notice when the queue from the shards is rung.
+    /// The driver must mark when the queue from the shards is rung.
     Inbox,
-    /// Notice when the feed's listener can be accepted from.
+    /// The driver must mark when the feed's listener can be accepted from.
     Listener,
-    /// Notice when this much time has passed.
+    /// The driver must mark when this much time has passed.
     Tick(Duration),
     /// A publisher has this number from now on.
     Opened(usize),
-    /// Notice when the publisher of this number has sent something.
+    /// The driver must mark when the publisher of this number has sent bytes.
     Readable(usize),
-    /// Notice when the kernel takes bytes for the publisher of this number.
+    /// The driver must mark when the kernel takes bytes for the publisher of this number.
     Writable(usize),
     /// The publisher of this number has gone, and the number may be given to another one.
     Closed(usize),
 }
 
-/// What comes after a turn.
+/// The hub's next step after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another turn at once, after the driver has looked what is ready: the turn's budget was spent before its work was.
+    /// Another turn follows at once, after the driver's look at the kernel, because a budget was spent before all work
+    /// was done.
     Again,
-    /// Nothing, until the driver notices something.
+    /// The hub waits until the driver notices something.
     Wait,
-    /// The end of the hub.
+    /// The hub stops.
     Stop,
 }

@@ -3,16 +3,16 @@
 //! A `Vec` would double: at a million connections that is a pause for copying and twice the memory. Free
 //! cells are linked through themselves, so an empty table costs nothing beside its chunks.
 
-/// No cell.
+/// The number that stands for no cell.
 pub const NONE: u32 = u32::MAX;
 
-/// What a chunk weighs at most. The allocator serves blocks of more than 10 KiB from pages of 512 KiB, of which next
-/// to nothing is left over; of a page for blocks of 8 KiB an eighth is. It adds to each block up to a size of its own,
-/// an eighth more on the average, which costs nothing where a chunk ends with a page of the kernel's: what is never
-/// touched is not there. The tables that grow large have such chunks, see [`wastes_nothing`].
+/// The most bytes of a chunk. The allocator serves blocks of more than 10 KiB from pages of 512 KiB almost without
+/// loss, whereas a page for blocks of 8 KiB loses an eighth. The allocator also rounds each block up, by an eighth on
+/// average. The added bytes cost nothing if a chunk ends with a page of the kernel's, because the kernel gives no
+/// memory for pages that are never touched. Large tables have chunks of that kind; see [`wastes_nothing`].
 const CHUNK_BYTES_MAX: usize = 28 * 1024;
 
-/// How many cells of a size make a chunk: a power of two.
+/// The number of cells of a size in a chunk, which is a power of two.
 const fn chunk(size: usize) -> usize {
     let mut cells = 1;
     while cells * 2 * size <= CHUNK_BYTES_MAX {
@@ -21,18 +21,19 @@ const fn chunk(size: usize) -> usize {
     cells
 }
 
-/// Whether chunks of cells of this type are whole pages of the kernel's, as they should be where there are many.
+/// Whether chunks of cells of this type are whole pages of the kernel's, which large tables need to waste no memory.
 pub const fn wastes_nothing<T>() -> bool {
     (chunk(size_of::<T>()) * size_of::<T>()).is_multiple_of(4096)
 }
 
-/// What can lie in a table.
+/// A value that can lie in a table.
 pub trait Cell: Default {
-    /// Where a free cell keeps the index of the next free one; a used cell may use it for its own purpose.
+    /// The field in which a free cell keeps the index of the next free one. A used cell may use it for its own
+    /// purpose.
     fn link(&mut self) -> &mut u32;
 }
 
-/// The table. Indexes stay valid until the cell is freed.
+/// A table of cells. An index stays valid until its cell is freed.
 #[derive(Debug)]
 pub struct Cells<T> {
     chunks: Vec<Box<[T]>>,
@@ -51,12 +52,12 @@ impl<T> Cells<T> {
 }
 
 impl<T: Cell> Cells<T> {
-    /// An empty table.
+    /// A table without any cells.
     pub fn new() -> Cells<T> {
         Cells { chunks: Vec::new(), free: NONE, used: 0 }
     }
 
-    /// Takes a free cell, which is as its last user left it.
+    /// Takes a free cell, whose value is as its last user left it.
     pub fn take(&mut self) -> u32 {
         if self.free == NONE {
             let base = (self.chunks.len() * Self::CHUNK) as u32;
@@ -73,7 +74,7 @@ impl<T: Cell> Cells<T> {
         index
     }
 
-    /// Gives a cell back; its user has reset it.
+    /// Gives a cell back. The user must have reset its value.
     pub fn give_back(&mut self, index: u32) {
         let free = self.free;
         *self[index].link() = free;
@@ -81,17 +82,17 @@ impl<T: Cell> Cells<T> {
         self.used -= 1;
     }
 
-    /// How many cells are in use.
+    /// The number of cells in use.
     pub fn used(&self) -> usize {
         self.used
     }
 
-    /// The cells there are, used or not.
+    /// The number of cells, used or free.
     pub fn capacity(&self) -> u32 {
         (self.chunks.len() * Self::CHUNK) as u32
     }
 
-    /// The cell at `index`, if the table ever had one there.
+    /// The cell at `index`, if the index was ever used.
     pub fn get(&self, index: u32) -> Option<&T> {
         self.chunks.get(index as usize / Self::CHUNK).map(|chunk| &chunk[index as usize % Self::CHUNK])
     }
@@ -111,7 +112,7 @@ impl<T> std::ops::IndexMut<u32> for Cells<T> {
     }
 }
 
-/// Values by number, for what only some cells of a table need.
+/// Values by number, for fields that only some cells of a table need.
 #[derive(Debug, Default)]
 pub struct Pool<T: Default> {
     cells: Cells<Numbered<T>>,
@@ -137,19 +138,19 @@ impl<T: Default> Pool<T> {
         number
     }
 
-    /// Takes the value back; its number may be given to another.
+    /// Takes a value out. Its number may be given to another value.
     pub fn remove(&mut self, number: u32) -> T {
         let value = std::mem::take(&mut self.cells[number].value);
         self.cells.give_back(number);
         value
     }
 
-    /// How many values there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.cells.used()
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// So large that a chunk has few.
+    /// A cell so large that a chunk has few of them.
     #[derive(Default)]
     struct Number {
         link: u32,

@@ -1,4 +1,4 @@
-//! Events: what a publisher hands in and every subscriber gets.
+//! Events, which a publisher hands in and every subscriber gets.
 
 use bytes::Bytes;
 
@@ -30,7 +30,7 @@ pub struct Draft {
 /// A channel's name as it is kept: one pointer to text that hub, shards and events share.
 pub type ChannelName = arcstr::ArcStr;
 
-/// A published event.
+/// A published event with its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The event's place in the node's total order.
@@ -84,7 +84,7 @@ impl Draft {
 /// The longest channel name, in bytes.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
 
-/// Why a text is no channel name.
+/// The rule that a text breaks, so that it is no channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
     /// The text has no characters.
@@ -106,9 +106,6 @@ pub enum ChannelNameError {
 ///
 /// # Errors
 /// The first of the rules that the name breaks.
-///
-/// # Errors
-/// The first of the rules that the name breaks.
 pub fn check_channel_name(name: &str) -> Result<(), ChannelNameError> {
     match name.as_bytes() {
         [] => Err(ChannelNameError::Empty),
@@ -119,7 +116,7 @@ pub fn check_channel_name(name: &str) -> Result<(), ChannelNameError> {
     }
 }
 
-/// The namespace of a channel: what stands before the first `:`, or the empty text.
+/// The namespace of a channel: the text before the first `:`, or the empty text.
 pub fn namespace_of(channel: &str) -> &str {
     channel.split_once(':').map_or("", |(namespace, _)| namespace)
 }

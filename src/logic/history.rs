@@ -1,4 +1,4 @@
-//! A channel's history: the newest events, within limits, and since which id they are complete.
+//! A channel's history: the newest events, within limits, and the id since which they are complete.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl History {
         History { events: VecDeque::new(), bytes: 0, complete_since }
     }
 
-    /// Adds the newest event and drops what is over the limits.
+    /// Adds the newest event and drops events that are over the limits.
     pub fn push(&mut self, event: Arc<Event>, limits: &HistoryLimits, now_ms: u64) {
         debug_assert!(self.events.back().is_none_or(|newest| newest.id < event.id), "events come in order");
         self.bytes += event.weight();
@@ -43,7 +43,7 @@ impl History {
         self.trim(limits, now_ms);
     }
 
-    /// Drops what is over the limits at `now_ms`.
+    /// Drops the events that are over the limits at `now_ms`.
     pub fn trim(&mut self, limits: &HistoryLimits, now_ms: u64) {
         while let Some(oldest) = self.events.front() {
             let over = self.events.len() > limits.events_max
@@ -61,7 +61,7 @@ impl History {
         }
     }
 
-    /// Since which id the history is complete: a resume from before it has missed something.
+    /// The id since which the history is complete. A resume from before it may have missed events.
     pub fn complete_since(&self) -> Id {
         self.complete_since
     }

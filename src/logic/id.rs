@@ -10,11 +10,12 @@ const MS_MAX: u64 = u64::MAX >> COUNT_BITS;
 
 /// The position of an event in the node's total order, written `<ms>-<n>`.
 ///
-/// `ms` is a millisecond clock that never goes backwards and `n` counts within it. The text form is
-/// what `Last-Event-ID`, poll cursors and feed acknowledgements carry. Positions are compared by this type's `Ord` alone.
+/// `ms` is a millisecond clock that never goes backwards, and `n` counts within it. `Last-Event-ID`, poll cursors and
+/// feed
+/// acknowledgements carry the text form. Positions are compared by this type's `Ord` alone.
 ///
-/// An id is one number: 44 bits of milliseconds, up to the year 2527, and 20 bits of count. The ids after a million within
-/// one millisecond are of the next one.
+/// An id is one number: 44 bits of milliseconds, up to the year 2527, and 20 bits of count. After about a million ids
+/// in one millisecond the next ids belong to the next millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u64);
 
@@ -27,7 +28,7 @@ impl Id {
     /// The position after every event.
     pub const MAX: Id = Id(u64::MAX);
 
-    /// An id from its two parts. A part that is too great becomes the greatest that fits, which is the same position.
+    /// An id from its two parts. A part that is too great becomes the greatest that fits.
     pub const fn new(ms: u64, n: u64) -> Id {
         if ms > MS_MAX {
             return Id::MAX;
@@ -35,7 +36,7 @@ impl Id {
         Id(ms << COUNT_BITS | if n > COUNT_MAX { COUNT_MAX } else { n })
     }
 
-    /// Milliseconds since the Unix epoch; ahead of the clock if that was set back.
+    /// The id's milliseconds since the Unix epoch. They run ahead of a clock that was set back.
     pub const fn ms(self) -> u64 {
         self.0 >> COUNT_BITS
     }
@@ -45,7 +46,8 @@ impl Id {
         self.0 & COUNT_MAX
     }
 
-    /// The id that a node gives at `now_ms` if its last one was `self`: never a smaller one, whatever the clock says.
+    /// The id that a node gives at `now_ms` if its last one was `self`. It is greater than `self` even if the clock was
+    /// set back.
     pub fn next(self, now_ms: u64) -> Id {
         if now_ms > self.ms() { Id::new(now_ms, 0) } else { Id(self.0.saturating_add(1)) }
     }
@@ -93,13 +95,13 @@ impl fmt::Display for Id {
 }
 
 impl serde::Serialize for Id {
-    /// As its text form.
+    /// Serializes an id in its text form.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// Why a text is no [`Id`].
+/// The error of a text that is no [`Id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id has the form <milliseconds>-<number>, as in 1700000000000-0")]
 pub struct ParseIdError;
@@ -114,7 +116,7 @@ impl FromStr for Id {
     }
 }
 
-/// `u64::from_str` would also take a leading `+`.
+/// Parses digits alone, whereas `u64::from_str` also takes a leading `+`.
 fn parse_decimal(text: &str) -> Result<u64, ParseIdError> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(ParseIdError);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_no_id() {
+    fn text_that_is_no_id_is_rejected() {
         for text in ["", "-", "1-", "-1", "a", "1-b", "+1-0", "1-+0", "1 -0", "1-0-0", "99999999999999999999999-0"] {
             assert_eq!(text.parse::<Id>(), Err(ParseIdError), "{text:?}");
         }
@@ -146,10 +148,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_too_great_is_after_all_that_can_be(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {
+        fn parts_that_are_too_great_make_the_greatest_id(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {
             let (id, other) = (Id::new(ms, n), Id::new(other_ms, other_n));
             prop_assert_eq!((other.ms(), other.n()), (other_ms, other_n));
-            // At the very end several are the same.
+            // Parts beyond the greatest one make the same id.
             if (ms, n) > (other_ms, other_n) {
                 prop_assert!(id >= other);
             } else {

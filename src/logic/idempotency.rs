@@ -1,11 +1,11 @@
-//! Idempotency keys: a publish that is repeated within the window gets the ids of the first.
+//! Idempotency keys: a publish that is repeated within the window gets the ids of the first one.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::id::Id;
 
-/// The keys of the last while, bounded in time and number.
+/// The remembered keys, bounded in time and number.
 #[derive(Debug)]
 pub struct IdempotencyKeys {
     ids: HashMap<Arc<str>, Box<[Id]>>,
@@ -15,18 +15,19 @@ pub struct IdempotencyKeys {
 }
 
 impl IdempotencyKeys {
-    /// Keeps keys for `window_ms`, and at most `keys_max` of them: beyond that the oldest are forgotten early.
+    /// A table that keeps keys for `window_ms`, and at most `keys_max` of them: beyond that the oldest are forgotten
+    /// early.
     pub fn new(window_ms: u64, keys_max: usize) -> IdempotencyKeys {
         IdempotencyKeys { ids: HashMap::new(), order: VecDeque::new(), window_ms, keys_max }
     }
 
-    /// The ids that the key was answered with, if it was seen within the window.
+    /// The ids that the key's first publish was answered with, if it came within the window.
     pub fn get(&mut self, key: &str, now_ms: u64) -> Option<&[Id]> {
         self.expire(now_ms);
         self.ids.get(key).map(|ids| &ids[..])
     }
 
-    /// Remembers what `key` was answered with.
+    /// Remembers the ids that the publish with `key` was answered with.
     pub fn insert(&mut self, key: &str, ids: &[Id], now_ms: u64) {
         if self.keys_max == 0 {
             return;
@@ -47,12 +48,12 @@ impl IdempotencyKeys {
         }
     }
 
-    /// How many keys are remembered.
+    /// The number of remembered keys.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether none is remembered.
+    /// Whether no key is remembered.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }

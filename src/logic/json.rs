@@ -1,9 +1,9 @@
-//! JSON text, appended to a buffer: strings, base64, values, and compacting what came with white space.
+//! JSON text, appended to a buffer: strings, base64, values, and removing white space.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Appends `text` as a JSON string (RFC 8259 §7), escaped where that is needed. Nothing is allocated but `out`'s growth.
+/// Appends `text` as a JSON string (RFC 8259 §7), escaped where that is needed. Only the growth of `out` allocates.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     write(text, out);
 }
@@ -33,7 +33,7 @@ pub fn write_base64_string(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends a list of texts.
+/// Appends texts as a JSON list of strings.
 pub fn write_strings<'t>(texts: impl Iterator<Item = &'t str>, out: &mut Vec<u8>) {
     out.push(b'[');
     for (place, text) in texts.enumerate() {
@@ -59,7 +59,7 @@ pub fn write_error(code: &str, message: &str, channels: &[String], out: &mut Vec
     out.push(b'}');
 }
 
-/// JSON without the white space between its tokens: so it is one line, as event streams need it.
+/// Removes the white space between the tokens of JSON, so that it is one line, as event streams need it.
 pub fn compact(json: &str) -> Vec<u8> {
     let mut in_string = false;
     let mut escaped = false;

@@ -1,23 +1,23 @@
-//! The channel log: what a shard keeps of one channel in one dialect, as framed bytes.
+//! The channel log: the events that a shard keeps of one channel in one protocol and coding, as framed bytes.
 //!
-//! Events are framed once and appended; every subscriber reads the same bytes. Positions are offsets into
-//! the endless stream of frames since the log began, so a cursor is one number and stays valid while the
-//! oldest frames are dropped. A frame lies in one piece in memory.
+//! Events are framed once and appended, and every subscriber reads the same bytes. A position is an offset in the
+//! endless stream of frames since the log began, so a cursor is one number and stays valid while the oldest frames are
+//! dropped. A frame lies in one piece in memory.
 
 use std::collections::VecDeque;
 
 use super::id::Id;
 
-/// A chunk is closed, and the next one begun, once it holds this many bytes.
+/// The bytes after which a chunk is closed and the next one begun.
 pub const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Stands for "not known yet" where the id is asked for since which a log is complete.
+/// The mark of a log that does not know yet since which id it is complete.
 const UNKNOWN: Id = Id::MAX;
 
 /// A position in a log's stream of frames, in bytes since the log began.
 pub type Position = u64;
 
-/// The framed events of one channel in one dialect.
+/// The framed events of one channel in one protocol and coding.
 ///
 /// # Invariants
 /// - Frames are contiguous: the first kept one starts at the tail, the last one ends at the head.
@@ -26,7 +26,7 @@ pub type Position = u64;
 pub struct Log {
     head: Position,
     since: Id,
-    /// Absent while nothing is kept, so that an idle channel costs next to nothing.
+    /// The kept frames; `None` if there are none, so that an idle channel costs little.
     kept: Option<Box<Kept>>,
 }
 
@@ -43,7 +43,7 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-/// Where an event's frame ends.
+/// The end of an event's frame in the log.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     id: Id,
@@ -51,19 +51,19 @@ struct Mark {
 }
 
 impl Log {
-    /// An empty log; `since` is the id up to which events are not its business, if that is known already.
+    /// An empty log. `since` is the newest id before its first event, if that is known already.
     pub fn new(since: Option<Id>) -> Log {
         Log { head: 0, since: since.unwrap_or(UNKNOWN), kept: None }
     }
 
-    /// Tells a log that was made without it since when it is complete. Does nothing if it knows.
+    /// Sets the id since which the log is complete, if the log does not know it yet.
     pub fn set_since(&mut self, since: Id) {
         if self.since == UNKNOWN {
             self.since = since;
         }
     }
 
-    /// The position after the newest frame: where a subscriber from now on starts.
+    /// The position after the newest frame, where a new subscriber starts.
     pub fn head(&self) -> Position {
         self.head
     }
@@ -106,7 +106,7 @@ impl Log {
         kept.marks.partition_point(|mark| mark.end <= position)
     }
 
-    /// Where the frame that `position` lies in ends; `position` itself if it is a frame's boundary.
+    /// The end of the frame that `position` lies in; `position` itself if it is a boundary between frames.
     pub fn frame_boundary(&self, position: Position) -> Position {
         let Some(kept) = &self.kept else { return position };
         if position <= kept.tail {
@@ -122,7 +122,8 @@ impl Log {
         kept.marks.get(Self::marks_until(kept, position)).map(|mark| mark.id)
     }
 
-    /// The id up to which everything ends at or before `position`, kept or not; `None` if the log does not know.
+    /// The id of the newest event, kept or not, that ends at or before `position`; `None` if the log does not know
+    /// it.
     pub fn id_until(&self, position: Position) -> Option<Id> {
         self.id_before(position).or_else(|| (self.since != UNKNOWN).then_some(self.since))
     }
@@ -134,7 +135,7 @@ impl Log {
         kept.marks.get(index).map(|mark| mark.id)
     }
 
-    /// How many events end within `from..to`, which must be kept.
+    /// The number of events that end within `from..to`, which must be kept.
     pub fn events_between(&self, from: Position, to: Position) -> usize {
         let Some(kept) = &self.kept else { return 0 };
         Self::marks_until(kept, to).saturating_sub(Self::marks_until(kept, from))
@@ -190,7 +191,8 @@ impl Log {
         while kept.marks.front().is_some_and(|mark| mark.end <= position) {
             if let Some(mark) = kept.marks.pop_front() {
                 kept.tail = mark.end;
-                // Known from now on even if it was not before: all that came after this event is kept.
+                // All events after this one are kept, so the log knows since when it is complete, even if it did not
+                // before.
                 self.since = mark.id;
             }
         }
@@ -200,7 +202,7 @@ impl Log {
         kept.tail - before
     }
 
-    /// Drops everything that is kept and returns how many bytes that were.
+    /// Drops all kept frames and returns the number of their bytes.
     pub fn clear(&mut self) -> u64 {
         let Some(kept) = self.kept.take() else { return 0 };
         if let Some(mark) = kept.marks.back() {
@@ -214,7 +216,7 @@ impl Log {
         self.head - self.tail()
     }
 
-    /// Whether nothing is kept.
+    /// Whether no frame is kept.
     pub fn is_empty(&self) -> bool {
         self.kept.is_none()
     }
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_does_not_know_its_beginning_resumes_nobody() {
+    fn a_log_that_does_not_know_its_beginning_serves_no_resume() {
         let mut log = Log::new(None);
         assert_eq!(log.position_after(Id::new(9, 9)), None);
         log.set_since(Id::new(5, 0));
@@ -295,11 +297,12 @@ mod tests {
             pieces += 1;
         }
         assert_eq!(pieces, 3);
-        // Twice as much as a socket's send buffer takes at first: a subscriber that resumes gets it in one send.
+        // This is twice as much as a socket's send buffer takes at first, so a subscriber that resumes gets it in one
+        // send.
         assert_eq!(filled(&[1000; 131]).bytes(0, 131_000).len(), 131_000);
     }
 
-    /// A log as its documentation describes it: all frames ever appended, and how many of them are dropped.
+    /// A plain model of a log: all frames that were ever appended, and the number of those that are dropped.
     struct Model {
         frames: Vec<Frame>,
         dropped: usize,
@@ -355,7 +358,7 @@ mod tests {
             self.boundaries().find(|at| self.head() - at <= bytes).unwrap().min(self.newest_start())
         }
 
-        /// Each question about a position between tail and head.
+        /// Compares all answers about a position between tail and head.
         fn check_at(&self, log: &Log, position: Position) {
             let holds = |frame: &&Frame| frame.bytes.contains(&position);
             let before = self.ended_by(position).next_back().map(|frame| frame.id);
@@ -369,7 +372,7 @@ mod tests {
             }
         }
 
-        /// Each question about an id.
+        /// Compares all answers about an id.
         fn check_of(&self, log: &Log, id: Id) {
             let after = self.frames.iter().rfind(|frame| frame.id <= id).map_or(0, |frame| frame.bytes.end);
             assert_eq!(log.position_after(id), self.since.filter(|since| *since <= id).map(|_| after));
@@ -379,7 +382,7 @@ mod tests {
             }
         }
 
-        /// What is read from a position up to an end, piece by piece: the bytes that were appended there.
+        /// Reads from a position to an end, piece by piece, and compares the bytes with those that were appended.
         fn check_read(&self, log: &Log, from: Position, to: Position) {
             let mut position = from;
             while position < to {

@@ -1,21 +1,21 @@
-//! An index by name that holds nothing but numbers and grows in small steps.
+//! An index by name that stores only numbers and grows in small steps.
 //!
-//! A hash table doubles all at once: at a million names that is a long pause, and until it is half full again half
-//! of it is waste. This one is split into parts of unequal size, so that they double one after the other.
+//! A hash table doubles all at once: at a million names that takes a long pause, and afterwards half of the table is
+//! unused for a long time. This index is split into parts of unequal size, which double one after the other.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
 const PARTS: usize = 16;
-/// A part that has been larger keeps room for this many names.
+/// The least number of names for which a part that was larger keeps room.
 const ROOM_MIN: usize = 32;
-/// Up to which 16 bits of the hash a name belongs to which part: shares from 1 to 2, evenly on a scale of ratios,
-/// `65536 * (2^((i + 1) / 16) - 1)`.
+/// The bounds of the parts in 16 bits of a name's hash: `65536 * (2^((i + 1) / 16) - 1)`. The parts' shares go from 1
+/// to 2, each larger than the one before by the same ratio.
 const BOUNDS: [u16; PARTS] =
     [2902, 5932, 9096, 12400, 15850, 19454, 23216, 27146, 31249, 35534, 40009, 44682, 49562, 54658, 59979, u16::MAX];
 
-/// The index. Names themselves are kept by its user, who tells the name of a number.
+/// An index from names to numbers. The caller keeps the names and passes a function from a number to its name.
 #[derive(Debug)]
 pub struct Names {
     parts: [HashTable<u32>; PARTS],
@@ -23,31 +23,31 @@ pub struct Names {
 }
 
 fn part(hash: u64) -> usize {
-    // Neither the bits that choose the place within a table nor those that are kept there.
+    // These bits differ from those that a table uses for a name's place and keeps there.
     let bits = (hash >> 36) as u16;
     BOUNDS.partition_point(|bound| *bound < bits)
 }
 
 impl Names {
-    /// An empty index; `hasher` carries the seed.
+    /// An empty index whose hashes depend on the seed in `hasher`.
     pub fn new(hasher: RandomState) -> Names {
         Names { parts: Default::default(), hasher }
     }
 
-    /// The number of that name.
+    /// The number of that name, if the index has it.
     pub fn find<'n>(&self, name: &str, name_of: impl Fn(u32) -> &'n str) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
         self.parts[part(hash)].find(hash, |number| name_of(*number) == name).copied()
     }
 
-    /// Adds a name that is not there yet, whose name `name_of` knows already.
+    /// Adds a number whose name is not in the index yet. `name_of` must know the name already.
     pub fn add<'n>(&mut self, number: u32, name_of: impl Fn(u32) -> &'n str) {
         let Names { parts, hasher } = self;
         let hash = hasher.hash_one(name_of(number));
         parts[part(hash)].insert_unique(hash, number, |number| hasher.hash_one(name_of(*number)));
     }
 
-    /// Takes a number out, whose name is `name`; shrinks once little is left.
+    /// Takes a number with its name out of the index, and shrinks a part that is nearly empty.
     pub fn remove<'n>(&mut self, number: u32, name_of: impl Fn(u32) -> &'n str) {
         let Names { parts, hasher } = self;
         let hash = hasher.hash_one(name_of(number));
@@ -111,7 +111,7 @@ mod tests {
             if left >= before / 8 {
                 assert_eq!(after, before, "{left} are left");
             } else {
-                // Seven of eight places are used before a table doubles.
+                // A table doubles when seven of eight places are used.
                 assert!(
                     after * 7 / 8 >= ROOM_MIN.max(2 * left) && after <= 64.max(5 * left),
                     "{left} are left in {after}"

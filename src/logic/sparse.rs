@@ -1,7 +1,7 @@
-//! Values beside something that is numbered, for those numbers that have one: an array in chunks, of which only those
-//! with something in them are there. A value costs its size, and finding it two loads.
+//! A sparse array: values for some of many numbers. The array is split into chunks, and empty chunks take no memory. A
+//! value costs its own size, and finding it costs two loads.
 
-/// Numbers of one chunk.
+/// The numbers that one chunk covers.
 const CHUNK: usize = 128;
 
 #[derive(Debug)]
@@ -10,7 +10,7 @@ struct Chunk<T> {
     values: [Option<T>; CHUNK],
 }
 
-/// Values by number.
+/// Values for some of many numbers.
 #[derive(Debug)]
 pub struct Sparse<T> {
     chunks: Vec<Option<Box<Chunk<T>>>>,
@@ -28,29 +28,29 @@ fn place(number: u32) -> (usize, usize) {
 }
 
 impl<T> Sparse<T> {
-    /// How many values there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.used
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
 
-    /// A number's value.
+    /// The value of a number, if it has one.
     pub fn get(&self, number: u32) -> Option<&T> {
         let (chunk, place) = place(number);
         self.chunks.get(chunk)?.as_ref()?.values[place].as_ref()
     }
 
-    /// A number's value, to be changed.
+    /// The value of a number, to be changed.
     pub fn get_mut(&mut self, number: u32) -> Option<&mut T> {
         let (chunk, place) = place(number);
         self.chunks.get_mut(chunk)?.as_mut()?.values[place].as_mut()
     }
 
-    /// Gives a number a value; returns the one it had.
+    /// Gives a number a value; returns the earlier value.
     pub fn insert(&mut self, number: u32, value: T) -> Option<T> {
         let (chunk, place) = place(number);
         if self.chunks.len() <= chunk {

@@ -1,12 +1,12 @@
-//! The timer wheel: one per shard, coarse, eight bytes per entry, no cancelling.
+//! The timer wheel: one per shard, coarse, with eight bytes per entry and without cancelling.
 //!
-//! An entry is only a hint to look: when it fires, its owner looks at the connection's real deadline and
-//! enters it again if that has moved. So a send or a receive never touches the wheel.
+//! An entry is only a hint: when it fires, its owner looks at the connection's real deadline and enters it again if the
+//! deadline has moved. So a send or a receive never touches the wheel.
 
 /// Coarse time: counts of the shard's tick.
 pub type Tick = u32;
 
-/// The number of slots; an entry further ahead than that fires early and is entered again by its owner.
+/// The number of slots. An entry that is due further ahead fires early, and its owner enters it again.
 const SLOTS: usize = 1024;
 
 /// Entries of type `T`, each due at a tick.
@@ -23,8 +23,8 @@ impl<T> Wheel<T> {
         Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now, entries: 0 }
     }
 
-    /// Enters `entry` to fire at `due`: at the next tick if that has passed, early if it is far ahead. Returns
-    /// the tick at which it will fire.
+    /// Enters `entry` to fire at `due`: at the next tick if `due` has passed, early if it is far ahead. Returns the
+    /// tick at which the entry will fire.
     pub fn insert(&mut self, entry: T, due: Tick) -> Tick {
         let ahead = due.saturating_sub(self.now).clamp(1, SLOTS as Tick);
         let tick = self.now + ahead;
@@ -33,8 +33,8 @@ impl<T> Wheel<T> {
         tick
     }
 
-    /// Moves on by one tick, if `to` lies ahead, and hands out the entries that fire. Call it until it returns
-    /// `None`.
+    /// Moves on by one tick, if `to` lies ahead, and hands out the entries that fire. The caller repeats the call until
+    /// it returns `None`.
     pub fn advance(&mut self, to: Tick) -> Option<Vec<T>> {
         if self.now >= to {
             return None;
@@ -45,17 +45,17 @@ impl<T> Wheel<T> {
         Some(fired)
     }
 
-    /// The tick the wheel stands at.
+    /// The tick at which the wheel stands.
     pub fn now(&self) -> Tick {
         self.now
     }
 
-    /// How many entries wait.
+    /// The number of entries that wait.
     pub fn len(&self) -> usize {
         self.entries
     }
 
-    /// Whether none waits.
+    /// Whether no entry waits.
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever enters again what fired early sees each entry exactly at its tick.
+        /// An owner that enters early entries again gets each entry exactly at its tick.
         #[test]
         fn every_entry_fires_at_its_tick(dues in prop::collection::vec(1u32..5000, 1..50)) {
             let mut wheel = Wheel::new(0);

@@ -1,30 +1,30 @@
-//! Time, and how much of it one part of a turn may take.
+//! The clock, and the budgets of a turn's steps.
 
 use std::time::{Duration, Instant};
 
 use crate::sys::clock::unix_ms;
 
-/// After how much work the clock is looked at.
+/// The work between two looks at the clock.
 const LOOK_EVERY: usize = 32;
 
-/// The time, on the clock that is set and on the one that is not.
+/// The present time, on the clock that people set and on the one that only goes forward.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     /// Milliseconds since 1970.
     pub(super) unix_ms: u64,
-    /// For measuring how long something takes.
+    /// The time for measuring durations.
     pub(super) instant: Instant,
 }
 
-/// Says what time it is; a test has its own.
+/// A source of the present time. Tests have a source of their own.
 pub(super) type Clock = Box<dyn Fn() -> Now>;
 
-/// The host's clock.
+/// The clock of the host.
 pub(super) fn clock() -> Clock {
     Box::new(|| Now { unix_ms: unix_ms(), instant: Instant::now() })
 }
 
-/// What is left of a part's share of the turn, in work and in time.
+/// The rest of a step's share of the turn, in work and in time.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: usize,
@@ -33,12 +33,13 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// So much work, and so much time from now on.
+    /// A budget of `work` and of `time` from `now` on.
     pub(super) fn new(work: usize, now: Now, time: Duration) -> Budget {
         Budget { left: work, until: now.instant + time, unlooked: 0 }
     }
 
-    /// Takes work off the budget. The clock is looked at only now and then, and `now` brought up to date.
+    /// Takes work off the budget. The clock is looked at after every few pieces of work, and `now` is set to its
+    /// time.
     pub(super) fn spend(&mut self, work: usize, clock: &Clock, now: &mut Now) {
         self.left = self.left.saturating_sub(work);
         self.unlooked += work;

@@ -1,4 +1,4 @@
-//! Publishers' commands.
+//! Carrying out publishers' commands.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use super::super::looks::View;
 use super::super::questions::Gathered;
 use super::Core;
 
-/// How long a revoked token is refused if its expiry is not named: 30 days.
+/// The time for which a revoked token is refused if its expiry is not named: 30 days, in seconds.
 const REVOKED_FOR_S: u64 = 30 * 86400;
-/// Users that one answer about presence names at most.
+/// The most users that one answer about presence names.
 const USERS_MAX: usize = 10_000;
 
-/// What becomes of a command that was not refused: its answer is written, or comes later.
+/// The outcome of a command: its answer is written (`None`), comes later, or is an error.
 type Outcome = Result<Option<Later>, FeedError>;
 
 impl Core {
@@ -32,7 +32,7 @@ impl Core {
     /// that ask for something are answered.
     ///
     /// # Errors
-    /// As the publisher is to be told.
+    /// The error that the publisher is answered with.
     pub(in crate::hub) fn execute(
         &mut self,
         from: Option<usize>,
@@ -118,7 +118,7 @@ impl Core {
                 self.write_history(&channel, after, limit, now_ms, reference, out);
                 return Ok(None);
             }
-            // The other commands ask for nothing.
+            // The other commands have no answer of their own.
             _ => return Ok(None),
         };
         Ok(Some(self.look(from, look, view, reference)))
@@ -140,7 +140,7 @@ impl Core {
         Later { question, reference: reference.to_owned() }
     }
 
-    /// Channels that an answer shows, and the question to the shards how many subscribers each has.
+    /// The channels that an answer shows, and the question to the shards for their subscribers.
     fn channels_to_show(&self, filter: &ChannelFilter, now_ms: u64) -> (Look, View) {
         let busiest = self.busiest.list(now_ms);
         let (indexes, cursor) = match filter {
@@ -177,8 +177,8 @@ impl Core {
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                // A token is valid for the leeway after its expiry, and a restart may bring a longer leeway: the
-                // revocation lasts for the longest one.
+                // A token is valid for the leeway after its expiry, and a restart may bring a longer leeway, so the
+                // revocation covers the longest one.
                 let until_s = match until_s {
                     Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
                     None => now_ms / 1000 + REVOKED_FOR_S,
@@ -198,7 +198,7 @@ impl Core {
         Ok(reference.map(|reference| self.later(from, request, Gathered::Ended(ended, 0), reference)))
     }
 
-    /// Sends something to one connection, or to all of a user.
+    /// Sends a message to one connection, or to all connections of a user.
     fn send_to(&mut self, target: SendTarget, draft: Draft) -> Result<(), FeedError> {
         match target {
             SendTarget::Connection(name) => {
@@ -242,7 +242,7 @@ impl Core {
         });
     }
 
-    /// Reads a connection's name, which must be one that a shard could have given.
+    /// Reads a connection's name, whose shard must exist.
     fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
         let id = connection_id(name)?;
         if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }

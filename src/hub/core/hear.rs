@@ -1,5 +1,5 @@
-//! What shards and the server say to the hub: channels that are followed, what clients say and publish, who comes and
-//! goes, and answers to the hub's questions.
+//! Carrying out the messages of shards and of the server: followed channels, clients' messages and publishes, connects
+//! and disconnects, and answers to the hub's questions.
 
 use arcstr::ArcStr;
 
@@ -13,7 +13,7 @@ use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 use super::super::outbox::OUTBOX_BYTES_MAX;
 use super::{Core, HubFigures};
 
-/// What a message counts for in a turn's budget: a page of missed events is put together from histories.
+/// The cost of a message in a turn's budget. A resume costs more, because its page is put together from histories.
 pub(super) fn cost(message: &HubMessage) -> usize {
     match message {
         HubMessage::Resume { after: Some(_), .. } => 16,
@@ -22,7 +22,7 @@ pub(super) fn cost(message: &HubMessage) -> usize {
 }
 
 impl Core {
-    /// Hears one message.
+    /// Carries out one message of a shard or the server.
     pub(in crate::hub) fn hear(&mut self, message: HubMessage, now_ms: u64) {
         match message {
             HubMessage::Follow { shard, local, name } => self.follow(shard, local, &name),
@@ -83,14 +83,14 @@ impl Core {
         }
     }
 
-    /// All shards have answered a question of this publisher's, if of anybody's.
+    /// Has a publisher's answers looked at, after all shards have answered one of its questions.
     fn look_at_answers_of(&mut self, asker: Option<usize>) {
         if let Some(asker) = asker {
             self.publishers.mark_unsent(asker);
         }
     }
 
-    /// A client has said something to the backend.
+    /// Passes a client's message to the listening backends.
     fn said(&mut self, from: &Speaker, data: &str) {
         let shard = from.connection.shard;
         let bytes = upstream_weight(data.len());
@@ -109,8 +109,8 @@ impl Core {
         self.line = line;
     }
 
-    /// A client without a token waits for the backend's word. A backend that is far behind would answer too late, and is
-    /// not asked: what is configured for that case holds then.
+    /// Asks a backend about a client without a token. A backend for which too many bytes wait would answer too late and
+    /// is not asked; the configured default holds then.
     fn ask(&mut self, who: &Speaker, question: &Question) {
         let Some(listener) = self.listeners.who_decides() else { return };
         if self.publishers.unsent_bytes(listener) > OUTBOX_BYTES_MAX {
@@ -132,7 +132,7 @@ impl Core {
         self.line = line;
     }
 
-    /// A client has come or gone.
+    /// Tells the listening backends of a connect or disconnect.
     fn tell_of_connection(&mut self, notice: &Notice<'_>) {
         let mut line = self.take_line();
         notice.write(&mut line);
@@ -142,13 +142,13 @@ impl Core {
         self.line = line;
     }
 
-    /// Tells every shard what is listened to.
+    /// Tells every shard the kinds of messages that backends listen to.
     pub(super) fn tell_what_is_heard(&mut self) {
         let any = self.listeners.any();
         self.shards.stage_all(|| ShardMessage::Listening(any));
     }
 
-    /// A client publishes. That stays on its shard's account while some shard's queue is full.
+    /// Publishes for a client. The publish stays on its shard's account while some shard's queue is full.
     fn client_publishes(
         &mut self,
         from: &Speaker,
@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    /// A connection is on a channel whose users are counted.
+    /// Counts a connection that has joined a channel with presence.
     fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.join(index, user.as_ref()) {
@@ -179,7 +179,7 @@ impl Core {
         }
     }
 
-    /// A connection is on such a channel no more.
+    /// Stops counting a connection that has left a channel with presence.
     fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.leave(index, user.as_ref()) {
@@ -187,8 +187,8 @@ impl Core {
         }
     }
 
-    /// Publishes that a user has come or gone, as an event of the channel like any other. A channel that has ended stays
-    /// so: an event would take the end back, and that is the publisher's word.
+    /// Publishes that a user has joined or left, as an event of the channel. Nothing is published on a channel that has
+    /// ended, because an event would take back the end, which only a publisher may do.
     fn publish_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now_ms: u64) {
         let entry = self.channels.get(index);
         if entry.ended {

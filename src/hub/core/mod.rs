@@ -1,8 +1,10 @@
 //! The hub's state, and the only place where it changes.
 //!
-//! `Core` holds the hub's parts. Each part owns its fields and knows no other part; what one part's answer means for
-//! another is decided here. `turn` is the order of work, `commands` carries out publishers' lines, `hear` what the shards
-//! say, and `apply` is where events enter history and the shards' queues.
+//! `Core` holds the hub's parts. Each part owns its fields and knows no other part; `Core` passes the results of one
+//! part to
+//! another. `turn` is the order of work, `commands` carries out publishers' lines, `hear` carries out the shards'
+//! messages,
+//! and `apply` puts events into history and the shards' queues.
 
 mod apply;
 mod budget;
@@ -38,7 +40,7 @@ use turn::Accepting;
 
 pub(super) use turn::Ports;
 
-/// The hub's state: its parts, and what belongs to no part.
+/// The hub's state: its parts, and the fields that belong to no part.
 pub(super) struct Core {
     pub(super) ids: IdSource,
     pub(super) channels: HubChannels,
@@ -56,35 +58,34 @@ pub(super) struct Core {
     pub(super) figures: Arc<HubFigures>,
     /// The server's figures, the hub's own among them.
     pub(super) stats: Arc<Stats>,
-    /// The newest event that is in history and with the shards.
+    /// The id of the newest event that is in history and in the shards' queues.
     pub(super) applied: Id,
-    /// What the driver is to do after the turn.
+    /// The orders to the driver after the turn.
     pub(super) wants: Vec<Want>,
     clock: Clock,
     now: Now,
     accepting: Accepting,
-    /// Messages of the shards that were heard since the start.
+    /// The number of the shards' messages that were heard since the start.
     heard: u64,
     /// Whether messages of the shards were left for the next turn.
     is_hearing: bool,
-    /// Since when publishers wait because a shard's queue is full.
+    /// The time since which publishers wait because a shard's queue is full.
     congested_since: Option<Instant>,
-    /// Lines that were carried out since the shards last got their events.
+    /// The number of lines that were carried out since the last flush to the shards.
     unflushed_lines: usize,
     sweep_at: Instant,
-    /// When the driver will mark the next tick.
+    /// The time at which the driver will mark the next tick.
     tick_at: Option<Instant>,
-    /// Shards that have let all their clients go, and how many clients they have cut off.
+    /// The number of drained shards, and the number of connections that they have cut.
     drained: usize,
     cut: u64,
     is_stopped: bool,
-    /// A line in the making.
+    /// The buffer for a line that is being written.
     line: Vec<u8>,
 }
 
 impl Core {
-    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, has no bound of channels, and shows its
-    /// figures to nobody.
+    /// A hub without idempotency keys, without files, without a bound on channels, and with figures of its own.
     pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         let clock = budget::clock();
         let now = clock();
@@ -122,10 +123,10 @@ impl Core {
         }
     }
 
-    /// Gives every shard what is staged for it, and tells it what is off its account.
+    /// Gives every shard its staged messages, and tells it the bytes that are off its account.
     pub(super) fn flush(&mut self) {
         self.unflushed_lines = 0;
-        // A shard that has room again rings the hub, and the next turn comes here again.
+        // A shard that has room again rings the hub, and the next turn looks here again.
         if self.accounts.has_held() && self.shards.await_room().is_none() {
             self.accounts.release_held();
         }
@@ -148,7 +149,7 @@ impl Core {
         self.ids.close()
     }
 
-    /// The buffer for a line in the making, empty; it is to be put back.
+    /// Takes the empty buffer for a line. The caller must put it back.
     fn take_line(&mut self) -> Vec<u8> {
         let mut line = mem::take(&mut self.line);
         line.clear();

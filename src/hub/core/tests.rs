@@ -61,7 +61,7 @@ impl World {
 }
 
 #[test]
-fn events_go_in_order_to_those_who_follow() {
+fn events_go_in_order_to_the_shards_that_follow() {
     let mut world = world();
     world.follow(0, 7, "a");
     world.follow(1, 3, "b");
@@ -141,7 +141,7 @@ fn a_resume_has_everything_after_it_once_and_in_order() {
 }
 
 #[test]
-fn what_is_lost_is_said() {
+fn lost_events_are_told_as_a_gap() {
     let mut world = world();
     world.follow(0, 0, "a");
     let ids: Vec<Id> = (0..8).map(|_| world.publish("a", 2000)).collect();

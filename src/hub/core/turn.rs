@@ -1,11 +1,11 @@
 //! The hub's turn: one pass over everything that waits for the hub.
 //!
-//! A turn takes its inputs in a fixed order: connections and bytes that wait in the kernel, what the shards have said,
-//! the publishers' lines, then what is to be sent, and once a second the sweep. Each has a budget, so that none keeps the
-//! others waiting; work that is left makes another turn follow at once. Nothing in a turn waits.
+//! A turn takes its inputs in a fixed order: connections and bytes that wait in the kernel, the shards' messages, the
+//! publishers' lines, the bytes to send, and once a second the sweep. Each has a budget, so that none delays the
+//! others; work that is left makes another turn follow at once. No step of a turn waits.
 //!
-//! Two promises rest on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it. And
-//! what a line has published is in the shards' queues before the line's answer is sent.
+//! Two promises depend on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it.
+//! The events that a line has published are in the shards' queues before the line's answer is sent.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,52 +23,53 @@ use super::super::watch::{Mark, Next, Want};
 use super::budget::Budget;
 use super::{Core, HubFigures, hear};
 
-/// Connections that one turn accepts.
+/// The most connections that one turn accepts.
 const ACCEPTS_MAX: usize = 64;
-/// Publishers that one turn reads.
+/// The most publishers that one turn reads.
 const READS_MAX: usize = 32;
-/// What one turn hears of the shards, by [`hear::cost`].
+/// The budget of one turn for the shards' messages, by [`hear::cost`].
 const HEARD_MAX: usize = 10_000;
-/// What one turn carries out of publishers' lines, by [`line_cost`].
+/// The budget of one turn for publishers' lines, by [`line_cost`].
 const LINES_MAX: usize = 10_000;
-/// Publishers that one turn sends to.
+/// The most publishers that one turn sends to.
 const SENDS_MAX: usize = 256;
-/// How long each of these may take.
+/// The time that each of these steps may take.
 const STAGE_MAX: Duration = Duration::from_millis(1);
 
-/// Lines of one publisher before it is another one's turn.
+/// The lines of one publisher that are carried out before those of another one.
 const SLICE_LINES: usize = 256;
-/// Lines whose events wait at most before the shards get them.
+/// The most lines whose events wait before the shards get them.
 const FLUSH_LINES: usize = 256;
-/// How long the listener is left alone when the kernel cannot give a connection.
+/// The time for which the listener is left alone when the kernel cannot give a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often old events are looked for.
+/// The time between two sweeps for old events.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What a hub is connected to, besides its publishers and the queues to the shards.
+/// The hub's connections to the rest of the server, besides its publishers and the queues to the shards.
 pub(in crate::hub) struct Ports {
     /// The feed's listener.
     pub(in crate::hub) listener: UnixListener,
     /// The queue from the shards.
     pub(in crate::hub) inbox: HubInbox,
-    /// Where the server waits for the shards to have let their clients go.
+    /// The channel on which the server waits until all shards are drained.
     pub(in crate::hub) drained: crossbeam_channel::Sender<u64>,
 }
 
 /// Whether connections wait for the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// None does, as far as is known: the driver watches the listener.
+    /// No connection waits, as far as the hub knows, and the driver watches the listener.
     Awaited,
-    /// Some may.
+    /// Some connections may wait.
     Ready,
-    /// The kernel could not give one, and is not asked again before then.
+    /// The kernel could not give a connection and is not asked again before this time.
     Paused(Instant),
 }
 
 impl Core {
-    /// One turn: takes what the driver has noticed out of `marks`, works off every input within its budget, and leaves in
-    /// `wants` what the driver is to notice.
+    /// One turn: takes the driver's `marks`, works off every input within its budget, and leaves its orders to the
+    /// driver in
+    /// `wants`.
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
         self.take_marks(ports, marks);
@@ -85,7 +86,7 @@ impl Core {
         if self.now.instant >= self.sweep_at {
             self.sweep();
         }
-        // What was sent is off the shards' accounts, and listeners may have gone.
+        // Sending has taken messages off the shards' accounts, and listeners may have gone.
         self.flush();
         self.next()
     }
@@ -127,7 +128,7 @@ impl Core {
                     self.wants.push(Want::Listener);
                     return;
                 }
-                // That one has gone again.
+                // This client has gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     warn!(%error, "a publisher cannot be accepted");
@@ -138,7 +139,7 @@ impl Core {
         }
     }
 
-    /// Admits a connection that was accepted, or says why not.
+    /// Admits an accepted connection, or refuses it with an error line.
     fn welcome(&mut self, socket: OwnedFd) {
         let peer = match socket::peer(socket.as_fd()) {
             Ok(peer) => peer,
@@ -152,7 +153,7 @@ impl Core {
             let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
             let mut line = Vec::new();
             write_error(&mut line, None, &FeedError::new("forbidden", message));
-            // A socket that was opened a moment ago has room for one line.
+            // A new socket has room for one line.
             let _ = socket::send(socket.as_fd(), &line);
             return;
         };
@@ -160,7 +161,7 @@ impl Core {
         self.publishers.open(socket, role, &mut self.wants);
     }
 
-    /// Takes a connection of the server's own for a publisher.
+    /// Adds one of the server's own connections as a publisher.
     pub(in crate::hub) fn open_own(&mut self, socket: OwnedFd) {
         self.publishers.open(socket, Role::Own, &mut self.wants);
     }
@@ -180,7 +181,8 @@ impl Core {
         }
     }
 
-    /// A publisher has sent its last byte. It is told no more, and closed once it has its answers.
+    /// Ends the input of a publisher that has sent its last byte. It gets no more lines, and is closed once it has its
+    /// answers.
     fn end_input(&mut self, number: usize) {
         self.stop_telling(number);
         if self.publishers.end_input(number, |owed| self.accounts.release(owed)) {
@@ -192,7 +194,7 @@ impl Core {
         }
     }
 
-    /// Hears the shards, and tells the server once all of them have let their clients go.
+    /// Hears the shards, and tells the server once all of them are drained.
     fn hear_shards(&mut self, ports: &Ports) {
         let drained_before = self.drained;
         let mut budget = Budget::new(HEARD_MAX, self.now, STAGE_MAX);
@@ -298,7 +300,7 @@ impl Core {
         }
     }
 
-    /// Sends publishers their answers, and what else they are told.
+    /// Sends publishers their answers, and the lines for listeners and traces.
     fn send(&mut self) {
         let mut budget = Budget::new(SENDS_MAX, self.now, STAGE_MAX);
         while !budget.is_spent() {
@@ -326,7 +328,7 @@ impl Core {
         }
     }
 
-    /// Lets a publisher go. Whatever waits for it is lost, and on no shard's account any more.
+    /// Closes a publisher. The lines that wait for it are dropped and taken off the shards' accounts.
     fn close(&mut self, number: usize) {
         let Some(left) = self.publishers.close(number, &mut self.wants) else { return };
         let Left { role, answers, mut outbox } = left;
@@ -338,7 +340,7 @@ impl Core {
         }
     }
 
-    /// Ends what a publisher is told of clients and of channels that it traces.
+    /// Ends a publisher's listening and traces.
     fn stop_telling(&mut self, number: usize) {
         self.traces.remove(number);
         if self.listeners.remove(number) {
@@ -355,7 +357,7 @@ impl Core {
         self.sweep_at = self.now.instant + SWEEP_EVERY;
     }
 
-    /// What comes after this turn.
+    /// The hub's next step after this turn.
     fn next(&mut self) -> Next {
         let lines_wait = self.publishers.has_runnable() && self.congested_since.is_none();
         let is_accepting = self.accepting == Accepting::Ready;
@@ -381,7 +383,7 @@ impl Core {
     }
 }
 
-/// What a line counts for: a long one may hold many events.
+/// The cost of a line in a turn's budget. A long line costs more, because it may hold many events.
 fn line_cost(line: &Line<'_>) -> usize {
     match line {
         Line::Whole(line) => 1 + line.len() / 512,

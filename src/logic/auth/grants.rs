@@ -1,24 +1,24 @@
-//! What a token lets its bearer do: patterns of channel names.
+//! A token's grants: patterns of the channel names that a client may subscribe or publish to.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A pattern of channel names: `*` stands for any characters, `{sub}` for the user, everything else for itself.
+/// A pattern of channel names: `*` stands for any characters, `{sub}` for the user, and other text for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(Box<str>);
 
-/// What stands for the token's user in a pattern.
+/// The text that stands for the token's user in a pattern.
 const USER: &str = "{sub}";
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Reads a pattern from its text.
     pub fn new(text: &str) -> Pattern {
         Pattern(text.into())
     }
 
-    /// Whether a channel's name fits, for a user, whose own name is taken literally. A pattern that needs a user fits
-    /// nothing if there is none.
+    /// Whether a channel's name fits the pattern for a user. The user's name is taken literally. Without a user, a
+    /// pattern that needs one fits no name.
     pub fn matches(&self, name: &str, user: Option<&str>) -> bool {
         let user = match (self.0.contains(USER), user) {
             (true, None) => return false,
@@ -46,7 +46,8 @@ impl Pattern {
     }
 }
 
-/// The channels a token names. One pointer; equal ones can be the same one ([`GrantsPool`]).
+/// The channels that a token names. The type is one pointer, and equal grants can share their memory
+/// ([`GrantsPool`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants(Option<Arc<Lists>>);
 
@@ -54,18 +55,18 @@ pub struct Grants(Option<Arc<Lists>>);
 struct Lists {
     subscribe: Box<[Pattern]>,
     publish: Box<[Pattern]>,
-    /// Names that may be subscribed to and are no patterns.
+    /// The exact names of channels that the client may subscribe to.
     names: Box<[Box<str>]>,
 }
 
 impl Grants {
-    /// From the claims `channels` and `publish` of a token.
+    /// The grants of a token's claims `channels` and `publish`.
     pub fn new(subscribe: &[String], publish: &[String]) -> Grants {
         let read = |patterns: &[String]| patterns.iter().map(|text| Pattern::new(text)).collect();
         Grants(Some(Arc::new(Lists { subscribe: read(subscribe), publish: read(publish), names: Box::default() })))
     }
 
-    /// Grants subscribing to channels of exactly these names. Of all such names the last `names_max` are kept.
+    /// Adds exact names of channels to subscribe to. Only the last `names_max` names of the grants are kept.
     pub fn allow(&mut self, channels: &[String], names_max: usize) {
         let mut lists = self.0.take().map_or_else(Lists::default, Arc::unwrap_or_clone);
         let kept = lists.names.into_iter().filter(|name| !channels.iter().any(|other| **other == **name));
@@ -75,7 +76,7 @@ impl Grants {
         self.0 = Some(Arc::new(lists));
     }
 
-    /// Whether its bearer may subscribe to a channel.
+    /// Whether the grants allow the user to subscribe to a channel.
     pub fn may_subscribe(&self, channel: &str, user: Option<&str>) -> bool {
         self.0.as_ref().is_some_and(|lists| {
             lists.names.iter().any(|name| **name == *channel)
@@ -83,21 +84,21 @@ impl Grants {
         })
     }
 
-    /// Whether its bearer may publish to a channel.
+    /// Whether the grants allow the user to publish to a channel.
     pub fn may_publish(&self, channel: &str, user: Option<&str>) -> bool {
         self.0.as_ref().is_some_and(|lists| lists.publish.iter().any(|pattern| pattern.matches(channel, user)))
     }
 }
 
-/// Makes equal grants the same ones: most tokens of a backend say the same, with another user.
+/// A pool in which equal grants share their memory, because most tokens of a backend differ only in the user.
 #[derive(Debug, Default)]
 pub struct GrantsPool(HashSet<Arc<Lists>>);
 
-/// Grants beyond which it is looked for those that nobody holds any more.
+/// The number of grants from which the pool looks for unused ones before it grows.
 const POOL_TIDIED: usize = 64;
 
 impl GrantsPool {
-    /// The grants that equal ones share.
+    /// The shared copy of equal grants.
     pub fn share(&mut self, grants: Grants) -> Grants {
         let Some(lists) = grants.0 else { return grants };
         if let Some(known) = self.0.get(&lists) {
@@ -175,7 +176,7 @@ mod tests {
         let allowed = |grants: &Grants| ["a", "b", "c", "d", "p:1", "q"].map(|name| grants.may_subscribe(name, None));
         grants.allow(&["a".into(), "b".into()], 2);
         assert_eq!(allowed(&grants), [true, true, false, false, true, false]);
-        // A name that is there already takes no room twice, and is the last one from now on.
+        // A name that is added again takes no second place and becomes the last one.
         grants.allow(&["b".into()], 2);
         assert_eq!(allowed(&grants), [true, true, false, false, true, false]);
         grants.allow(&["a".into()], 2);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same as a regular expression would say.
+        /// Compares patterns with a regular expression of the same meaning.
         #[test]
         fn agrees_with_a_simple_matcher(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
             fn simple(pattern: &[u8], name: &[u8]) -> bool {

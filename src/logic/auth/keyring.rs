@@ -1,6 +1,6 @@
-//! The keys tokens are signed with, and verifying tokens: signature first, then the claims.
+//! The keys by which tokens are verified, and the verification: the signature first, then the claims.
 //!
-//! A key has one algorithm, which is never taken from the token (RFC 8725 §3.1). Time is an argument.
+//! A key has one algorithm, which is never taken from the token (RFC 8725 §3.1). The caller passes the time.
 
 use arcstr::ArcStr;
 use base64::Engine;
@@ -13,15 +13,15 @@ use super::Grants;
 
 pub use jsonwebtoken::Algorithm;
 
-/// The longest token that is looked at.
+/// The longest token that is verified, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// The longest user name or token id.
+/// The longest user name or token id, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Why a key cannot be used.
+/// The cause for which a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The algorithm's name is not known.
+    /// The server does not know an algorithm of that name.
     #[error(
         "{0:?} is no algorithm; there are HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA"
     )]
@@ -31,24 +31,24 @@ pub enum KeyError {
     Malformed {
         /// The algorithm's name.
         algorithm: String,
-        /// What is wrong.
+        /// The fault of the key.
         problem: String,
     },
-    /// A JWKS file is no such thing.
+    /// The text is no JSON Web Key Set.
     #[error("this is no JSON Web Key Set: {0}")]
     Set(String),
-    /// A key of a set is not for signatures.
-    #[error("it is for encryption")]
+    /// The key of a set is for encryption, not for signatures.
+    #[error("the key is for encryption")]
     ForEncryption,
-    /// A key of a set is of a kind or on a curve that its algorithm does not go with.
+    /// The key of a set is of another kind, or on another curve, than its algorithm needs.
     #[error("a key of this kind cannot be used for {0}")]
     Unfit(String),
-    /// A set has keys, and none of them can be used.
+    /// The set has keys, and none of them can be used.
     #[error("none of the {count} keys in the set can be used; the first one: {first}")]
     NoneUsable {
-        /// How many there are.
+        /// The number of keys in the set.
         count: usize,
-        /// Why the first one is not.
+        /// The fault of the set's first key.
         first: Box<KeyError>,
     },
 }
@@ -56,15 +56,15 @@ pub enum KeyError {
 /// A key of a set that is left out.
 #[derive(Debug)]
 pub struct LeftOut {
-    /// Its place in the set, from 0.
+    /// The key's place in the set, from 0.
     pub index: usize,
-    /// Its id (`kid`), if it has one.
+    /// The key's id (`kid`), if it has one.
     pub id: Option<String>,
-    /// Why.
+    /// The fault of the key.
     pub error: KeyError,
 }
 
-/// A key as it is configured.
+/// The material of a configured key.
 #[derive(Debug)]
 pub enum KeyMaterial {
     /// A shared secret, for HMAC.
@@ -79,83 +79,83 @@ struct Key {
     key: DecodingKey,
 }
 
-/// What a token's claims must say beside being signed.
+/// The rules for a token's claims.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// Who may have issued it; empty for anyone.
+    /// The accepted issuers (`iss`); empty for any issuer.
     pub issuers: Vec<String>,
-    /// For whom it must be, one of these; empty for anyone.
+    /// The accepted audiences (`aud`), of which a token must name one; empty for any audience.
     pub audiences: Vec<String>,
-    /// By how much clocks may differ, in seconds.
+    /// The difference between clocks that is allowed for, in seconds.
     pub leeway_s: u64,
 }
 
-/// All keys, and the rules.
+/// All keys, and the rules for the claims.
 #[derive(Default)]
 pub struct Keyring {
     keys: Vec<Key>,
     rules: Rules,
 }
 
-// Keys have no place in a log.
+// The keys are left out, because this text may be logged.
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keyring of {}", self.keys.len())
     }
 }
 
-/// What a verified token says.
+/// The identity that a verified token gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// The user (`sub`).
+    /// The token's user (`sub`).
     pub user: Option<ArcStr>,
     /// The token's id (`jti`).
     pub token: Option<ArcStr>,
-    /// When it is over, in seconds since 1970, leeway included.
+    /// The time at which the identity expires, in seconds since 1970, with the leeway.
     pub expires_s: u64,
-    /// What it grants.
+    /// The channels that the token names.
     pub grants: Grants,
 }
 
-/// Why a token is refused. None of these repeats what was in it.
+/// The cause for which a token is refused. No error repeats a part of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is no JSON Web Token.
+    /// The text is no JSON Web Token.
     #[error("this is no JSON Web Token")]
     Malformed,
-    /// It needs something that is not understood (`crit`, RFC 7515 §4.1.11).
+    /// The token needs an extension (`crit`, RFC 7515 §4.1.11), of which the server knows none.
     #[error("the token demands an extension that this server does not know")]
     Critical,
-    /// No key has its `kid`, or its algorithm.
+    /// No key has the token's `kid`, or its algorithm.
     #[error("no key of this server goes with the token")]
     NoKey,
-    /// The signature is not that of a key.
+    /// The signature is not by one of the keys.
     #[error("the token's signature is not valid")]
     Signature,
-    /// A claim has the wrong type.
+    /// A claim has a wrong type.
     #[error(
         "the token's claims cannot be read; sub, iss and jti are text, exp and nbf numbers, aud, channels and publish texts or lists of them"
     )]
     Claims,
-    /// `exp` is missing.
+    /// The claim `exp` is missing.
     #[error("the token has no exp; tokens must expire")]
     NoExpiry,
-    /// It is over.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// Its time has not come.
+    /// The token's time (`nbf`) has not come.
     #[error("the token is not valid yet")]
     NotYet,
-    /// It is somebody else's.
+    /// The token's issuer is not accepted.
     #[error("the token is of an issuer that is not accepted here")]
     Issuer,
-    /// It is for somebody else.
+    /// The token's audience is not accepted.
     #[error("the token is not for this audience")]
     Audience,
-    /// `sub` or `jti` are too long.
+    /// The claim `sub` or `jti` is too long.
     #[error("the token's sub or jti is longer than 255 bytes")]
     TooLong,
-    /// It was revoked.
+    /// The token was revoked.
     #[error("the token has been revoked")]
     Revoked,
 }
@@ -181,7 +181,7 @@ impl From<OneOrMany> for List {
     }
 }
 
-/// A JSON Web Key Set (RFC 7517 §5), each of whose keys is looked at by itself.
+/// A JSON Web Key Set (RFC 7517 §5), whose keys are parsed one by one.
 #[derive(Deserialize)]
 struct Set {
     keys: Vec<serde_json::Value>,
@@ -215,20 +215,20 @@ impl Keyring {
         Keyring { keys: Vec::new(), rules }
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Adds a key. With an id it is for tokens with that `kid` only.
+    /// Adds a key. A key with an id is only for tokens with that `kid`.
     ///
     /// # Errors
-    /// If the algorithm does not exist, or the key is not for it.
+    /// If the algorithm is not known, or the key does not fit the algorithm.
     pub fn add(&mut self, id: Option<String>, algorithm: &str, material: &KeyMaterial) -> Result<(), KeyError> {
         let named: Algorithm = algorithm.parse().map_err(|_| KeyError::Algorithm(algorithm.to_owned()))?;
         let malformed = |problem: String| KeyError::Malformed { algorithm: algorithm.to_owned(), problem };
@@ -249,18 +249,20 @@ impl Keyring {
             (KeyMaterial::Pem(pem), _) if !is_hmac => {
                 DecodingKey::from_rsa_pem(pem).map_err(|error| malformed(error.to_string()))?
             }
-            (KeyMaterial::Secret(_), _) => return Err(malformed("it needs a public key, not a secret".into())),
-            (KeyMaterial::Pem(_), _) => return Err(malformed("it needs a secret, not a public key".into())),
+            (KeyMaterial::Secret(_), _) => {
+                return Err(malformed("the algorithm needs a public key, not a secret".into()));
+            }
+            (KeyMaterial::Pem(_), _) => return Err(malformed("the algorithm needs a secret, not a public key".into())),
         };
         self.keys.push(Key { id, algorithm: named, key });
         Ok(())
     }
 
-    /// Adds the keys of a JSON Web Key Set that are for signatures, and returns those that it leaves out: keys which one
-    /// does not understand are to be ignored (RFC 7517 §5), so that issuers can add new kinds of them.
+    /// Adds the keys of a JSON Web Key Set that are for signatures, and returns the keys that it leaves out. Keys of an
+    /// unknown kind are left out (RFC 7517 §5), so that issuers can add new kinds.
     ///
     /// # Errors
-    /// If it is no set, or has keys and none can be used. Nothing is added then.
+    /// If the text is no set, or if none of its keys can be used. No key is added then.
     pub fn add_set(&mut self, json: &[u8]) -> Result<Vec<LeftOut>, KeyError> {
         let set: Set = serde_json::from_slice(json).map_err(|error| KeyError::Set(error.to_string()))?;
         let (count, before) = (set.keys.len(), self.keys.len());
@@ -282,7 +284,7 @@ impl Keyring {
     /// Verifies a token at `now_s`, in seconds since 1970.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// The cause for which the token is refused.
     pub fn verify(&self, token: &str, now_s: u64) -> Result<Identity, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
@@ -298,15 +300,16 @@ impl Keyring {
         self.judge(claims, now_s)
     }
 
-    /// The claims, if one of the keys that go with the token has signed it.
+    /// The token's claims, if one of the keys for the token has signed it.
     fn claims(&self, token: &str, algorithm: Algorithm, id: Option<&str>) -> Result<Claims, TokenError> {
-        // A token that names a key is held to it; one that names none may be of any key of its algorithm.
+        // A token that names a key must be signed by it. A token without `kid` may be signed by any key of its
+        // algorithm.
         let goes_with =
             |key: &&Key| key.algorithm == algorithm && (key.id.is_none() || id.is_none() || key.id.as_deref() == id);
         let mut error = TokenError::NoKey;
         for key in self.keys.iter().filter(goes_with) {
             let mut validation = Validation::new(key.algorithm);
-            // Claims are judged here, by the caller's clock.
+            // The caller checks the claims, by its own clock.
             validation.required_spec_claims.clear();
             validation.validate_exp = false;
             validation.validate_nbf = false;
@@ -352,12 +355,12 @@ impl Keyring {
     }
 }
 
-/// A NumericDate (RFC 7519 §2), which may have a fraction.
+/// Reads a NumericDate (RFC 7519 §2), which may have a fraction.
 fn seconds(date: f64) -> Result<u64, TokenError> {
     if (0.0..=1e15).contains(&date) { Ok(date as u64) } else { Err(TokenError::Claims) }
 }
 
-/// A key of a set, if it is for signatures and of a kind that is understood.
+/// Reads a key of a set, which must be for signatures and of a known kind.
 fn key_of_set(key: serde_json::Value) -> Result<Key, KeyError> {
     let jwk: Jwk = serde_json::from_value(key)
         .map_err(|error| KeyError::Malformed { algorithm: "tokens".into(), problem: error.to_string() })?;
@@ -377,7 +380,7 @@ fn key_of_set(key: serde_json::Value) -> Result<Key, KeyError> {
     Ok(Key { id: jwk.common.key_id, algorithm, key })
 }
 
-/// Whether a key is on the curve that its algorithm means, if it means one (RFC 7518 §3.4, RFC 8037 §3.1).
+/// Whether a key is on the curve of its algorithm, if the algorithm has one (RFC 7518 §3.4, RFC 8037 §3.1).
 fn is_on_its_curve(jwk: &Jwk, algorithm: Algorithm) -> bool {
     match &jwk.algorithm {
         AlgorithmParameters::EllipticCurve(key) => matches!(
@@ -389,7 +392,7 @@ fn is_on_its_curve(jwk: &Jwk, algorithm: Algorithm) -> bool {
     }
 }
 
-/// A JWK's own algorithm, else the usual one of its kind: it is the key that says, never the token.
+/// The algorithm that a JWK names, else the usual one of its kind. The token has no influence on it.
 fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, KeyError> {
     if let Some(algorithm) = jwk.common.key_algorithm {
         let name = algorithm.to_string();

@@ -1,4 +1,4 @@
-//! Who a client is and what it may do: JSON Web Tokens (RFC 7519) and their claims.
+//! Identities and permissions of clients: JSON Web Tokens (RFC 7519) and their claims.
 
 mod grants;
 mod keyring;
@@ -8,5 +8,5 @@ pub use grants::{Grants, GrantsPool, Pattern};
 pub use keyring::{Algorithm, Identity, KeyError, KeyMaterial, Keyring, LeftOut, Rules, TokenError};
 pub use revoked::Revoked;
 
-/// The longest time after its expiry for which a token may be made to count, in seconds.
+/// The longest `leeway` that can be configured: the time for which a token counts after its expiry, in seconds.
 pub const LEEWAY_MAX_S: u64 = 3600;

@@ -1,18 +1,20 @@
-//! Tokens that are refused although they verify.
+//! Revocations: tokens that are refused although they verify.
 
 use std::collections::HashMap;
 
 use arcstr::ArcStr;
 
-/// Revoked tokens that are remembered at most; the one that expires first makes room.
+/// The most revoked tokens that are remembered. The one that expires first makes room for another.
 const REVOKED_MAX: usize = 1_000_000;
 
-/// Revoked tokens by their ids (`jti`, RFC 7519 section 4.1.7), and until when they are refused, in seconds since 1970.
+/// Revoked tokens by their ids (`jti`, RFC 7519 §4.1.7), with the times until which they are refused, in seconds
+/// since
+/// 1970.
 #[derive(Clone, Debug, Default)]
 pub struct Revoked(HashMap<ArcStr, u64>);
 
 impl Revoked {
-    /// Refuses a token until `until_s`, or longer if it is refused for longer.
+    /// Revokes a token until `until_s`, or for longer if an earlier revocation lasts longer.
     pub fn add(&mut self, id: ArcStr, until_s: u64) {
         self.add_within(REVOKED_MAX, id, until_s);
     }
@@ -28,27 +30,27 @@ impl Revoked {
         *until = (*until).max(until_s);
     }
 
-    /// Whether a token is refused.
+    /// Whether a token is revoked at `now_s`.
     pub fn contains(&self, id: &str, now_s: u64) -> bool {
         self.0.get(id).is_some_and(|until| *until > now_s)
     }
 
-    /// Forgets tokens that have expired since.
+    /// Forgets revocations that are over at `now_s`.
     pub fn tidy(&mut self, now_s: u64) {
         self.0.retain(|_, until| *until > now_s);
     }
 
-    /// How many are remembered.
+    /// The number of remembered tokens.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none is.
+    /// Whether no token is remembered.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in no order.
+    /// All remembered tokens, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&ArcStr, u64)> {
         self.0.iter().map(|(id, until)| (id, *until))
     }

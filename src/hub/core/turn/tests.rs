@@ -1,4 +1,4 @@
-//! Turns over socket pairs, step by step: the test is the driver.
+//! Turns over socket pairs, step by step. The test acts as the driver.
 
 mod world;
 
@@ -102,7 +102,7 @@ fn so_many_questions_of_one_publisher_wait_and_the_rest_of_its_lines() {
     }
     world.settle();
     assert_eq!((far.refs(), world.asked(0).len()), (vec![json!(0), json!(1)], 2));
-    // What it waits for is forgotten with it.
+    // The publisher's questions are forgotten when it has gone.
     drop(far);
     world.pass(Duration::from_secs(6));
     world.settle();
@@ -117,12 +117,12 @@ fn a_flood_of_lines_keeps_others_waiting_only_for_its_share_of_a_turn() {
     let sent = 20_000;
     flooding.flood("flood", sent as usize);
     modest.say(r#"{"op":"publish","channel":"a","data":1,"ref":1}"#);
-    // The clock stands still: then the count decides.
+    // The clock stands still, so the count decides.
     assert_eq!(world.turn(), Next::Again);
     assert_eq!(modest.refs(), [1], "256 lines and then those of others");
     let done = |world: &World| world.core.figures.events_published.load(Ordering::Relaxed);
     assert!(done(&world) < sent);
-    // Each look at the clock finds half a millisecond gone.
+    // Each look at the clock moves it on by half a millisecond.
     world.time.set((Duration::ZERO, MS / 2));
     modest.say(r#"{"op":"publish","channel":"a","data":1,"ref":2}"#);
     let before = done(&world);
@@ -139,7 +139,7 @@ fn a_flood_of_lines_keeps_others_waiting_only_for_its_share_of_a_turn() {
 }
 
 #[test]
-fn what_shards_said_before_a_line_was_sent_is_heard_before_it_is_carried_out() {
+fn shards_messages_from_before_a_line_are_heard_before_it_is_carried_out() {
     let mut world = world(1 << 20);
     for _ in 0..HEARD_MAX {
         world.to_hub.send(HubMessage::Unfollow { shard: 1, local: 0 });
@@ -255,7 +255,7 @@ fn a_message_is_on_account_until_every_listeners_socket_has_it() {
         };
         world.received(shard).into_iter().map(bytes).sum::<usize>()
     };
-    // Until one of the sockets is full: what one listener has and the other has not stays on the account.
+    // One of the sockets fills up. A message that only one of the listeners has stays on the account.
     let data = format!("\"{}\"", "x".repeat(10_000));
     let mut said = 0;
     while !world.wanted(Want::Writable(slow.number)) {
@@ -269,7 +269,7 @@ fn a_message_is_on_account_until_every_listeners_socket_has_it() {
     assert_eq!(reading.lines()[0], json!({ "op": "message", "conn": "1.1.2", "data": 2 }));
     let weight = upstream_weight(data.len());
     assert_eq!(heard(&mut world, 1), (said - 1) * weight);
-    // A listener that goes owes nothing any more, and the shards hear that only one is left.
+    // The messages of a listener that has gone are released, and the shards hear that only one is left.
     drop(slow);
     world.settle();
     assert_eq!(heard(&mut world, 1), weight + upstream_weight(1));

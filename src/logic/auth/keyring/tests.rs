@@ -85,7 +85,7 @@ fn the_token_never_chooses_how_it_is_verified() {
             assert_eq!(keyring.verify(&token, NOW), Err(TokenError::NoKey), "{alg}");
         }
     }
-    // The public key as an HMAC secret: the classic confusion.
+    // An attacker may use the public key as an HMAC secret.
     let key = EncodingKey::from_secret(key!("rsa.pub.pem"));
     let forged = jsonwebtoken::encode(&JwtHeader::new(Algorithm::HS256), &claims, &key).unwrap();
     assert_eq!(keyring.verify(&forged, NOW), Err(TokenError::NoKey));
@@ -159,7 +159,7 @@ fn claims_are_judged_by_the_rules() {
 fn a_token_of_16_kib_is_looked_at_and_a_longer_one_is_not() {
     let keyring = keyring_of(Algorithm::HS256, Rules::default());
     let token_of = |length: usize| {
-        // Base64 without padding does not have every length: an id of the key makes up for it.
+        // Base64 without padding does not have every length, so the key's id adds the missing bytes.
         let mut tokens = ["", "k", "kk"].into_iter().flat_map(|id| {
             (length * 3 / 4 - 200..length * 3 / 4).map(move |fill| {
                 let claims = json!({ "exp": NOW + 1, "fill": "x".repeat(fill) });
@@ -215,7 +215,7 @@ fn jwk(algorithm: Algorithm) -> Value {
     let text = String::from_utf8(pem).unwrap();
     let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
     let der = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
-    // The numbers stand at the end.
+    // The key's numbers are at the end of the DER text.
     let last = |count: usize| &der[der.len() - count..];
     let point = |curve: &str, size: usize| {
         let (x, y) = last(2 * size).split_at(size);
@@ -225,7 +225,7 @@ fn jwk(algorithm: Algorithm) -> Value {
         Algorithm::ES256 => point("P-256", 32),
         Algorithm::ES384 => point("P-384", 48),
         Algorithm::EdDSA => json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(last(32)) }),
-        // The modulus, then the exponent 65537 with its tag and length.
+        // The modulus is followed by the exponent 65537 with its tag and length.
         _ => json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(&last(256 + 5)[..256]), "e": "AQAB" }),
     }
 }
@@ -272,7 +272,7 @@ fn a_key_of_a_set_that_is_left_out_is_named_with_the_reason() {
     let oct = json!({ "kty": "oct", "k": secret });
     for (key, reason) in [
         (with(oct.clone(), &[("k", "")]), "the key for HS256 cannot be read: the secret is empty"),
-        (with(oct.clone(), &[("use", "enc")]), "it is for encryption"),
+        (with(oct.clone(), &[("use", "enc")]), "the key is for encryption"),
         (with(oct.clone(), &[("alg", "RS256")]), "a key of this kind cannot be used for RS256"),
         (with(oct.clone(), &[("alg", "RSA-OAEP")]), "is no algorithm; there are HS256"),
         (with(jwk(Algorithm::RS256), &[("alg", "HS256")]), "a key of this kind cannot be used for HS256"),

@@ -1,4 +1,4 @@
-//! What publishers say.
+//! The commands of publishers and backends.
 
 use std::borrow::Cow;
 
@@ -15,68 +15,68 @@ use crate::logic::json;
 use super::listen::{Answer, Listening};
 use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
 
-/// A line, understood.
+/// The command of one line, with its reference.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `ref`, as it was written: it comes back with the answer. Without it only errors are answered.
+    /// The line's `ref` as it was written, which the answer repeats. Without a `ref` only errors are answered.
     pub reference: Option<Box<RawValue>>,
-    /// What to do.
+    /// The command to carry out.
     pub command: Command,
 }
 
-/// What to do.
+/// A command of the feed, by its `op`.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// One event, to one channel or several.
+    /// Publishes one event to one or several channels.
     Publish(Publish),
-    /// Several events, all or nothing.
+    /// Publishes several events, all or none of them.
     Batch(Vec<Publish>),
-    /// A channel is finished.
+    /// Ends a channel.
     End(ChannelName),
-    /// Connections are to be ended.
+    /// Ends connections or subscriptions.
     Kick {
-        /// Which.
+        /// The connections or subscriptions to end.
         target: KickTarget,
-        /// Said to the clients.
+        /// The reason that the clients are told.
         reason: Box<str>,
     },
-    /// Something for one connection, or for all of a user.
+    /// Sends a message to one connection, or to all connections of a user.
     Send {
-        /// For whom.
+        /// The message's receiver.
         target: SendTarget,
-        /// What; its name is not used.
+        /// The message. Its name is not used.
         draft: Draft,
     },
-    /// This connection hears what clients say and who comes and goes.
+    /// Has this connection listen to clients' messages, connects and disconnects, or to questions about clients.
     Listen(Listening),
-    /// The answer to such a question.
+    /// Answers a question about a client without a token.
     Authorized {
-        /// About which connection.
+        /// The name of the client's connection.
         connection: Box<str>,
-        /// Which question.
+        /// The question's number.
         number: u32,
-        /// The answer.
+        /// The backend's decision.
         answer: Answer,
     },
-    /// Who is on a channel.
+    /// Asks for the users on a channel.
     Presence(ChannelName),
-    /// The server's figures.
+    /// Asks for the server's figures.
     Stats,
-    /// This connection gets a copy of every event of a channel.
+    /// Has this connection get a copy of every event of a channel.
     Trace(ChannelName),
-    /// Which channels there are.
+    /// Asks for a list of channels.
     Channels(ChannelFilter),
-    /// Which connections there are.
+    /// Asks for a list of connections.
     Connections(ConnectionFilter),
-    /// All about one connection, by its name.
+    /// Asks for all details of one connection, by its name.
     Connection(Box<str>),
-    /// A channel's history.
+    /// Asks for a channel's history.
     History {
-        /// The channel.
+        /// The channel whose history is shown.
         channel: ChannelName,
-        /// Events after this id.
+        /// The id after which events are shown; `None` for all events.
         after: Option<Id>,
-        /// How many at most.
+        /// The most events to show.
         limit: usize,
     },
 }
@@ -84,18 +84,18 @@ pub enum Command {
 /// An event to publish.
 #[derive(Clone, Debug)]
 pub struct Publish {
-    /// Where to.
+    /// The channels to publish to.
     pub channels: Vec<ChannelName>,
-    /// Whether `channels` was written, so that the answer is a list.
+    /// Whether the line has `channels` instead of `channel`, so that the answer is a list of ids.
     pub is_list: bool,
-    /// What.
+    /// The event's content.
     pub draft: Draft,
-    /// The same key within the window is answered with the first one's ids.
+    /// The idempotency key: a publish with the same key within the window is answered with the first one's ids.
     pub key: Option<Box<str>>,
 }
 
 impl Command {
-    /// Whether it changes nothing and nobody hears of it.
+    /// Whether the command only looks: it changes nothing, and no client notices it.
     pub fn is_read_only(&self) -> bool {
         match self {
             Command::Stats | Command::History { .. } | Command::Presence(_) => true,
@@ -106,66 +106,66 @@ impl Command {
     }
 }
 
-/// Whom a message is for.
+/// The receiver of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendTarget {
-    /// A connection, by its name.
+    /// One connection, by its name.
     Connection(Box<str>),
     /// All connections of a user.
     User(ArcStr),
 }
 
-/// Whom a kick is for.
+/// The connections or subscriptions that a kick ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KickTarget {
-    /// A connection, by its name.
+    /// One connection, by its name.
     Connection(Box<str>),
-    /// Everyone on a channel.
+    /// All connections that are subscribed to a channel.
     Channel(ChannelName),
     /// All connections of a user.
     User(ArcStr),
-    /// All connections that came with a token, which is refused from now on.
+    /// All connections that came with a token. The token is refused from now on.
     Token {
-        /// Its id (`jti`).
+        /// The token's id (`jti`).
         id: ArcStr,
-        /// When it would expire, in seconds since 1970, if that was said.
+        /// The time at which the token expires, in seconds since 1970, if the line names it.
         until_s: Option<u64>,
     },
-    /// A user's subscriptions to a channel; the connections stay.
+    /// A user's subscriptions to a channel. The user's connections stay open.
     Subscription {
-        /// The user.
+        /// The user whose subscriptions end.
         user: ArcStr,
-        /// The channel.
+        /// The channel that the user is taken off.
         channel: ChannelName,
     },
 }
 
-/// Why a line is refused.
+/// The error with which a line is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedError {
-    /// A word for programs.
+    /// The code for programs.
     pub code: &'static str,
-    /// A sentence for people, with the place.
+    /// A sentence for people, which names the place of the fault.
     pub message: String,
 }
 
 impl FeedError {
-    /// An error.
+    /// An error of that code and message.
     pub fn new(code: &'static str, message: impl Into<String>) -> FeedError {
         FeedError { code, message: message.into() }
     }
 }
 
-/// A refused line, with the `ref` it had if that could be read.
+/// A refused line, with its `ref` if that could be read.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// As in [`Request`].
+    /// The line's `ref` as it was written, if it could be read.
     pub reference: Option<Box<RawValue>>,
-    /// Why.
+    /// The error to answer with.
     pub error: FeedError,
 }
 
-/// How many events a `history` answer has if the question does not say, and at most.
+/// The most events of a `history` answer if the line names no limit.
 const HISTORY_LIMIT: usize = 100;
 const HISTORY_LIMIT_MAX: usize = 1000;
 const EVENT_NAME_BYTES_MAX: usize = 200;
@@ -219,7 +219,7 @@ struct RawLine<'a> {
     order: Option<Cow<'a, str>>,
 }
 
-/// Makes `null` a value: it is one, and may be published.
+/// Reads a member as present even if it is `null`, because `null` is a value that may be published.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -241,7 +241,7 @@ struct RawItem<'a> {
     key: Option<Cow<'a, str>>,
 }
 
-/// Understands one line.
+/// Parses one line as a command.
 pub fn parse(line: &[u8]) -> Result<Request, Refused> {
     let raw: RawLine<'_> = match std::str::from_utf8(line).map(serde_json::from_str) {
         Ok(Ok(raw)) => raw,
@@ -258,7 +258,7 @@ pub fn parse(line: &[u8]) -> Result<Request, Refused> {
     }
 }
 
-/// The `ref` of a line that could not be understood otherwise.
+/// The `ref` of a line that could not be parsed otherwise.
 fn reference_of(line: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
     struct OnlyReference<'a> {
@@ -337,7 +337,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
     }
 }
 
-/// As much of a name as an error needs to show.
+/// The beginning of a name, short enough for an error message.
 fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(60)]
 }
@@ -397,7 +397,7 @@ fn listen(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     }))
 }
 
-/// What a backend lets a client do: everything it asked for, nothing, or some of it.
+/// A backend's decision about a client: all channels that it asked for, none, or some of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Allow {
@@ -454,10 +454,10 @@ fn publish(item: RawItem<'_>) -> Result<Publish, FeedError> {
     Ok(Publish { channels, is_list, draft, key: item.key.as_deref().map(Into::into) })
 }
 
-/// An event that a client publishes: JSON, and a name if it has one.
+/// The content of an event that a client publishes: JSON, and a name if the client gives one.
 ///
 /// # Errors
-/// If the name is none.
+/// If the name is no event name.
 pub fn draft_of(data: &RawValue, name: Option<&str>) -> Result<Draft, FeedError> {
     draft(Some(data), None, name)
 }
@@ -543,7 +543,7 @@ mod tests {
         assert_eq!(parse(br#"{"ref":7,"op":5}"#).unwrap_err().reference.unwrap().get(), "7");
     }
 
-    /// A line with a field that is one character over what it may be, and one that is not.
+    /// Checks that a field may have `max` characters and no more.
     fn at_most(max: usize, line: impl Fn(&str) -> String) {
         let refusal =
             |size: usize| parse(line(&"x".repeat(size)).as_bytes()).map_err(|refused| refused.error.code).err();
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listened_to_is_named_word_by_word() {
+    fn the_kinds_of_lines_to_listen_to_are_named_word_by_word() {
         let listen = |words: &str| match ok(&format!(r#"{{"op":"listen","what":[{words}]}}"#)).command {
             Command::Listen(what) => (what.messages, what.connections, what.authorize),
             other => panic!("{other:?}"),

@@ -1,33 +1,33 @@
 //! Cutting a stream into lines of bounded length.
 
-/// What [`LineSplitter::next_line`] found.
+/// A line of the stream, as [`LineSplitter::next_line`] finds it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// A line, without its end.
     Whole(&'a [u8]),
-    /// A line that is longer than the limit; it is skipped to its end and this is said once.
+    /// A line that is longer than the limit. It is skipped to its end and reported once.
     TooLong,
 }
 
-/// Holds what came of a line so far.
+/// A splitter, which holds the received bytes that are no whole line yet.
 #[derive(Debug)]
 pub struct LineSplitter {
     buffer: Vec<u8>,
-    /// Where in `buffer` the next line starts.
+    /// The start of the next line in `buffer`.
     start: usize,
-    /// Up to where no newline is.
+    /// The offset in `buffer` up to which there is no newline.
     searched: usize,
     line_bytes_max: usize,
     skipping: bool,
 }
 
 impl LineSplitter {
-    /// For lines of at most `line_bytes_max` bytes.
+    /// A splitter for lines of at most `line_bytes_max` bytes.
     pub fn new(line_bytes_max: usize) -> LineSplitter {
         LineSplitter { buffer: Vec::new(), start: 0, searched: 0, line_bytes_max, skipping: false }
     }
 
-    /// Adds what was read. All lines of what came before must have been taken.
+    /// Adds bytes that were read. All lines of earlier bytes must have been taken.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.searched -= self.start;
@@ -118,7 +118,7 @@ mod tests {
         assert!((100..=400).contains(&room_after(100)), "{}", room_after(100));
         assert!(room_after(400) >= 400);
         assert!(room_after(401) < 100, "{}", room_after(401));
-        // The beginning of a line stays, however large its buffer is.
+        // The beginning of an unfinished line stays, however large its buffer is.
         let mut splitter = LineSplitter::new(1000);
         splitter.push(&[&[b'x'; 5000][..], b"\nab"].concat());
         assert_eq!(splitter.next_line(), Some(Line::TooLong));

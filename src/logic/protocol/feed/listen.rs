@@ -1,4 +1,4 @@
-//! Lines for listeners: what a backend hears of clients. Each is one JSON object on one line, with its kind in `op`.
+//! Lines for listeners, which tell a backend of clients. Each line is one JSON object, with its kind in `op`.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use crate::logic::json;
 
 use super::reply::write_line;
 
-/// What a connection of the feed listens to.
+/// The kinds of lines that a connection of the feed listens to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
     /// Messages of clients.
@@ -25,11 +25,11 @@ pub struct Listening {
 pub struct Answer {
     /// The channels that the client may have; `None` for all that it asked for.
     pub allowed: Option<Vec<String>>,
-    /// The user that the client is, if the backend names one.
+    /// The client's user, if the backend names one.
     pub user: Option<ArcStr>,
 }
 
-/// A line for a listener; [`write_said`] writes the one that is not here.
+/// A line for a listener about clients. [`write_said`] writes the lines with clients' messages.
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Notice<'a> {
@@ -54,10 +54,10 @@ pub enum Notice<'a> {
         /// The user, if the connection's token named one.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<&'a str>,
-        /// The word for why it has ended.
+        /// The name of the reason for the end.
         reason: &'a str,
     },
-    /// A client without a token wants to subscribe, and the backend is to say whether it may.
+    /// A client without a token wants to subscribe, and the backend must decide whether it may.
     Authorize {
         /// The connection's name.
         #[serde(serialize_with = "shown")]
@@ -78,9 +78,9 @@ pub enum Notice<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         origin: Option<&'a str>,
     },
-    /// Connects and disconnects were left out here.
+    /// Lines about connects and disconnects were left out here.
     Lost {
-        /// How many.
+        /// The number of lines that were left out.
         count: u64,
     },
 }
@@ -100,14 +100,14 @@ fn shown<S: Serializer>(value: &&dyn Display, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Notice<'_> {
-    /// Appends the line.
+    /// Appends the line to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         write_line(out, self);
     }
 }
 
-/// Appends `{"op":"message","conn","user"?,"data"}`. `data` is JSON on one line: the shard has parsed it, and it is copied
-/// as it is.
+/// Appends `{"op":"message","conn","user"?,"data"}`. `data` is JSON on one line, which the shard has parsed before; it
+/// is copied unchanged.
 pub fn write_said(out: &mut Vec<u8>, conn: &dyn Display, user: Option<&str>, data: &str) {
     json::write(&Said { op: "message", conn, user }, out);
     out.pop();

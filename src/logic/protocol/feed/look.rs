@@ -1,4 +1,4 @@
-//! Questions about what there is, channels and connections, and the answer about channels.
+//! Questions about channels and connections, and the answer about channels.
 
 use core::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::logic::event::ChannelName;
 
-/// Which connections an answer shows.
+/// The filter of the connections that an answer shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
     /// Only connections on this channel.
@@ -16,13 +16,13 @@ pub struct ConnectionFilter {
     pub user: Option<ArcStr>,
     /// Only connections from this address.
     pub address: Option<IpAddr>,
-    /// The connections that are furthest behind first, instead of in no order.
+    /// Whether the connections with the largest backlog come first, instead of in no order.
     pub slowest_first: bool,
     /// The most connections that are shown.
     pub limit: usize,
 }
 
-/// Which channels an answer shows.
+/// The filter of the channels that an answer shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelFilter {
     /// The channels with the most events of late.
@@ -32,16 +32,16 @@ pub enum ChannelFilter {
     },
     /// All channels whose name starts with a prefix, page by page.
     Named {
-        /// The prefix.
+        /// The beginning of the channels' names.
         prefix: Box<str>,
-        /// Where the page begins: the cursor of the page before, or 0.
+        /// The beginning of the page: the cursor of the page before, or 0.
         cursor: u32,
         /// The most channels on a page.
         limit: usize,
     },
 }
 
-/// How many connections or channels one answer shows where the question names no limit.
+/// The most connections or channels that one answer shows if the question names no limit.
 pub const LOOK_LIMIT: usize = 50;
 /// The highest limit that a question can name.
 pub const LOOK_LIMIT_MAX: usize = 1000;
@@ -51,11 +51,11 @@ pub const LOOK_LIMIT_MAX: usize = 1000;
 pub struct ChannelsAnswer {
     /// The channels.
     pub channels: Vec<ChannelRow>,
-    /// Where the next page begins, if there is one.
+    /// The beginning of the next page, if there is one.
     pub cursor: Option<u32>,
 }
 
-/// One channel, as it is shown.
+/// One channel as an answer shows it.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct ChannelRow {
     /// The channel's name.
@@ -63,13 +63,13 @@ pub struct ChannelRow {
     pub channel: ChannelName,
     /// Whether the channel was ended and nothing was published on it since.
     pub ended: bool,
-    /// Events per second of late, to the hundredth.
+    /// The channel's recent events per second, to the hundredth.
     pub events_per_second: f64,
-    /// Bytes in its history, by the events' weight.
+    /// The bytes in the channel's history, by the events' weight.
     pub history_bytes: usize,
-    /// Events in its history.
+    /// The number of events in the channel's history.
     pub history_events: usize,
-    /// Subscribers on all shards that have answered; `None` as long as none has.
+    /// The number of subscribers on all shards that have answered; `None` as long as none has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscribers: Option<u64>,
 }

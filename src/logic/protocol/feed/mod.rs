@@ -1,4 +1,4 @@
-//! The feed: one JSON object per line, both ways.
+//! The feed, by which publishers and backends speak with the hub: one JSON object per line, in both directions.
 
 mod command;
 mod lines;

@@ -1,4 +1,4 @@
-//! Answers: what a publisher is told about its lines. Each is one JSON object on one line.
+//! Answers to a publisher's lines. Each answer is one JSON object on one line.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -18,11 +18,11 @@ struct Done<'a, M> {
     members: M,
 }
 
-/// The members of an answer that says nothing but `ok`.
+/// The members of an answer that has only `ok`.
 #[derive(Serialize)]
 struct Nothing {}
 
-/// The members of the answer to a publish, which has one of both.
+/// The members of the answer to a publish, which has one of the two.
 #[derive(Serialize)]
 struct Published<'a> {
     #[serde(rename = "ref")]
@@ -34,7 +34,7 @@ struct Published<'a> {
     ids: Option<IdList<'a>>,
 }
 
-/// An id as a JSON string. Its text is put together on the stack: a batch may be answered with thousands of them.
+/// An id as a JSON string. Its text is made on the stack, because a batch may be answered with thousands of ids.
 struct IdText(Id);
 
 impl Serialize for IdText {
@@ -52,24 +52,24 @@ impl Serialize for IdList<'_> {
     }
 }
 
-/// How many connections or subscriptions a command has ended.
+/// The number of connections or subscriptions that a command has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ended {
-    /// Connections: the answer to `kick`.
+    /// The number of connections, in the answer to `kick`.
     Kicked(u64),
-    /// Subscriptions: the answer to `unsubscribe`.
+    /// The number of subscriptions, in the answer to `unsubscribe`.
     Unsubscribed(u64),
 }
 
 /// The members of the answer to `presence`.
 #[derive(Debug, Serialize)]
 pub struct PresenceAnswer<'a> {
-    /// Connections on the channel, those of anonymous clients among them.
+    /// The number of connections on the channel, with those of anonymous clients.
     pub connections: u64,
-    /// Users on the channel.
+    /// The number of users on the channel.
     pub count: usize,
-    /// The users, or the first of them where there are too many for one answer.
+    /// The users, or the first of them if there are too many for one answer.
     pub users: Vec<PresentUser<'a>>,
 }
 
@@ -78,11 +78,11 @@ pub struct PresenceAnswer<'a> {
 pub struct PresentUser<'a> {
     /// The user's name.
     pub user: &'a str,
-    /// The user's connections on the channel.
+    /// The number of the user's connections on the channel.
     pub connections: u32,
 }
 
-/// A refused line.
+/// The answer to a refused line.
 #[derive(Serialize)]
 struct Refusal<'a> {
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
@@ -112,8 +112,8 @@ pub fn write_members(out: &mut Vec<u8>, reference: &RawValue, members: &impl Ser
     write_line(out, &Done { reference, ok: true, members });
 }
 
-/// Appends `{"ref":…,"ok":true`, what `members` appends (members that each start with a comma), and `}`: for values that
-/// are JSON text already and need no second pass by a parser.
+/// Appends `{"ref":…,"ok":true`, the members that `members` appends (each starts with a comma), and `}`. The values may
+/// be JSON text already, which then needs no second pass by a parser.
 pub fn write_ready_made(out: &mut Vec<u8>, reference: &RawValue, members: impl FnOnce(&mut Vec<u8>)) {
     json::write(&Done { reference, ok: true, members: Nothing {} }, out);
     out.pop();
@@ -121,13 +121,13 @@ pub fn write_ready_made(out: &mut Vec<u8>, reference: &RawValue, members: impl F
     out.extend_from_slice(b"}\n");
 }
 
-/// Appends the answer to a publish: `"id"`, or `"ids"` where a list was asked for.
+/// Appends the answer to a publish: `"id"`, or `"ids"` if the line has a list of channels.
 pub fn write_ids(out: &mut Vec<u8>, reference: &RawValue, ids: &[Id], is_list: bool) {
     let id = ids.first().filter(|_| !is_list).map(|id| IdText(*id));
     write_line(out, &Published { reference, ok: true, id, ids: is_list.then_some(IdList(ids)) });
 }
 
-/// Appends `{"ref":…,"error":{"code","message"}}`, without the `ref` where the line had none.
+/// Appends `{"ref":…,"error":{"code","message"}}`, without `ref` if the line had none.
 pub fn write_error(out: &mut Vec<u8>, reference: Option<&RawValue>, error: &FeedError) {
     let FeedError { code, message } = error;
     write_line(out, &Refusal { reference, error: RefusalReason { code, message } });

@@ -1,4 +1,4 @@
-//! A hub whose driver, shards and publishers are the test.
+//! A hub for tests, in which the test acts as driver, shards and publishers.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -17,14 +17,14 @@ use crate::link::{FromHub, ShardMessage, ToHub, to_hub, to_shard};
 use crate::logic::history::HistoryLimits;
 use crate::sys::socket;
 
-/// A hub whose driver, shards and publishers are the test.
+/// A hub with the ends that a test acts on.
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) ports: Ports,
     pub(super) to_hub: ToHub,
     pub(super) queues: Vec<FromHub>,
     pub(super) drained: crossbeam_channel::Receiver<u64>,
-    /// The time since the start, and by how much it goes on with every look at the clock.
+    /// The time since the start, and the step by which each look at the clock moves it on.
     pub(super) time: Rc<Cell<(Duration, Duration)>>,
     pub(super) folder: tempfile::TempDir,
 }
@@ -33,13 +33,13 @@ pub(super) struct World {
 pub(super) struct Far {
     pub(super) stream: UnixStream,
     pub(super) number: usize,
-    /// The beginning of a line whose rest was not read yet.
+    /// The beginning of a line whose rest has not come yet.
     rest: Vec<u8>,
     /// Bytes for which the socket had no room yet.
     unwritten: Vec<u8>,
 }
 
-/// A hub with two shards, whose queues hold so many bytes.
+/// A hub with two shards, whose queues hold `queue_bytes` bytes.
 pub(super) fn world(queue_bytes: usize) -> World {
     let folder = tempfile::tempdir().unwrap();
     let (to_hub, inbox) = to_hub().unwrap();
@@ -72,7 +72,7 @@ impl World {
         Far::new(far, number)
     }
 
-    /// One turn, after which everything that the turn before wanted to know of may have happened.
+    /// One turn, with marks for all orders of the turn before.
     pub(super) fn turn(&mut self) -> Next {
         let mut marks: Vec<Mark> = Vec::new();
         for want in self.core.wants.drain(..) {
@@ -88,7 +88,7 @@ impl World {
         self.core.turn(&self.ports, &mut marks)
     }
 
-    /// Turns until nothing is left to do.
+    /// Turns until no work is left.
     pub(super) fn settle(&mut self) {
         while self.turn() == Next::Again {}
     }
@@ -127,14 +127,14 @@ impl Far {
         self.stream.write_all(b"\n").unwrap();
     }
 
-    /// Writes so many publishes that are not answered, as far as there is room.
+    /// Writes `count` publishes without `ref`, as far as there is room.
     pub(super) fn flood(&mut self, channel: &str, count: usize) {
         let line = format!("{{\"op\":\"publish\",\"channel\":\"{channel}\",\"data\":1}}\n");
         self.unwritten.extend_from_slice(line.repeat(count).as_bytes());
         self.write_rest();
     }
 
-    /// Writes what had no room before.
+    /// Writes bytes that had no room before.
     pub(super) fn write_rest(&mut self) {
         while let Ok(length @ 1..) = self.stream.write(&self.unwritten) {
             self.unwritten.drain(..length);
