@@ -1,4 +1,4 @@
-//! `cargo bench`: the code without system calls that runs per request and per event.
+//! `cargo bench` measures the pure code that runs per request and per event.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -108,7 +108,7 @@ fn structures(criterion: &mut Criterion) {
     });
 }
 
-/// An event from its parsed command into the queue of a shard and out of the queue, with a thousand channels.
+/// The way of an event from a parsed command into a shard's queue and out of it, with a thousand channels.
 fn routing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hub");
     for (name, events_max) in [("publish, no history", 0), ("publish, history of 100", 100)] {

@@ -1,5 +1,5 @@
-//! A real browser before the real binary: headless Chromium, driven over WebDriver. What is asked of it is what pages
-//! do: `EventSource`, `WebSocket`, `fetch`.
+//! A real browser against the real binary: headless Chromium, driven over WebDriver. Its pages use `EventSource`,
+//! `WebSocket` and `fetch`.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, dead_code)]
 
 #[path = "e2e/server.rs"]
@@ -90,15 +90,15 @@ impl Browser {
     }
 }
 
-/// What drives the browser, on a port of its own.
+/// The browser's WebDriver, on a port of its own.
 struct Driver {
     process: Child,
     port: u16,
 }
 
 impl Driver {
-    /// The driver takes a port that is free on `::1`, wants the same on `127.0.0.1`, and ends where somebody has that:
-    /// then it is started again.
+    /// Starts the driver, again if it exits: it takes a port that is free on `::1`, and exits if another process has the
+    /// same port on `127.0.0.1`.
     fn start() -> Driver {
         let mut said = Vec::new();
         for _ in 0..20 {
@@ -129,7 +129,7 @@ impl Drop for Driver {
     }
 }
 
-/// Waits off this thread, which drives the browser.
+/// Publishes on another thread, because the present one drives the browser.
 async fn publish(server: &Server, channel: &str, name: Option<&str>, data: Value) -> String {
     let mut command = json!({ "op": "publish", "channel": channel, "data": data });
     if let Some(name) = name {
@@ -138,12 +138,12 @@ async fn publish(server: &Server, channel: &str, name: Option<&str>, data: Value
     server.feed().call(command).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
-/// For tests/systemd/run: a page of the host at `RINGCAST_BROWSE` subscribes, and hears what the script publishes once
-/// this has said that it listens.
+/// For tests/systemd/run: a page of the host at `RINGCAST_BROWSE` subscribes, the test prints that it is listening, and
+/// the page gets the event that the script then publishes.
 #[tokio::test(flavor = "current_thread")]
-#[ignore = "needs a server that somebody else has set up"]
+#[ignore = "needs the server of tests/systemd/run"]
 async fn a_page_of_another_hosts_server_gets_an_event() {
-    let url = std::env::var("RINGCAST_BROWSE").expect("RINGCAST_BROWSE says where the server is");
+    let url = std::env::var("RINGCAST_BROWSE").expect("RINGCAST_BROWSE must be set to the server's URL");
     let browser = Browser::open(&url).await;
     let script = "
         const done = arguments[0];
@@ -158,7 +158,7 @@ async fn a_page_of_another_hosts_server_gets_an_event() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
+async fn an_event_source_gets_names_and_lines_and_resumes_after_a_cut() {
     let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
     let browser = Browser::open(&format!("http://{}/", server.address)).await;
     let script = "
@@ -172,7 +172,7 @@ async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
     let first = publish(&server, "room", None, json!("one\ntwo\n\nthree")).await;
     let second = publish(&server, "room", Some("tick"), json!({ "n": [1, "ü"] })).await;
     browser.await_true("seen.length === 2").await;
-    // Cut by the server; published while nobody is there; the browser comes back by itself, with Last-Event-ID.
+    // The server cuts the stream, an event is published meanwhile, and the browser reconnects with Last-Event-ID.
     let kicked = server.feed().call(json!({ "op": "kick", "channel": "room" })).unwrap();
     assert_eq!(kicked["kicked"], 1);
     let third = publish(&server, "room", None, json!("after the cut")).await;
@@ -187,15 +187,15 @@ async fn an_event_source_hears_names_lines_and_resumes_after_a_cut() {
         ["message", "", fourth]
     ]);
     assert_eq!(seen, json!([expected, 2]));
-    // An end is an end: no reconnecting once the page says so, and the server knows.
+    // After `close` the page does not reconnect.
     browser.client.execute("source.close()", vec![]).await.unwrap();
-    // The demo page has a stream of its own.
+    // The remaining stream is the demo page's own.
     server.await_figure("connections_sse", 1);
     browser.close().await;
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_restart_of_the_server_loses_nothing_that_comes_after() {
+async fn no_event_after_a_restart_of_the_server_is_lost() {
     let server = Server::start_with("[http]\nretry = \"100ms\"", &["--demo"]);
     let address = server.address;
     let browser = Browser::open(&format!("http://{address}/")).await;
@@ -291,7 +291,7 @@ async fn web_sockets_and_polls_of_a_page_lose_nothing_over_a_cut() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn the_dashboard_shows_what_happens() {
+async fn the_dashboard_shows_the_servers_figures() {
     let server = Server::start_with("[admin]\ntoken = \"secret\"", &["--demo", "--shards", "2"]);
     let clients: Vec<_> = (0..30)
         .map(|_| {
@@ -304,7 +304,7 @@ async fn the_dashboard_shows_what_happens() {
     server.await_figure("connections_sse", 30);
     let browser = Browser::open(&format!("http://{}/", server.admin)).await;
     browser.client.set_window_size(1200, 1000).await.unwrap();
-    // Nothing is shown without the token.
+    // Without the token the dashboard shows no figures.
     browser.await_true("document.getElementById('form').className === 'asked'").await;
     browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();
     browser.await_true("document.getElementById('state').textContent === 'serving'").await;
@@ -317,13 +317,13 @@ async fn the_dashboard_shows_what_happens() {
     let graphs = "document.querySelector('#deliveries-line path').getAttribute('d').split('L').length > 3";
     browser.await_true(graphs).await;
     browser.screenshot("dashboard.png").await;
-    // What ends is counted, by reason.
+    // Ended connections are counted by reason.
     drop(clients);
     browser.await_true("/client|broken/.test(document.getElementById('closed').innerText)").await;
     let errors = browser.client.execute("return document.getElementById('state').className", vec![]).await.unwrap();
     assert_eq!(errors, "good");
     browser.close().await;
-    // In the dark, on a phone: nothing is wider than the screen.
+    // In the dark scheme, on a phone's screen: no element is wider than the screen.
     let browser = Browser::open_in(&format!("http://{}/", server.admin), true).await;
     browser.client.set_window_size(500, 900).await.unwrap();
     browser.client.execute("sessionStorage.setItem('token', 'secret'); location.reload()", vec![]).await.unwrap();

@@ -1,5 +1,5 @@
-//! A common first design for such a server: axum, a tokio broadcast channel, a task per connection. It has one thread,
-//! and `ringcast bench compare` compares it with one shard.
+//! A common first implementation: axum, a tokio broadcast channel, and a task per connection. It runs on one thread, and
+//! `ringcast bench compare` compares it with one shard.
 //!
 //!     axum_broadcast 127.0.0.1:9000
 //!     curl -N 'http://127.0.0.1:9000/sse?channel=a' &
@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::broadcast;
 
-/// Messages by which a subscriber may lag before it loses the oldest.
+/// The number of messages by which a subscriber may be behind before it loses some.
 const BEHIND_MAX: usize = 16 * 1024;
 
 type Channels = Arc<Mutex<HashMap<String, broadcast::Sender<Arc<str>>>>>;
@@ -63,7 +63,7 @@ async fn websocket(
 }
 
 async fn publish(State(channels): State<Channels>, Query(query): Query<HashMap<String, String>>, body: String) {
-    // The send fails if there are no subscribers, which is no error.
+    // A channel without subscribers is no error.
     let _ = sender(&channels, &query).send(body.into());
 }
 

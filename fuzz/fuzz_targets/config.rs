@@ -1,4 +1,4 @@
-//! Configurations: what is read is written so that it reads the same.
+//! Configurations: a configuration that was written out reads back as the same one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

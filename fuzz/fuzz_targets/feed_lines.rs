@@ -1,4 +1,4 @@
-//! Lines of the feed: the same lines come out however they are cut, and no line brings the parser down.
+//! Lines of the feed: the splitter returns the same lines for any pieces, and the parser panics on no line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Request heads: what is accepted is accepted whatever follows it, and no beginning of it is taken for a whole one.
+//! Request heads: an accepted head is accepted with any bytes after it, and no prefix of it is taken for a whole head.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Parsed::Complete { request, consumed } = parse(bytes, &LIMITS) else { return };
     assert!(consumed <= bytes.len() && bytes[..consumed].ends_with(b"\r\n\r\n"));
     for cut in [consumed / 2, consumed - 1] {
-        assert!(!matches!(parse(&bytes[..cut], &LIMITS), Parsed::Complete { .. }), "half a head is none");
+        assert!(!matches!(parse(&bytes[..cut], &LIMITS), Parsed::Complete { .. }), "a prefix of a head is not whole");
     }
     let Parsed::Complete { request: again, consumed: same } = parse(&bytes[..consumed], &LIMITS) else {
         panic!("a head does not depend on what follows it");

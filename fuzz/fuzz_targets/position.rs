@@ -1,4 +1,5 @@
-//! Ids and queries: what is read is written the same, and order is the order of what is written.
+//! Ids and queries: an id that was written out reads back as the same one and has a successor, and a query keeps to the
+//! limit on channels and names each of them once.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +9,7 @@ use ringcast::logic::protocol::query;
 fuzz_target!(|text: &str| {
     if let Ok(id) = text.parse::<Id>() {
         assert_eq!(id.to_string().parse::<Id>(), Ok(id));
-        // The last id there can be has none after it; a client may name it, the server never gets there.
+        // The largest id has no successor. A client may name it, but the server never assigns it.
         assert!(id.next(0) > id || id.next(u64::MAX) == id);
     }
     if let Ok(found) = query::parse(text, 5) {

@@ -1,4 +1,4 @@
-//! PROXY protocol headers: what is whole stays whole whatever follows, and each beginning of it is one.
+//! PROXY protocol headers: a whole header is whole with any bytes after it, and each prefix of it is partial.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

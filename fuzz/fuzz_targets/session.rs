@@ -1,4 +1,5 @@
-//! Messages of WebSocket sessions, in every protocol: reading one again gives the same, and a reply is whole frames.
+//! Messages of WebSocket sessions, in every protocol: a message has one interpretation, a reply consists of whole frames,
+//! and no request for channels is carried out before the token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! WebSocket frames: the same messages come out however the bytes are cut.
+//! WebSocket frames: the decoder returns the same messages for any pieces of the bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use ringcast::logic::protocol::ws::{Decoder, Message};
 
 const MESSAGE_MAX: usize = 512;
 
-/// Everything that is said, and how it ends, when the bytes come in pieces of these sizes, in turn.
+/// The messages, and the violation that ends them, of bytes that come in pieces of these sizes, in turn.
 fn said(bytes: &[u8], sizes: &[u8]) -> Vec<String> {
     let mut decoder = Decoder::default();
     let mut waiting: Vec<u8> = Vec::new();

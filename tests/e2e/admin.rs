@@ -1,4 +1,4 @@
-//! The admin listener: the API and the document that describes it, metrics, and who may see them.
+//! The admin listener: the API and the document that describes it, metrics, and the permissions.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -27,7 +27,7 @@ fn ask(server: &Server, target: &str) -> Value {
     answer.json()
 }
 
-/// Holds an answer against what the document says of an operation.
+/// Checks an answer against the document's description of the operation.
 fn is_as_described(document: &Value, (method, path): (&str, &str), answer: &Answer) {
     let operation = &document["paths"][path][method];
     assert!(operation.is_object(), "the document has no {method} {path}");
@@ -54,7 +54,7 @@ fn every_path_answers_as_the_document_says() {
     let conn = ask(&server, "/v1/connections")["connections"][0]["conn"].as_str().unwrap().to_owned();
     let document = ask(&server, "/v1/openapi.json");
     let mut tried = 0;
-    // An example of each operation, and what it must be answered with.
+    // An example of each operation, with the status that it must be answered with.
     let cases = [
         ("get", "/healthz", "/healthz".to_owned(), None, 200),
         ("get", "/readyz", "/readyz".into(), None, 200),
@@ -97,10 +97,10 @@ fn every_path_answers_as_the_document_says() {
         tried += 1;
     }
     assert_eq!(tried, cases.len());
-    // And the document has nothing that is not tried.
+    // The document describes no operation that is not tried.
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            // A stream without an end is another test's.
+            // The endless stream is tested elsewhere.
             let is_tried = cases.iter().any(|case| (case.0, case.1) == (&**method, &**path)) || path == "/v1/live";
             assert!(is_tried, "{method} {path} is described and not tried");
         }
@@ -124,7 +124,7 @@ fn errors_are_as_the_document_says() {
         let around = json!({ "channel": "a", "data": "" }).to_string().len();
         json!({ "channel": "a", "data": "x".repeat(length - around) }).to_string()
     };
-    // Too long by itself, and as the line that it makes with an op, a reference and a key.
+    // The body is too long by itself, or the feed's line is: body, op, reference and key.
     for length in [50 * max, max + 1, max, max - 20] {
         assert_eq!(publish(JSON, &event(length)), too_long, "{length}");
     }
@@ -137,23 +137,23 @@ fn errors_are_as_the_document_says() {
     assert_eq!(publish("", &fits), (415, "media_type".into()));
     let history = "/v1/channels/{channel}/history";
     assert_eq!(refused("get", history, "/v1/channels/%ff/history", "", ""), (400, "bad_field".into()));
-    // What the server fails at is no fault of the request's: here a folder is in the way of a file.
+    // A failure of the server is answered with 503: here a folder has the name of the server's file.
     std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
     let kicked = refused("post", "/v1/kick", "/v1/kick", JSON, &json!({ "jti": "lost" }).to_string());
     assert_eq!(kicked, (503, "not_kept".into()));
 }
 
 #[test]
-fn publishing_here_is_publishing_there() {
+fn publishing_over_the_api_is_publishing_over_the_feed() {
     let server = Server::start("");
     let mut stream = Stream::open(server.address, "/sse?channel=a");
-    // As it was written, white space aside: the order of members is the publisher's.
+    // Data keeps the publisher's order of members; only white space is removed.
     let body = "{\"channel\":\"a\",\n \"data\":{\"z\": 1, \"a\": [1.50, 1e3]},\"event\":\"e\"}";
     let answer = send(&server, "POST", "/v1/publish", JSON, body);
     let event = stream.next().unwrap();
     assert_eq!((event.name.as_str(), event.data.as_str()), ("e", "{\"z\":1,\"a\":[1.50,1e3]}"));
     assert_eq!(answer.json()["id"], event.id.as_str());
-    // The same key is the same event, over the feed, the body and the header.
+    // An idempotency key is the same one in the feed's line, in the body and in the header.
     let (_, first) = call(&server, "POST", "/v1/publish", &json!({ "channel": "a", "data": 1, "key": "k" }));
     let header = send(
         &server,
@@ -164,16 +164,16 @@ fn publishing_here_is_publishing_there() {
     );
     let feed = server.feed().call(json!({ "op": "publish", "channel": "a", "data": 1, "key": "k" })).unwrap();
     assert_eq!((&header.json()["id"], &feed["id"]), (&first["id"], &first["id"]));
-    // All or nothing.
+    // A batch is published as a whole or not at all.
     let items = json!({ "items": [{ "channel": "a", "data": 2 }, { "channel": "$a", "data": 2 }] });
     assert_eq!(call(&server, "POST", "/v1/publish", &items).0, 400);
     let (_, ids) = call(&server, "POST", "/v1/publish", &json!({ "items": [{ "channel": "a", "data": 3 }] }));
     assert_eq!(ids["ids"].as_array().unwrap().len(), 1);
     assert_eq!([stream.next().unwrap().data, stream.next().unwrap().data], ["1", "3"]);
-    // Longer than a line of the feed may be.
+    // The body is longer than a line of the feed may be.
     let long = json!({ "channel": "a", "data": "x".repeat(2 << 20) }).to_string();
     assert_eq!(send(&server, "POST", "/v1/publish", JSON, &long).status, 413);
-    // Many at once do not mix up their answers.
+    // Simultaneous requests get their own answers.
     let ids: Vec<String> = std::thread::scope(|scope| {
         let publish = |number: u32| {
             let server = &server;
@@ -216,7 +216,7 @@ fn connections_are_found_and_described() {
     let channels = ask(&server, "/v1/channels")["channels"].clone();
     assert_eq!((&channels[0]["channel"], &channels[0]["subscribers"]), (&json!("many"), &json!(21)));
     assert!(channels[0]["events_per_second"].as_f64().unwrap() > channels[1]["events_per_second"].as_f64().unwrap());
-    // Page by page nothing is left out and nothing comes twice.
+    // The pages together name each channel exactly once.
     for number in 0..30 {
         server.publish(&format!("page:{number}"), "x");
     }
@@ -232,7 +232,7 @@ fn connections_are_found_and_described() {
 }
 
 #[test]
-fn the_one_who_does_not_read_is_the_slowest() {
+fn a_client_that_does_not_read_is_listed_as_the_slowest() {
     let server = Server::start("[limits]\nnot_sent = \"4KiB\"\n[namespace.\"*\"]\nmax_lag = \"64MiB\"");
     let mut reading = Stream::open(server.address, "/sse?channel=a");
     let mut deaf = Http::connect(server.address);
@@ -281,14 +281,14 @@ fn metrics_agree_with_what_happened() {
         assert!(expected.is_none_or(|expected| sum(&text, metric) == expected), "{metric}: {}", sum(&text, metric));
     }
     assert_eq!(sum(&text, "ringcast_rejected_total"), 1.0);
-    // Quantiles need the bucket that has everything.
+    // Quantiles need the bucket `+Inf`.
     let all: Vec<&str> = text.lines().filter(|line| line.contains("latency_seconds_bucket{le=\"+Inf\"")).collect();
     assert_eq!(all.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>(), 10.0);
     let open = Http::connect(server.admin).request("GET", "/metrics", "Accept: application/openmetrics-text\r\n");
     assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     assert!(open.body.ends_with("# EOF\n"));
     promtool(&["check", "metrics"], &text);
-    // What the rules and the dashboard ask for is there.
+    // The metrics that the alert rules and the dashboard use exist.
     let rules = std::fs::read_to_string("docs/alerts.yml").unwrap();
     promtool(&["check", "rules", "docs/alerts.yml"], "");
     let board = std::fs::read_to_string("docs/grafana.json").unwrap();
@@ -304,7 +304,7 @@ fn metrics_agree_with_what_happened() {
     }
 }
 
-/// Prometheus' own checker has no objections.
+/// Checks that Prometheus' own checker accepts a text.
 fn promtool(arguments: &[&str], text: &str) {
     use std::io::Write;
     use std::process::{Command, Stdio};
@@ -324,27 +324,27 @@ fn draining_can_be_taken_back() {
     assert_eq!(call(&server, "PUT", "/v1/drain", &json!({ "draining": true })).1, json!({ "draining": true }));
     assert_eq!(get(server.admin, "/readyz").status, 503);
     assert_eq!(stream.next().unwrap().name, "ringcast.bye");
-    eventually("newcomers are turned away", || {
+    eventually("new clients are refused", || {
         let answer = get(server.address, "/sse?channel=a");
         (answer.status == 503 && answer.header("retry-after").is_some()).then_some(())
     });
-    // Publishing goes on meanwhile, and nothing is lost for those who come back.
+    // Publishing goes on during the drain, and clients that resume afterwards lose no event.
     let id = server.publish("a", "meanwhile");
     assert_eq!(call(&server, "PUT", "/v1/drain", &json!({ "draining": false })).0, 200);
     assert_eq!(get(server.admin, "/readyz").status, 200);
-    let mut stream = eventually("clients are welcome again", || {
+    let mut stream = eventually("new clients are accepted again", || {
         (get(server.address, "/poll?channel=a&wait=0").status == 200)
             .then(|| Stream::open(server.address, "/sse?channel=a&last_event_id=0-0"))
     });
     let events = [stream.next().unwrap(), stream.next().unwrap()];
     assert!(events.iter().any(|event| event.id == id), "{events:?}");
-    // And stopping is still stopping.
+    // The server still stops on SIGTERM.
     call(&server, "PUT", "/v1/drain", &json!({ "draining": true }));
     server.stop();
 }
 
 #[test]
-fn pages_of_other_sites_get_nothing() {
+fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     let server = Server::start("");
     let request = |fields: &str| {
         let mut http = Http::connect(server.admin);
@@ -361,13 +361,13 @@ fn pages_of_other_sites_get_nothing() {
     assert!(preflight.header("access-control-allow-origin").is_none());
     assert_eq!(get(server.admin, "/nothing").json()["error"]["code"], "not_found");
     assert_eq!(send(&server, "DELETE", "/v1/stats", JSON, "").status, 405);
-    // The server's own channel is nobody else's.
+    // Clients may not subscribe to the server's own channel.
     assert_eq!(get(server.address, "/figures").status, 404);
     assert_eq!(get(server.address, "/sse?channel=$figures").status, 400);
 }
 
 #[test]
-fn bodies_that_are_slow_to_come_hold_up_nobody_who_looks() {
+fn slow_bodies_do_not_delay_requests_that_only_read() {
     let server = Server::start("");
     let slow = |_| {
         let mut http = Http::connect(server.admin);
@@ -397,7 +397,7 @@ fn the_stream_of_figures_ends_with_its_viewer() {
 }
 
 #[test]
-fn the_token_is_asked_for_everywhere_but_for_health() {
+fn every_path_but_health_needs_the_token() {
     let server = Server::start("[admin]\ntoken = \"secret\"");
     for path in ["/v1/stats", "/v1/connections", "/metrics", "/v1/live", "/v1/log", "/stats"] {
         assert_eq!(get(server.admin, path).status, 401, "{path}");
@@ -413,7 +413,7 @@ fn the_token_is_asked_for_everywhere_but_for_health() {
 }
 
 #[test]
-fn without_a_token_nobody_gets_round_the_feeds_permissions() {
+fn the_api_without_a_token_respects_the_feeds_permissions() {
     let own = std::fs::metadata("/proc/self").unwrap();
     let (user, group) = (own.uid(), own.gid());
     let changes = [
@@ -437,7 +437,7 @@ fn without_a_token_nobody_gets_round_the_feeds_permissions() {
             assert_eq!(error["code"], "no_token");
             assert!(error["message"].as_str().unwrap().starts_with("set [admin] token"), "{error}");
         }
-        // Nothing has happened, and looking is free.
+        // The refused requests changed nothing, and reading needs no token.
         assert_eq!(ask(&server, "/v1/drain"), json!({ "draining": false }));
         assert_eq!(ask(&server, "/v1/log")["level"], "info");
         assert_eq!(ask(&server, "/v1/stats")["node"]["events_published"], 0);

@@ -100,7 +100,7 @@ fn heads_have_a_limit() {
 }
 
 #[test]
-fn garbage_and_broken_connections_hurt_nobody() {
+fn garbage_and_broken_connections_harm_no_other_client() {
     let server = Server::start("");
     let mut stream = Stream::open(server.address, "/sse?channel=a");
     let mut random = fastrand::Rng::with_seed(7);
@@ -109,7 +109,7 @@ fn garbage_and_broken_connections_hurt_nobody() {
         let bytes: Vec<u8> = (0..random.usize(1..400)).map(|_| random.u8(..)).collect();
         let _ = http.stream.write_all(&bytes);
         if random.bool() {
-            // A reset instead of an orderly end.
+            // The client resets the connection instead of closing it.
             let _ = socket2::SockRef::from(&http.stream).set_linger(Some(std::time::Duration::ZERO));
         }
     }

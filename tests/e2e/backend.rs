@@ -1,4 +1,4 @@
-//! What passes between clients and the backend beside events.
+//! Messages between clients and the backend, connects and disconnects, presence, and the backend's decisions.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -67,17 +67,17 @@ fn clients_speak_with_the_backend() {
         *expected += 1;
         connections.insert(user, line["conn"].as_str().unwrap().to_owned());
     }
-    // Answers to one connection, and to one user.
+    // The backend sends to one connection, and to all connections of a user.
     backend.say(json!({ "op": "send", "conn": connections["u"], "data": "for the connection", "ref": 2 }));
     backend.say(json!({ "op": "send", "user": "v", "data": { "for": "the user" } }));
     assert_eq!(backend.next()["ref"], 2);
     assert_eq!(sockets.get_mut("u").unwrap().json(), json!({ "data": "for the connection" }));
     assert_eq!(sockets.get_mut("v").unwrap().json(), json!({ "data": { "for": "the user" } }));
-    // A listener may publish as well, and once it has gone nobody listens.
+    // A listener may publish as well. After it has left, clients are told that no backend listens.
     backend.say(json!({ "op": "publish", "channel": "a", "data": "x" }));
     assert_eq!(early.json()["data"], "x");
     drop(backend);
-    eventually("nobody listens", || {
+    eventually("no backend listens", || {
         early.say(r#"{"send":2,"ref":9}"#);
         (early.json()["error"]["code"] == "no_backend").then_some(())
     });
@@ -103,7 +103,7 @@ fn a_slow_backend_slows_its_clients_and_costs_no_memory() {
     eventually("the clients are held up", || (server.figure("messages_held") > 0).then_some(()));
     std::thread::sleep(Duration::from_millis(1200));
     assert!(server.resident_bytes() < 200 << 20, "{}", server.resident_bytes());
-    // Nobody else notices.
+    // Other clients are served as before.
     let mut stream = Stream::open(server.address, "/sse?channel=a");
     server.publish("a", "y");
     assert_eq!(stream.next().unwrap().data, "y");
@@ -111,17 +111,17 @@ fn a_slow_backend_slows_its_clients_and_costs_no_memory() {
     for _ in 0..2000 {
         let line = backend.next();
         let client = line["data"]["client"].as_u64().unwrap() as usize;
-        assert_eq!(line["data"]["n"], next[client], "nothing lost, nothing twice, in order");
+        assert_eq!(line["data"]["n"], next[client], "every message once and in order");
         next[client] += 1;
     }
     for client in clients {
         let mut socket = client.join().unwrap();
-        assert_eq!(socket.json()["data"], "y", "who was held back is still there");
+        assert_eq!(socket.json()["data"], "y", "a client that was held up is still connected");
     }
 }
 
 #[test]
-fn the_backend_hears_who_comes_and_goes() {
+fn the_backend_is_told_of_connects_and_disconnects() {
     let server = Server::start(KEYS);
     let mut backend = Listener::open(&server, &["connections"]);
     let token = token(json!({ "sub": "u", "channels": ["*"] }));
@@ -135,7 +135,7 @@ fn the_backend_hears_who_comes_and_goes() {
     get(server.address, &format!("/poll?channel=a&wait=0&token={token}"));
     drop(stream);
     let gone = backend.next();
-    assert_eq!((gone["op"].as_str(), &gone["conn"]), (Some("disconnect"), &came["conn"]), "polls are not told of");
+    assert_eq!((gone["op"].as_str(), &gone["conn"]), (Some("disconnect"), &came["conn"]), "no line is about the polls");
     assert_eq!(gone["reason"], "client");
     let mut socket = Socket::open(server.address, &format!("/ws?channel=a&token={token}"));
     let came = backend.next();
@@ -223,22 +223,22 @@ fn presence_is_exact_over_all_shards() {
 }
 
 #[test]
-fn a_channel_that_has_ended_stays_so_when_its_users_go() {
+fn an_ended_channel_stays_ended_when_its_users_leave() {
     let server = Server::start_with(&format!("{KEYS}[namespace.room]\npresence = true"), &["--shards", "2"]);
     let token = token(json!({ "sub": "u", "channels": ["*"] }));
     let open = || Stream::open(server.address, &format!("/sse?channel=room:1&token={token}"));
     let mut streams = [open(), open(), open()];
     let present = || server.feed().call(json!({ "op": "presence", "channel": "room:1" })).unwrap();
-    eventually("all are there", || (present()["connections"] == 3).then_some(()));
+    eventually("all connections are counted", || (present()["connections"] == 3).then_some(()));
     server.publish("room:1", "last");
     server.feed().call(json!({ "op": "end", "channel": "room:1" })).unwrap();
     for stream in &mut streams {
         let names: Vec<String> = std::iter::from_fn(|| stream.next()).map(|event| event.name).collect();
         assert_eq!(names.last().unwrap(), "ringcast.end", "{names:?}");
     }
-    eventually("all have gone", || (present()["connections"] == 0).then_some(()));
+    eventually("all connections have ended", || (present()["connections"] == 0).then_some(()));
     for _ in 0..4 {
-        assert_eq!(open().next().unwrap().name, "ringcast.end", "whoever comes later is told as well");
+        assert_eq!(open().next().unwrap().name, "ringcast.end", "a later client is told of the end as well");
     }
 }
 
@@ -252,19 +252,19 @@ fn presence_follows_a_user_that_the_backend_names_later() {
         (answer["connections"].as_u64().unwrap(), answer["count"].as_u64().unwrap())
     };
     let mut socket = Socket::open(server.address, "/ws?channel=room:1");
-    eventually("somebody is there", || (present() == (1, 0)).then_some(()));
+    eventually("the connection is counted", || (present() == (1, 0)).then_some(()));
     socket.say(r#"{"subscribe":["private:1"],"ref":1}"#);
     let question = backend.next();
     backend.say(
         json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": true, "user": "u" }),
     );
-    eventually("it is somebody", || (present() == (1, 1)).then_some(()));
+    eventually("the connection has its user", || (present() == (1, 1)).then_some(()));
     drop(socket);
-    eventually("nobody is there", || (present() == (0, 0)).then_some(()));
+    eventually("the connection is no longer counted", || (present() == (0, 0)).then_some(()));
 }
 
 #[test]
-fn readers_only_look() {
+fn readers_of_the_feed_may_change_nothing() {
     // SAFETY: takes no pointers and always succeeds.
     let own = unsafe { libc::getuid() };
     let server = Server::start(&format!("[feed]\nreaders = [\"{own}\"]"));
@@ -281,7 +281,7 @@ fn readers_only_look() {
     }
 }
 
-/// A backend that lets whoever has the cookie `who=NAME` have `user:NAME`, and answers nobody else.
+/// A backend that allows `user:NAME` to a client with the cookie `who=NAME`, and leaves other questions unanswered.
 fn decide(server: &Server) -> std::thread::JoinHandle<u32> {
     let mut backend = Listener::open(server, &["authorize"]);
     std::thread::spawn(move || {
@@ -312,19 +312,19 @@ fn decide(server: &Server) -> std::thread::JoinHandle<u32> {
 #[test]
 fn the_backend_decides_about_clients_without_a_token() {
     let server = Server::start("[auth]\nask_backend = true\nask_timeout = \"300ms\"\n[namespace.news]\npublic = true");
-    assert_eq!(get(server.address, "/poll?channel=open&wait=0").status, 403, "nobody is there to say yes");
+    assert_eq!(get(server.address, "/poll?channel=open&wait=0").status, 403, "no backend listens yet");
     let backend = decide(&server);
     let fields = "Cookie: who=u1\r\n";
     let mut stream = Stream::open_with(server.address, "/sse?channel=user:u1", fields);
     server.publish("user:u1", "x");
     assert_eq!(stream.next().unwrap().data, "x");
     let mut http = Http::connect(server.address);
-    // Several requests in one go are still answered in order.
+    // Pipelined requests are answered in order.
     http.send(&format!("GET /poll?channel=user:u2&wait=0 HTTP/1.1\r\nHost: x\r\n{fields}\r\nGET /poll?channel=open&wait=0 HTTP/1.1\r\nHost: x\r\n\r\nGET /poll?channel=news:a&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n"));
     assert_eq!([http.answer(false).status, http.answer(false).status, http.answer(false).status], [403, 200, 200]);
-    assert_eq!(get(server.address, "/poll?channel=silence&wait=0").status, 403, "silence means no");
+    assert_eq!(get(server.address, "/poll?channel=silence&wait=0").status, 403, "no answer means no");
     server.await_figure("questions_unanswered", 1);
-    // A WebSocket asks again for what it did not come with.
+    // Further channels of a WebSocket are a further question to the backend.
     let mut socket = Socket::open(server.address, "/ws?channel=open");
     socket.say(r#"{"subscribe":["closed"],"ref":1}"#);
     socket.say(r#"{"subscribe":["open"],"ref":2}"#);
@@ -339,12 +339,12 @@ fn the_backend_decides_about_clients_without_a_token() {
 }
 
 #[test]
-fn a_listener_that_will_not_hear_any_more_holds_nobody_up() {
+fn a_listener_that_has_stopped_reading_holds_up_no_client() {
     let server = Server::start("[limits]\nupstream = \"1KiB\"");
     let backend = Listener::open(&server, &["messages"]);
     backend.reader.get_ref().shutdown(std::net::Shutdown::Read).unwrap();
     let mut socket = Socket::open(server.address, "/ws");
-    eventually("nobody listens", || {
+    eventually("no backend listens", || {
         socket.say(&json!({ "send": "x".repeat(500), "ref": 1 }).to_string());
         (socket.json()["error"]["code"] == "no_backend").then_some(())
     });
@@ -352,7 +352,7 @@ fn a_listener_that_will_not_hear_any_more_holds_nobody_up() {
 }
 
 #[test]
-fn a_user_by_the_backends_word_has_so_many_connections_too() {
+fn the_limit_per_user_holds_for_users_that_the_backend_names() {
     let server = Server::start("[auth]\nask_backend = true\n[server]\nper_user = 1");
     let backend = decide(&server);
     let fields = "Cookie: who=u1\r\n";

@@ -1,4 +1,4 @@
-//! Those who are still being told what they have missed: they may leave, be sent away, and ask for more.
+//! Clients within their replay: they unsubscribe, are kicked, and subscribe to more.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use super::server::{Server, eventually, publish};
 const HISTORY: &str = "[namespace.\"*\"]\nhistory_bytes = \"64MiB\"\nmax_lag = \"64KiB\"\n";
 const MISSED: usize = 300;
 
-/// A server with more on `b` than the kernel keeps for a client that does not read: its replay has a pause.
+/// A server with more events on `b` than the kernel buffers for a client that does not read, so that a replay pauses.
 fn server_with_much_on_b(config: &str) -> Server {
     let server = Server::start_with(&format!("{HISTORY}{config}"), &["--shards", "1"]);
     let mut feed = server.feed();
@@ -32,7 +32,7 @@ fn open(address: SocketAddr, target: &str) -> Socket {
     Socket { socket }
 }
 
-/// Reads until something wanted; returns how many events of each of `a` and `b` came before.
+/// Reads up to the wanted message; returns the number of events of `a` and of `b` before it.
 fn read_until(socket: &mut Socket, is_wanted: impl Fn(&Value) -> bool) -> [usize; 2] {
     let mut events = [0, 0];
     loop {
@@ -49,7 +49,7 @@ fn read_until(socket: &mut Socket, is_wanted: impl Fn(&Value) -> bool) -> [usize
 }
 
 #[test]
-fn what_is_unsubscribed_within_its_replay_is_told_no_further() {
+fn unsubscribing_within_a_replay_ends_the_replay() {
     let server = server_with_much_on_b("");
     let mut socket = open(server.address, "/ws?channel=a,b&last_event_id=1-0");
     server.await_figure("resumed_hub", 1);
@@ -59,11 +59,11 @@ fn what_is_unsubscribed_within_its_replay_is_told_no_further() {
     server.publish("a", "end");
     let after = read_until(&mut socket, |said| said["data"] == "end");
     assert!(before[1] < MISSED, "the replay was not over: {before:?}");
-    assert_eq!(after[1], 0, "nothing of it comes after it was let go");
+    assert_eq!(after[1], 0, "no event of the channel comes after the unsubscription");
 }
 
 #[test]
-fn a_channel_is_kicked_with_those_who_are_still_catching_up() {
+fn a_kick_by_channel_reaches_clients_within_their_replay() {
     let server = server_with_much_on_b("");
     let mut socket = open(server.address, "/ws?channel=b&last_event_id=1-0");
     server.await_figure("resumed_hub", 1);
@@ -75,7 +75,7 @@ fn a_channel_is_kicked_with_those_who_are_still_catching_up() {
 }
 
 #[test]
-fn asking_again_and_again_for_the_same_takes_no_memory_and_tells_it_once() {
+fn repeated_subscriptions_take_no_memory_and_replay_once() {
     let server = Server::start_with(HISTORY, &["--shards", "1"]);
     let mut feed = server.feed();
     let text = "x".repeat(50_000);
@@ -86,7 +86,7 @@ fn asking_again_and_again_for_the_same_takes_no_memory_and_tells_it_once() {
         burst.extend([0x81, 0x80 | message.len() as u8, 0, 0, 0, 0]);
         burst.extend(message.as_bytes());
     };
-    // Little enough for one read.
+    // The server reads all of this at once.
     for _ in 0..500 {
         say(r#"{"subscribe":["a"],"after":"1-0"}"#);
         say(r#"{"unsubscribe":["a"]}"#);
@@ -100,30 +100,30 @@ fn asking_again_and_again_for_the_same_takes_no_memory_and_tells_it_once() {
         read_until(&mut socket, |said| said["data"] == text);
     }
     server.await_fresh_figures();
-    // Three, unless some was told between two of its changes of mind.
+    // Three, or some more if a replay began between a subscription and its end.
     let told = server.figure("deliveries");
     assert!((3..10).contains(&told), "{told}");
 }
 
 #[test]
-fn a_held_poll_that_is_kicked_is_told_what_came_before() {
+fn a_kicked_poll_is_answered_with_the_events_before_the_kick() {
     let server = Server::start_with("", &["--shards", "1"]);
     for round in 0..20 {
         let mut http = Http::connect(server.address);
         http.send("GET /poll?channel=a&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
         server.await_figure("connections_poll", 1);
-        // Both in one line's breath, so that the shard hears of both at once.
+        // One write for both lines, so that the shard gets both at once.
         let mut feed = std::os::unix::net::UnixStream::connect(&server.feed_path).unwrap();
         let line = format!("{{\"op\":\"publish\",\"channel\":\"a\",\"data\":{round}}}\n");
         feed.write_all(format!("{line}{{\"op\":\"kick\",\"channel\":\"a\"}}\n").as_bytes()).unwrap();
         let answer = http.answer(false).json();
         assert_eq!(answer["events"][0]["data"], round, "{answer}");
-        eventually("it is gone", || (server.figure("connections_poll") == 0).then_some(()));
+        eventually("the poll has ended", || (server.figure("connections_poll") == 0).then_some(()));
     }
 }
 
 #[test]
-fn who_comes_from_nowhere_by_a_proxys_word_is_not_the_server_itself() {
+fn the_unspecified_address_in_a_proxy_header_is_not_the_server_itself() {
     let config =
         format!("{}[server]\nproxy_protocol = true\ntrusted_proxies = [\"127.0.0.1/32\"]\n", super::tokens::KEYS);
     let server = Server::start(&config);
@@ -140,7 +140,7 @@ fn get_over_proxy(server: &Server, path: &str) -> u16 {
 }
 
 #[test]
-fn a_proxys_connection_is_whose_request_it_brings() {
+fn a_proxys_connection_counts_for_the_client_of_each_request() {
     let server = Server::start("[server]\nper_address = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
     let ask = |http: &mut Http, client: &str, path: &str| {
         http.request("GET", path, &format!("X-Forwarded-For: {client}\r\n")).status
@@ -149,15 +149,15 @@ fn a_proxys_connection_is_whose_request_it_brings() {
     assert_eq!(ask(&mut pooled, "10.0.0.1", "/healthz"), 200);
     assert_eq!(ask(&mut pooled, "10.0.0.2", "/healthz"), 200);
     let mut other = Http::connect(server.address);
-    assert_eq!(ask(&mut other, "10.0.0.1", "/healthz"), 200, "it has gone from the first connection");
+    assert_eq!(ask(&mut other, "10.0.0.1", "/healthz"), 200, "the client's place on the first connection is free");
     let mut third = Http::connect(server.address);
-    assert_eq!(ask(&mut third, "10.0.0.2", "/healthz"), 429, "it has come to the first connection");
-    // An answered poll leaves the connection to whoever is next.
+    assert_eq!(ask(&mut third, "10.0.0.2", "/healthz"), 429, "the client has its place on the first connection");
+    // After the answer to a poll the connection counts for the client of the next request.
     assert_eq!(ask(&mut other, "10.0.0.1", "/poll?channel=a&wait=0"), 200);
     let mut fourth = Http::connect(server.address);
     assert_eq!(ask(&mut fourth, "10.0.0.1", "/poll?channel=a&wait=0"), 200);
     assert_eq!(get(server.address, "/healthz").status, 200);
-    // Nor does a request that names nobody come from whom the one before it came from.
+    // A request without a client's address counts for the proxy, not for the client of the request before it.
     assert_eq!(ask(&mut fourth, "10.0.0.1", "/healthz"), 200);
     assert_eq!(ask(&mut Http::connect(server.address), "10.0.0.1", "/healthz"), 429);
     fourth.send("GET /poll?channel=held&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -168,14 +168,14 @@ fn a_proxys_connection_is_whose_request_it_brings() {
 }
 
 #[test]
-fn all_who_come_back_at_once_are_told_everything() {
+fn clients_that_all_resume_at_once_get_every_event() {
     let server = Server::start_with(HISTORY, &["--shards", "1"]);
     let mut feed = server.feed();
     publish(&mut feed, "a", "first");
     let text = "x".repeat(20_000);
     (0..10).for_each(|_| drop(publish(&mut feed, "a", &text)));
     let head = "GET /sse?channel=a&last_event_id=1-0 HTTP/1.1\r\nHost: x\r\n\r\n";
-    // Some leave while they wait for their turn.
+    // Some clients leave before their replay begins.
     let gone: Vec<Http> = (0..200).map(|_| Http::connect(server.address)).collect();
     let mut clients: Vec<Http> = (0..900).map(|_| Http::connect(server.address)).collect();
     for mut http in gone {

@@ -41,7 +41,7 @@ impl Http {
         Http { stream, waiting: Vec::new() }
     }
 
-    /// As a client with another address of the loopback network.
+    /// Connects from another address of the loopback network.
     pub fn connect_from(source: [u8; 4], address: SocketAddr) -> Http {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
@@ -64,7 +64,7 @@ impl Http {
         self.answer(method == "HEAD")
     }
 
-    /// Reads more; `false` at the end.
+    /// Reads more bytes; `false` at the end of the connection.
     pub fn fill(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
@@ -140,23 +140,23 @@ impl Stream {
         Stream::over(Http::connect(address), target, fields)
     }
 
-    /// Opens it over a connection that is there.
+    /// Opens a stream over an existing connection.
     pub fn over(mut http: Http, target: &str, fields: &str) -> Stream {
         http.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         Stream::of(http)
     }
 
-    /// The stream that a connection has been asked for.
+    /// Reads the head of the stream that was requested on a connection.
     pub fn of(mut http: Http) -> Stream {
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let mut stream = Stream { http, head, body: String::new(), is_over: false, last_id: String::new() };
-        // What opens every stream.
+        // Every stream begins with this padding.
         assert!(!stream.next().unwrap().retry.is_empty());
         stream
     }
 
-    /// The next event, comment lines left out; `None` at the end.
+    /// The next event without comment lines; `None` at the end of the stream.
     pub fn next(&mut self) -> Option<StreamEvent> {
         loop {
             if let Some(end) = self.body.find("\n\n") {
@@ -243,7 +243,7 @@ impl Socket {
         self.socket.send(Message::Text(text.into())).unwrap();
     }
 
-    /// The code of the close frame, which must be what comes next.
+    /// The code of the close frame, which must be the next message.
     pub fn close_code(&mut self) -> u16 {
         match self.next() {
             Message::Close(Some(frame)) => frame.code.into(),

@@ -55,7 +55,7 @@ fn subscribe_reconnects_and_misses_nothing() {
         let kicked = server.feed().call(serde_json::json!({ "op": "kick", "channel": "a" })).unwrap();
         assert_eq!(kicked["kicked"], 1);
         server.publish("a", "2");
-        // A kicked WebSocket is told not to come back; a stream's client knows no such thing.
+        // The close code of a kick tells a WebSocket client not to reconnect; a stream has no such code.
         if transport == "ws" {
             assert_eq!(child.wait().unwrap().code(), Some(1));
             continue;
@@ -67,7 +67,7 @@ fn subscribe_reconnects_and_misses_nothing() {
 }
 
 #[test]
-fn subscribe_brings_a_token_and_kick_knows_users() {
+fn subscribe_sends_a_token_and_kick_ends_a_users_connections() {
     let server = Server::start(&format!("{}token_timeout = \"300ms\"", super::tokens::KEYS));
     let url = format!("http://{}", server.address);
     let token = super::tokens::token(serde_json::json!({ "sub": "u", "channels": ["a"] }));
@@ -132,7 +132,7 @@ fn subscribe_takes_channels_from_the_url() {
 }
 
 #[test]
-fn subscribe_says_what_is_refused_and_what_is_for_it_alone() {
+fn subscribe_prints_refusals_and_messages_for_its_connection() {
     let server = Server::start(super::tokens::KEYS);
     let url = format!("http://{}", server.address);
     let token = super::tokens::token(serde_json::json!({ "sub": "u", "channels": ["a"] }));
@@ -158,7 +158,7 @@ fn subscribe_says_what_is_refused_and_what_is_for_it_alone() {
 }
 
 #[test]
-fn the_environment_beats_the_file_and_the_flag_both() {
+fn the_environment_overrides_the_file_and_the_flag_overrides_both() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.toml");
     std::fs::write(&file, "[server]\nlisten = [\"0.0.0.0:80\"]\n[auth]\nallow_anonymous = true\n").unwrap();
@@ -192,7 +192,7 @@ fn mistakes_are_explained() {
     assert!(run(&["config", "check", path]).status.success());
     std::fs::write(&file, "[server]\nlisten = [\"0.0.0.0:80\"]\n").unwrap();
     let open = run(&["config", "check", path]);
-    assert_eq!(open.status.code(), Some(1), "serve would not start with it");
+    assert_eq!(open.status.code(), Some(1), "a file with which serve does not start");
     assert!(text(&open.stderr).contains("allow_anonymous = true"), "{}", text(&open.stderr));
     std::fs::write(&file, "[server]\nshards = 1\n").unwrap();
     let printed = run(&["config", "print", "--config", path, "--listen", "127.0.0.1:9"]);
@@ -218,7 +218,7 @@ fn taken_ports_are_named() {
 }
 
 #[test]
-fn figures_may_want_a_token() {
+fn figures_need_the_configured_token() {
     let server = Server::start("[admin]\ntoken = \"secret\"");
     let ask = |fields: &str| super::clients::Http::connect(server.admin).request("GET", "/stats", fields).status;
     assert_eq!(ask(""), 401);

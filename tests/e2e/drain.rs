@@ -2,7 +2,7 @@ use super::clients::{Http, Socket, Stream, get};
 use super::server::{Server, eventually};
 
 #[test]
-fn a_stopping_server_says_goodbye_to_everyone() {
+fn a_stopping_server_says_goodbye_to_every_client() {
     let mut server = Server::start("");
     let mut stream = Stream::open(server.address, "/sse?channel=a");
     let mut socket = Socket::open(server.address, "/ws?channel=a");
@@ -26,23 +26,23 @@ fn a_stopping_server_says_goodbye_to_everyone() {
     assert_eq!(poll.answer(false).json()["events"][0]["id"], id);
     drop(socket);
     assert!(server.await_exit().success());
-    assert!(!server.feed_path.exists(), "the socket's file goes with the server");
+    assert!(!server.feed_path.exists(), "the server removes its socket's file");
 }
 
 #[test]
-fn while_draining_nobody_new_is_taken_and_probes_are_told() {
+fn a_draining_server_takes_no_new_clients_and_is_not_ready() {
     let server = Server::start("[server]\ndrain_timeout = \"10s\"");
-    // Its client does not close, so that draining takes a while.
+    // The client does not close, so that draining takes a while.
     let stream = Stream::open(server.address, "/sse?channel=a");
     server.signal(libc::SIGINT);
-    eventually("the probe is told", || (get(server.admin, "/readyz").status == 503).then_some(()));
+    eventually("the server is not ready", || (get(server.admin, "/readyz").status == 503).then_some(()));
     assert_eq!(get(server.admin, "/healthz").status, 200);
     eventually("the listener is closed", || std::net::TcpStream::connect(server.address).err());
     drop(stream);
 }
 
 #[test]
-fn a_deadline_ends_what_does_not_end_by_itself() {
+fn the_drain_timeout_ends_the_remaining_connections() {
     let mut server = Server::start("[server]\ndrain_timeout = \"300ms\"");
     let stream = Stream::open(server.address, "/sse?channel=a");
     server.signal(libc::SIGTERM);
@@ -53,7 +53,7 @@ fn a_deadline_ends_what_does_not_end_by_itself() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start("[server]\ndrain_timeout = \"1h\"");
-    // Blocked: it can be told nothing and will not go.
+    // The client's socket is full: it cannot be sent a close frame, and does not leave.
     let clients: Vec<Stream> = (0..3).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
     server.signal(libc::SIGTERM);
     eventually("draining has begun", || {
@@ -71,7 +71,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn many_are_let_go_within_the_time_and_told_to_come_back_at_different_times() {
+fn many_clients_are_disconnected_in_time_with_different_retry_times() {
     let mut server = Server::start_with("[server]\ndrain_timeout = \"4s\"", &["--shards", "2", "--no-pin"]);
     let streams: Vec<Stream> = (0..600).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
     server.signal(libc::SIGTERM);

@@ -1,4 +1,4 @@
-//! Things that go wrong: afterwards every figure is back where it was, and no descriptor is left.
+//! Faults: after each, every gauge has its value of before, and no descriptor is left.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::clients::{Http, Socket, Stream};
 use super::server::{PATIENCE, Server, eventually};
 
-/// What must be the same after a fault as before: what each thread has open, and what there is of everything.
+/// The state that a fault must not change: the descriptors of each thread, and the gauges.
 fn standing(server: &Server) -> Value {
     let mut descriptors: Vec<(String, usize)> = std::fs::read_dir(format!("/proc/{}/task", server.id()))
         .unwrap()
@@ -28,8 +28,8 @@ fn standing(server: &Server) -> Value {
     json!({ "descriptors": descriptors, "shard": of_shard, "connections": stats["node"]["connections"] })
 }
 
-/// Does something that goes wrong, and waits until everything stands as it did. One who subscribed before gets what is
-/// published afterwards, and so does one who comes after it.
+/// Causes a fault, and waits until the state is as before. A client that subscribed before the fault and one that
+/// subscribes after it both get the next event.
 fn survives(server: &Server, fault: impl FnOnce()) {
     let mut witness = Stream::open(server.address, "/sse?channel=witness");
     server.await_fresh_figures();
@@ -79,7 +79,7 @@ fn a_feed_full_of_garbage() {
         let mut garbage = Vec::new();
         let mut lines = 0;
         while garbage.len() < 8 << 20 {
-            // No empty lines, which are answered with nothing, and some that are too long.
+            // Some lines are too long, and none is empty, because empty lines are not answered.
             let length = if rng.u8(..50) == 0 { 6000 } else { rng.usize(1..300) };
             garbage.extend(std::iter::repeat_with(|| rng.u8(..)).filter(|byte| !b"\n\r".contains(byte)).take(length));
             garbage.push(b'\n');
@@ -122,7 +122,7 @@ fn five_thousand_clients_that_never_read() {
         });
         let mut feed = server.feed();
         let data = "x".repeat(32 << 10);
-        // The kernel takes some megabytes for each of them before they are behind.
+        // The kernel buffers some megabytes for each client before it is behind.
         eventually("those who do not read are cut off", || {
             for _ in 0..20 {
                 feed.call(json!({ "op": "publish", "channel": "loud", "data": data })).unwrap();
@@ -141,7 +141,7 @@ fn clients_that_reset_within_a_frame() {
         for number in 0..300 {
             let mut socket = Socket::open(server.address, "/ws?channel=a");
             let stream = socket.socket.get_mut();
-            // A frame of 1,000 bytes, of which some come.
+            // A frame of 1,000 bytes, of which only the first `number` are sent.
             let mut frame = vec![0x81, 0xfe, 0x03, 0xe8, 0, 0, 0, 0];
             frame.extend(std::iter::repeat_n(b'x', number));
             stream.write_all(&frame).unwrap();
@@ -162,7 +162,7 @@ fn a_process_that_stands_still() {
         assert_eq!(socket.json()["data"], "before");
         server.signal(libc::SIGSTOP);
         std::thread::sleep(Duration::from_millis(300));
-        // What is asked for meanwhile waits in the kernel.
+        // Requests wait in the kernel meanwhile.
         let mut late = Http::connect(server.address);
         late.send("GET /poll?channel=a&wait=0 HTTP/1.1\r\nHost: x\r\n\r\n");
         socket.say(r#"{"ping":1}"#);
@@ -195,7 +195,7 @@ fn a_shard_that_is_given_more_than_it_can_do() {
                 })
             })
             .collect();
-        // More than one core can send, until publishers have been made to wait for it.
+        // More events than one core can send, until publishers have had to wait.
         let mut feed = server.feed();
         let data = "x".repeat(16 << 10);
         let mut published = 0;
@@ -214,7 +214,7 @@ fn a_shard_that_is_given_more_than_it_can_do() {
     assert_eq!(server.stats()["node"]["queued_bytes"], 0);
 }
 
-/// libfaketime, before the C library's own clock.
+/// libfaketime, which is loaded before the C library and replaces its clock.
 const FAKE_CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 #[test]
@@ -237,7 +237,7 @@ fn a_clock_that_is_set_back() {
     let mut stream = Stream::open(server.address, "/sse?channel=a");
     let mut last = id(&server.publish("a", "0"));
     let begun = last.ms();
-    // An hour back, a day ahead, and back again: ids only go up, and everybody gets everything once.
+    // An hour back, a day ahead, and back again: ids only go up, and every client gets every event once.
     for (number, offset) in ["-1h", "+1d", "-1d", "+0"].iter().enumerate() {
         set(offset);
         for part in 0..3 {
@@ -249,15 +249,15 @@ fn a_clock_that_is_set_back() {
     assert!(last.ms() >= begun + 86_000_000, "the day ahead was seen, and is not taken back");
     let data: Vec<String> = (0..13).map(|_| stream.next().unwrap().data).collect();
     assert_eq!((data[0].as_str(), data[12].as_str()), ("0", "3.2"));
-    // Who resumes from before the jumps gets what came after, in order.
+    // A client that resumes from before the jumps gets the events after it, in order.
     let position = stream.last_id.clone();
     server.publish("a", "after");
     let mut resumed = Stream::open(server.address, &format!("/sse?channel=a&last_event_id={position}"));
     assert_eq!((resumed.next().unwrap().data, stream.next().unwrap().data), ("after".into(), "after".into()));
-    // Heartbeats and deadlines go by a clock that is never set.
+    // Heartbeats and deadlines use the monotonic clock.
     server.await_figure("closed.idle", 0);
     eventually("heartbeats go on", || (server.figure("heartbeats") > 2).then_some(()));
-    // And a start on what such a server has left goes on where that one was.
+    // A start on the state of this server continues its ids.
     let folder = server.stop();
     let server = Server::start_in(folder, &config, &[]);
     assert!(id(&server.publish("a", "later")) > last);

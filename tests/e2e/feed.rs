@@ -84,7 +84,7 @@ fn batches_lists_and_keys() {
 }
 
 #[test]
-fn a_channel_is_traced_once_and_so_many_at_most() {
+fn a_channel_is_traced_once_and_the_number_of_traces_is_limited() {
     let server = Server::start("");
     let mut raw = Raw::connect(&server);
     for n in 0..100 {
@@ -164,7 +164,7 @@ fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
 }
 
 #[test]
-fn of_two_servers_that_start_together_one_has_everything() {
+fn of_two_servers_that_start_together_exactly_one_runs() {
     for _ in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let feed = folder.path().join("feed.sock");
@@ -185,7 +185,7 @@ fn of_two_servers_that_start_together_one_has_everything() {
 }
 
 #[test]
-fn a_server_that_finds_another_one_touches_nothing_of_it() {
+fn a_second_server_leaves_the_files_of_the_first_alone() {
     let keys = super::tokens::KEYS;
     let server = Server::start(keys);
     let revoke = |server: &Server, jti: &str| server.feed().call(json!({ "op": "kick", "jti": jti })).unwrap();
@@ -200,7 +200,7 @@ fn a_server_that_finds_another_one_touches_nothing_of_it() {
         assert!(!said.contains("\"message\":\"listening\""), "clients were taken: {said}");
         said
     };
-    // With the same feed; with one of the same name elsewhere, so that only the state is shared.
+    // The second server has the same feed; then a feed elsewhere, so that only the state is shared.
     assert!(serve(&server.feed_path, "127.0.0.1:0").contains("is in use: another process"));
     let elsewhere = server.folder.path().join("elsewhere/feed.sock");
     assert!(serve(&elsewhere, "127.0.0.1:0").contains("another server uses the same state"));
@@ -218,7 +218,7 @@ fn a_server_that_finds_another_one_touches_nothing_of_it() {
 }
 
 #[test]
-fn who_publishes_is_logged_and_may_be_restricted() {
+fn publishers_are_logged_and_can_be_restricted() {
     let server = Server::start("[feed]\nallow_users = [\"nobody\"]");
     let mut raw = Raw::connect(&server);
     assert_eq!(raw.line()["error"]["code"], "forbidden");
@@ -251,7 +251,7 @@ fn a_publisher_that_outruns_the_server_is_slowed_and_nothing_is_dropped() {
 }
 
 #[test]
-fn answers_that_nobody_reads_hold_the_publisher_back_and_take_no_memory() {
+fn unread_answers_hold_the_publisher_back_and_take_no_memory() {
     let server = Server::start("[namespace.\"*\"]\nhistory_events = 100\nhistory_bytes = \"1MiB\"");
     let mut feed = server.feed();
     for _ in 0..50 {
@@ -261,7 +261,7 @@ fn answers_that_nobody_reads_hold_the_publisher_back_and_take_no_memory() {
     let mut raw = Raw::connect(&server);
     raw.send(&"{\"op\":\"history\",\"channel\":\"a\",\"ref\":1}\n".repeat(200));
     raw.reader.fill_buf().unwrap();
-    // All of the answers are 80 MB.
+    // The answers amount to 80 MB.
     let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < 10 << 20, "{grown} bytes more");
     for _ in 0..200 {

@@ -1,20 +1,19 @@
-//! Request heads as the literature on smuggling and on broken parsers has them, each with its one right answer: the
-//! status of the first answer, and whether the connection may go on. After a refusal nothing that follows is taken for
-//! a request.
+//! Request heads from the literature on smuggling and on broken parsers, each with its one right answer: the status of
+//! the first answer, and whether the connection stays open. After a refusal no later byte is taken for a request.
 
 use std::io::Write;
 
 use super::clients::Http;
 use super::server::Server;
 
-/// What a case must come to.
+/// The right answer of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Right {
-    /// Answered with 200, and so is the request after it.
+    /// The answer is 200, and the next request is answered with 200 too.
     Fine,
-    /// Answered with this status, and the request after it is answered too.
+    /// The answer has this status, and the next request is answered too.
     Refused(u16),
-    /// Answered with this status and closed: the request after it is never seen.
+    /// The answer has this status and the connection is closed, so that the next request is not read.
     Ends(u16),
 }
 
@@ -120,7 +119,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Right)> {
         ("Host with a port", raw(b"GET /healthz HTTP/1.1\r\nHost: x:8080\r\n\r\n"), Fine),
         ("Host with a port that is none", raw(b"GET /healthz HTTP/1.1\r\nHost: x:8o\r\n\r\n"), Ends(400)),
         ("Host of IPv6", raw(b"GET /healthz HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"), Fine),
-        // Lengths (§6): this server takes no bodies, so none may be read two ways.
+        // Lengths (§6): this server takes no bodies, so a request with a length is refused.
         ("length 0", get("Content-Length: 0\r\n"), Fine),
         ("length 0 twice", get("Content-Length: 0\r\nContent-Length: 0\r\n"), Fine),
         ("length", get("Content-Length: 5\r\n"), Ends(413)),
@@ -152,7 +151,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Right)> {
         ("empty encoding", get("Transfer-Encoding:\r\n"), Ends(400)),
         ("chunked in a folded line", get("Transfer-Encoding:\r\n chunked\r\n"), Ends(400)),
         ("encoding with a space before its colon", get("Transfer-Encoding : chunked\r\n"), Ends(400)),
-        // What decides who somebody is must not be there twice.
+        // A field that identifies the client must not be there twice.
         ("two Authorizations", get("Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"), Ends(400)),
         ("two Origins", get("Origin: https://a\r\nOrigin: https://b\r\n"), Ends(400)),
         ("two keys", get("Sec-WebSocket-Key: a\r\nSec-WebSocket-Key: b\r\n"), Ends(400)),
@@ -171,7 +170,7 @@ fn each_head_has_its_one_right_answer() {
     let count = cases.len();
     for (name, bytes, right) in cases {
         let mut http = Http::connect(server.address);
-        // What a smuggler would hide: it must be answered exactly when the first request leaves the connection open.
+        // The smuggled request must be answered exactly if the connection stays open after the first request.
         let next = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
         http.stream.write_all(&[&bytes[..], next].concat()).unwrap();
         let first = http.answer(false);

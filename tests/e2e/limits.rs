@@ -4,7 +4,7 @@ use super::clients::{Http, Stream, get};
 use super::server::{Server, eventually};
 
 #[test]
-fn a_full_server_says_so_and_serves_those_it_has() {
+fn a_full_server_refuses_new_clients_and_serves_the_present_ones() {
     let server = Server::start("[server]\nmax_connections = 3");
     let mut streams: Vec<Stream> = (0..3).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
     for _ in 0..10 {
@@ -28,7 +28,7 @@ fn a_full_server_says_so_and_serves_those_it_has() {
 }
 
 #[test]
-fn one_address_cannot_take_all() {
+fn one_address_cannot_take_all_places() {
     let server = Server::start("[server]\nper_address = 2\ntrusted_proxies = [\"127.0.0.9\"]");
     let streams: Vec<Stream> = (0..2).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
     assert_eq!(Http::connect(server.address).answer(false).status, 429);
@@ -37,7 +37,7 @@ fn one_address_cannot_take_all() {
 }
 
 #[test]
-fn when_all_come_back_at_once_nobody_is_refused_for_those_who_have_just_gone() {
+fn closed_connections_leave_room_when_all_clients_reconnect_at_once() {
     for limit in ["max_connections = 100", "per_address = 100"] {
         let server = Server::start(&format!("[server]\n{limit}"));
         for _ in 0..5 {
@@ -73,15 +73,15 @@ fn a_trusted_proxys_clients_are_counted_one_by_one() {
     assert_eq!(status, 200);
     assert_eq!(ask("10.0.0.1").0, 429);
     assert_eq!(ask("10.0.0.2").0, 200);
-    // Several lines are one list, and the last one's may be proxies all of them.
+    // Several field lines are one list, and all addresses of the last line may be proxies.
     assert_eq!(ask_with("X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 127.0.0.5, 127.0.0.6\r\n").0, 429);
     drop(first);
     eventually("there is room again", || (ask("10.0.0.1").0 == 200).then_some(()));
 }
 
 #[test]
-fn running_out_of_descriptors_refuses_some_and_kills_nobody() {
-    // A small table: the shard's is a copy of the process's, with the process's limit.
+fn running_out_of_descriptors_refuses_new_clients_and_ends_no_connection() {
+    // The process's limit also holds for the shard's descriptor table, which is a copy of the process's.
     let folder = tempfile::tempdir().unwrap();
     let feed = folder.path().join("feed.sock");
     let script = format!(
@@ -107,7 +107,7 @@ fn running_out_of_descriptors_refuses_some_and_kills_nobody() {
     eventually("the feed is there", || feed.exists().then_some(()));
     let mut first = Stream::open(address, "/sse?channel=a");
     let mut all: Vec<Http> = (0..600).map(|_| Http::connect(address)).collect();
-    // Those beyond the limit are answered without having asked.
+    // Connections beyond the limit are answered before they send a request.
     let refused = eventually("some are refused", || {
         let mut buffer = [0; 16];
         let refused: Vec<usize> = (0..all.len())

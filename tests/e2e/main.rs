@@ -1,6 +1,6 @@
-//! End-to-end tests: the real binary with its real ring on free ports, talked to by independent clients.
+//! End-to-end tests: the real binary with its real ring on free ports, used by clients that share no code with it.
 //!
-//! A test waits on what it expects, for a bounded time; none relies on something taking a certain time.
+//! A test waits for the expected state, for a bounded time. No test relies on an operation taking a certain time.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;

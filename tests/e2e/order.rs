@@ -6,12 +6,12 @@ fn events_of_several_channels_come_in_the_order_of_their_ids_also_under_lag() {
     let server = Server::start("[namespace.\"*\"]\nmax_lag = \"64MiB\"");
     let mut stream = Stream::open(server.address, "/sse?channel=a,b,c");
     let mut feed = server.feed();
-    // Long enough that the kernel's buffers are full and the connection lags on all three.
+    // The events are long enough to fill the kernel's buffers, so that the connection is behind on all three channels.
     let padding = "x".repeat(1000);
     for number in 0..8000 {
         publish(&mut feed, ["a", "b", "c"][number % 3], &format!("{number} {padding}"));
     }
-    // The client does lag.
+    // The client has fallen behind.
     server.await_at_least("sends_blocked", 1);
     for number in 0..8000 {
         let event = stream.next().unwrap();
@@ -28,7 +28,7 @@ fn a_lagging_client_may_leave_a_channel_between_frames() {
     for number in 0..6000 {
         publish(&mut feed, ["a", "b"][number % 2], &format!("{number} {padding}"));
     }
-    // The client does lag.
+    // The client has fallen behind.
     server.await_at_least("sends_blocked", 1);
     socket.say(r#"{"unsubscribe":["a"],"ref":"left"}"#);
     let mut last = 0;

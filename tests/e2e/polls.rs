@@ -55,7 +55,7 @@ fn polling_on_loses_nothing_and_repeats_nothing() {
     });
     let mut expected = 0;
     while expected < 2000 {
-        // Each time on a new connection, so on either shard.
+        // Each poll has a new connection, so the polls come to both shards.
         let answer = get(server.address, &format!("/poll?channel=a,b&after={next}&wait=10")).json();
         assert_eq!(answer["gap"], false);
         for event in answer["events"].as_array().unwrap() {
@@ -68,7 +68,7 @@ fn polling_on_loses_nothing_and_repeats_nothing() {
 }
 
 #[test]
-fn what_a_poll_missed_beyond_history_is_said() {
+fn a_poll_is_told_of_events_that_history_has_lost() {
     let server = Server::start("[namespace.\"*\"]\nhistory_events = 2");
     let first = server.publish("a", "0");
     for number in 1..5 {

@@ -1,4 +1,4 @@
-//! Real proxies from Debian's packages before the real server, with the configurations of tuning/proxies.
+//! Real proxies from Debian's packages in front of the real server, with the configurations of tuning/proxies.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::server::{PATIENCE, Server, eventually};
 
 /// Longer than the proxies wait by default for a backend that says nothing: nginx 60 s, HAProxy as Debian sets it up 50 s.
 const IDLE: Duration = Duration::from_secs(65);
-/// Who the client is, as the server must learn from the proxy.
+/// The client's address, which the server must learn from the proxy.
 const CLIENT: [u8; 4] = [127, 0, 0, 9];
 
 struct Proxy {
@@ -22,8 +22,8 @@ struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own. A signal that
-        // lets it take its workers along.
+        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own. On this
+        // signal the proxy ends its workers too.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
         let _ = self.child.wait();
     }
@@ -33,13 +33,13 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/proxies").join(name)).unwrap()
 }
 
-/// Replaces something that must be there.
+/// Replaces a text, which must be there.
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "the configuration has no {from:?}");
     text.replace(from, to)
 }
 
-/// A port that nobody gets who asks for any (those begin at 32768), so that it is still free when the proxy has started.
+/// A free port below 32768: the kernel does not give it away for port 0, so it is still free when the proxy starts.
 fn free_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let mut ports = std::iter::repeat_with(|| {
@@ -49,7 +49,7 @@ fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
-/// Starts a proxy with a configuration that is made for a free port.
+/// Starts a proxy on a free port; `configure` writes its configuration and returns its arguments.
 fn start(program: &str, configure: impl Fn(&Path, u16) -> Vec<String>) -> Proxy {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -94,7 +94,7 @@ fn haproxy(backend: SocketAddr) -> Proxy {
     start("/usr/sbin/haproxy", |folder, port| {
         let text = replace(&shipped("haproxy.cfg"), "    bind :80\n", &format!("    bind 127.0.0.1:{port}\n"));
         let text = replace(&text, "server local 127.0.0.1:8080", &format!("server local {backend}"));
-        // What this machine's descriptors allow.
+        // This machine's limit on descriptors allows no more.
         let text = replace(&text, "maxconn 100000", "maxconn 1000");
         let file = folder.join("haproxy.cfg");
         std::fs::write(&file, text).unwrap();
@@ -112,17 +112,17 @@ fn caddy(backend: SocketAddr) -> Proxy {
     })
 }
 
-/// What must hold through any proxy.
+/// Checks the behaviour that every proxy must preserve.
 fn passes_everything(start: fn(SocketAddr) -> Proxy) {
     let server = Server::start("[server]\ntrusted_proxies = [\"127.0.0.1\"]\n[http]\nretry = \"1s\"");
     let proxy = start(server.address);
     let address = proxy.address;
-    // Who the client is: the proxy says so, and what the client itself says counts for nothing.
+    // The proxy names the client's address, and the client's own fields are ignored.
     let fields = "X-Forwarded-For: 10.6.6.6\r\nForwarded: for=10.6.6.6\r\n";
     let mut stream = Stream::over(Http::connect_from(CLIENT, address), "/sse?channel=a", fields);
     let rows = server.feed().call(serde_json::json!({ "op": "connections" })).unwrap();
     assert_eq!(rows["connections"][0]["address"], "127.0.0.9:0", "{rows}");
-    // Events come through as they leave, the first and the small ones too.
+    // Events pass without delay, including the first one and small ones.
     for number in 0..5 {
         let begun = Instant::now();
         server.publish("a", &number.to_string());
@@ -138,7 +138,7 @@ fn passes_everything(start: fn(SocketAddr) -> Proxy) {
     assert_eq!(stream.next().unwrap().data, "to both");
     socket.say(r#"{"subscribe":["b"],"ref":1}"#);
     assert_eq!(socket.json()["ok"], true);
-    // Polls, one after the other on one connection, held ones among them.
+    // Polls succeed each other on one connection, including held ones.
     let mut polls = Http::connect(address);
     let mut next = polls.get("/poll?channel=a&wait=0").json()["next"].as_str().unwrap().to_owned();
     for number in 0..3 {
@@ -149,28 +149,28 @@ fn passes_everything(start: fn(SocketAddr) -> Proxy) {
         assert_eq!(answer["events"][0]["data"], format!("polled {number}"));
         next = answer["next"].as_str().unwrap().to_owned();
     }
-    // A client that goes is gone for the server, too.
+    // When a client leaves, its connection to the server ends.
     drop(stream);
     server.await_figure("connections_sse", 1);
-    // Quiet for longer than the proxy's default: the heartbeats keep them.
+    // Heartbeats keep streams open that are quiet for longer than the proxy's default timeout.
     let quiet_since = Instant::now();
     quiet_stream.http.stream.set_read_timeout(Some(IDLE + PATIENCE)).unwrap();
     quiet_socket.socket.get_ref().set_read_timeout(Some(IDLE + PATIENCE)).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(quiet_stream.next().unwrap().data, "at last"));
         scope.spawn(|| assert_eq!(quiet_socket.json()["data"], "at last"));
-        // Time itself is what is being tested here.
+        // The test is about elapsed time, so it must wait.
         std::thread::sleep(IDLE.saturating_sub(quiet_since.elapsed()));
         server.publish("quiet", "at last");
     });
-    // A drain's goodbye comes through, and the end is an end.
+    // The goodbye of a drain passes the proxy, and the response ends in order.
     let mut stream = Stream::open(address, "/sse?channel=a");
     server.signal(libc::SIGTERM);
     assert_eq!(stream.next().unwrap().name, "ringcast.bye");
     assert!(stream.next().is_none());
 }
 
-/// An answer's JSON, however the proxy frames it.
+/// An answer's JSON, with either framing: chunks or a length.
 fn chunked_or_sized(http: &mut Http) -> serde_json::Value {
     let head = http.head().to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 200"), "{head}");
@@ -190,7 +190,7 @@ fn chunked_or_sized(http: &mut Http) -> serde_json::Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// All at once: most of it is waiting.
+/// Tests the proxies at the same time, because most of the time is waiting.
 #[test]
 fn nginx_haproxy_and_caddy_pass_everything() {
     std::thread::scope(|scope| {

@@ -25,7 +25,7 @@ fn publish_numbers(
 }
 
 fn number(data: &str) -> u64 {
-    // With several channels the data is in an envelope.
+    // With several channels an envelope contains the data.
     data.rsplit("\"data\":").next().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn cut_fifty_times(server: &Server, channels: &'static [&'static str], query: &s
     for cut in 0..=50 {
         let fields = format!("Last-Event-ID: {last_id}\r\n");
         let mut stream = Stream::open_with(server.address, &format!("/sse?{query}"), &fields);
-        // A different number each time, so that cuts fall into replays and into live events.
+        // The number of events differs each time, so that cuts fall into replays and into live events.
         for _ in 0..(cut * 7) % 40 + 1 {
             let event = stream.next().unwrap();
             assert_ne!(event.name, "ringcast.gap", "{event:?}");
@@ -58,14 +58,14 @@ fn a_stream_that_is_cut_fifty_times_misses_and_repeats_nothing() {
 }
 
 #[test]
-fn also_over_several_channels_and_shards() {
+fn a_cut_stream_on_several_channels_and_shards_misses_and_repeats_nothing() {
     let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"";
     let server = Server::start_with(config, &["--shards", "3", "--no-pin"]);
     cut_fifty_times(&server, &["a", "b", "c"], "channel=a,b,c");
 }
 
 #[test]
-fn also_from_history_when_the_shard_keeps_nothing() {
+fn a_cut_stream_resumes_from_history_when_the_shard_keeps_nothing() {
     let config = "[namespace.\"*\"]\nhistory_events = 1000000\nhistory_bytes = \"100MiB\"\n[limits]\nretained = 0";
     let server = Server::start(config);
     cut_fifty_times(&server, &["a", "b"], "channel=a,b");
@@ -109,7 +109,7 @@ fn a_long_replay_comes_in_pages_and_then_live_events_follow() {
 }
 
 #[test]
-fn what_history_no_longer_has_is_said_and_then_it_goes_on() {
+fn a_stream_is_told_of_events_that_history_has_lost_and_continues() {
     let server = Server::start("[namespace.\"*\"]\nhistory_events = 3");
     let first = server.publish("a", "0");
     for number in 1..10 {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ringcast::feed::client::{FeedClient, FeedError};
 use serde_json::{Value, json};
 
-/// How long anything may take before a test fails.
+/// The time that a step may take before its test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Server {
@@ -22,7 +22,7 @@ pub struct Server {
     pub log: Arc<Mutex<Vec<Value>>>,
 }
 
-/// Looks again and again until there is something; fails with `what` when the time is over.
+/// Calls `look` until it returns a value; fails with the text `what` after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -52,7 +52,7 @@ impl Server {
         Server::start_in(tempfile::tempdir().unwrap(), config, flags)
     }
 
-    /// A server on the state that another one has left.
+    /// A server on the state of an earlier one.
     pub fn start_in(folder: tempfile::TempDir, config: &str, flags: &[&str]) -> Server {
         Server::start_with_environment(folder, config, flags, &[])
     }
@@ -118,8 +118,8 @@ impl Server {
         stats["shards"].as_array().unwrap().iter().map(|shard| shard.pointer(&pointer).unwrap().as_u64().unwrap()).sum()
     }
 
-    /// Waits until the figures show everything that was seen so far: a shard publishes its own after each slice of
-    /// work, which is a moment after a client may have seen what they count, and each second at the latest.
+    /// Waits until the figures include every event that clients have seen. A shard publishes its figures after each slice of
+    /// work, which is shortly after clients get the events, and at least once a second.
     pub fn await_fresh_figures(&self) {
         let turns = || -> Vec<Value> {
             self.stats()["shards"].as_array().unwrap().iter().map(|shard| shard["turns"].clone()).collect()
@@ -148,14 +148,14 @@ impl Server {
         eventually("the server has ended", || self.child.try_wait().unwrap())
     }
 
-    /// Stops the server in good order and returns what it leaves.
+    /// Stops the server in order and returns the folder of its state.
     pub fn stop(mut self) -> tempfile::TempDir {
         self.signal(libc::SIGTERM);
         assert!(self.await_exit().success());
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
     }
 
-    /// Kills the server and returns what it leaves.
+    /// Kills the server and returns the folder of its state.
     pub fn crash(mut self) -> tempfile::TempDir {
         self.signal(libc::SIGKILL);
         self.await_exit();

@@ -9,7 +9,7 @@ struct Manager {
 }
 
 impl Manager {
-    /// Waits until a line has been told, counted from the last one that was waited for.
+    /// Waits for a line among those after the last line that was waited for.
     fn hears(&mut self, line: &str) -> String {
         loop {
             if let Some(index) = self.told.iter().position(|told| told.starts_with(line)) {
@@ -44,7 +44,7 @@ fn a_service_manager_is_told_when_it_is_ready_alive_and_going() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Starts the server with sockets as a service manager hands them over.
+/// Starts the server with inherited sockets, as a service manager does.
 fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path::Path) -> std::process::Child {
     use std::os::unix::process::CommandExt;
     let file = folder.join("ringcast.toml");
@@ -53,7 +53,7 @@ fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path:
     let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
     let binary = command().get_program().to_owned();
     let mut shell = std::process::Command::new("sh");
-    // The number must be that of the process which the program becomes.
+    // LISTEN_PID must be the process's own number after exec.
     shell.arg("-c").arg("export LISTEN_PID=$$; exec \"$0\" \"$@\"").arg(binary);
     shell.args(["serve", "--shards", "2", "--no-pin", "--log-format", "json", "--config"]).arg(file);
     shell.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
@@ -62,7 +62,7 @@ fn start_with_sockets(sockets: &[(&str, i32)], config: &str, folder: &std::path:
     unsafe {
         shell.pre_exec(move || {
             for (index, fd) in descriptors.iter().enumerate() {
-                // Above all others first, so that none is overwritten before it is copied.
+                // The descriptors are first copied to high numbers, so that none is overwritten before it is copied.
                 if libc::dup2(*fd, 200 + index as i32) < 0 || libc::dup2(200 + index as i32, 3 + index as i32) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -86,7 +86,7 @@ fn sockets_of_the_service_manager_outlive_the_server() {
     let address = clients.local_addr().unwrap();
     let sockets = [("clients", clients.as_raw_fd()), ("feed", feed.as_raw_fd())];
     for round in 0..2 {
-        // The second one's clients come before it is there, and wait.
+        // Clients of the second server connect before it starts, and wait.
         let early = std::thread::spawn(move || get(address, "/healthz").status);
         let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!("[admin]\nlisten = \"{admin}\"");
@@ -97,7 +97,7 @@ fn sockets_of_the_service_manager_outlive_the_server() {
         feed.call(serde_json::json!({ "op": "publish", "channel": "a", "data": round })).unwrap();
         assert_eq!(stream.next().unwrap().data, round.to_string());
         assert!(!folder.path().join("feed.sock").exists(), "the feed is the one that was handed over");
-        // Its unit says who may publish, and the admin listener is no way round that.
+        // The socket unit says which users may publish, so the admin API without a token may change nothing.
         let mut http =
             eventually("it listens", || std::net::TcpStream::connect(admin).is_ok().then(|| Http::connect(admin)));
         http.send("POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
@@ -118,7 +118,7 @@ fn a_connection_goes_to_the_shard_of_its_core() {
     assert!(cores.len() >= 2, "this takes two cores");
     let address = server.address;
     for (shard, core) in cores.into_iter().take(2).enumerate() {
-        // Over the loopback network a packet arrives on the core that it was sent from.
+        // On the loopback network a packet arrives on the core from which it was sent.
         let open = move || -> Vec<Stream> {
             assert!(ringcast::sys::affinity::pin_to(core));
             (0..20).map(|_| Stream::open(address, "/sse?channel=a")).collect()
@@ -132,7 +132,7 @@ fn a_connection_goes_to_the_shard_of_its_core() {
 }
 
 #[test]
-fn handed_over_sockets_are_checked_like_ones_own() {
+fn inherited_sockets_are_checked_like_own_ones() {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     let folder = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket as RawSocket, Type};
 use super::clients::{Http, Stream};
 use super::server::{PATIENCE, Server, eventually, publish};
 
-/// A client with a small receive buffer, which never reads until it is told to.
+/// A client with a small receive buffer, which does not read until [`read_on`].
 fn lazy(server: &Server, target: &str) -> Http {
     let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -24,12 +24,12 @@ fn flood(server: &Server, figure: &str) -> u64 {
     flood_at_pace(server, figure, |_| true)
 }
 
-/// As [`flood`], each number only once `may_follow` says so.
+/// As [`flood`], but publishes each number only after `may_follow` returns true for it.
 fn flood_at_pace(server: &Server, figure: &str, may_follow: impl Fn(u64) -> bool) -> u64 {
     let mut feed = server.feed();
     let padding = "x".repeat(4000);
     for number in 0.. {
-        eventually("the next may follow", || may_follow(number).then_some(()));
+        eventually("the next number may be published", || may_follow(number).then_some(()));
         publish(&mut feed, "a", &format!("{number} {padding}"));
         if number % 50 == 0 && server.figure(figure) > 0 {
             return number;
@@ -51,7 +51,7 @@ fn read_on(http: &mut Http, until: impl Fn(&str) -> bool) -> String {
 }
 
 #[test]
-fn disconnect_cuts_the_slow_and_nobody_else() {
+fn the_disconnect_policy_cuts_off_slow_clients_alone() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"disconnect\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
     let mut lively = Stream::open(server.address, "/sse?channel=a");
@@ -68,10 +68,10 @@ fn disconnect_cuts_the_slow_and_nobody_else() {
         }
         false
     });
-    // As fast as the lively one reads.
+    // Events are published as fast as the other client reads them.
     let last = flood_at_pace(&server, "slow_disconnected", |number| read.load(Ordering::Relaxed) + 5 > number);
     server.publish("a", "end");
-    assert!(reader.join().unwrap(), "the lively one got everything");
+    assert!(reader.join().unwrap(), "the client that reads got every event");
     assert_eq!(read.load(Ordering::Relaxed), last + 1);
     let text = read_on(&mut slow, |_| false);
     assert!(text.contains("data: 0 x") && !text.contains("data: end"));
@@ -79,7 +79,7 @@ fn disconnect_cuts_the_slow_and_nobody_else() {
 }
 
 #[test]
-fn gap_tells_what_is_lost_and_goes_on() {
+fn the_gap_policy_names_the_lost_events_and_continues() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
     server.await_figure("connections_sse", 1);
@@ -88,7 +88,7 @@ fn gap_tells_what_is_lost_and_goes_on() {
     let text = read_on(&mut slow, |text| text.contains("data: end\n\n"));
     assert!(text.contains("event: ringcast.gap\n"), "a notice");
     assert!(text.ends_with("data: end\n\n\r\n"));
-    // Every frame is whole, also around the gap: the chunks parse to the last.
+    // Every frame is whole, also around the gap: all chunks can be parsed.
     let (_, body) = text.split_once("\r\n\r\n").unwrap();
     let mut rest = body;
     let mut last_number = None;
@@ -110,11 +110,11 @@ fn gap_tells_what_is_lost_and_goes_on() {
         rest = &after[size + 2..];
     }
     assert!(gaps >= 1);
-    assert_eq!(server.figure("connections_sse"), 1, "it is still connected");
+    assert_eq!(server.figure("connections_sse"), 1, "the client is still connected");
 }
 
 #[test]
-fn who_takes_nothing_of_what_it_missed_is_let_go() {
+fn a_client_that_reads_nothing_of_its_replay_is_disconnected() {
     let config = "[heartbeat]\ntcp_user_timeout = \"1s\"\n[namespace.\"*\"]\nhistory_bytes = \"64MiB\"";
     let server = Server::start(config);
     let mut feed = server.feed();
@@ -126,7 +126,7 @@ fn who_takes_nothing_of_what_it_missed_is_let_go() {
 }
 
 #[test]
-fn latest_skips_to_the_newest() {
+fn the_latest_policy_skips_to_the_newest_event() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/sse?channel=a");
     server.await_figure("connections_sse", 1);
@@ -166,25 +166,24 @@ fn a_client_that_never_reads_costs_its_kernel_buffers_and_a_cursor() {
     for _ in 0..5000 {
         publish(&mut feed, "a", &padding);
     }
-    // 20 MB went by each of 200 clients, none of which has read; what waits for the shard is gone soon.
-    eventually("the memory is what it was", || (server.resident_bytes() < before + (8 << 20)).then_some(()));
+    // 20 MB were published to 200 clients that have not read. The events that wait for the shard leave memory soon.
+    eventually("the memory has its size of before", || (server.resident_bytes() < before + (8 << 20)).then_some(()));
     assert_eq!(server.figure("connections_sse"), 200);
     drop(clients);
 }
 
 #[test]
-fn one_who_never_reads_does_not_make_the_others_sends_shorter() {
+fn a_client_that_never_reads_does_not_shorten_the_sends_to_others() {
     let server = Server::start("[namespace.\"*\"]\nslow = \"gap\"\nmax_lag = \"64KiB\"");
     let _slow = lazy(&server, "/sse?channel=a");
     server.await_figure("connections_sse", 1);
     flood(&server, "slow_gaps");
-    // From now on the log is as long as it may be, all the time, and made of small events.
+    // From here on the log has its full length and consists of small events.
     let line = b"{\"op\":\"publish\",\"channel\":\"a\",\"data\":\"x\"}\n";
     let mut feed = std::os::unix::net::UnixStream::connect(&server.feed_path).unwrap();
     feed.write_all(line.repeat(3000).as_slice()).unwrap();
     server.publish("a", "x");
-    // These have room for what follows, and are so
-    // many that one turn does not serve them all.
+    // These clients have room for the events to come, and are too many for one turn.
     let connect = |_| {
         let mut stream = TcpStream::connect(server.address).unwrap();
         stream.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -193,12 +192,14 @@ fn one_who_never_reads_does_not_make_the_others_sends_shorter() {
     let others: Vec<TcpStream> = (0..600).map(connect).collect();
     server.await_figure("connections_sse", 601);
     let before = (server.figure("sends"), server.figure("deliveries"));
-    // One by one, so that they come to the shard one by one.
+    // Events are published one by one, so that the shard gets them one by one.
     let mut feed = server.feed();
     for _ in 0..500 {
         publish(&mut feed, "a", "x");
     }
-    eventually("the others have got everything", || (server.figure("deliveries") >= before.1 + 300_000).then_some(()));
+    eventually("the other clients have got every event", || {
+        (server.figure("deliveries") >= before.1 + 300_000).then_some(())
+    });
     let sends = server.figure("sends") - before.0;
     assert!(sends < 50_000, "{sends} sends for 300,000 deliveries");
     drop(others);

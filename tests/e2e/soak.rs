@@ -1,7 +1,7 @@
-//! Everything at once: publishers at full speed, clients that come, lag, subscribe, unsubscribe, break off and
-//! resume at random. What each of them sees must be in order, whole, and without a loss that was not announced.
+//! All kinds of load at once: publishers at full speed, and clients that connect, fall behind, subscribe, unsubscribe,
+//! break off and resume at random. Each client must see whole events, in order, and without a loss that was not announced.
 //!
-//! A few seconds here; `RINGCAST_SOAK_SECONDS=600 cargo test --test e2e soak` for longer.
+//! The test runs for a few seconds; `RINGCAST_SOAK_SECONDS=600 cargo test --test e2e soak` sets the time.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,12 +20,12 @@ const CONFIG: &str = "[namespace.d]\nslow = \"disconnect\"\nmax_lag = \"16KiB\"\
     [namespace.\"*\"]\nhistory_events = 200\n[limits]\nretained = \"64KiB\"\nqueue = \"256KiB\"\n\
     [heartbeat]\nsse = \"300ms\"\nws = \"300ms\"\n[log]\nconnections_per_second = 5";
 
-/// What one connection has seen.
+/// The events that one connection has seen.
 #[derive(Default)]
 struct Seen {
     last_id: Option<(u64, u64)>,
     numbers: HashMap<String, u64>,
-    /// A gap was announced: the next numbers may be any.
+    /// A gap was announced, so the next numbers may be any.
     had_gap: bool,
 }
 
@@ -67,7 +67,7 @@ impl Client {
         all
     }
 
-    /// Nothing, or a pause in which the client falls behind.
+    /// Pauses at times, so that the client falls behind.
     fn dawdle(&mut self) {
         if self.random.u8(..) < 6 {
             std::thread::sleep(Duration::from_millis(self.random.u64(1..60)));
@@ -78,7 +78,7 @@ impl Client {
         !self.stop.load(Ordering::Relaxed) && self.random.u16(..400) != 0
     }
 
-    /// The connection ends without a goodbye.
+    /// Makes the end of the connection a reset instead of a close, half of the time.
     fn break_off(&mut self, stream: &std::net::TcpStream) {
         if self.random.bool() {
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -131,7 +131,7 @@ impl Client {
                 0 => socket.say(&json!({ "subscribe": self.channels() }).to_string()),
                 1 => socket.say(&json!({ "unsubscribe": self.channels(), "ref": 1 }).to_string()),
                 2 if !self.last_id.is_empty() => {
-                    // What is resumed may be older than what was seen on other channels.
+                    // Resumed events may be older than those seen on other channels.
                     socket.say(&json!({ "subscribe": self.channels(), "after": self.last_id, "ref": 2 }).to_string());
                     seen.last_id = None;
                     seen.numbers.clear();
@@ -158,7 +158,7 @@ impl Client {
             } else if let Some(event_id) = message["id"].as_str() {
                 let (channel, data) = (message["channel"].as_str().unwrap(), message["data"].as_str().unwrap());
                 if seen.had_gap && seen.last_id.is_some_and(|last| last >= id(event_id)) {
-                    // A resumed channel catches up behind the others.
+                    // Events of a resumed channel may come after newer ones of the others.
                     seen.last_id = None;
                     seen.numbers.remove(channel);
                 }
@@ -166,7 +166,7 @@ impl Client {
                 self.last_id = event_id.to_string();
             }
             if message["ref"].is_number() {
-                // The numbers of what was unsubscribed do not go on.
+                // The numbers of unsubscribed channels do not go on.
                 seen.numbers.clear();
             }
         }
@@ -182,7 +182,7 @@ impl Client {
         while self.goes_on() {
             self.dawdle();
             let answer = http.get(&format!("/poll?channel={channels}&after={next}&wait=5")).json();
-            // There are no slow pollers: what they miss is in history or is announced.
+            // No policy for slow clients applies to polls: missed events are in history or announced as a gap.
             seen.had_gap |= answer["gap"] == true;
             for event in answer["events"].as_array().unwrap() {
                 let text = |name: &str| event[name].as_str().unwrap();
@@ -234,7 +234,7 @@ fn publish(server: &Server, channels: &'static [&'static str], stop: &Arc<Atomic
 }
 
 #[test]
-fn nobody_sees_anything_out_of_order_cut_or_twice() {
+fn no_client_sees_an_event_out_of_order_cut_or_twice() {
     let seconds = std::env::var("RINGCAST_SOAK_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
     let mut server = Server::start_with(CONFIG, &["--shards", "2", "--no-pin"]);
     let stop = Arc::new(AtomicBool::new(false));
@@ -256,11 +256,11 @@ fn nobody_sees_anything_out_of_order_cut_or_twice() {
     }
     let published: u64 = publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum();
     assert!(published > 1000, "{published}");
-    // It did come to what this is about.
+    // The load did cause gaps, resumes and replays.
     for figure in ["slow_disconnected", "slow_gaps", "slow_skips", "resumed_here", "resumed_hub", "sends_blocked"] {
         server.await_at_least(figure, 1);
     }
-    // Shown only if one of the following fails.
+    // The figures are shown only if an assertion fails.
     println!("{}", server.stats());
     server.await_figure("slots", 0);
     for transport in ["http", "sse", "ws", "poll"] {

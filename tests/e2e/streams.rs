@@ -66,7 +66,7 @@ fn a_stream_over_http_1_0_ends_with_the_connection() {
 }
 
 #[test]
-fn silence_is_broken_by_comments() {
+fn a_quiet_stream_gets_comments() {
     let server = Server::start("[heartbeat]\nsse = \"200ms\"");
     let stream = Stream::open(server.address, "/sse?channel=a");
     let mut http = stream.http;
@@ -94,7 +94,7 @@ fn an_ended_channel_ends_its_streams_after_what_is_pending() {
     assert_eq!(two.next().unwrap().name, "ringcast.end");
     server.publish("b", "more");
     assert!(two.next().unwrap().data.contains("more"));
-    // Who comes later gets what the history has, and the end.
+    // A later client gets the events in history, and the end.
     let mut late = Stream::open(server.address, "/sse?channel=a&last_event_id=1-0");
     let first = late.next().unwrap();
     assert!(first.name == "ringcast.gap", "{first:?}");
@@ -104,7 +104,7 @@ fn an_ended_channel_ends_its_streams_after_what_is_pending() {
 }
 
 #[test]
-fn requests_are_answered_by_the_book() {
+fn requests_are_answered_as_the_rfcs_require() {
     let server = Server::start("[http]\ncors_origins = [\"https://app.example\"]");
     let mut http = Http::connect(server.address);
     assert_eq!(http.get("/healthz").body, "ok\n");
@@ -112,7 +112,7 @@ fn requests_are_answered_by_the_book() {
     let head = http.request("HEAD", "/healthz", "");
     assert_eq!((head.status, head.header("content-length")), (200, Some("3")));
     assert_eq!(http.get("/nothing").status, 404);
-    assert_eq!(http.get("/").status, 404, "the page is the demo's");
+    assert_eq!(http.get("/").status, 404, "only the demo serves a page");
     let post = http.request("POST", "/sse?channel=a", "");
     assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
     let error = http.get("/sse").json();
@@ -168,11 +168,11 @@ fn a_unix_listener_serves_the_same() {
         text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
     }
     server.stop();
-    assert!(!path.exists(), "the socket's file goes with the server");
+    assert!(!path.exists(), "the server removes its socket's file");
 }
 
 #[test]
-fn curl_agrees() {
+fn curl_reads_streams_and_polls() {
     let server = Server::start("");
     let first = server.publish("a", "one");
     server.publish("a", "two");
@@ -188,7 +188,7 @@ fn curl_agrees() {
         serde_json::from_str(&curl(&[&format!("{base}/poll?channel=a&after={first}")])).unwrap();
     assert_eq!(answer["events"][0]["data"], "two");
     server.feed().call(json!({ "op": "end", "channel": "a" })).unwrap();
-    // It ends by itself, and curl takes that for a whole response.
+    // The stream ends with a last chunk, so curl reports a whole response.
     let stream = curl(&["-N", "-H", &format!("Last-Event-ID: {first}"), &format!("{base}/sse?channel=a")]);
     assert!(stream.contains("data: two\n\n") && stream.contains("ringcast.end"), "{stream}");
     let all = curl(&["-i", &format!("{base}/healthz"), &format!("{base}/nothing"), &format!("{base}/readyz")]);

@@ -1,4 +1,4 @@
-//! Who gets in, to what, and for how long.
+//! Tokens, revocations, keys, and limits on users and addresses.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ fn sign(key: &str, kid: Option<&str>, claims: &Value) -> String {
     jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(key.as_bytes())).unwrap()
 }
 
-/// A token for the server's key that lasts a minute unless its claims say otherwise.
+/// A token for the server's key that expires in a minute unless its claims say otherwise.
 pub fn token(mut claims: Value) -> String {
     let exp = claims.get("exp").cloned().unwrap_or_else(|| (now() + 60).into());
     claims["exp"] = exp;
@@ -53,7 +53,7 @@ fn a_subscription_needs_a_token_that_names_its_channel() {
     let expired = self::token(json!({ "exp": now() - 1, "channels": "*" }));
     let answer = get(server.address, &format!("/poll?channel=a&wait=0&token={expired}"));
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str().unwrap()), (401, "token_expired"));
-    // Everywhere a token may be.
+    // The token is accepted in each of its places.
     for fields in [format!("Authorization: Bearer {token}\r\n"), format!("Cookie: a=b; session={token}\r\n")] {
         let mut stream = Stream::open_with(server.address, "/sse?channel=orders:1", &fields);
         server.publish("orders:1", "x");
@@ -66,7 +66,7 @@ fn a_subscription_needs_a_token_that_names_its_channel() {
 }
 
 #[test]
-fn a_websocket_keeps_what_it_may_have() {
+fn a_websocket_keeps_the_channels_that_its_token_names() {
     let server = Server::start(KEYS);
     let token = token(json!({ "channels": ["a", "c"] }));
     let mut socket = Socket::open(server.address, &format!("/ws?channel=a,b&token={token}"));
@@ -82,7 +82,7 @@ fn a_websocket_keeps_what_it_may_have() {
         server.publish(channel, channel);
     }
     assert_eq!([socket.json()["data"].clone(), socket.json()["data"].clone()], ["a", "c"]);
-    // In the raw format nothing could be said about it later.
+    // The raw format has no error replies, so the request itself is refused.
     let mut http = Http::connect(server.address);
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
     assert_eq!(http.request("GET", &format!("/ws?channel=a,b&format=raw&token={token}"), fields).status, 403);
@@ -101,7 +101,7 @@ fn a_websocket_may_send_its_token_first() {
     assert_eq!(socket.json()["error"]["channels"], json!(["b"]));
     server.publish("a", "x");
     assert_eq!(socket.json()["data"], "x");
-    // Whoever sends none in time is sent away, with and without channels.
+    // A client that sends no token in time is disconnected, with and without channels in its request.
     for target in ["/ws", "/ws?channel=a"] {
         let mut silent = Socket::open(server.address, target);
         assert_eq!(silent.close_code(), 1008);
@@ -111,18 +111,18 @@ fn a_websocket_may_send_its_token_first() {
 }
 
 #[test]
-fn a_websocket_that_waited_for_its_token_gets_no_more_channels_than_there_is_room_for() {
+fn a_token_that_comes_late_does_not_exceed_the_limit_on_channels() {
     let config = format!("{KEYS}[namespace.news]\npublic = true\n[limits]\nchannels = 2");
     let server = Server::start_with(&config, &["--shards", "1"]);
     let mut socket = Socket::open(server.address, "/ws?channel=a,b");
-    // There was room when it came.
+    // The limit was not reached when the connection was opened.
     let _stream = Stream::open(server.address, "/sse?channel=news:1");
     socket.say(&format!(r#"{{"token":"{}","ref":1}}"#, token(json!({ "channels": "*" }))));
     assert_eq!(socket.json(), json!({ "ref": 1, "ok": true }));
     let refused = socket.json();
     assert_eq!((&refused["error"]["code"], &refused["error"]["channels"]), (&json!("channels"), &json!(["a", "b"])));
     socket.say(r#"{"subscribe":["a"],"ref":2}"#);
-    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true }), "it may ask for less");
+    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true }), "a smaller request is granted");
 }
 
 #[test]
@@ -137,11 +137,15 @@ fn a_connection_ends_with_its_token_unless_it_gets_another() {
         move || get(address, &format!("/poll?channel=a&wait=20&token={token}"))
     });
     refreshed.say(&format!(r#"{{"refresh":"{}","ref":1}}"#, short("other")));
-    assert_eq!(refreshed.json()["error"]["code"], "forbidden", "a connection stays its user's");
+    assert_eq!(refreshed.json()["error"]["code"], "forbidden", "a connection keeps its user");
     let longer = token(json!({ "sub": "u", "channels": ["a"] }));
     refreshed.say(&format!(r#"{{"refresh":"{longer}","ref":2}}"#));
     assert_eq!(refreshed.json(), json!({ "ref": 2, "ok": true }));
-    assert_eq!(refreshed.json()["unsubscribed"]["channel"], "b", "what the new token does not name is over");
+    assert_eq!(
+        refreshed.json()["unsubscribed"]["channel"],
+        "b",
+        "a channel that the new token does not name is unsubscribed"
+    );
     let bye = stream.next().unwrap();
     assert_eq!(bye.name, "ringcast.bye");
     assert!(bye.data.contains("the token has expired"), "{}", bye.data);
@@ -165,7 +169,7 @@ fn users_and_tokens_are_kicked_on_every_shard() {
     let (first, second) = (of("u", "one"), of("u", "two"));
     let mut sockets: Vec<Socket> = (0..6).map(|n| open(if n < 4 { &first } else { &second })).collect();
     let mut other = open(&of("v", "three"));
-    eventually("all are known", || (server.figure("identified") == 7).then_some(()));
+    eventually("all tokens are verified", || (server.figure("identified") == 7).then_some(()));
     assert_eq!(kick(&server, json!({ "op": "kick", "jti": "one", "reason": "signed out" }), "kicked"), 4);
     for socket in &mut sockets[..4] {
         assert_eq!(socket.json()["bye"]["reason"], "signed out");
@@ -211,7 +215,7 @@ fn a_revoked_token_is_refused_within_the_leeway_after_its_expiry() {
         format!("/poll?channel=a&wait=0&token={token}")
     };
     assert_eq!(get(server.address, &target("lost before")).status, 401, "the leeway was shorter then");
-    assert_eq!(get(server.address, &target("lost")).status, 200, "it counts for a while yet");
+    assert_eq!(get(server.address, &target("lost")).status, 200, "the token is still valid within the leeway");
     kick(&server, json!({ "op": "kick", "jti": "lost", "expires": exp }), "kicked");
     assert_eq!(get(server.address, &target("lost")).status, 401);
     let server = Server::start_in(server.crash(), &config, &[]);
@@ -222,12 +226,12 @@ fn a_revoked_token_is_refused_within_the_leeway_after_its_expiry() {
 #[test]
 fn a_revocation_that_cannot_be_written_down_holds_and_says_so() {
     let server = Server::start(KEYS);
-    // In the way of the file that would be made.
+    // This folder has the name of the file that the server would write.
     std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
     let error = server.feed().call(json!({ "op": "kick", "jti": "lost", "ref": 1 })).unwrap_err().to_string();
     assert!(error.contains("revoked only until the server ends: cannot write "), "{error}");
     let token = token(json!({ "sub": "u", "jti": "lost", "channels": ["*"] }));
-    eventually("it is refused", || {
+    eventually("the token is refused", || {
         (get(server.address, &format!("/poll?channel=a&wait=0&token={token}")).status == 401).then_some(())
     });
 }
@@ -242,7 +246,7 @@ fn a_user_is_taken_off_a_channel() {
     assert_eq!(kick(&server, line, "unsubscribed"), 2);
     assert_eq!(socket.json(), json!({ "unsubscribed": { "channel": "a", "reason": "left the room" } }));
     assert_eq!(stream.next().unwrap().name, "ringcast.unsubscribed");
-    assert_eq!(stream.next().unwrap().name, "ringcast.bye", "nothing is left to stream");
+    assert_eq!(stream.next().unwrap().name, "ringcast.bye", "the stream has no channel left");
     server.publish("a", "x");
     server.publish("b", "y");
     assert_eq!(socket.json()["data"], "y");
@@ -271,22 +275,22 @@ fn keys_change_without_dropping_anyone() {
     write(&["new"]);
     eventually("the new key counts", || (status("new") == 200).then_some(()));
     assert_eq!(status("old"), 401);
-    // What cannot be read changes nothing, and nobody says that it was read.
+    // A file that cannot be read changes nothing, and the log does not say that keys were read.
     let counted = |message: &str| {
         let log = server.log.lock().unwrap();
         log.iter().filter(|line| line["message"].as_str().is_some_and(|said| said.contains(message))).count()
     };
     std::fs::write(&file, "{").unwrap();
     server.signal(libc::SIGHUP);
-    // Once for the signal, once for the file.
-    eventually("it is said", || (counted("stay in use") >= 2).then_some(()));
+    // One line for the signal, one for the changed file.
+    eventually("the failure is logged", || (counted("stay in use") >= 2).then_some(()));
     assert_eq!(status("new"), 200);
     assert_eq!(counted("keys are read again"), 0);
-    // A key that is not understood takes none of the others along.
+    // A key that is not understood is left out, and the others count.
     let known = json!({ "kty": "oct", "alg": "HS256", "kid": "new", "k": URL_SAFE_NO_PAD.encode("new") });
     std::fs::write(&file, json!({ "keys": [{ "kty": "later" }, known] }).to_string()).unwrap();
     server.signal(libc::SIGHUP);
-    eventually("they are read", || (counted("keys are read again") == 1).then_some(()));
+    eventually("the keys are read", || (counted("keys are read again") == 1).then_some(()));
     assert!(counted("a key cannot be used and is left out") >= 1);
     assert_eq!(status("new"), 200);
     server.publish("a", "x");
@@ -319,7 +323,7 @@ fn tokens_never_reach_the_log() {
 }
 
 #[test]
-fn a_user_has_so_many_connections() {
+fn the_connections_of_a_user_are_limited() {
     let server = Server::start(&format!("{KEYS}[server]\nper_user = 2"));
     let token = token(json!({ "sub": "u", "channels": ["*"] }));
     let target = format!("/sse?channel=a&token={token}");
@@ -334,7 +338,7 @@ fn a_user_has_so_many_connections() {
 }
 
 #[test]
-fn clients_that_flood_are_sent_away() {
+fn clients_that_flood_are_disconnected() {
     let server = Server::start("[websocket]\nmessage_rate = 5");
     let mut socket = Socket::open(server.address, "/ws");
     for n in 0..20 {
@@ -354,16 +358,16 @@ fn clients_that_flood_are_sent_away() {
 }
 
 #[test]
-fn an_address_connects_only_so_fast() {
+fn the_new_connections_of_an_address_are_limited_per_second() {
     let server = Server::start("[server]\nconnect_rate = 3");
     let statuses: Vec<u16> = (0..12).map(|_| get(server.address, "/healthz").status).collect();
     assert!(statuses.contains(&429), "{statuses:?}");
     assert_eq!(statuses[..3], [200; 3]);
-    eventually("time helps", || (get(server.address, "/healthz").status == 200).then_some(()));
+    eventually("the address may connect again", || (get(server.address, "/healthz").status == 200).then_some(()));
 }
 
 #[test]
-fn a_proxy_says_where_a_client_is_from() {
+fn a_trusted_proxy_names_the_clients_address() {
     let config = "[server]\nper_address = 1\nproxy_protocol = true\ntrusted_proxies = [\"127.0.0.1/32\"]";
     let server = Server::start(config);
     let open = |header: &str| {
@@ -378,7 +382,7 @@ fn a_proxy_says_where_a_client_is_from() {
     let mut other = open("PROXY TCP4 192.0.2.2 127.0.0.1 1002 80\r\n");
     assert!(other.head().starts_with("HTTP/1.1 200"));
     let mut without = open("");
-    assert!(without.is_closed(), "a proxy that says nothing is none");
+    assert!(without.is_closed(), "a connection without the proxy's header is refused");
     eventually("the client's address is logged", || {
         let log = Value::from(server.log.lock().unwrap().clone()).to_string();
         log.contains("192.0.2.1:1000").then_some(())

@@ -1,4 +1,4 @@
-//! The scripts of tuning/: they say what they would do and change nothing, and what they change can be put back.
+//! The scripts of tuning/: without `--apply` they change nothing, and `--undo` restores the previous settings.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,14 +8,14 @@ fn run(script: &str, arguments: &[&str]) -> Output {
     Command::new(path).args(arguments).output().unwrap()
 }
 
-/// A card that the scripts may look at: one that is a device, if there is one.
+/// A network card for the scripts: a hardware device, if the host has one.
 fn card() -> Option<String> {
     let cards = std::fs::read_dir("/sys/class/net").unwrap().flatten();
     let mut cards = cards.filter(|card| card.path().join("device").exists());
     cards.next().map(|card| card.file_name().to_string_lossy().into_owned())
 }
 
-/// What the scripts would change.
+/// The settings that the scripts change.
 fn settings(card: &str) -> Vec<String> {
     let mut all = Vec::new();
     for folder in std::fs::read_dir(format!("/sys/class/net/{card}/queues")).unwrap().flatten() {
@@ -28,7 +28,7 @@ fn settings(card: &str) -> Vec<String> {
 }
 
 #[test]
-fn scripts_change_nothing_unless_they_are_told_to_and_put_it_back() {
+fn scripts_change_nothing_without_apply_and_undo_restores_the_settings() {
     let Some(card) = card() else { panic!("this host has no network card to look at") };
     let before = settings(&card);
     for (script, arguments) in [("nic", vec![&*card]), ("cpu", vec![]), ("thp", vec![])] {
@@ -39,13 +39,13 @@ fn scripts_change_nothing_unless_they_are_told_to_and_put_it_back() {
     assert!(!run("nic", &["no-such-card"]).status.success());
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        eprintln!("not tried here: applying, which takes root");
+        eprintln!("not run: --apply needs root");
         return;
     }
     for (script, arguments) in [("nic", vec![&*card]), ("thp", vec![])] {
         let with = |mode| arguments.iter().copied().chain([mode]).collect::<Vec<&str>>();
         assert!(run(script, &with("--apply")).status.success());
-        // Where there was nothing to change there is nothing to put back.
+        // `--undo` fails if `--apply` changed nothing, so its status is not checked.
         run(script, &with("--undo"));
     }
     assert_eq!(settings(&card), before);

@@ -1,4 +1,4 @@
-//! The tools of those who look after a server: `top`, `trace`, `doctor`.
+//! The operator's tools: `top`, `trace` and `doctor`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
@@ -15,7 +15,7 @@ fn top_shows_connections_channels_and_flow() {
     let server = Server::start_with("", &["--shards", "2"]);
     let mut streams: Vec<Stream> = (0..5).map(|_| Stream::open(server.address, "/sse?channel=busy")).collect();
     server.await_fresh_figures();
-    let text = eventually("something flows while it looks", || {
+    let text = eventually("the view shows a flow of events", || {
         let mut top = command();
         top.args(["top", "--once", "--every", "0.2", "--feed"]).arg(&server.feed_path).stdout(Stdio::piped());
         let top = top.spawn().unwrap();
@@ -32,7 +32,7 @@ fn top_shows_connections_channels_and_flow() {
     let row = text.lines().find(|line| line.starts_with("busy")).unwrap();
     assert_eq!(row.split_whitespace().nth(2), Some("5"), "{row}");
     drop(streams);
-    eventually("why connections ended shows", || {
+    eventually("the view shows the reasons for ended connections", || {
         let mut top = command();
         let output = top.args(["top", "--once", "--every", "0.1", "--feed"]).arg(&server.feed_path).output().unwrap();
         String::from_utf8(output.stdout).unwrap().contains("ended in all: client 5").then_some(())
@@ -67,10 +67,10 @@ impl Drop for Trace {
 }
 
 #[test]
-fn a_channel_is_followed() {
+fn trace_follows_a_channel() {
     let server = Server::start("");
     let mut trace = Trace::start(&server, &["--channel", "a"]);
-    // Whether it follows already shows in what it gets.
+    // The first traced event shows that the trace has begun.
     let seen = std::thread::scope(|scope| {
         let seen = scope.spawn(|| trace.next());
         while !seen.is_finished() {
@@ -93,7 +93,7 @@ fn a_channel_is_followed() {
 }
 
 #[test]
-fn a_user_is_followed_over_connections() {
+fn trace_follows_a_user_over_connections() {
     let server = Server::start(KEYS);
     let token = token(json!({ "sub": "u1", "channels": "*" }));
     let mut first = Stream::open(server.address, &format!("/sse?channel=a&token={token}"));
@@ -115,7 +115,7 @@ fn a_user_is_followed_over_connections() {
 }
 
 #[test]
-fn the_doctor_looks_at_the_server_that_runs() {
+fn doctor_checks_the_running_server() {
     let server = Server::start("");
     let run = |flags: &[&str]| {
         let mut doctor = command();
@@ -125,11 +125,11 @@ fn the_doctor_looks_at_the_server_that_runs() {
     };
     let (code, text) = run(&["--json", "--connections", "100"]);
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
-    assert!(matches!(code, 0 | 3), "this host runs the tests: {code}, {text}");
+    assert!(matches!(code, 0 | 3), "the host that runs the tests can run the server: {code}, {text}");
     let about = |name: &str| findings.iter().find(|finding| finding["about"] == name).unwrap();
     assert!(about("descriptors")["found"].as_str().unwrap().contains("the running server's limit"));
     assert_eq!(about("io_uring")["severity"], "ok");
-    // More than any host has memory for.
+    // No host has memory for so many connections.
     let (code, text) = run(&["--connections", "100000000000"]);
     assert_eq!(code, 1);
     assert!(text.starts_with("FAIL") && text.contains("change: "), "{text}");

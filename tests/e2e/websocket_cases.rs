@@ -1,5 +1,5 @@
-//! The cases of the Autobahn test suite (groups 1 to 7, 9 and 10), written from RFC 6455 against the echo path: what
-//! is sent, in which pieces, and the one sequence of frames that may come back. Each is run under the suite's number.
+//! The cases of the Autobahn test suite (groups 1 to 7, 9 and 10), written from RFC 6455 against the echo path: the
+//! frames that are sent, their pieces, and the one sequence of frames that may come back. Each case has the suite's number.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -62,7 +62,7 @@ fn close(code: u16, reason: &[u8]) -> Frame {
     frame(CLOSE, [&code.to_be_bytes()[..], reason].concat())
 }
 
-/// What may come back, in this order.
+/// A frame that must come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Back {
     Message(u8, Vec<u8>),
@@ -85,7 +85,7 @@ struct Suite {
 }
 
 impl Suite {
-    /// Sends frames in pieces of so many bytes (0: all at once), and says goodbye if the case does not end otherwise.
+    /// Sends frames in pieces of `piece` bytes (0: all at once), and closes if the case does not end otherwise.
     fn case(&mut self, name: &str, frames: &[Frame], piece: usize, expected: &[Back]) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes));
@@ -97,7 +97,7 @@ impl Suite {
         self.exchange(name, bytes, piece, &expected);
     }
 
-    /// Sends a frame but for its last `missing` bytes, which the server must not wait for.
+    /// Sends a frame without its last `missing` bytes, for which the server must not wait.
     fn cut(&mut self, name: &str, frame: &Frame, missing: usize, piece: usize, expected: &[Back]) {
         let mut bytes = Vec::new();
         frame.write(&mut bytes);
@@ -127,7 +127,7 @@ impl Suite {
         }
     }
 
-    /// The same in one piece, frame by frame as far as that can be told, and octet by octet.
+    /// Runs a case three times, under three numbers: in one piece, in pieces of 7 bytes, and byte by byte.
     fn chopped(&mut self, names: [&str; 3], frames: &[Frame], expected: &[Back]) {
         for (name, piece) in names.into_iter().zip([0, 7, 1]) {
             self.case(name, frames, piece, expected);
@@ -139,7 +139,7 @@ fn short(back: &Back) -> String {
     format!("{back:?}").chars().take(100).collect()
 }
 
-/// Everything that comes until the connection ends.
+/// All frames up to the end of the connection.
 fn receive(stream: &mut TcpStream) -> Vec<Back> {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
@@ -264,7 +264,7 @@ fn texts() -> Vec<(&'static str, Vec<u8>, bool)> {
     texts.push(("6.5", "κόσμε".into(), true));
     texts.push(("6.5", "Hello-µ@ßöäüàá-UTF-8!!".into(), true));
     for cut in 1..11 {
-        // Each beginning of κόσμε, valid where it ends with a character.
+        // Each prefix of κόσμε, which is valid if it ends with a whole character.
         let bytes = "κόσμε".as_bytes()[..cut.min("κόσμε".len())].to_vec();
         let is_valid = std::str::from_utf8(&bytes).is_ok();
         texts.push(("6.6", bytes, is_valid));
@@ -370,7 +370,7 @@ fn group_6_utf_8() {
     let invalid = [0xce, 0xba, 0xe1, 0xbd, 0xb9, 0xcf, 0x83, 0xce, 0xbc, 0xce, 0xb5, 0xed, 0xa0, 0x80, b'e', b'd'];
     suite.case("6.3.1", &[text(invalid)], 0, &[Back::Close(1007)]);
     suite.case("6.3.2", &single(&invalid), 0, &[Back::Close(1007)]);
-    // What follows the first byte that cannot be right is never sent: the server must not wait for it.
+    // The bytes after the first invalid one are not sent, because the server must not wait for them.
     suite.case("6.4.1", &[text(&invalid[..11]).more(), next(&invalid[11..14]).more()], 0, &[Back::Close(1007)]);
     suite.case("6.4.2", &[text(&invalid[..11]).more(), next(&[0xf4, 0x90]).more()], 0, &[Back::Close(1007)]);
     for (name, last, piece) in [("6.4.3", 0xa0, 0), ("6.4.4", 0xa0, 1), ("6.4.3", 0xff, 0), ("6.4.4", 0xff, 1)] {

@@ -72,7 +72,7 @@ fn pings_are_answered_and_closes_returned() {
 }
 
 #[test]
-fn fragments_and_floods_are_put_together() {
+fn fragments_and_many_messages_are_put_together() {
     let server = Server::start("[diagnostics]\necho_path = \"/echo\"");
     let mut socket = Socket::open(server.address, "/echo");
     let text = "äöü".repeat(10_000);
@@ -86,7 +86,7 @@ fn fragments_and_floods_are_put_together() {
     assert_eq!(socket.next(), Message::Binary(vec![7; 65536].into()));
 }
 
-/// What the server closes with after these raw bytes.
+/// The close code with which the server answers these raw bytes.
 fn close_code(server: &Server, bytes: &[u8]) -> u16 {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -96,7 +96,7 @@ fn close_code(server: &Server, bytes: &[u8]) -> u16 {
               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .unwrap();
-    // Right behind the handshake: bytes that come with it belong to the WebSocket.
+    // The bytes come together with the handshake, and belong to the WebSocket.
     stream.write_all(bytes).unwrap();
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
