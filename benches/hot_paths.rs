@@ -12,7 +12,6 @@ use ringcast::logic::event::{Draft, Event, Kind};
 use ringcast::logic::history::{History, HistoryLimits};
 use ringcast::logic::id::Id;
 use ringcast::logic::log::Log;
-use ringcast::logic::protocol::dialect::Dialect;
 use ringcast::logic::protocol::{feed, http, query, ws};
 use ringcast::logic::session::{LaneKey, Spoken};
 use ringcast::logic::wheel::Wheel;
@@ -46,20 +45,6 @@ fn framers(criterion: &mut Criterion) {
     let event = event(1);
     let mut group = criterion.benchmark_group("frame");
     group.throughput(Throughput::Bytes(128));
-    for (name, dialect) in [
-        ("old sse", Dialect::Sse),
-        ("old ws json", Dialect::WsJson),
-        ("old ws raw", Dialect::WsRaw),
-        ("old poll", Dialect::Poll),
-    ] {
-        let mut out = Vec::with_capacity(1024);
-        group.bench_function(name, |b| {
-            b.iter(|| {
-                out.clear();
-                dialect.write_event(black_box(&event), &mut out);
-            })
-        });
-    }
     for (name, spoken) in
         [("sse", Spoken::SSE), ("ws json", Spoken::WS_JSON), ("ws raw", Spoken::WS_RAW), ("poll", Spoken::POLL)]
     {

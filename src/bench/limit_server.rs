@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::logic::event::Event;
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::Dialect;
 use crate::logic::protocol::feed::{Command, Line, LineSplitter, parse};
-use crate::logic::protocol::http::{ResponseHeaders, write_sse_head, write_ws_head};
+use crate::logic::protocol::http::{Exchange, Response, encode};
 use crate::logic::protocol::ws::accept_key;
+use crate::logic::session::{LaneKey, Spoken};
 use crate::sys::affinity;
 use crate::sys::clock::unix_ms;
 use crate::sys::epoll::{Epoll, Events, Interest};
@@ -46,7 +46,7 @@ struct Loop {
     others: Vec<UnixStream>,
     clients: Vec<Client>,
     head: Vec<u8>,
-    dialect: Dialect,
+    key: LaneKey,
     log: Vec<u8>,
     last: Id,
     lines: LineSplitter,
@@ -57,16 +57,14 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
     raise_descriptor_limit()?;
     let options = TcpOptions { backlog: 65_535, not_sent_low_water: 64 * 1024, user_timeout: Duration::from_secs(60) };
     let mut head = Vec::new();
-    let dialect = match (args.transport, args.format) {
-        (Transport::Ws, format) => {
-            write_ws_head(&mut head, &accept_key(WEBSOCKET_KEY), None);
-            if format == Format::Raw { Dialect::WsRaw } else { Dialect::WsJson }
-        }
-        _ => {
-            write_sse_head(&mut head, &ResponseHeaders { is_http_1_1: true, ..ResponseHeaders::default() });
-            Dialect::Sse
-        }
+    let accept = accept_key(WEBSOCKET_KEY);
+    let (response, spoken) = match (args.transport, args.format) {
+        (Transport::Ws, Format::Raw) => (Response::websocket(&accept, None), Spoken::WS_RAW),
+        (Transport::Ws, _) => (Response::websocket(&accept, None), Spoken::WS_JSON),
+        _ => (Response::events(), Spoken::SSE),
     };
+    encode(&response, &Exchange { is_http_1_1: true, ..Exchange::default() }, &mut head);
+    let key = LaneKey::of(spoken, true);
     let cores = args.steer.then(affinity::usable_cores).unwrap_or_default();
     let start = |nth: u32, feed: Option<UnixListener>, publisher: Option<UnixStream>| -> io::Result<Loop> {
         let bare = Loop {
@@ -78,7 +76,7 @@ pub(super) fn run(args: &LimitServerArgs) -> io::Result<()> {
             others: Vec::new(),
             clients: Vec::new(),
             head: head.clone(),
-            dialect,
+            key,
             log: Vec::new(),
             last: Id::ZERO,
             lines: LineSplitter::new(1 << 20),
@@ -186,7 +184,7 @@ impl Loop {
                 self.last = self.last.next(now_ms);
                 let channel = publish.channels[0].clone();
                 let event = Event { id: self.last, channel, draft: publish.draft };
-                self.dialect.write_event(&event, &mut self.log);
+                self.key.frame(&event, &mut self.log);
             }
         }
         Ok(())

@@ -122,6 +122,15 @@ impl Reason {
     }
 }
 
+/// A client's break of the protocol, which ends the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Why the connection ends.
+    pub reason: Reason,
+    /// The sentence for the client.
+    pub words: &'static str,
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::link::ShardMessage;
 use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::write_event_json;
 use crate::logic::protocol::feed::{FeedError, Publish};
 
 use super::{Core, HubFigures};
@@ -78,7 +77,7 @@ impl Core {
             return;
         }
         let mut line = b"{\"op\":\"event\",\"event\":".to_vec();
-        write_event_json(event, &mut line);
+        event.write_json(&mut line);
         line.extend_from_slice(b"}\n");
         for publisher in publishers {
             self.publishers.tell_or_count(*publisher, &line);

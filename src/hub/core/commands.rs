@@ -8,7 +8,6 @@ use crate::link::{ConnectionId, Look, ShardMessage, Target};
 use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::Draft;
 use crate::logic::id::Id;
-use crate::logic::protocol::dialect::write_event_json;
 use crate::logic::protocol::feed::{
     ChannelFilter, ChannelsAnswer, Command, ConnectionFilter, Ended, FeedError, KickTarget, SendTarget, write_ids,
     write_members, write_ok, write_ready_made,
@@ -230,7 +229,7 @@ impl Core {
             let start = out.len();
             let history = index.and_then(|index| self.channels.history(index));
             for event in history.into_iter().flat_map(|history| history.after(after.unwrap_or(Id::ZERO))).take(limit) {
-                write_event_json(event, out);
+                event.write_json(out);
                 out.push(b',');
             }
             if out.len() > start {

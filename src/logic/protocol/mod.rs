@@ -1,6 +1,5 @@
 //! The formats that protocols are made of, sans-IO: bytes in, bytes out.
 
-pub mod dialect;
 pub mod feed;
 pub mod http;
 pub mod proxy;

@@ -19,8 +19,9 @@ mod websocket;
 mod ws_json;
 mod ws_raw;
 
+pub use crate::logic::reason::Violation;
 pub use coding::{Coding, LaneKey};
 pub use intent::{ChannelArg, Intent};
 pub use notice::{Farewell, Notice, Outcome, Payload, Welcome};
-pub use protocol::{Carrier, Parsed, Protocol, Said, Violation};
+pub use protocol::{Carrier, Parsed, Protocol, Said};
 pub use table::{Choice, Route, Site, Spoken, TABLE, route};

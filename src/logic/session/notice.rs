@@ -7,10 +7,8 @@ use serde::Serialize;
 use crate::logic::code::Code;
 use crate::logic::event::Draft;
 use crate::logic::id::Id;
-use crate::logic::reason::Reason;
+use crate::logic::reason::{Reason, Violation};
 use crate::logic::refusal::Refusal;
-
-use super::protocol::Violation;
 
 /// A message as it is: what a client sends, and what is sent back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What a protocol is: one object for both directions.
 
 use crate::logic::event::Event;
-use crate::logic::protocol::ws::{self, Decoder};
-use crate::logic::reason::Reason;
+use crate::logic::protocol::ws::Decoder;
+use crate::logic::reason::Violation;
 
 use super::coding::Coding;
 use super::intent::Intent;
@@ -51,26 +51,6 @@ pub struct Said<'a> {
     pub payload: Option<Payload<'a>>,
     /// What the message asks for.
     pub intent: Intent<'a>,
-}
-
-/// A client's break of the protocol, which ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Why the connection ends.
-    pub reason: Reason,
-    /// What the client is told.
-    pub words: &'static str,
-}
-
-impl From<ws::Violation> for Violation {
-    fn from(violation: ws::Violation) -> Violation {
-        let reason = match violation.close_code {
-            ws::CLOSE_INVALID_DATA => Reason::InvalidData,
-            ws::CLOSE_TOO_BIG => Reason::TooBig,
-            _ => Reason::Violation,
-        };
-        Violation { reason, words: violation.reason }
-    }
 }
 
 /// One wire protocol, for both directions. It holds nothing of any one connection: what a connection has is passed in.

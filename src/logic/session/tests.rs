@@ -201,6 +201,54 @@ fn messages_become_intents() {
 }
 
 #[test]
+fn heartbeats_are_as_short_as_can_be() {
+    let heartbeat = |spoken, coding| LaneKey::new(spoken, coding).heartbeat();
+    for spoken in [Spoken::SSE, Spoken::SSE_ENVELOPE] {
+        assert_eq!(heartbeat(spoken, Coding::Identity), Some(&b":\n\n"[..]));
+        assert_eq!(heartbeat(spoken, Coding::Chunked), Some(&b"3\r\n:\n\n\r\n"[..]));
+    }
+    for spoken in [Spoken::WS_JSON, Spoken::WS_RAW, Spoken::ECHO] {
+        assert_eq!(heartbeat(spoken, Coding::Identity), Some(&b"\x89\x00"[..]));
+    }
+    assert_eq!(heartbeat(Spoken::POLL, Coding::Identity), None);
+}
+
+#[test]
+fn a_raw_socket_gets_payloads_alone() {
+    let key = LaneKey::of(Spoken::WS_RAW, true);
+    let refusal = Refusal::new(Code::Forbidden, "no");
+    for (kind, payload, framed) in [
+        (Kind::Text, &b"hello"[..], &b"\x81\x05hello"[..]),
+        (Kind::Json, b"[1]", b"\x81\x03[1]"),
+        (Kind::Binary, b"\xff", b"\x82\x01\xff"),
+    ] {
+        let draft = Draft { name: Some("n".into()), kind, payload: payload.to_vec().into() };
+        assert_eq!(written(|out| key.notify(&Notice::Direct(&draft), out)), framed);
+        let others = notices(&draft, &refusal).into_iter();
+        let others = others.filter(|notice| !matches!(notice, Notice::Direct(_) | Notice::Pong(_)));
+        others.for_each(|notice| assert_eq!(written(|out| key.notify(&notice, out)), b"", "{notice:?}"));
+        let event = Event { id: Id::new(5, 1), channel: "c".into(), draft };
+        assert_eq!(written(|out| key.frame(&event, out)), framed);
+    }
+    assert_eq!(written(|out| key.notify(&Notice::Pong(b"x"), out)), b"\x8a\x01x");
+    let farewell = Farewell::new(Reason::Drained).with_retry(5);
+    assert_eq!(written(|out| key.close(&farewell, out)), b"\x88\x1a\x03\xe9the server is going away");
+}
+
+#[test]
+fn an_event_in_json_carries_its_frames_length() {
+    for (length, header) in [(60, 2), (200, 4), (70_000, 10)] {
+        let draft = Draft { name: None, kind: Kind::Text, payload: vec![b'x'; length].into() };
+        let event = Event { id: Id::new(5, 1), channel: "c".into(), draft };
+        let bytes = written(|out| LaneKey::of(Spoken::WS_JSON, true).frame(&event, out));
+        let frame = parse_server_frame(&bytes).unwrap().unwrap();
+        let expected = format!(r#"{{"id":"5-1","channel":"c","data":"{}"}}"#, "x".repeat(length));
+        assert_eq!(frame.payload, expected.as_bytes());
+        assert_eq!((frame.opcode, frame.consumed), (Opcode::Text, header + expected.len()));
+    }
+}
+
+#[test]
 fn an_echo_sends_messages_back_and_a_raw_socket_ignores_them() {
     let text = Payload::Text("hello");
     let Intent::Reply(notice) = Spoken::ECHO.protocol().interpret(text) else { panic!() };
@@ -309,127 +357,6 @@ proptest! {
                 Carrier::WebSocket => prop_assert!(are_frames(&bytes), "{spoken:?}"),
                 Carrier::Stream => prop_assert!(!from_chunks(&bytes).1, "{spoken:?}"),
                 Carrier::Poll => prop_assert!(serde_json::from_slice::<serde_json::Value>(&bytes[..bytes.len() - 1]).is_ok()),
-            }
-        }
-    }
-}
-
-/// The new bytes beside those of the old writers.
-mod against_the_old_writers {
-    use super::*;
-    use crate::logic::protocol::dialect::{self, Dialect};
-    use crate::logic::protocol::ws;
-
-    const ALL: [(Dialect, Spoken, Coding); 7] = [
-        (Dialect::Sse, Spoken::SSE, Coding::Chunked),
-        (Dialect::SsePlain, Spoken::SSE, Coding::Identity),
-        (Dialect::SseEnvelope, Spoken::SSE_ENVELOPE, Coding::Chunked),
-        (Dialect::SsePlainEnvelope, Spoken::SSE_ENVELOPE, Coding::Identity),
-        (Dialect::WsJson, Spoken::WS_JSON, Coding::Identity),
-        (Dialect::WsRaw, Spoken::WS_RAW, Coding::Identity),
-        (Dialect::Poll, Spoken::POLL, Coding::Identity),
-    ];
-
-    /// A farewell as the old shard wrote it, but for the code that a bye has now.
-    fn old_close(dialect: Dialect, farewell: &Farewell<'_>, out: &mut Vec<u8>) {
-        let is_websocket = matches!(dialect, Dialect::WsJson | Dialect::WsRaw);
-        if farewell.reason.says_bye() && (dialect.is_sse() || is_websocket) {
-            dialect.write_bye(farewell.words, farewell.retry_ms, out);
-        }
-        if dialect.is_chunked() {
-            out.extend_from_slice(dialect::LAST_CHUNK);
-        }
-        if is_websocket {
-            ws::write_close(out, farewell.close_code().unwrap(), farewell.words);
-        }
-    }
-
-    /// The same without chunks' and frames' lengths, and without a bye's code.
-    fn without_code(bytes: &[u8], farewell: &Farewell<'_>) -> String {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let code = format!("\"code\":\"{}\",", farewell.reason.code().unwrap());
-        text.replace(&code, "")
-    }
-
-    #[test]
-    fn heartbeats() {
-        for (dialect, spoken, coding) in ALL {
-            let old = match dialect {
-                Dialect::WsJson | Dialect::WsRaw => Some(ws::PING_FRAME),
-                Dialect::Poll => None,
-                _ if dialect.is_chunked() => Some(dialect::SSE_HEARTBEAT_CHUNK),
-                _ => Some(dialect::SSE_HEARTBEAT),
-            };
-            assert_eq!(LaneKey::new(spoken, coding).heartbeat(), old, "{dialect:?}");
-        }
-    }
-
-    #[test]
-    fn farewells_without_a_bye() {
-        let silent = Reason::ALL.iter().filter(|reason| !reason.says_bye() && reason.close_code().is_some());
-        for reason in silent {
-            let farewell = Farewell::new(*reason);
-            for (dialect, spoken, coding) in ALL {
-                let new = written(|out| LaneKey::new(spoken, coding).close(&farewell, out));
-                assert_eq!(new, written(|out| old_close(dialect, &farewell, out)), "{dialect:?} {reason:?}");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn events(event in super::events()) {
-            for (dialect, spoken, coding) in ALL {
-                let key = LaneKey::new(spoken, coding);
-                let new = written(|out| key.frame(&event, out));
-                prop_assert_eq!(new, written(|out| dialect.write_event(&event, out)), "{:?}", dialect);
-                let new = written(|out| key.notify(&Notice::Direct(&event.draft), out));
-                prop_assert_eq!(new, written(|out| dialect.write_direct(&event.draft, out)), "{:?}", dialect);
-            }
-        }
-
-        #[test]
-        fn notices(after: u64, more in 0u64..1000, has_position: bool, channel in "[!-~]{1,12}", reason in any::<String>(),
-            padding_bytes in 0usize..3000, retry_ms: u64)
-        {
-            let (after, resumed) = (Id::new(after >> 20, 0), Id::new(after >> 20, more));
-            let position = has_position.then_some(resumed);
-            for (dialect, spoken, coding) in ALL {
-                let key = LaneKey::new(spoken, coding);
-                let gap = written(|out| key.notify(&Notice::Gap { after, resumed, position }, out));
-                prop_assert_eq!(gap, written(|out| dialect.write_gap(after, resumed, position, out)));
-                let ended = written(|out| key.notify(&Notice::Ended { channel: &channel }, out));
-                prop_assert_eq!(ended, written(|out| dialect.write_end(&channel, out)));
-                let unsubscribed = Notice::Unsubscribed { channel: &channel, reason: &reason };
-                let unsubscribed = written(|out| key.notify(&unsubscribed, out));
-                prop_assert_eq!(unsubscribed, written(|out| dialect.write_unsubscribed(&channel, &reason, out)));
-                if dialect.is_sse() {
-                    let welcome = Welcome { connection: &"x", padding_bytes, retry_ms };
-                    let new = written(|out| key.welcome(&welcome, out));
-                    prop_assert_eq!(new, written(|out| dialect.write_sse_preamble(padding_bytes, retry_ms, out)));
-                }
-            }
-        }
-
-        #[test]
-        fn byes(words in "[a-z \"]{0,40}", retry_ms in 0u64..100_000) {
-            for reason in Reason::ALL.iter().filter(|reason| reason.says_bye()) {
-                let farewell = Farewell::new(*reason).in_words(&words).with_retry(retry_ms);
-                for (dialect, spoken, coding) in ALL.into_iter().filter(|(dialect, ..)| !dialect.is_chunked()) {
-                    let new = written(|out| LaneKey::new(spoken, coding).close(&farewell, out));
-                    let old = written(|out| old_close(dialect, &farewell, out));
-                    match dialect {
-                        // The frame's length counts the code as well.
-                        Dialect::WsJson => {
-                            let [new, old] = [&new, &old].map(|bytes| {
-                                let bye = parse_server_frame(bytes).unwrap().unwrap();
-                                (without_code(bye.payload, &farewell), bytes[bye.consumed..].to_vec())
-                            });
-                            prop_assert_eq!(new, old);
-                        }
-                        _ => prop_assert_eq!(without_code(&new, &farewell), String::from_utf8_lossy(&old)),
-                    }
-                }
             }
         }
     }

@@ -1,10 +1,11 @@
 //! What all protocols on a WebSocket have in common: frames into messages, pings, and the closing handshake.
 
 use crate::logic::protocol::ws::{self, Decoder, Message, Opcode};
+use crate::logic::reason::Violation;
 
 use super::intent::Intent;
 use super::notice::{Farewell, Notice, Payload};
-use super::protocol::{Parsed, Protocol, Said, Violation};
+use super::protocol::{Parsed, Protocol, Said};
 
 /// The close code of a client that gives none (RFC 6455 §7.4.1).
 const CLOSE_NORMAL: u16 = 1000;

@@ -119,7 +119,6 @@ fn write_events_fields(exchange: &Exchange, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::logic::code::Code;
-    use crate::logic::protocol::http::{self, Reject, ResponseHeaders};
     use crate::logic::refusal::Refusal;
 
     const NEW: Exchange = Exchange { keep_alive: true, is_http_1_1: true, head_only: false };
@@ -176,47 +175,69 @@ mod tests {
         }
     }
 
-    /// Every response has the bytes that the old writers write.
+    /// A response's head, and what is to be left of it: `[kept, 1.1]` says which exchange it is in.
+    fn head(response: &Response<'_>, [keep_alive, is_http_1_1]: [bool; 2]) -> String {
+        let answer = text(response, &Exchange { keep_alive, is_http_1_1, head_only: false });
+        answer.split_once("\r\n\r\n").unwrap().0.replace("\r\n", "\n")
+    }
+
     #[test]
-    fn against_the_old_writers() {
-        let old = |write: &dyn Fn(&mut Vec<u8>)| {
-            let mut out = Vec::new();
-            write(&mut out);
-            String::from_utf8(out).unwrap()
-        };
-        let all = [Cors::None, Cors::Varies, Cors::Any, Cors::Origin("https://a.example")];
-        for (bits, cors) in (0..8).flat_map(|bits| all.map(|cors| (bits, cors))) {
-            let exchange = Exchange { keep_alive: bits & 1 > 0, is_http_1_1: bits & 2 > 0, head_only: bits & 4 > 0 };
-            let Exchange { keep_alive, is_http_1_1, head_only } = exchange;
-            let headers = ResponseHeaders { keep_alive, is_http_1_1, cors, head_only };
-            let new = |response: Response<'_>| text(&response, &exchange);
-            for code in Code::ALL.iter().filter(|code| ![410, 415].contains(&code.status())) {
-                for seconds in [None, Some(7)] {
-                    let reject = Reject {
-                        retry_after_secs: seconds,
-                        ..Reject::new(code.status(), code.name(), "what \"is\" wrong\n")
-                    };
-                    let refusal = Refusal { retry_after_secs: seconds, ..Refusal::new(*code, "what \"is\" wrong\n") };
-                    assert_eq!(
-                        new(Response::refusal(&refusal).with_cors(cors)),
-                        old(&|out| http::write_error(out, &reject, &headers))
-                    );
-                }
-            }
-            let body = &b"{\"a\":1}"[..];
-            assert_eq!(new(Response::json(body).with_cors(cors)), old(&|out| http::write_json(out, body, &headers)));
-            assert_eq!(new(Response::html(body).with_cors(cors)), old(&|out| http::write_html(out, body, &headers)));
-            let text = old(&|out| http::write_text(out, 200, body, &headers));
-            assert_eq!(new(Response::text(body).with_cors(cors)), text);
-            assert_eq!(new(Response::events().with_cors(cors)), old(&|out| http::write_sse_head(out, &headers)));
-            for names in [None, Some("x-a, x-b"), Some("x\u{e9}")] {
-                let preflight = old(&|out| http::write_preflight(out, names, &headers));
-                assert_eq!(new(Response::preflight(names, cors)), preflight);
-            }
+    fn a_connection_says_whether_it_is_kept_where_that_is_not_understood() {
+        let start =
+            "HTTP/1.1 200 OK\nContent-Type: text/plain; charset=utf-8\nContent-Length: 3\nCache-Control: no-store";
+        for (exchange, end) in [
+            ([true, true], ""),
+            ([false, true], "\nConnection: close"),
+            ([true, false], "\nConnection: keep-alive"),
+            ([false, false], "\nConnection: close"),
+        ] {
+            assert_eq!(head(&Response::text(&b"ok\n"[..]), exchange), format!("{start}{end}"));
         }
-        for protocol in [None, Some("ringcast.v1")] {
-            let switching = old(&|out| http::write_ws_head(out, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", protocol));
-            assert_eq!(text(&Response::websocket("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", protocol), &NEW), switching);
+    }
+
+    #[test]
+    fn an_event_stream_says_how_it_ends() {
+        let start = "HTTP/1.1 200 OK\nAccess-Control-Allow-Origin: https://a.example\nAccess-Control-Allow-Credentials: true\n\
+            Vary: Origin\nContent-Type: text/event-stream\nCache-Control: no-cache, no-transform\nX-Accel-Buffering: no\n";
+        for (exchange, end) in [
+            ([true, true], "Transfer-Encoding: chunked\nConnection: keep-alive"),
+            ([false, true], "Transfer-Encoding: chunked\nConnection: close"),
+            ([true, false], "Connection: close"),
+            ([false, false], "Connection: close"),
+        ] {
+            let response = Response::events().with_cors(Cors::Origin("https://a.example"));
+            assert_eq!(head(&response, exchange), format!("{start}{end}"));
         }
+    }
+
+    #[test]
+    fn a_websocket_is_switched_to() {
+        let start =
+            "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Accept: abc=";
+        assert_eq!(head(&Response::websocket("abc=", None), [true, true]), start);
+        let with_protocol = format!("{start}\nSec-WebSocket-Protocol: ringcast.v1");
+        assert_eq!(head(&Response::websocket("abc=", Some("ringcast.v1")), [false, true]), with_protocol);
+    }
+
+    #[test]
+    fn a_preflight_is_told_what_is_allowed() {
+        let allow = "HTTP/1.1 204 No Content\nAllow: GET, HEAD, OPTIONS";
+        assert_eq!(head(&Response::preflight(Some("x-a"), Cors::None), [true, true]), allow);
+        let any = "HTTP/1.1 204 No Content\nAccess-Control-Allow-Origin: *\nAllow: GET, HEAD, OPTIONS\n\
+            Access-Control-Allow-Methods: GET, HEAD, OPTIONS\nAccess-Control-Allow-Headers: x-a, x-b\n\
+            Access-Control-Max-Age: 86400\nConnection: close";
+        assert_eq!(head(&Response::preflight(Some("x-a, x-b"), Cors::Any), [false, true]), any);
+        let varies = head(&Response::preflight(None, Cors::Varies), [true, true]);
+        assert!(varies.starts_with("HTTP/1.1 204 No Content\nVary: Origin\nAllow: ") && !varies.contains("Headers"));
+    }
+
+    #[test]
+    fn a_refused_upgrade_says_what_is_wanted() {
+        let refusal = Refusal::new(Code::WebSocketVersion, "x");
+        assert_eq!(
+            head(&Response::refusal(&refusal), [true, true]),
+            "HTTP/1.1 426 Upgrade Required\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
+             Content-Type: application/json\nContent-Length: 53\nCache-Control: no-store"
+        );
     }
 }

@@ -7,7 +7,6 @@ mod forwarded;
 mod parse;
 mod response;
 mod response_head;
-mod write;
 
 use std::borrow::Cow;
 
@@ -20,9 +19,6 @@ pub use forwarded::last_untrusted;
 pub use parse::{HeadLimits, Parsed, parse};
 pub use response::{Body, Field, Response};
 pub use response_head::{ResponseHead, ResponseHeadError, ResponseHeadReader};
-pub use write::{
-    ResponseHeaders, write_error, write_html, write_json, write_preflight, write_sse_head, write_text, write_ws_head,
-};
 
 /// The methods that the server tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,38 +88,6 @@ impl<'a> Request<'a> {
         let pairs = self.cookies.iter().flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let value = pairs.into_iter().find(|(other, _)| *other == name)?.1;
         Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
-    }
-}
-
-/// A request that is answered with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject {
-    /// The status.
-    pub status: u16,
-    /// A word for programs.
-    pub code: &'static str,
-    /// A sentence for people.
-    pub message: Cow<'static, str>,
-    /// Whether the connection cannot be used any further.
-    pub close: bool,
-    /// When to try again, in seconds.
-    pub retry_after_secs: Option<u32>,
-}
-
-impl Reject {
-    /// An error after which the connection may be kept.
-    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Reject {
-        Reject { status, code, message: message.into(), close: false, retry_after_secs: None }
-    }
-
-    /// An error after which nothing on the connection can be trusted.
-    pub fn fatal(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Reject {
-        Reject { close: true, ..Reject::new(status, code, message) }
-    }
-
-    /// The same error, with a hint when to come back.
-    pub fn retry_after(self, seconds: u32) -> Reject {
-        Reject { retry_after_secs: Some(seconds), ..self }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading a client's messages from its frames.
 
+use crate::logic::reason::{Reason, Violation};
+
 use super::frame::{Opcode, apply_mask, payload_length};
-use super::{CLOSE_INVALID_DATA, CLOSE_PROTOCOL, CLOSE_TOO_BIG};
 
 /// A client's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +26,6 @@ pub struct Read<'a> {
     pub consumed: usize,
     /// The message, if one is complete.
     pub message: Option<Message<'a>>,
-}
-
-/// A break of the protocol, as the close frame tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The close code.
-    pub close_code: u16,
-    /// The close frame's reason.
-    pub reason: &'static str,
 }
 
 /// Puts messages together from frames. It holds memory only while a message is incomplete.
@@ -73,8 +65,8 @@ struct Header {
     length: usize,
 }
 
-fn violation<T>(close_code: u16, reason: &'static str) -> Result<T, Violation> {
-    Err(Violation { close_code, reason })
+fn violation<T>(reason: Reason, words: &'static str) -> Result<T, Violation> {
+    Err(Violation { reason, words })
 }
 
 impl Decoder {
@@ -114,11 +106,11 @@ impl Decoder {
             Opcode::Pong => Some(Message::Pong),
             Opcode::Close => Some(Message::Close(read_close(payload)?)),
             Opcode::Text | Opcode::Binary if self.partial.is_some() => {
-                return violation(CLOSE_PROTOCOL, "a message began within another one");
+                return violation(Reason::Violation, "a message began within another one");
             }
             Opcode::Text if header.fin && is_whole => match std::str::from_utf8(payload) {
                 Ok(text) => Some(Message::Text(text)),
-                Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+                Err(_) => return violation(Reason::InvalidData, "a text message is no UTF-8"),
             },
             Opcode::Binary if header.fin && is_whole => Some(Message::Binary(payload)),
             Opcode::Text | Opcode::Binary => {
@@ -127,7 +119,7 @@ impl Decoder {
             }
             Opcode::Continuation => match &mut self.partial {
                 Some(partial) => partial.begin(&header, payload, message_bytes_max)?,
-                None => return violation(CLOSE_PROTOCOL, "a message was continued that had not begun"),
+                None => return violation(Reason::Violation, "a message was continued that had not begun"),
             },
         };
         Ok(Read { consumed: header.start + length, message })
@@ -174,7 +166,7 @@ impl Partial {
                 Ok(_) => self.checked = self.bytes.len(),
                 // The end of a part may cut a character; the end of the message may not.
                 Err(error) if error.error_len().is_none() && !is_last => self.checked += error.valid_up_to(),
-                Err(_) => return violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+                Err(_) => return violation(Reason::InvalidData, "a text message is no UTF-8"),
             }
         }
         if !is_last {
@@ -186,7 +178,7 @@ impl Partial {
         }
         match std::str::from_utf8(&self.bytes) {
             Ok(text) => Ok(Some(Message::Text(text))),
-            Err(_) => violation(CLOSE_INVALID_DATA, "a text message is no UTF-8"),
+            Err(_) => violation(Reason::InvalidData, "a text message is no UTF-8"),
         }
     }
 }
@@ -194,25 +186,25 @@ impl Partial {
 fn read_header(bytes: &[u8], data_bytes_max: usize) -> Result<Option<Header>, Violation> {
     let &[first, second, ..] = bytes else { return Ok(None) };
     if first & 0x70 != 0 {
-        return violation(CLOSE_PROTOCOL, "a reserved bit is set and no extension was agreed on");
+        return violation(Reason::Violation, "a reserved bit is set and no extension was agreed on");
     }
     let Some(opcode) = Opcode::from_bits(first & 15) else {
-        return violation(CLOSE_PROTOCOL, "a frame is of an unknown kind");
+        return violation(Reason::Violation, "a frame is of an unknown kind");
     };
     if second & 0x80 == 0 {
-        return violation(CLOSE_PROTOCOL, "a client must mask its frames");
+        return violation(Reason::Violation, "a client must mask its frames");
     }
     let fin = first & 0x80 != 0;
     let short = second & 0x7f;
     if opcode.is_control() && (short > 125 || !fin) {
-        return violation(CLOSE_PROTOCOL, "a control frame is too long or in fragments");
+        return violation(Reason::Violation, "a control frame is too long or in fragments");
     }
     let Some((start, length)) = payload_length(bytes, short) else { return Ok(None) };
     if (short == 126 && length < 126) || (short == 127 && (length < 0x1_0000 || length >> 63 != 0)) {
-        return violation(CLOSE_PROTOCOL, "a frame's length is not written in the shortest form");
+        return violation(Reason::Violation, "a frame's length is not written in the shortest form");
     }
     if !opcode.is_control() && length > data_bytes_max as u64 {
-        return violation(CLOSE_TOO_BIG, "the message is too big");
+        return violation(Reason::TooBig, "the message is too big");
     }
     let Some(&[a, b, c, d]) = bytes.get(start..start + 4) else { return Ok(None) };
     Ok(Some(Header { fin, opcode, mask: [a, b, c, d], start: start + 4, length: length as usize }))
@@ -223,13 +215,13 @@ fn read_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let (code, reason) = match payload {
         [] => return Ok(None),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
-        _ => return violation(CLOSE_PROTOCOL, "a close frame has half a code"),
+        _ => return violation(Reason::Violation, "a close frame has half a code"),
     };
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return violation(CLOSE_PROTOCOL, "a close frame has a code that must not be sent");
+        return violation(Reason::Violation, "a close frame has a code that must not be sent");
     }
     if std::str::from_utf8(reason).is_err() {
-        return violation(CLOSE_INVALID_DATA, "a close frame's reason is no UTF-8");
+        return violation(Reason::InvalidData, "a close frame's reason is no UTF-8");
     }
     Ok(Some(code))
 }
@@ -239,6 +231,11 @@ mod tests {
     use super::super::frame::write_client_frame;
     use super::*;
     use proptest::prelude::*;
+
+    /// Close codes (RFC 6455 §7.4.1).
+    const PROTOCOL: u16 = 1002;
+    const INVALID_DATA: u16 = 1007;
+    const TOO_BIG: u16 = 1009;
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -252,7 +249,7 @@ mod tests {
         for frame in frames {
             match decoder.read(&mut frame.clone(), 1000) {
                 Ok(read) => assert_eq!(read.consumed, frame.len()),
-                Err(violation) => return violation.close_code,
+                Err(violation) => return violation.reason.close_code().unwrap(),
             }
         }
         0
@@ -261,27 +258,27 @@ mod tests {
     #[test]
     fn violations_have_their_codes() {
         let unmasked = vec![0x81, 1, b'x'];
-        assert_eq!(code(&[unmasked]), CLOSE_PROTOCOL);
+        assert_eq!(code(&[unmasked]), PROTOCOL);
         for first in [0xc1, 0x83, 0x8b, 0x80, 0x00] {
-            assert_eq!(code(&[frame(first, b"x")]), CLOSE_PROTOCOL, "{first:#x}");
+            assert_eq!(code(&[frame(first, b"x")]), PROTOCOL, "{first:#x}");
         }
-        assert_eq!(code(&[frame(0x09, b"x")]), CLOSE_PROTOCOL, "a ping in fragments");
-        assert_eq!(code(&[frame(0x89, &[0; 126])]), CLOSE_PROTOCOL, "a long ping");
-        assert_eq!(code(&[frame(0x01, b"a"), frame(0x81, b"b")]), CLOSE_PROTOCOL);
-        assert_eq!(code(&[frame(0x81, b"\xff")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x09, b"x")]), PROTOCOL, "a ping in fragments");
+        assert_eq!(code(&[frame(0x89, &[0; 126])]), PROTOCOL, "a long ping");
+        assert_eq!(code(&[frame(0x01, b"a"), frame(0x81, b"b")]), PROTOCOL);
+        assert_eq!(code(&[frame(0x81, b"\xff")]), INVALID_DATA);
         assert_eq!(code(&[frame(0x01, b"\xe2\x82"), frame(0x80, b"\xac")]), 0);
-        assert_eq!(code(&[frame(0x01, b"\xe2\x82"), frame(0x80, b"")]), CLOSE_INVALID_DATA);
-        assert_eq!(code(&[frame(0x01, b"\xe2x"), frame(0x80, b"")]), CLOSE_INVALID_DATA);
-        assert_eq!(code(&[frame(0x82, &[0; 1001])]), CLOSE_TOO_BIG);
-        assert_eq!(code(&[frame(0x02, &[0; 600]), frame(0x80, &[0; 600])]), CLOSE_TOO_BIG);
-        assert_eq!(code(&[frame(0x88, b"\x03")]), CLOSE_PROTOCOL);
+        assert_eq!(code(&[frame(0x01, b"\xe2\x82"), frame(0x80, b"")]), INVALID_DATA);
+        assert_eq!(code(&[frame(0x01, b"\xe2x"), frame(0x80, b"")]), INVALID_DATA);
+        assert_eq!(code(&[frame(0x82, &[0; 1001])]), TOO_BIG);
+        assert_eq!(code(&[frame(0x02, &[0; 600]), frame(0x80, &[0; 600])]), TOO_BIG);
+        assert_eq!(code(&[frame(0x88, b"\x03")]), PROTOCOL);
         for bad in [999u16, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
-            assert_eq!(code(&[frame(0x88, &bad.to_be_bytes())]), CLOSE_PROTOCOL, "{bad}");
+            assert_eq!(code(&[frame(0x88, &bad.to_be_bytes())]), PROTOCOL, "{bad}");
         }
-        assert_eq!(code(&[frame(0x88, b"\x03\xe8\xff")]), CLOSE_INVALID_DATA);
+        assert_eq!(code(&[frame(0x88, b"\x03\xe8\xff")]), INVALID_DATA);
         assert_eq!(code(&[frame(0x88, b"\x03\xe8bye")]), 0);
         let too_long_form = vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5];
-        assert_eq!(code(&[too_long_form]), CLOSE_PROTOCOL);
+        assert_eq!(code(&[too_long_form]), PROTOCOL);
     }
 
     #[test]
@@ -299,7 +296,7 @@ mod tests {
                     match decoder.read(&mut waiting, 1000) {
                         Ok(Read { consumed: 0, message: None }) => return false,
                         Ok(Read { consumed, .. }) => drop(waiting.drain(..consumed)),
-                        Err(violation) => return violation.close_code == CLOSE_INVALID_DATA,
+                        Err(violation) => return violation.reason == Reason::InvalidData,
                     };
                 }
             });

@@ -16,8 +16,6 @@ pub const SUBPROTOCOL: &str = "ringcast.v1";
 pub struct Upgrade {
     /// `Sec-WebSocket-Accept`.
     pub accept: String,
-    /// The subprotocol, if the client has offered [`SUBPROTOCOL`].
-    pub protocol: Option<&'static str>,
 }
 
 /// The proof that the server has read the key: the key and a fixed GUID, hashed.
@@ -49,8 +47,7 @@ pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Refusal> {
     let is_key = |key: &&str| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
     let key = request.ws_key.filter(is_key);
     let key = key.ok_or_else(|| Refusal::new(Code::WebSocketKey, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    let protocol = offers(request, SUBPROTOCOL).then_some(SUBPROTOCOL);
-    Ok(Upgrade { accept: accept_key(key), protocol })
+    Ok(Upgrade { accept: accept_key(key) })
 }
 
 #[cfg(test)]
@@ -58,12 +55,16 @@ mod tests {
     use super::*;
     use crate::logic::protocol::http::{HeadLimits, Parsed, parse};
 
-    fn check(fields: &str) -> Result<Upgrade, u16> {
+    fn with<T>(fields: &str, see: impl FnOnce(&Request<'_>) -> T) -> T {
         let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         match parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) {
-            Parsed::Complete { request, .. } => check_upgrade(&request).map_err(|refusal| refusal.code.status()),
+            Parsed::Complete { request, .. } => see(&request),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn check(fields: &str) -> Result<Upgrade, u16> {
+        with(fields, |request| check_upgrade(request).map_err(|refusal| refusal.code.status()))
     }
 
     #[test]
@@ -76,14 +77,18 @@ mod tests {
         let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
         let version = "Sec-WebSocket-Version: 13\r\n";
         let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let protocol = "Sec-WebSocket-Protocol: x, ringcast.v1\r\n";
-        assert_eq!(check(&format!("{upgrade}{version}{key}")).unwrap().protocol, None);
-        assert_eq!(check(&format!("{upgrade}{version}{key}{protocol}")).unwrap().protocol, Some(SUBPROTOCOL));
-        let others = "Sec-WebSocket-Protocol: y\r\n";
-        assert_eq!(check(&format!("{upgrade}{version}{key}{protocol}{others}")).unwrap().protocol, Some(SUBPROTOCOL));
+        let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_string();
+        assert_eq!(check(&format!("{upgrade}{version}{key}")), Ok(Upgrade { accept }));
         assert_eq!(check(&format!("{version}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{version}")), Err(400));
         assert_eq!(check(&format!("{upgrade}{version}Sec-WebSocket-Key: abc\r\n")), Err(400));
+    }
+    #[test]
+    fn a_subprotocol_may_be_offered_in_any_of_several_fields() {
+        let offered = |fields: &str| with(fields, |request| offers(request, SUBPROTOCOL));
+        let (first, second) = ("Sec-WebSocket-Protocol: x, ringcast.v1\r\n", "Sec-WebSocket-Protocol: y\r\n");
+        assert!(offered(first) && offered(&format!("{first}{second}")) && offered(&format!("{second}{first}")));
+        assert!(!offered(second) && !offered("") && !offered("Sec-WebSocket-Protocol: ringcast.v10\r\n"));
     }
 }
