@@ -118,8 +118,8 @@ impl Server {
         stats["shards"].as_array().unwrap().iter().map(|shard| shard.pointer(&pointer).unwrap().as_u64().unwrap()).sum()
     }
 
-    /// Waits until the figures include every event that clients have seen. A shard publishes its figures after each slice of
-    /// work, which is shortly after clients get the events, and at least once a second.
+    /// Waits until the figures include every event that clients have seen. A shard publishes its figures after each
+    /// slice of work, which is shortly after clients get the events, and at least once a second.
     pub fn await_fresh_figures(&self) {
         let turns = || -> Vec<Value> {
             self.stats()["shards"].as_array().unwrap().iter().map(|shard| shard["turns"].clone()).collect()
