@@ -182,6 +182,68 @@ fn functions_fit_in_a_head() {
     }
 }
 
+/// The documentation of each function, type and trait of a formatted source: its line, its text, and whether the item is
+/// a function.
+fn documented_items(text: &str) -> Vec<(usize, String, bool)> {
+    let mut found = Vec::new();
+    let mut documentation: Option<(usize, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        let code = line.trim_start();
+        if let Some(words) = code.strip_prefix("///") {
+            let (_, text) = documentation.get_or_insert_with(|| (number + 1, String::new()));
+            text.push_str(words);
+        } else if !code.starts_with("#[") {
+            let mut words = code.split([' ', '(', '<', ';']).skip_while(|word| {
+                ["pub", "super)", "crate)", "in", "async", "const", "unsafe"].contains(word) || word.ends_with("::hub)")
+            });
+            let kind = words.next().filter(|kind| ["fn", "struct", "enum", "trait"].contains(kind));
+            found.extend(documentation.take().zip(kind).map(|((line, text), kind)| (line, text, kind == "fn")));
+        }
+    }
+    found
+}
+
+/// Whether documentation is a fragment: too few words to say what its item is. A code span says that by itself.
+fn is_fragment(text: &str, is_function: bool) -> bool {
+    let words_min = if is_function { 3 } else { 4 };
+    !text.contains('`') && text.split_whitespace().count() < words_min
+}
+
+#[test]
+fn fragments_of_documentation_are_found() {
+    let text = "/// The thing.\n#[derive(Debug)]\npub(super) struct A {\n    /// Bytes.\n    b: u8,\n}\n\n/// Its\n/// c.\nfn c() {}\n";
+    assert_eq!(documented_items(text), [(1, " The thing.".to_owned(), false), (8, " Its c.".to_owned(), true)]);
+    assert!(is_fragment("All of it.", false) && is_fragment("Its name.", true));
+    assert!(!is_fragment("The slot of one connection.", false) && !is_fragment("Writes a frame.", true));
+    assert!(!is_fragment("`bench fanout`.", false));
+}
+
+#[test]
+fn documentation_is_no_fragment() {
+    for (path, text) in sources(&root().join("src")) {
+        for (line, text, is_function) in documented_items(&text) {
+            assert!(!is_fragment(&text, is_function), "{}:{line}:{text} Say what it is", path.display());
+        }
+    }
+}
+
+#[test]
+fn documentation_names_its_subject_first() {
+    for (path, text) in sources(&root().join("src")) {
+        let mut is_first = true;
+        for (number, line) in text.lines().enumerate() {
+            let words = line.trim_start();
+            let words = words.strip_prefix("///").or_else(|| words.strip_prefix("//!"));
+            let riddle = words.and_then(|words| words.split_whitespace().next()).filter(|word| {
+                ["Who", "Whom", "Whose", "Whoever", "Whatever", "Such", "Somebody", "Nobody"].contains(word)
+            });
+            let place = format!("{}:{}", path.display(), number + 1);
+            assert!(!is_first || riddle.is_none(), "{place}: name the subject instead of {riddle:?}");
+            is_first = words.is_none();
+        }
+    }
+}
+
 /// The modules beside it that a file of the shard names.
 fn shard_modules_named(text: &str) -> Vec<String> {
     let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();

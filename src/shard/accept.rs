@@ -74,7 +74,7 @@ struct Comer {
     turns_left: u32,
 }
 
-/// The shard's listeners.
+/// The listeners of a shard, and the connections that wait for a place.
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
     queues: Vec<Queue>,

@@ -142,7 +142,7 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// One connection.
+/// The slot of one connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) fd: Option<OwnedFd>,
