@@ -71,14 +71,14 @@ impl Drain {
     /// Begins another tick, in which more connections may end.
     pub(super) fn on_tick(&mut self, now: Tick) {
         self.left = self.per_tick;
-        if self.cause == Cause::End && self.deadline <= now {
+        if self.cause == Cause::End && self.deadline <= now && !self.is_cutting {
             (self.is_cutting, self.position) = (true, 0);
         }
     }
 
     /// The next step in this tick, if there is one.
     pub(super) fn next(&mut self, slots: &Slots) -> Option<Step> {
-        while (self.left > 0 || self.is_cutting) && self.position < slots.capacity() {
+        while self.has_more(slots) {
             let slot = self.position;
             self.position += 1;
             let state = slots[slot].state;
@@ -100,6 +100,11 @@ impl Drain {
             return Some(Step::Over(self.cut));
         }
         None
+    }
+
+    /// Whether there are more steps in this tick.
+    pub(super) fn has_more(&self, slots: &Slots) -> bool {
+        (self.left > 0 || self.is_cutting) && self.position < slots.capacity()
     }
 
     /// Whether all connections have ended.

@@ -39,6 +39,7 @@ use super::survey::{Identified, Surveys, View};
 use super::upstream::Upstream;
 use super::walk::{Length, Walks};
 use super::wire::Wire;
+use orders::Kick;
 
 /// The time for which the shard goes on turning before its driver looks for other readiness.
 const SLICE: Duration = Duration::from_millis(2);
@@ -76,6 +77,8 @@ pub(super) struct Shard {
     pub(super) deadlines: Deadlines,
     surveys: Surveys,
     drain: Option<Drain>,
+    /// A kick that the shard is carrying out.
+    kick: Option<Kick>,
     /// Connections with a request that waits until this turn has worked the hub's messages off.
     parked: Vec<u32>,
     /// The hub's messages that were queued before the parked requests are worked off.
@@ -119,6 +122,7 @@ impl Shard {
             deadlines: Deadlines::new(lines_per_second),
             surveys: Surveys::default(),
             drain: None,
+            kick: None,
             parked: Vec::new(),
             is_caught_up: false,
             has_ticked: false,
@@ -196,7 +200,8 @@ impl Shard {
             || self.slots.unread() > 0
             || self.upstream.has_messages()
             || self.acceptor.has_waiting()
-            || self.deadlines.has_fired()
+            || self.kick.is_some()
+            || time::has_more(self)
             // The ring's descriptor does not tell of reports that came while sends were under way.
             || self.wire.io.has_stashed();
         Ok(match more {

@@ -25,19 +25,50 @@ use super::{Shard, ending, identified, messages, permission, time};
 /// The most messages of the hub in one turn, and the time that they may take.
 const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
 
+/// A kick that may take several turns. The hub's later messages wait for its end.
+pub(super) struct Kick {
+    request: u64,
+    /// The connections that end: their slots and generations.
+    connections: std::vec::IntoIter<(u32, u32)>,
+    /// How many of them were open when the kick came.
+    count: u64,
+    reason: Arc<str>,
+}
+
 /// Works off the hub's messages, up to a budget. No message is taken while a walk holds events back: publishers then
 /// wait for the shard, and clients are not taken for slow because the shard is.
 pub(super) fn work_off(shard: &mut Shard) {
-    if !shard.upstream.has_messages() || shard.walks.holds_events_back() {
+    let has_work = shard.kick.is_some() || shard.upstream.has_messages();
+    if !has_work || shard.walks.holds_events_back() {
         return;
     }
     shard.upstream.clear_wake();
     let mut budget = Budget::new(MESSAGES.0, MESSAGES.1);
-    while !shard.walks.holds_events_back() && budget.take() {
+    loop {
+        go_on_kicking(shard, &mut budget);
+        if shard.kick.is_some() || shard.walks.holds_events_back() || !budget.take() {
+            return;
+        }
         let Some(message) = shard.upstream.next() else { return };
         carry_out(shard, message);
         shard.carry_out();
     }
+}
+
+/// Ends connections that the present kick is for, and answers it once all have ended.
+fn go_on_kicking(shard: &mut Shard, budget: &mut Budget) {
+    let Some(mut kick) = shard.kick.take() else { return };
+    while budget.take() {
+        let Some((slot, generation)) = kick.connections.next() else {
+            shard.cx.tell_hub(HubMessage::Kicked { request: kick.request, count: kick.count });
+            return;
+        };
+        if shard.slots[slot].generation == generation {
+            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, &kick.reason));
+            shard.carry_out();
+        }
+    }
+    shard.kick = Some(kick);
 }
 
 fn carry_out(shard: &mut Shard, message: ShardMessage) {
@@ -52,8 +83,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
         ShardMessage::Ended(channel) => on_ended(shard, channel),
         ShardMessage::Kick { request, target, reason } => {
-            let count = kick(shard, &target, &reason);
-            shard.cx.tell_hub(HubMessage::Kicked { request, count });
+            begin_kick(shard, request, &target, reason);
         }
         ShardMessage::SendUser(user, draft) => {
             for slot in shard.access.identities.of_user(&user) {
@@ -170,34 +200,41 @@ fn on_published(
     shard.slots.queue(slot);
 }
 
-/// Ends the connections or subscriptions that a kick is for; returns their number.
-fn kick(shard: &mut Shard, target: &Target, reason: &Arc<str>) -> u64 {
-    let mut slots = Vec::new();
-    match target {
-        Target::Connection(id) => slots.extend(shard.slots.find(shard.cx.index, *id)),
-        Target::User(user) => slots = shard.access.identities.of_user(user),
+/// Begins to end the connections that a kick is for. Subscriptions of a user end at once: a user has few connections.
+fn begin_kick(shard: &mut Shard, request: u64, target: &Target, reason: Arc<str>) {
+    let slots = match target {
+        Target::Connection(id) => shard.slots.find(shard.cx.index, *id).into_iter().collect(),
+        Target::User(user) => shard.access.identities.of_user(user),
         Target::Token { id, until_s } => {
             shard.access.identities.revoked.add(id.clone(), *until_s);
-            slots = shard.access.identities.of_token(id);
+            shard.access.identities.of_token(id)
         }
-        Target::Subscription { user, channel } => return unsubscribe_user(shard, user, channel, reason),
-        Target::Channel(name) => {
-            let channel = shard.lanes.find(name);
-            for lane in channel.into_iter().flat_map(|channel| shard.lanes.lanes_of(channel)) {
-                let readers = shard.lanes.readers(lane);
-                slots.extend(readers.iter().map(|reader| reader.slot));
-                if shard.lanes[lane].has_waiting(readers.len()) {
-                    slots.extend(catching_up_on(shard, lane));
-                }
-            }
+        Target::Channel(name) => on_channel(shard, name),
+        Target::Subscription { user, channel } => {
+            let count = unsubscribe_user(shard, user, channel, &reason);
+            shard.cx.tell_hub(HubMessage::Kicked { request, count });
+            return;
         }
-    }
+    };
     let is_open = |slot: &&u32| matches!(shard.slots[**slot].state, State::Stream | State::WebSocket | State::Poll);
     let count = slots.iter().filter(is_open).count() as u64;
-    for slot in slots {
-        ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
+    let connections: Vec<(u32, u32)> = slots.into_iter().map(|slot| (slot, shard.slots[slot].generation)).collect();
+    debug_assert!(shard.kick.is_none(), "the hub's messages wait for the end of a kick");
+    shard.kick = Some(Kick { request, connections: connections.into_iter(), count, reason });
+}
+
+/// The connections that are subscribed to a channel.
+fn on_channel(shard: &Shard, name: &str) -> Vec<u32> {
+    let mut slots = Vec::new();
+    let channel = shard.lanes.find(name);
+    for lane in channel.into_iter().flat_map(|channel| shard.lanes.lanes_of(channel)) {
+        let readers = shard.lanes.readers(lane);
+        slots.extend(readers.iter().map(|reader| reader.slot));
+        if shard.lanes[lane].has_waiting(readers.len()) {
+            slots.extend(catching_up_on(shard, lane));
+        }
     }
-    count
+    slots
 }
 
 /// The connections that get missed events of a lane and do not read it yet. No list names them, so all slots are looked

@@ -27,7 +27,7 @@ pub(super) fn pass(shard: &mut Shard) {
     if has_ticked {
         tick(shard);
     }
-    if !shard.deadlines.has_fired() && !has_ticked {
+    if !has_ticked && !has_more(shard) {
         return;
     }
     let mut budget = Budget::new(LOOKS.0, LOOKS.1);
@@ -37,7 +37,12 @@ pub(super) fn pass(shard: &mut Shard) {
         look_at(shard, due.slot, due.is_deadline);
         shard.carry_out();
     }
-    go_on_draining(shard);
+    go_on_draining(shard, &mut budget);
+}
+
+/// Whether the last tick has left something to be done.
+pub(super) fn has_more(shard: &Shard) -> bool {
+    shard.deadlines.has_fired() || shard.drain.as_ref().is_some_and(|drain| drain.has_more(&shard.slots))
 }
 
 fn tick(shard: &mut Shard) {
@@ -120,7 +125,7 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
     }
     shard.drain = Some(Drain::new(cause, &shard.slots, shard.cx.now, shard.cx.settings.drain));
     shard.cx.is_draining = true;
-    go_on_draining(shard);
+    go_on_draining(shard, &mut Budget::new(LOOKS.0, LOOKS.1));
 }
 
 /// Ends a pause: the shard takes clients again.
@@ -132,9 +137,11 @@ pub(super) fn end_pause(shard: &mut Shard) {
 }
 
 /// Ends a tick's share of the connections, and tells the hub when none is left.
-fn go_on_draining(shard: &mut Shard) {
+fn go_on_draining(shard: &mut Shard, budget: &mut Budget) {
     let Some(mut drain) = shard.drain.take() else { return };
-    while let Some(step) = drain.next(&shard.slots) {
+    while budget.take()
+        && let Some(step) = drain.next(&shard.slots)
+    {
         match step {
             Step::End(slot) => {
                 ending::end(shard, slot, &Ending::new(Reason::Drained));
