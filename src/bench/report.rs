@@ -28,7 +28,7 @@ impl Samples {
     }
 }
 
-/// A measured server.
+/// One of the servers that a scenario measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// `ringcast serve`.
@@ -110,7 +110,7 @@ pub(crate) enum Bound {
     AtLeast(f64),
 }
 
-/// A figure's target.
+/// The target that a figure is held to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Target {
     figure: String,
@@ -230,7 +230,7 @@ impl Target {
     }
 }
 
-/// A whole run.
+/// The results of a whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// The host.

@@ -13,7 +13,7 @@ pub(super) fn defaults<T: Args>() -> T {
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// The scenarios.
+/// The scenarios that can be run.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Scenario {
     /// The bare loop alone, in all its forms.

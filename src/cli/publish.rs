@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{FeedPath, Result};
 use crate::feed::client::{FeedClient, check};
 
-/// What to publish.
+/// What to publish, and where.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
     #[command(flatten)]

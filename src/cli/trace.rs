@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{FeedPath, Result};
 use crate::feed::client::{FeedClient, FeedError};
 
-/// What to follow.
+/// The channel to follow, and its server.
 #[derive(Debug, clap::Args)]
 pub(super) struct TraceArgs {
     #[command(flatten)]

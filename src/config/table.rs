@@ -167,7 +167,7 @@ section! {
 }
 
 section! {
-    /// Who may subscribe. [security.md](security.md) says how tokens are used. Key files are read again when they change
+    /// Tokens and the right to subscribe. [security.md](security.md) says how tokens are used. Key files are read again when they change
     /// and on SIGHUP.
     Auth {
         /// Let clients without a token subscribe to every channel, also from other hosts. A listener that other hosts can

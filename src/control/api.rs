@@ -58,7 +58,7 @@ fn named(path: Named) -> Result<String, ApiError> {
     path.map(|Path(name)| name).map_err(|error| bad(error.body_text()))
 }
 
-/// Every figure.
+/// Answers with every figure.
 pub(super) async fn stats(State(control): State<Arc<Control>>) -> Response {
     let mut body = Vec::new();
     control.stats.write_json(&mut body);
@@ -156,7 +156,7 @@ pub(super) async fn publish(State(control): State<Arc<Control>>, headers: Header
     ask(&control.publish, if is_batch { "batch" } else { "publish" }, &body).await
 }
 
-/// Ends connections.
+/// Ends connections, or subscriptions of a user.
 pub(super) async fn kick(State(control): State<Arc<Control>>, bytes: Bytes) -> Answer {
     ask(&control.ask, "kick", &body(&bytes)?).await
 }

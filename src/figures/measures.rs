@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Buckets of one distribution; the last one has no upper bound.
 pub const BUCKETS: usize = 18;
 
-/// What is measured.
+/// The quantities that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Measure {

@@ -14,7 +14,7 @@ pub enum Interest {
     Edges,
 }
 
-/// A reported change.
+/// A change that the kernel reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// The number that the descriptor was added with.
@@ -64,7 +64,7 @@ impl Events {
     }
 }
 
-/// An epoll instance.
+/// An epoll instance of the kernel.
 pub struct Epoll {
     fd: OwnedFd,
 }

@@ -10,7 +10,7 @@ pub(super) struct Host {
     root: PathBuf,
 }
 
-/// A network card.
+/// A network card of the host.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Card {
     /// The name of the interface.

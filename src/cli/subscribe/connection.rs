@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::logic::protocol::http::{ResponseHead, ResponseHeadReader};
 
-/// A server's URL.
+/// The parsed URL of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Url {
     /// `http://` or `ws://`.
@@ -122,7 +122,7 @@ impl Connection {
         Ok(Connection { stream, waiting: Vec::new(), authorization })
     }
 
-    /// Sends bytes.
+    /// Sends bytes to the server.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }

@@ -66,12 +66,12 @@ impl LaneKey {
         Spoken::from_number(self.0 & ((1 << PROTOCOL_BITS) - 1))
     }
 
-    /// The protocol.
+    /// The protocol that the key names.
     pub fn protocol(self) -> &'static dyn Protocol {
         self.spoken().protocol()
     }
 
-    /// The coding.
+    /// The coding that the key names.
     pub const fn coding(self) -> Coding {
         match self.0 >> PROTOCOL_BITS {
             0 => Coding::Identity,

@@ -9,7 +9,7 @@ use super::notice::{Farewell, Notice, Payload};
 use super::protocol::{Carrier, Protocol};
 use super::websocket;
 
-/// The echo protocol.
+/// The protocol that sends messages back.
 pub(super) struct Echo;
 
 impl Protocol for Echo {

@@ -25,7 +25,7 @@ impl<'a> ChannelArg<'a> {
         }
     }
 
-    /// The name.
+    /// The channel's name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -194,7 +194,7 @@ impl<'a> ServerEvent<'a> {
         reason.says_bye().then_some(ServerEvent::Bye { code: reason.code(), reason: words, retry_ms })
     }
 
-    /// The name.
+    /// The notice's name.
     pub(super) fn name(&self) -> &'static str {
         match self {
             ServerEvent::Gap { .. } => "gap",

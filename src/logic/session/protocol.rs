@@ -41,7 +41,7 @@ pub struct Parsed<'a> {
     pub said: Option<Said<'a>>,
 }
 
-/// A whole message.
+/// A whole message of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said<'a> {
     /// The bytes that count towards how much a client may send.

@@ -8,7 +8,7 @@ use super::coding::Coding;
 use super::notice::{Farewell, Notice, ServerEvent, Welcome};
 use super::protocol::{Carrier, Protocol};
 
-/// Event streams.
+/// The protocol of event streams.
 pub(super) struct Sse {
     /// Whether an event's data is `{"channel","data"}` and not the payload alone.
     envelope: bool,

@@ -60,7 +60,7 @@ impl Spoken {
         Spoken(number)
     }
 
-    /// The protocol.
+    /// The protocol of this number.
     pub fn protocol(self) -> &'static dyn Protocol {
         TABLE[usize::from(self.0)]
     }

@@ -18,14 +18,14 @@ use super::notice::{Farewell, Notice, Outcome, Payload, ServerEvent};
 use super::protocol::{Carrier, Protocol};
 use super::websocket;
 
-/// The JSON format.
+/// The protocol of the JSON format.
 pub(super) struct WsJson;
 
 /// Text that is borrowed from the message unless it holds an escape.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A message.
+/// The members of a message.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Message<'a> {

@@ -8,7 +8,7 @@ use super::notice::{Farewell, Notice};
 use super::protocol::{Carrier, Protocol};
 use super::websocket;
 
-/// The raw format.
+/// The protocol of the raw format.
 pub(super) struct WsRaw;
 
 fn write_payload(draft: &Draft, out: &mut Vec<u8>) {

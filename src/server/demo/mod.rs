@@ -26,7 +26,7 @@ const CHAT: [&str; 6] = [
     "open this page in a second window",
 ];
 
-/// The running demo.
+/// The demo while it runs.
 pub struct Demo {
     is_over: Arc<AtomicBool>,
 }

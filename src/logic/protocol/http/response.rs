@@ -10,7 +10,7 @@ use super::Cors;
 /// A field's name and its value.
 pub type Field<'a> = (&'static str, Cow<'a, str>);
 
-/// A response.
+/// A response as a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response<'a> {
     /// The status (RFC 9110 §15).

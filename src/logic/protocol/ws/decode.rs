@@ -4,7 +4,7 @@ use crate::logic::reason::{Reason, Violation};
 
 use super::frame::{Opcode, apply_mask, payload_length};
 
-/// A client's message.
+/// A whole message of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A text message.
