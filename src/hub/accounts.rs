@@ -1,7 +1,7 @@
-//! What clients have said or published and the hub has not passed on yet: it is on their shard's account.
+//! Accounts: the bytes that a shard's clients have said or published and that the hub has not passed on yet.
 //!
-//! A shard whose account is full reads no more of what its clients say, so a backend that is slow slows its clients down
-//! and costs no memory.
+//! A shard whose account is full stops reading clients that have more to say. So a slow backend slows its clients down, and
+//! costs no memory.
 
 use slab::Slab;
 
@@ -10,7 +10,7 @@ use slab::Slab;
 struct Entry {
     shard: u16,
     bytes: usize,
-    /// Listeners that do not have it yet.
+    /// Listeners that do not have the message yet.
     holders: usize,
 }
 
@@ -18,9 +18,9 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Accounts {
     messages: Slab<Entry>,
-    /// By shard, bytes that are off its account and that it was not told of.
+    /// By shard, bytes that are off its account since it was last told.
     repaid: Vec<usize>,
-    /// By shard, bytes of publishes that stay on its account as long as shards are congested.
+    /// By shard, bytes of publishes that stay on its account while some shard's queue is full.
     held: Vec<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Accounts {
         self.messages.insert(Entry { shard, bytes, holders })
     }
 
-    /// One holder of a message has let it go.
+    /// Notes that one holder of a message has let it go.
     pub(super) fn release(&mut self, number: usize) {
         let Some(entry) = self.messages.get_mut(number) else { return };
         entry.holders -= 1;

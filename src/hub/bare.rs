@@ -13,32 +13,32 @@ pub struct BareHub {
 }
 
 impl BareHub {
-    /// A hub that remembers what `history` says and routes to `shards`.
+    /// A hub that keeps histories within the limits that `history` names, and routes to `shards`.
     pub fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
         BareHub { core: Core::new(ids, shards, history) }
     }
 
-    /// Has a shard follow a channel.
+    /// Makes a shard follow a channel.
     pub fn follow(&mut self, shard: u16, local: LocalChannel, name: &str) {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
     }
 
-    /// Hears what a shard says, and gives the shards what comes of it.
+    /// Hears one message of a shard, and flushes the queues to the shards.
     pub fn hear(&mut self, message: HubMessage, now_ms: u64) {
         self.hear_all([message], now_ms);
     }
 
-    /// Hears several messages, and gives the shards all that comes of them at once.
+    /// Hears several messages, and flushes the queues to the shards once.
     pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
         messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
         self.core.flush();
     }
 
-    /// Carries out a command and gives the shards what comes of it. The answer is appended to `out`, unless it waits for
-    /// the shards: then there is none.
+    /// Carries out a command, and flushes the queues to the shards. The answer is appended to `out`; an answer that waits for
+    /// shards is left out.
     ///
     /// # Errors
-    /// As a publisher would be told.
+    /// The error that a publisher would be answered with.
     pub fn execute(&mut self, request: Request, now_ms: u64, out: &mut Vec<u8>) -> Result<(), FeedError> {
         self.core.execute(None, request.command, request.reference.as_deref(), now_ms, out)?;
         self.core.flush();

@@ -1,9 +1,9 @@
-//! Which channels are busy: an estimate in fixed memory. A small table counts events by channel; where too many
-//! channels share a row, the least busy one makes room, so that what is busy stays.
+//! The busiest channels: an estimate in fixed memory. A small table counts events by channel. Where too many channels
+//! share a row, the least busy one makes room, so that busy channels stay.
 
 use std::time::Duration;
 
-/// How long one count lasts.
+/// The time over which events are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 const ROWS: usize = 256;
 const WAYS: usize = 4;
@@ -16,14 +16,14 @@ struct Count {
 
 type Table = [[Count; WAYS]; ROWS];
 
-/// Counts of the present window and of the last whole one.
+/// The counts of the present window and of the last whole one.
 #[derive(Debug)]
 pub(super) struct Busiest {
     now: Box<Table>,
     last: Box<Table>,
-    /// Milliseconds since 1970 when the present window began.
+    /// The beginning of the present window, in milliseconds since 1970.
     begun_ms: u64,
-    /// How long the last window was; 0 before there was one.
+    /// The length of the last window, in milliseconds; 0 before there was one.
     last_ms: u64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Busiest {
 impl Busiest {
     /// Counts an event of a channel.
     pub(super) fn count(&mut self, channel: u32) {
-        // Numbers are given out in order; spreading them is all that is needed of a hash.
+        // Channels are numbered in order, so a multiplication spreads them over the rows.
         let row = &mut self.now[(channel.wrapping_mul(0x9e37_79b1) >> 24) as usize % ROWS];
         if let Some(count) = row.iter_mut().find(|count| count.channel == channel && count.events > 0) {
             count.events = count.events.saturating_add(1);
@@ -50,7 +50,7 @@ impl Busiest {
         }
     }
 
-    /// Begins a new window if the present one is over.
+    /// Begins a new window if the present one has lasted long enough.
     pub(super) fn pass_time(&mut self, now_ms: u64) {
         let age = now_ms.saturating_sub(self.begun_ms);
         if age >= WINDOW.as_millis() as u64 {

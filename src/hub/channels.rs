@@ -11,19 +11,19 @@ use crate::logic::id::Id;
 use crate::logic::names::Names;
 use crate::logic::protocol::feed::{ChannelRow, FeedError};
 
-/// What a page of missed events weighs at most.
+/// The weight of a page of missed events beyond which the next page begins.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
-/// Channels that are looked at for one page of names.
+/// Channels that are searched for one page of names.
 const PAGE_CELLS: u32 = 10_000;
 
-/// A shard that follows a channel, and its number for it.
+/// A shard that follows a channel, and the shard's number for the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) shard: u16,
     pub(super) local: LocalChannel,
 }
 
-/// Where a channel's events go. Most channels have one subscriber, and so one route.
+/// The routes of one channel. Most channels have one subscriber, and so one route.
 #[derive(Clone, Copy, Debug, Default)]
 enum Routes {
     #[default]
@@ -32,7 +32,7 @@ enum Routes {
         shard: u16,
         local: LocalChannel,
     },
-    /// The number of a list.
+    /// The number of a list of routes.
     Many(u32),
 }
 
@@ -82,17 +82,17 @@ impl RouteLists {
     }
 }
 
-/// A channel.
+/// One channel.
 #[derive(Debug)]
 pub(super) struct HubChannel {
     pub(super) name: Option<ChannelName>,
     /// The id since which nothing is lost, while there is no history.
     since: Id,
     routes: Routes,
-    /// The number of its history, or [`NONE`]; while the cell is free, the next free cell.
+    /// The number of the channel's history, or [`NONE`]; while the cell is free, the next free cell.
     history: u32,
     policy: u16,
-    /// Whether it was ended and nothing was published since.
+    /// Whether the channel was ended and nothing was published since.
     pub(super) ended: bool,
 }
 
@@ -122,16 +122,17 @@ pub(super) struct HubChannels {
     names: Names,
     policy: HistoryPolicy,
     policies: Vec<HistoryLimits>,
-    /// By shard, which channel a shard's number stands for.
+    /// By shard and by the shard's number for it, each channel's number here.
     locals: Vec<Vec<u32>>,
     /// A channel that is not known here has had no event after this id.
     floor: Id,
-    /// Channels that there may be.
+    /// The number of channels that publishers may bring into being.
     channels_max: usize,
-    /// Where the sweep goes on.
+    /// The channel at which the next sweep begins.
     swept: u32,
-    /// Events and bytes in all histories.
+    /// Events in all histories.
     pub(super) history_events: u64,
+    /// Bytes in all histories.
     pub(super) history_bytes: u64,
 }
 
@@ -139,11 +140,11 @@ fn name(cells: &Cells<HubChannel>, index: u32) -> &str {
     cells[index].name.as_deref().unwrap_or_default()
 }
 
-/// Channels looked at by one sweep.
+/// Channels that one sweep visits.
 const SWEEP: u32 = 10_000;
 
 impl HubChannels {
-    /// No channels; none has had an event after `floor`.
+    /// No channels yet. None has had an event after `floor`.
     pub(super) fn new(shards: usize, floor: Id, policy: HistoryPolicy) -> HubChannels {
         HubChannels {
             cells: Cells::new(),
@@ -161,20 +162,20 @@ impl HubChannels {
         }
     }
 
-    /// Bounds the number of channels that publishers may bring into being.
+    /// Sets the number of channels that publishers may bring into being.
     pub(super) fn limit_to(&mut self, channels_max: usize) {
         self.channels_max = channels_max;
     }
 
-    /// Checks that channels of these names fit in.
+    /// Checks that there is room for channels of these names.
     ///
     /// # Errors
-    /// If there would be too many channels with them.
+    /// If there would be too many channels.
     pub(super) fn check_room_for<'n>(
         &self,
         names: impl Iterator<Item = &'n ChannelName> + Clone,
     ) -> Result<(), FeedError> {
-        // Names are looked up only where all of them as new channels would be too many.
+        // The names are looked up only if there is no room for all of them as new channels.
         let has_room = |new: usize| self.cells.used() + new <= self.channels_max;
         if has_room(names.clone().count()) || has_room(names.filter(|name| self.find(name).is_none()).count()) {
             return Ok(());
@@ -183,7 +184,7 @@ impl HubChannels {
         Err(FeedError::new("channels", message))
     }
 
-    /// How many channels there are.
+    /// The number of channels.
     pub(super) fn used(&self) -> usize {
         self.cells.used()
     }
@@ -208,7 +209,7 @@ impl HubChannels {
         self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
-    /// The name of the channel of that number, if there is one and it is not the server's own.
+    /// The name of the channel of that number, unless there is none or it is the server's own.
     pub(super) fn public_name(&self, index: u32) -> Option<&ChannelName> {
         self.cells.get(index)?.name.as_ref().filter(|name| check_channel_name(name).is_ok())
     }
@@ -228,7 +229,7 @@ impl HubChannels {
         (found, (index < capacity).then_some(index))
     }
 
-    /// What the hub knows of a channel, for those who look; nothing of the server's own channels.
+    /// A channel as the answer to `channels` shows it, without its subscribers; the server's own channels are not shown.
     pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
         let history = self.history(index);
         Some(ChannelRow {
@@ -241,8 +242,8 @@ impl HubChannels {
         })
     }
 
-    /// A page of what was published on some of a shard's channels after an id, in the order of ids; `newest` is the newest
-    /// event that any history can hold.
+    /// A page of the events on some of a shard's channels after an id, in the order of their ids. `newest` is the id of the
+    /// newest event on any channel.
     pub(super) fn replay(
         &mut self,
         shard: u16,
@@ -254,7 +255,7 @@ impl HubChannels {
         let mut replay = Replay { after, until: newest, last: true, ..Replay::default() };
         let Some(after) = after else { return replay };
         if after > newest {
-            // This server has never given the id: another one has, or this one before its state was lost.
+            // The id comes from another server, or from this one before its state was lost.
             replay.gap = Some(newest);
             return replay;
         }
@@ -276,7 +277,7 @@ impl HubChannels {
                 replay.last = false;
                 break;
             }
-            // Ids are unique, so exactly one source stands at it.
+            // Ids are unique, so exactly one history is at this id.
             let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
                 break;
             };
@@ -289,7 +290,7 @@ impl HubChannels {
         replay
     }
 
-    /// The channel of that number, which must be one.
+    /// The channel of that number, which must exist.
     pub(super) fn get(&self, index: u32) -> &HubChannel {
         &self.cells[index]
     }
@@ -299,12 +300,12 @@ impl HubChannels {
         self.lists.of(self.cells[index].routes)
     }
 
-    /// The channel of that number, which must be one, to be changed.
+    /// The channel of that number, which must exist.
     pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
         &mut self.cells[index]
     }
 
-    /// The channel of that name, made if it is not there.
+    /// The number of the channel of that name, which is made if there is none.
     pub(super) fn find_or_add(&mut self, name: &ChannelName) -> u32 {
         if let Some(index) = self.find(name) {
             return index;
@@ -322,7 +323,7 @@ impl HubChannels {
         index
     }
 
-    /// Puts an event into the channel's history, if it keeps one.
+    /// Puts an event into the channel's history, if the channel keeps one.
     pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, now_ms: u64) {
         let channel = &mut self.cells[index];
         let limits = self.policies[usize::from(channel.policy)];
@@ -377,13 +378,13 @@ impl HubChannels {
         }
     }
 
-    /// The channel that a shard's number stands for.
+    /// The number of the channel that a shard knows by its own number `local`.
     pub(super) fn by_local(&self, shard: u16, local: LocalChannel) -> Option<u32> {
         let index = *self.locals.get(usize::from(shard))?.get(local as usize)?;
         (index != NONE).then_some(index)
     }
 
-    /// Looks at some channels: drops old events, and forgets channels that nobody follows and that hold nothing.
+    /// Visits some channels: drops old events, and forgets channels without routes and history.
     pub(super) fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP.min(self.cells.capacity()) {
             let index = self.swept;
@@ -402,7 +403,7 @@ impl HubChannels {
     fn forget(&mut self, index: u32) {
         let HubChannels { cells, names, .. } = self;
         names.remove(index, |index| name(cells, index));
-        // Once the channel is forgotten, its loss counts for every channel that is not known.
+        // The channel's last event is lost now, and the floor is what every unknown channel answers with.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
         self.cells.give_back(index);

@@ -1,8 +1,8 @@
-//! The hub's runtime, and the only file of the hub that knows it (monoio).
+//! The driver: the only file of the hub that knows the runtime (monoio).
 //!
-//! The driver notices: that the queue from the shards was rung, that a connection waits to be accepted, that a
-//! publisher's socket can be read or written, that some time has passed. It notes that as marks and calls a turn, which
-//! does all the rest. Each descriptor that is watched has a task of its own, which does nothing but wait and mark.
+//! The driver notices that the queue from the shards was rung, that a connection waits to be accepted, that a publisher's
+//! socket can be read or written, and that a time has come. It notes each of these as a mark, and calls a turn, which does
+//! everything else. A task for each descriptor waits and sets marks; no task touches the hub's state.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -22,7 +22,7 @@ use super::watch::{Mark, Next, Want};
 pub(super) fn run(core: Core, ports: Ports) -> io::Result<()> {
     let mut runtime =
         monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(1024).enable_timer().build()?;
-    // As a task of its own: the runtime polls its main future again without a look at the kernel.
+    // The turns are a task: the runtime polls a main future that wakes itself again and again, and asks the kernel nothing.
     runtime.block_on(async move { monoio::spawn(drive(core, ports)).await })
 }
 
@@ -45,7 +45,7 @@ async fn drive(mut core: Core, ports: Ports) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the other tasks run, and the runtime take what the kernel has for it.
+/// Lets the other tasks run, and the runtime take the completions that the kernel has for them.
 async fn look_at_the_kernel() {
     let mut has_looked = false;
     poll_fn(|context| {
@@ -59,11 +59,11 @@ async fn look_at_the_kernel() {
     .await;
 }
 
-/// What was noticed since the last turn.
+/// The marks since the last turn.
 #[derive(Default)]
 struct Noticed {
     marks: RefCell<Vec<Mark>>,
-    /// Why the hub cannot go on.
+    /// The error because of which the hub cannot go on.
     failure: Cell<Option<io::Error>>,
     turn: Cell<Option<Waker>>,
 }
@@ -85,13 +85,13 @@ impl Noticed {
         }
     }
 
-    /// Moves what was noticed into `marks`, which is empty.
+    /// Moves the marks into `marks`, which is empty.
     fn take(&self, marks: &mut Vec<Mark>) -> io::Result<()> {
         std::mem::swap(&mut *self.marks.borrow_mut(), marks);
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Waits until something is noticed.
+    /// Waits for a mark.
     async fn wait(&self) {
         poll_fn(|context| {
             if !self.marks.borrow().is_empty() {
@@ -110,19 +110,19 @@ impl Noticed {
     }
 }
 
-/// What a watcher is to do next.
+/// The next step of a watcher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Order {
-    /// Wait for an order.
+    /// Wait for another order.
     #[default]
     Rest,
-    /// Wait for the descriptor, and mark that once.
+    /// Wait for the descriptor, and set one mark.
     Watch,
-    /// Go.
+    /// End the task.
     End,
 }
 
-/// The turn's end of one watcher.
+/// The way to give orders to one watcher.
 #[derive(Default)]
 struct Gate {
     order: Cell<Order>,
@@ -137,7 +137,7 @@ impl Gate {
         }
     }
 
-    /// Waits for an order to watch; returns whether one came.
+    /// Waits for an order, and returns whether it is to watch.
     async fn pass(&self) -> bool {
         poll_fn(|context| match self.order.get() {
             Order::Watch => {
@@ -154,15 +154,15 @@ impl Gate {
     }
 }
 
-/// What a descriptor is watched for.
+/// The readiness that a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Read,
     Write,
 }
 
-/// Starts a watcher. A descriptor that cannot be watched is marked as `broken`, or ends the hub where there is no such
-/// mark.
+/// Starts a watcher that sets `mark`. Where the descriptor cannot be watched it sets the mark `broken`, and without such a
+/// mark it ends the hub.
 fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Option<Mark>) -> io::Result<Rc<Gate>> {
     let readiness = Readiness::new(fd.as_fd().try_clone_to_owned()?)?;
     let gate = Rc::new(Gate::default());
@@ -173,7 +173,7 @@ fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Opt
                 Way::Read => readiness.wait().await,
                 Way::Write => readiness.wait_for_room().await,
             };
-            // A publisher's number may have been given to another one meanwhile.
+            // The publisher has gone, and another publisher may have its number.
             if own.order.get() == Order::End {
                 return;
             }
@@ -190,7 +190,7 @@ fn watch(noticed: &Rc<Noticed>, fd: impl AsFd, way: Way, mark: Mark, broken: Opt
 /// The watchers of one publisher's socket.
 struct Pair {
     read: Rc<Gate>,
-    /// Started the first time that the socket is full.
+    /// The watcher for room, from the first time that the socket is full.
     write: Option<Rc<Gate>>,
 }
 

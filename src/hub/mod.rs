@@ -47,11 +47,11 @@ pub use channels::HistoryPolicy;
 pub struct HubParts {
     /// The feed's listener.
     pub listener: UnixListener,
-    /// Connections of the server's own, which take part as publishers.
+    /// Connections of the server's own, which are publishers like others.
     pub own: Vec<UnixStream>,
-    /// Users who may publish, by their ids; empty for all whom the socket's mode lets in.
+    /// Users that may publish, by their ids; empty for all that the socket's mode lets in.
     pub allowed_users: Vec<u32>,
-    /// Users who may only look, by their ids.
+    /// Users that may only look, by their ids.
     pub readers: Vec<u32>,
     /// The longest line of a publisher, in bytes.
     pub max_line: usize,

@@ -1,7 +1,7 @@
-//! Bytes for one publisher that its socket has not taken yet.
+//! The outbox: bytes for one publisher that its socket has not taken yet.
 //!
-//! Answers go out here, and the lines of listeners and traces. A client's message is on its shard's account until every
-//! listener's socket has it: so the outbox knows behind which byte each message ends.
+//! The bytes are answers and the lines of listeners and traces. A client's message is on its shard's account until every
+//! listener's socket has taken it, so the outbox remembers behind which byte each message ends.
 
 use std::collections::VecDeque;
 
@@ -9,20 +9,20 @@ use crate::logic::protocol::feed::Notice;
 
 use super::answers::ANSWERS_BYTES_MAX;
 
-/// Bytes that wait beyond which connects, disconnects and traced events are counted instead of told.
+/// Waiting bytes beyond which connects, disconnects and traced events are counted instead of added.
 pub(super) const OUTBOX_BYTES_MAX: usize = 16 << 20;
 
-/// The bytes, and what they stand for.
+/// One publisher's outbox.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
-    /// Where in `bytes` the first byte stands that was not sent.
+    /// The place in `bytes` of the first byte that was not sent.
     start: usize,
-    /// Bytes that were sent since the connection began.
+    /// Bytes sent since the connection began.
     sent: u64,
-    /// Messages on a shard's account: after how many sent bytes each is with the listener, and its number there.
+    /// Messages on shards' accounts: the value of `sent` at which the socket has taken each, and its number there.
     owed: VecDeque<(u64, usize)>,
-    /// Lines that were left out since the last one that was told.
+    /// Lines that were left out after the last byte of `bytes`.
     lost: u64,
 }
 
@@ -32,7 +32,7 @@ impl Outbox {
         self.bytes.len() - self.start
     }
 
-    /// Whether nothing waits to be sent, and nothing was left out that must still be told.
+    /// Whether nothing waits to be sent: no byte, and no number of lines that were left out.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0 && self.lost == 0
     }
@@ -43,13 +43,13 @@ impl Outbox {
         self.bytes.extend_from_slice(line);
     }
 
-    /// Adds a client's message, which has the number `owed` on its shard's account.
+    /// Adds a client's message, whose number among the accounts is `owed`.
     pub(super) fn push_owed(&mut self, line: &[u8], owed: usize) {
         self.push(line);
         self.owed.push_back((self.sent + self.len() as u64, owed));
     }
 
-    /// Adds a line, or counts it where too much waits already.
+    /// Adds a line, or counts it as left out where too many bytes wait.
     pub(super) fn push_or_count(&mut self, line: &[u8]) {
         if self.len() + line.len() > OUTBOX_BYTES_MAX {
             self.lost += 1;
@@ -58,7 +58,7 @@ impl Outbox {
         }
     }
 
-    /// Takes answers over, unless many bytes wait already.
+    /// Moves answers into the outbox, unless many bytes wait there.
     pub(super) fn take_answers(&mut self, answers: &mut Vec<u8>) {
         if self.len() > ANSWERS_BYTES_MAX {
             return;
@@ -71,7 +71,7 @@ impl Outbox {
         }
     }
 
-    /// Says how many lines were left out, where they would have stood.
+    /// Adds the line that says how many lines were left out, in their place.
     fn tell_lost(&mut self) {
         if self.lost > 0 {
             Notice::Lost { count: std::mem::take(&mut self.lost) }.write(&mut self.bytes);
@@ -86,7 +86,7 @@ impl Outbox {
         &self.bytes[self.start..]
     }
 
-    /// The socket has taken so many bytes; `release` is told of each message that the listener has now.
+    /// Notes that the socket has taken `count` bytes. `release` is called with the number of each message that is sent now.
     pub(super) fn advance(&mut self, count: usize, mut release: impl FnMut(usize)) {
         self.start += count;
         self.sent += count as u64;
@@ -103,14 +103,14 @@ impl Outbox {
         }
     }
 
-    /// Lets go of everything that waits; `release` is told of each message that was on account.
+    /// Drops everything that waits. `release` is called with the number of each message among it.
     pub(super) fn clear(&mut self, release: impl FnMut(usize)) {
-        self.forgive(release);
+        self.release_owed(release);
         *self = Outbox { sent: self.sent, ..Outbox::default() };
     }
 
-    /// Takes the messages that wait off their shards' accounts, and leaves them waiting.
-    pub(super) fn forgive(&mut self, release: impl FnMut(usize)) {
+    /// Takes all messages that wait off their shards' accounts; they are sent all the same.
+    pub(super) fn release_owed(&mut self, release: impl FnMut(usize)) {
         self.owed.drain(..).map(|(_, owed)| owed).for_each(release);
     }
 }

@@ -1,7 +1,8 @@
-//! Revoked tokens on disk, so that they stay refused after a restart.
+//! Revocations on disk, so that revoked tokens stay refused after a restart.
 //!
-//! A line for each, `SECONDS "ID"`, is appended when it is revoked, and is there even if the process ends right after.
-//! What is over is left out when the file is written anew: at a start, and whenever it has grown to twice what was left.
+//! The file has a line for each revocation, `SECONDS "ID"`, which is appended when the token is revoked and outlives a crash
+//! of the process right after. Revocations that have ended are left out when the file is written anew: at a start, and
+//! whenever the file has twice the lines that it had then.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,50 +14,53 @@ use arcstr::ArcStr;
 use super::state_file::{self, Outlives};
 use crate::logic::auth::Revoked;
 
-/// Nobody else needs to know which tokens there are.
+/// The file's mode: other users need not know which tokens there are.
 const MODE: u32 = 0o600;
-/// Lines that a file may have before it is written anew.
+/// Lines that a file may have, at least, before it is written anew.
 const LINES_MIN: usize = 1024;
 
-/// Why the file cannot be used.
+/// The reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationsError {
-    /// Reading or writing failed.
+    /// The file could not be read or written.
     #[error("cannot {what} {path}, which keeps revoked tokens refused: {source}")]
     Io {
-        /// "read" or "write".
+        /// The call that failed: "read" or "write".
         what: &'static str,
         /// The file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// A line of the file is no revocation.
     #[error(
         "line {line} of {path} should be seconds since 1970 and a token's id in quotes; remove the line, or the file"
     )]
     Malformed {
         /// The file.
         path: String,
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: usize,
     },
 }
 
-/// What is revoked, here and on disk; by default here only.
+/// All revocations, in memory and on disk; by default in memory only.
 #[derive(Debug, Default)]
 pub struct Revocations {
     known: Revoked,
     path: Option<PathBuf>,
-    /// Open once something was revoked.
+    /// The file, open from the first revocation on.
     file: Option<File>,
     lines: usize,
-    /// From how many lines on all is written anew.
+    /// Lines from which on the file is written anew.
     lines_max: usize,
 }
 
 impl Revocations {
-    /// Reads what was revoked before and is not over at `now_s`, in seconds since 1970.
+    /// Reads the revocations that have not ended at `now_s`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or holds something else than revocations.
     pub fn open(path: &Path, now_s: u64) -> Result<Revocations, RevocationsError> {
         let mut revocations = Revocations { path: Some(path.into()), lines_max: LINES_MIN, ..Revocations::default() };
         let bytes = match fs::read(path) {
@@ -64,7 +68,7 @@ impl Revocations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
             Err(source) => return Err(failed("read", path, source)),
         };
-        // A last line without its end was being written when the host lost its power, or the disk its room.
+        // A last line without its end was cut short by a power failure or a full disk.
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
         for (index, line) in lines.enumerate() {
             let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
@@ -76,15 +80,15 @@ impl Revocations {
         Ok(revocations)
     }
 
-    /// All that is refused.
+    /// The tokens that are refused.
     pub fn known(&self) -> &Revoked {
         &self.known
     }
 
-    /// Remembers a token as refused until `until_s`.
+    /// Adds the revocation of a token, which is refused until `until_s`, in seconds since 1970.
     ///
     /// # Errors
-    /// If it cannot be written; it is remembered all the same, until the process ends.
+    /// If the file cannot be written; the token is refused all the same, until the process ends.
     pub fn add(&mut self, id: &ArcStr, until_s: u64, now_s: u64) -> Result<(), RevocationsError> {
         self.known.add(id.clone(), until_s);
         let Some(path) = self.path.clone() else { return Ok(()) };
@@ -95,7 +99,7 @@ impl Revocations {
             self.append(&path, &line(id, until_s))
         };
         written.map_err(|source| {
-            // Half a line may be there: the next time all is written.
+            // The file may end with half a line: the next revocation writes it anew.
             self.lines_max = 0;
             failed("write", &path, source)
         })

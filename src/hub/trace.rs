@@ -1,4 +1,4 @@
-//! Traces: which publishers get a copy of which channels' events.
+//! Traces: publishers that get a copy of a channel's events.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use crate::logic::protocol::feed::FeedError;
 /// Channels that one publisher traces at most.
 const TRACES_MAX: usize = 100;
 
-/// All traces. A publish to a channel that is not traced costs one look here, however many channels are.
+/// All traces. A publish costs one look here, however many channels are traced.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
     /// By channel, the publishers' numbers.
     by_channel: HashMap<ChannelName, Vec<usize>>,
-    /// By publisher, how many channels it traces.
+    /// By publisher, the number of channels that it traces.
     counts: HashMap<usize, usize>,
 }
 
 impl Traces {
-    /// Has a publisher get a copy of a channel's events, once however often it asks.
+    /// Adds a publisher to a channel's traces, unless it is among them.
     ///
     /// # Errors
-    /// If it traces too many channels already.
+    /// If the publisher traces too many channels.
     pub(super) fn add(&mut self, channel: ChannelName, publisher: usize) -> Result<(), FeedError> {
         if self.of(&channel).contains(&publisher) {
             return Ok(());
@@ -47,7 +47,7 @@ impl Traces {
         });
     }
 
-    /// Those who get a copy of a channel's events.
+    /// The publishers that get a copy of a channel's events.
     pub(super) fn of(&self, channel: &ChannelName) -> &[usize] {
         if self.by_channel.is_empty() {
             return &[];

@@ -11,7 +11,7 @@ pub(super) enum Mark {
     Listener,
     /// A time that was asked for has come.
     Tick,
-    /// The publisher of this number has sent something, or has gone.
+    /// The publisher of this number has sent bytes, or has gone.
     Readable(usize),
     /// The kernel takes bytes for the publisher of this number again, or the publisher has gone.
     Writable(usize),
@@ -19,7 +19,7 @@ pub(super) enum Mark {
     Broken(usize),
 }
 
-/// Something that a turn wants the driver to do. Each is noticed once: a turn asks again when it wants more.
+/// Something that a turn wants the driver to do. A want brings one mark: the turn asks again for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
     /// Notice when the queue from the shards is rung.
@@ -30,7 +30,7 @@ pub(super) enum Want {
     Tick(Duration),
     /// A publisher has this number from now on.
     Opened(usize),
-    /// Notice when the publisher of this number has sent something.
+    /// Notice when the publisher of this number has sent bytes.
     Readable(usize),
     /// Notice when the kernel takes bytes for the publisher of this number.
     Writable(usize),
@@ -43,7 +43,7 @@ pub(super) enum Want {
 pub(super) enum Next {
     /// Another turn at once, after the driver has looked what is ready: the turn's budget was spent before its work was.
     Again,
-    /// Nothing, until the driver notices something.
+    /// A wait, until the driver notices something.
     Wait,
     /// The end of the hub.
     Stop,

@@ -10,8 +10,8 @@ use crate::logic::event::Draft;
 use crate::logic::id::Id;
 use crate::logic::protocol::dialect::write_event_json;
 use crate::logic::protocol::feed::{
-    ChannelFilter, ChannelsAnswer, Command, ConnectionFilter, Ended, FeedError, KickTarget, SendTarget, write_ids,
-    write_members, write_ok, write_ready_made,
+    ChannelFilter, ChannelsAnswer, Command, Ended, FeedError, KickTarget, SendTarget, write_ids, write_members,
+    write_ok, write_ready_made,
 };
 
 use super::super::answers::Later;
@@ -19,20 +19,20 @@ use super::super::looks::View;
 use super::super::questions::Gathered;
 use super::Core;
 
-/// How long a revoked token is refused if its expiry is not named: 30 days.
+/// The time for which a revoked token is refused where its expiry is not named: 30 days, in seconds.
 const REVOKED_FOR_S: u64 = 30 * 86400;
-/// Users that one answer about presence names at most.
+/// Users that one answer to `presence` names, at most.
 const USERS_MAX: usize = 10_000;
 
-/// What becomes of a command that was not refused: its answer is written, or comes later.
+/// The outcome of a command: its answer is written, or comes later, or is an error.
 type Outcome = Result<Option<Later>, FeedError>;
 
 impl Core {
-    /// Carries out a command of the publisher `from`, and appends its answer to `out`. Without a `reference` only commands
-    /// that ask for something are answered.
+    /// Carries out a command of the publisher `from`, and appends its answer to `out`. A command without a `reference` is
+    /// answered only if it asks for something.
     ///
     /// # Errors
-    /// As the publisher is to be told.
+    /// The error that the publisher is to be answered with.
     pub(in crate::hub) fn execute(
         &mut self,
         from: Option<usize>,
@@ -66,7 +66,7 @@ impl Core {
             Command::Listen(what) => {
                 let listener = from.filter(|from| self.publishers.begin_telling(*from));
                 if listener.is_some_and(|listener| self.listeners.set(listener, what)) {
-                    self.tell_what_is_heard();
+                    self.announce_listening();
                 }
             }
             Command::Trace(channel) => {
@@ -95,7 +95,7 @@ impl Core {
             Command::Channels(filter) => self.channels_to_show(&filter, now_ms),
             Command::Connections(filter) => {
                 let view = View::of_connections(filter.limit, filter.slowest_first);
-                (Look::Connections(ConnectionFilter { ..filter }), view)
+                (Look::Connections(filter), view)
             }
             Command::Connection(name) => {
                 (Look::Connection(self.connection_of_a_shard(&name)?), View::of_connection(&name))
@@ -124,7 +124,7 @@ impl Core {
         Ok(Some(self.look(from, look, view, reference)))
     }
 
-    /// Asks all shards to look at something; the answer comes later.
+    /// Asks all shards for a view; the answer comes later.
     fn look(&mut self, from: Option<usize>, look: Look, view: View, reference: &RawValue) -> Later {
         let request = self.questions.number();
         let look = Arc::new(look);
@@ -132,7 +132,7 @@ impl Core {
         self.later(from, request, Gathered::Seen(view), reference)
     }
 
-    /// Waits for all shards' answers to a question.
+    /// Begins to wait for all shards' answers to a question.
     fn later(&mut self, from: Option<usize>, question: u64, gathered: Gathered, reference: &RawValue) -> Later {
         if let Some(from) = from {
             self.questions.wait(question, from, self.shards.len(), gathered, self.now.instant);
@@ -140,7 +140,7 @@ impl Core {
         Later { question, reference: reference.to_owned() }
     }
 
-    /// Channels that an answer shows, and the question to the shards how many subscribers each has.
+    /// The view of channels that a filter names, and the question to the shards for the channels' subscribers.
     fn channels_to_show(&self, filter: &ChannelFilter, now_ms: u64) -> (Look, View) {
         let busiest = self.busiest.list(now_ms);
         let (indexes, cursor) = match filter {
@@ -161,7 +161,7 @@ impl Core {
         (Look::Subscribers(names), View::of_channels(ChannelsAnswer { channels, cursor }))
     }
 
-    /// Has all shards end connections or subscriptions. The answer comes later, if one is wanted.
+    /// Has all shards end connections or subscriptions. The answer comes later, if the command has a reference.
     fn kick(
         &mut self,
         from: Option<usize>,
@@ -198,7 +198,7 @@ impl Core {
         Ok(reference.map(|reference| self.later(from, request, Gathered::Ended(ended, 0), reference)))
     }
 
-    /// Sends something to one connection, or to all of a user.
+    /// Sends a message to one connection, or to all connections of a user.
     fn send_to(&mut self, target: SendTarget, draft: Draft) -> Result<(), FeedError> {
         match target {
             SendTarget::Connection(name) => {
@@ -242,7 +242,7 @@ impl Core {
         });
     }
 
-    /// Reads a connection's name, which must be one that a shard could have given.
+    /// Reads a connection's name, which must name an existing shard.
     fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
         let id = connection_id(name)?;
         if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }

@@ -1,5 +1,5 @@
-//! What shards and the server say to the hub: channels that are followed, what clients say and publish, who comes and
-//! goes, and answers to the hub's questions.
+//! Messages of the shards and of the server: channels that are followed, clients' messages and publishes, connects and
+//! disconnects, and answers to the hub's questions.
 
 use arcstr::ArcStr;
 
@@ -13,7 +13,7 @@ use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 use super::super::outbox::OUTBOX_BYTES_MAX;
 use super::{Core, HubFigures};
 
-/// What a message counts for in a turn's budget: a page of missed events is put together from histories.
+/// The work that a message counts for: a page of missed events is put together from histories.
 pub(super) fn cost(message: &HubMessage) -> usize {
     match message {
         HubMessage::Resume { after: Some(_), .. } => 16,
@@ -36,11 +36,11 @@ impl Core {
             }
             HubMessage::Kicked { request, count } => {
                 let asker = self.questions.ended(request, count);
-                self.look_at_answers_of(asker);
+                self.send_answers_of(asker);
             }
             HubMessage::Seen { request, seen } => {
                 let asker = self.questions.seen(request, seen);
-                self.look_at_answers_of(asker);
+                self.send_answers_of(asker);
             }
             HubMessage::Said { from, data } => self.said(&from, &data),
             HubMessage::Ask { who, question } => self.ask(&who, &question),
@@ -83,14 +83,14 @@ impl Core {
         }
     }
 
-    /// All shards have answered a question of this publisher's, if of anybody's.
-    fn look_at_answers_of(&mut self, asker: Option<usize>) {
+    /// Has the turn send the answer of a publisher whose question all shards have answered, if there is one.
+    fn send_answers_of(&mut self, asker: Option<usize>) {
         if let Some(asker) = asker {
             self.publishers.mark_unsent(asker);
         }
     }
 
-    /// A client has said something to the backend.
+    /// Passes a client's message on to all listeners of messages.
     fn said(&mut self, from: &Speaker, data: &str) {
         let shard = from.connection.shard;
         let bytes = upstream_weight(data.len());
@@ -109,10 +109,10 @@ impl Core {
         self.line = line;
     }
 
-    /// A client without a token waits for the backend's word. A backend that is far behind would answer too late, and is
-    /// not asked: what is configured for that case holds then.
+    /// Asks the backend about a client without a token. A backend that is far behind would answer too late, and is not
+    /// asked: the client is treated as configured for that case.
     fn ask(&mut self, who: &Speaker, question: &Question) {
-        let Some(listener) = self.listeners.who_decides() else { return };
+        let Some(listener) = self.listeners.authorizer() else { return };
         if self.publishers.unsent_bytes(listener) > OUTBOX_BYTES_MAX {
             return;
         }
@@ -132,7 +132,7 @@ impl Core {
         self.line = line;
     }
 
-    /// A client has come or gone.
+    /// Tells the listeners of connections of a connect or disconnect.
     fn tell_of_connection(&mut self, notice: &Notice<'_>) {
         let mut line = self.take_line();
         notice.write(&mut line);
@@ -142,13 +142,13 @@ impl Core {
         self.line = line;
     }
 
-    /// Tells every shard what is listened to.
-    pub(super) fn tell_what_is_heard(&mut self) {
+    /// Tells every shard what the listeners listen to.
+    pub(super) fn announce_listening(&mut self) {
         let any = self.listeners.any();
         self.shards.stage_all(|| ShardMessage::Listening(any));
     }
 
-    /// A client publishes. That stays on its shard's account while some shard's queue is full.
+    /// Publishes for a client. The bytes stay on the shard's account while some shard's queue is full.
     fn client_publishes(
         &mut self,
         from: &Speaker,
@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    /// A connection is on a channel whose users are counted.
+    /// Counts a connection on a channel whose users are counted.
     fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.join(index, user.as_ref()) {
@@ -179,7 +179,7 @@ impl Core {
         }
     }
 
-    /// A connection is on such a channel no more.
+    /// Counts a connection on such a channel no more.
     fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.leave(index, user.as_ref()) {
@@ -187,8 +187,8 @@ impl Core {
         }
     }
 
-    /// Publishes that a user has come or gone, as an event of the channel like any other. A channel that has ended stays
-    /// so: an event would take the end back, and that is the publisher's word.
+    /// Publishes on a channel that a user has come or gone. A channel that was ended gets no such event: an event would take
+    /// the end back, which only publishers may.
     fn publish_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now_ms: u64) {
         let entry = self.channels.get(index);
         if entry.ended {
@@ -199,7 +199,7 @@ impl Core {
         json::write(&serde_json::json!({ "user": user.as_str() }), &mut payload);
         let draft = Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() };
         if let Err(error) = self.publish_to(channel, draft, now_ms) {
-            tracing::warn!(error = error.message, "a coming or going could not be published");
+            tracing::warn!(error = error.message, "a user's join or leave could not be published");
         }
     }
 }

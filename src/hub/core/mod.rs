@@ -58,7 +58,7 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     /// The newest event that is in history and with the shards.
     pub(super) applied: Id,
-    /// What the driver is to do after the turn.
+    /// The wants of this turn, for the driver.
     pub(super) wants: Vec<Want>,
     clock: Clock,
     now: Now,
@@ -74,17 +74,17 @@ pub(super) struct Core {
     sweep_at: Instant,
     /// When the driver will mark the next tick.
     tick_at: Option<Instant>,
-    /// Shards that have let all their clients go, and how many clients they have cut off.
+    /// Shards that have let all their clients go.
     drained: usize,
+    /// Clients that these shards have cut off at the deadline.
     cut: u64,
     is_stopped: bool,
-    /// A line in the making.
+    /// The buffer for lines in the making.
     line: Vec<u8>,
 }
 
 impl Core {
-    /// A hub that has heard nothing yet, remembers no keys, writes nothing down, has no bound of channels, and shows its
-    /// figures to nobody.
+    /// A hub without idempotency keys, revocations on disk and a bound of channels, whose figures nobody else has.
     pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         let clock = budget::clock();
         let now = clock();
@@ -122,7 +122,7 @@ impl Core {
         }
     }
 
-    /// Gives every shard what is staged for it, and tells it what is off its account.
+    /// Gives every shard its batch of messages, with the number of bytes that are off its account.
     pub(super) fn flush(&mut self) {
         self.unflushed_lines = 0;
         // A shard that has room again rings the hub, and the next turn comes here again.
@@ -135,7 +135,7 @@ impl Core {
         self.shards.flush();
     }
 
-    /// Makes the present figures readable for others.
+    /// Brings the figures up to date that are not counted as things happen.
     pub(super) fn publish_figures(&self) {
         HubFigures::set(&self.figures.channels, self.channels.used() as u64);
         HubFigures::set(&self.figures.history_events, self.channels.history_events);
@@ -148,7 +148,7 @@ impl Core {
         self.ids.close()
     }
 
-    /// The buffer for a line in the making, empty; it is to be put back.
+    /// The buffer for a line, empty; it is to be put back into `line`.
     fn take_line(&mut self) -> Vec<u8> {
         let mut line = mem::take(&mut self.line);
         line.clear();

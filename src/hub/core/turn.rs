@@ -1,11 +1,11 @@
 //! The hub's turn: one pass over everything that waits for the hub.
 //!
-//! A turn takes its inputs in a fixed order: connections and bytes that wait in the kernel, what the shards have said,
-//! the publishers' lines, then what is to be sent, and once a second the sweep. Each has a budget, so that none keeps the
-//! others waiting; work that is left makes another turn follow at once. Nothing in a turn waits.
+//! A turn has stages in a fixed order: it accepts connections and reads publishers, hears the shards' messages, carries out
+//! publishers' lines, sends answers, and once a second sweeps. Each stage has a budget in work and in time, so that none
+//! keeps the others waiting. Work that is left makes another turn follow at once. Nothing in a turn blocks.
 //!
 //! Two promises rest on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it. And
-//! what a line has published is in the shards' queues before the line's answer is sent.
+//! the events of a line are in the shards' queues before the line's answer is sent.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,48 +27,47 @@ use super::{Core, HubFigures, hear};
 const ACCEPTS_MAX: usize = 64;
 /// Publishers that one turn reads.
 const READS_MAX: usize = 32;
-/// What one turn hears of the shards, by [`hear::cost`].
+/// Work of one turn on the shards' messages, by [`hear::cost`].
 const HEARD_MAX: usize = 10_000;
-/// What one turn carries out of publishers' lines, by [`line_cost`].
+/// Work of one turn on publishers' lines, by [`line_cost`].
 const LINES_MAX: usize = 10_000;
 /// Publishers that one turn sends to.
 const SENDS_MAX: usize = 256;
-/// How long each of these may take.
+/// Time that hearing, carrying out lines, and sending may take in one turn, each.
 const STAGE_MAX: Duration = Duration::from_millis(1);
 
-/// Lines of one publisher before it is another one's turn.
+/// Lines of one publisher that are carried out before those of others.
 const SLICE_LINES: usize = 256;
-/// Lines whose events wait at most before the shards get them.
+/// Lines that are carried out before the shards get their events.
 const FLUSH_LINES: usize = 256;
-/// How long the listener is left alone when the kernel cannot give a connection.
+/// Time before the kernel is asked again for a connection that it could not give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often old events are looked for.
+/// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What a hub is connected to, besides its publishers and the queues to the shards.
+/// The hub's inputs besides its publishers, and its output to the server.
 pub(in crate::hub) struct Ports {
     /// The feed's listener.
     pub(in crate::hub) listener: UnixListener,
     /// The queue from the shards.
     pub(in crate::hub) inbox: HubInbox,
-    /// Where the server waits for the shards to have let their clients go.
+    /// The channel to the server, which waits until the shards have let their clients go.
     pub(in crate::hub) drained: crossbeam_channel::Sender<u64>,
 }
 
-/// Whether connections wait for the hub.
+/// Whether connections wait to be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// None does, as far as is known: the driver watches the listener.
+    /// No connection waits, as far as is known: the driver watches the listener.
     Awaited,
-    /// Some may.
+    /// Connections may wait.
     Ready,
-    /// The kernel could not give one, and is not asked again before then.
+    /// The kernel could not give a connection, and is not asked again before this time.
     Paused(Instant),
 }
 
 impl Core {
-    /// One turn: takes what the driver has noticed out of `marks`, works off every input within its budget, and leaves in
-    /// `wants` what the driver is to notice.
+    /// One turn: takes the driver's marks, goes through all stages, and leaves wants for the driver in `wants`.
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
         self.take_marks(ports, marks);
@@ -85,11 +84,12 @@ impl Core {
         if self.now.instant >= self.sweep_at {
             self.sweep();
         }
-        // What was sent is off the shards' accounts, and listeners may have gone.
+        // Messages that were sent are off the shards' accounts, and shards must know of listeners that have gone.
         self.flush();
         self.next()
     }
 
+    /// Takes over the driver's marks, and ends the wait of questions whose time is up.
     fn take_marks(&mut self, ports: &Ports, marks: &mut Vec<Mark>) {
         for mark in marks.drain(..) {
             match mark {
@@ -112,6 +112,7 @@ impl Core {
         }
     }
 
+    /// Accepts connections, unless none waits or the kernel was out of resources a moment ago.
     fn accept(&mut self, ports: &Ports) {
         match self.accepting {
             Accepting::Paused(until) if until <= self.now.instant => {}
@@ -127,7 +128,7 @@ impl Core {
                     self.wants.push(Want::Listener);
                     return;
                 }
-                // That one has gone again.
+                // The connection has gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     warn!(%error, "a publisher cannot be accepted");
@@ -138,7 +139,7 @@ impl Core {
         }
     }
 
-    /// Admits a connection that was accepted, or says why not.
+    /// Admits an accepted connection as a publisher, or sends it the reason why not.
     fn welcome(&mut self, socket: OwnedFd) {
         let peer = match socket::peer(socket.as_fd()) {
             Ok(peer) => peer,
@@ -152,7 +153,7 @@ impl Core {
             let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
             let mut line = Vec::new();
             write_error(&mut line, None, &FeedError::new("forbidden", message));
-            // A socket that was opened a moment ago has room for one line.
+            // A new socket has room for one line, and a peer that has gone needs no reason.
             let _ = socket::send(socket.as_fd(), &line);
             return;
         };
@@ -160,17 +161,18 @@ impl Core {
         self.publishers.open(socket, role, &mut self.wants);
     }
 
-    /// Takes a connection of the server's own for a publisher.
+    /// Admits a connection of the server's own as a publisher.
     pub(in crate::hub) fn open_own(&mut self, socket: OwnedFd) {
         self.publishers.open(socket, Role::Own, &mut self.wants);
     }
 
+    /// Reads publishers that the driver has marked, and those whose last read was a full one.
     fn read_publishers(&mut self, inbox: &HubInbox) {
         for _ in 0..READS_MAX {
             let due = || self.heard + inbox.waiting() as u64;
             match self.publishers.receive(due, &mut self.wants) {
                 None => return,
-                Some(Received::Some) => {}
+                Some(Received::Open) => {}
                 Some(Received::Ended(number)) => self.end_input(number),
                 Some(Received::Broken(number, error)) => {
                     debug!(%error, "a publisher's connection broke");
@@ -180,7 +182,7 @@ impl Core {
         }
     }
 
-    /// A publisher has sent its last byte. It is told no more, and closed once it has its answers.
+    /// Ends the input of a publisher that has sent its last byte. It is closed once it has its answers.
     fn end_input(&mut self, number: usize) {
         self.stop_telling(number);
         if self.publishers.end_input(number, |owed| self.accounts.release(owed)) {
@@ -192,10 +194,10 @@ impl Core {
         }
     }
 
-    /// Hears the shards, and tells the server once all of them have let their clients go.
+    /// Hears messages of the shards, and tells the server when all shards have let their clients go.
     fn hear_shards(&mut self, ports: &Ports) {
         let drained_before = self.drained;
-        let mut budget = Budget::new(HEARD_MAX, self.now, STAGE_MAX);
+        let mut budget = self.begin_stage(HEARD_MAX);
         self.is_hearing = true;
         while !budget.is_spent() {
             let Some(message) = ports.inbox.next() else {
@@ -212,11 +214,13 @@ impl Core {
         }
     }
 
-    /// Carries out publishers' lines, some of each in turn.
+    /// Carries out lines of publishers, a slice of each in turn.
     fn carry_out_lines(&mut self) {
-        let mut budget = Budget::new(LINES_MAX, self.now, STAGE_MAX);
-        while !budget.is_spent() && !self.must_wait_for_room() {
-            let Some(mut work) = self.publishers.next_work(self.heard) else { return };
+        let mut budget = self.begin_stage(LINES_MAX);
+        while !budget.is_spent() && !self.hold_back_for_room() {
+            // An empty queue from the shards holds no message that a line would have to wait for.
+            let heard = if self.is_hearing { self.heard } else { u64::MAX };
+            let Some(mut work) = self.publishers.next_work(heard) else { return };
             let stopped = self.carry_out(&mut work, &mut budget);
             self.publishers.give_back(work, stopped, &mut self.wants);
             if self.unflushed_lines >= FLUSH_LINES {
@@ -225,7 +229,7 @@ impl Core {
         }
     }
 
-    /// Carries out some lines of one publisher.
+    /// Carries out a slice of one publisher's lines.
     fn carry_out(&mut self, work: &mut Work, budget: &mut Budget) -> Stopped {
         for _ in 0..SLICE_LINES {
             if work.answers.is_full() {
@@ -271,9 +275,9 @@ impl Core {
         Stopped::Paused
     }
 
-    /// Whether publishers' lines must wait because a shard's queue is full. If so, the shard rings the hub when there is
-    /// room.
-    fn must_wait_for_room(&mut self) -> bool {
+    /// Holds publishers' lines back while a shard's queue is full; the shard rings the hub when there is room. Returns
+    /// whether that is so.
+    fn hold_back_for_room(&mut self) -> bool {
         if !self.shards.is_congested() {
             self.end_congestion();
             return false;
@@ -291,6 +295,7 @@ impl Core {
         true
     }
 
+    /// Counts the time that publishers' lines have waited, if they have.
     fn end_congestion(&mut self) {
         if let Some(since) = self.congested_since.take() {
             let waited = self.now.instant.saturating_duration_since(since);
@@ -298,9 +303,9 @@ impl Core {
         }
     }
 
-    /// Sends publishers their answers, and what else they are told.
+    /// Sends publishers their answers, and listeners and traces their lines.
     fn send(&mut self) {
-        let mut budget = Budget::new(SENDS_MAX, self.now, STAGE_MAX);
+        let mut budget = self.begin_stage(SENDS_MAX);
         while !budget.is_spent() {
             let Some(number) = self.publishers.next_unsent() else { return };
             let Core { publishers, questions, accounts, wants, .. } = self;
@@ -311,10 +316,10 @@ impl Core {
                 wants,
             );
             match sent {
-                Sent::Some => {}
+                Sent::Open => {}
                 Sent::Finished => self.close(number),
                 Sent::Broken(error) => {
-                    if self.publishers.deafen(number, |owed| self.accounts.release(owed)) {
+                    if self.publishers.give_up_sending(number, |owed| self.accounts.release(owed)) {
                         self.stop_telling(number);
                     } else {
                         debug!(%error, "a publisher's connection broke");
@@ -326,7 +331,13 @@ impl Core {
         }
     }
 
-    /// Lets a publisher go. Whatever waits for it is lost, and on no shard's account any more.
+    /// Begins a stage with its full budget.
+    fn begin_stage(&mut self, work: usize) -> Budget {
+        self.now = (self.clock)();
+        Budget::new(work, self.now, STAGE_MAX)
+    }
+
+    /// Closes a publisher's connection. Everything that waits for it is dropped, and off the shards' accounts.
     fn close(&mut self, number: usize) {
         let Some(left) = self.publishers.close(number, &mut self.wants) else { return };
         let Left { role, answers, mut outbox } = left;
@@ -338,14 +349,15 @@ impl Core {
         }
     }
 
-    /// Ends what a publisher is told of clients and of channels that it traces.
+    /// Takes a publisher out of the listeners and traces.
     fn stop_telling(&mut self, number: usize) {
         self.traces.remove(number);
         if self.listeners.remove(number) {
-            self.tell_what_is_heard();
+            self.announce_listening();
         }
     }
 
+    /// Drops old events and forgets unused channels, some at a time, and brings the figures up to date.
     fn sweep(&mut self) {
         self.channels.sweep(self.now.unix_ms);
         self.busiest.pass_time(self.now.unix_ms);
@@ -355,7 +367,7 @@ impl Core {
         self.sweep_at = self.now.instant + SWEEP_EVERY;
     }
 
-    /// What comes after this turn.
+    /// Decides what comes after this turn.
     fn next(&mut self) -> Next {
         let lines_wait = self.publishers.has_runnable() && self.congested_since.is_none();
         let is_accepting = self.accepting == Accepting::Ready;
@@ -381,7 +393,7 @@ impl Core {
     }
 }
 
-/// What a line counts for: a long one may hold many events.
+/// The work that a line counts for: a long line may hold many events.
 fn line_cost(line: &Line<'_>) -> usize {
     match line {
         Line::Whole(line) => 1 + line.len() / 512,
