@@ -37,6 +37,9 @@ const SHARD_GROUND: [&str; 18] = [
     "tests",
     "waiting",
 ];
+/// The modules of the hub that its parts may use: values without a state of their own, and what turn and driver tell each
+/// other. The other modules are parts, which know none of each other.
+const HUB_GROUND: [&str; 5] = ["answers", "looks", "outbox", "state_file", "watch"];
 /// The only files that may know the runtime.
 const RUNTIME_FILES: [&str; 2] = ["shard/driver.rs", "hub/driver.rs"];
 
@@ -220,11 +223,13 @@ fn fragments_of_documentation_are_found() {
 
 #[test]
 fn documentation_is_no_fragment() {
+    let mut fragments = String::new();
     for (path, text) in sources(&root().join("src")) {
-        for (line, text, is_function) in documented_items(&text) {
-            assert!(!is_fragment(&text, is_function), "{}:{line}:{text} Say what it is", path.display());
+        for (line, text, _) in documented_items(&text).iter().filter(|(_, text, is_fn)| is_fragment(text, *is_fn)) {
+            fragments.push_str(&format!("\n{}:{line}:{text}", path.display()));
         }
     }
+    assert!(fragments.is_empty(), "this documentation does not say what its items are:{fragments}");
 }
 
 #[test]
@@ -244,8 +249,8 @@ fn documentation_names_its_subject_first() {
     }
 }
 
-/// The modules beside it that a file of the shard names.
-fn shard_modules_named(text: &str) -> Vec<String> {
+/// The modules beside it that a file names.
+fn neighbours_named(text: &str) -> Vec<String> {
     let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     text.lines().filter_map(|line| line.strip_prefix("use super::")).map(name).collect()
 }
@@ -263,7 +268,7 @@ fn parts_of_a_shard_know_no_other_part() {
         if path.parent() != Some(&folder) || ["mod", "driver", "tests"].contains(&name.as_str()) {
             continue;
         }
-        for other in shard_modules_named(without_tests(&text)) {
+        for other in neighbours_named(without_tests(&text)) {
             assert!(!is_part(&other), "{}: {name} must not know {other}; only the turn knows parts", path.display());
             assert!(other != "turn", "{}: {name} must not know the turn", path.display());
         }
@@ -278,6 +283,31 @@ fn a_shards_state_is_changed_in_one_place() {
         places.extend(std::iter::repeat_n(path.strip_prefix(root()).unwrap().to_owned(), count));
     }
     assert_eq!(places, [PathBuf::from("src/shard/turn/mod.rs")]);
+}
+
+#[test]
+fn parts_of_the_hub_know_no_other_part() {
+    let folder = root().join("src/hub");
+    for (path, text) in sources(&folder) {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        // The module, the driver and the bare hub hold the core; files below it are the core.
+        if path.parent() != Some(&folder) || ["mod", "driver", "bare"].contains(&name.as_str()) {
+            continue;
+        }
+        for other in neighbours_named(without_tests(&text)) {
+            let is_known = HUB_GROUND.contains(&other.as_str());
+            assert!(is_known, "{}: {name} must not know {other}; only the core knows parts", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_hubs_state_is_changed_in_its_core_alone() {
+    for (path, text) in sources(&root().join("src/hub")) {
+        let is_core = path.starts_with(root().join("src/hub/core"));
+        let has = without_tests(&text).lines().any(|line| line.starts_with("impl Core "));
+        assert!(!has || is_core, "{} changes the core's state from outside", path.display());
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The shards' accounts: bytes of clients' messages and publishes that the hub has not passed on yet.
+//! Accounts: the bytes that a shard's clients have said or published and that the hub has not passed on yet.
 //!
-//! A shard whose account is full reads no more messages of its clients, so a slow backend slows its clients and costs
-//! no further memory.
+//! A shard whose account is full stops reading clients that have more to say. So a slow backend slows its clients down, and
+//! costs no memory.
 
 use slab::Slab;
 
@@ -10,7 +10,7 @@ use slab::Slab;
 struct Entry {
     shard: u16,
     bytes: usize,
-    /// The number of listeners that do not have the message yet.
+    /// Listeners that do not have the message yet.
     holders: usize,
 }
 
@@ -18,9 +18,9 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Accounts {
     messages: Slab<Entry>,
-    /// By shard, the bytes that are off its account and that it was not told of.
+    /// By shard, bytes that are off its account since it was last told.
     repaid: Vec<usize>,
-    /// By shard, the bytes of publishes that stay on its account while shards are congested.
+    /// By shard, bytes of publishes that stay on its account while some shard's queue is full.
     held: Vec<usize>,
 }
 
@@ -36,7 +36,7 @@ impl Accounts {
         self.messages.insert(Entry { shard, bytes, holders })
     }
 
-    /// Releases a message for one of its holders.
+    /// Notes that one holder of a message has let it go.
     pub(super) fn release(&mut self, number: usize) {
         let Some(entry) = self.messages.get_mut(number) else { return };
         entry.holders -= 1;

@@ -1,15 +1,15 @@
-//! Answers of one publisher, in the order of its lines.
+//! Answers to one publisher, in the order of its lines.
 //!
-//! A line whose answer waits for the shards holds back the answers of the lines after it, not the lines: these are
-//! carried out meanwhile, as long as the answers held back are few.
+//! An answer that waits for the shards holds back the answers after it. The lines after it are carried out meanwhile, as
+//! long as few answers are held back.
 
 use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
-/// The most bytes of answers that wait. Beyond that no further line of the publisher is carried out.
+/// Bytes of answers beyond which no further line of the publisher is carried out.
 pub(super) const ANSWERS_BYTES_MAX: usize = 256 * 1024;
-/// The most answers of one publisher that wait for shards.
+/// Answers of one publisher that wait for shards at the same time, at most.
 const LATER_MAX: usize = 16;
 
 /// An answer that can be written once the shards have answered a question of the hub.
@@ -26,12 +26,12 @@ pub(super) struct Later {
 pub(super) struct Answers {
     /// Answers that nothing holds back.
     ready: Vec<u8>,
-    /// Answers that are held back: each one that waits for shards, and the bytes of those after it.
+    /// Answers that wait for shards, each with the bytes of the answers that it holds back.
     later: VecDeque<(Later, Vec<u8>)>,
 }
 
 impl Answers {
-    /// The buffer to which the answer to the next line is appended.
+    /// The buffer that the answer to the next line is to be appended to.
     pub(super) fn tail(&mut self) -> &mut Vec<u8> {
         match self.later.back_mut() {
             Some((_, after)) => after,
@@ -44,7 +44,7 @@ impl Answers {
         self.later.push_back((later, Vec::new()));
     }
 
-    /// Whether so many answers wait that no further line is carried out.
+    /// Whether so many answers wait that no further line is to be carried out.
     pub(super) fn is_full(&self) -> bool {
         let held_back: usize = self.later.iter().map(|(_, after)| after.len()).sum();
         self.later.len() >= LATER_MAX || self.ready.len() + held_back >= ANSWERS_BYTES_MAX
@@ -55,7 +55,7 @@ impl Answers {
         self.ready.is_empty() && self.later.is_empty()
     }
 
-    /// Writes the answers that waited for shards, up to the first one that `write` has to leave waiting.
+    /// Writes answers that have waited for shards, up to the first one for which `write` returns that it still waits.
     pub(super) fn settle(&mut self, mut write: impl FnMut(&Later, &mut Vec<u8>) -> bool) {
         while let Some((later, _)) = self.later.front() {
             if !write(later, &mut self.ready) {
@@ -72,7 +72,7 @@ impl Answers {
         &mut self.ready
     }
 
-    /// The questions whose answers are waited for.
+    /// The numbers of the questions that answers wait for.
     pub(super) fn questions(&self) -> impl Iterator<Item = u64> {
         self.later.iter().map(|(later, _)| later.question)
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_answers_are_bounded_in_bytes_and_in_questions() {
+    fn answers_that_wait_are_bounded_in_bytes_and_in_questions() {
         let mut answers = Answers::default();
         answers.tail().extend_from_slice(&[0; ANSWERS_BYTES_MAX / 2]);
         answers.push_later(later(1));

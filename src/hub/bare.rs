@@ -13,29 +13,29 @@ pub struct BareHub {
 }
 
 impl BareHub {
-    /// A hub that keeps histories by the limits of `history` and routes to `shards`.
+    /// A hub that keeps histories within the limits that `history` names, and routes to `shards`.
     pub fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
         BareHub { core: Core::new(ids, shards, history) }
     }
 
-    /// Has a shard follow a channel.
+    /// Makes a shard follow a channel.
     pub fn follow(&mut self, shard: u16, local: LocalChannel, name: &str) {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
     }
 
-    /// Hears a shard's message, and flushes the resulting messages to the shards.
+    /// Hears one message of a shard, and flushes the queues to the shards.
     pub fn hear(&mut self, message: HubMessage, now_ms: u64) {
         self.hear_all([message], now_ms);
     }
 
-    /// Hears several messages, and flushes all resulting messages to the shards at once.
+    /// Hears several messages, and flushes the queues to the shards once.
     pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
         messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
         self.core.flush();
     }
 
-    /// Carries out a command, and flushes the resulting messages to the shards. The answer is appended to `out`, except
-    /// for an answer that would wait for the shards.
+    /// Carries out a command, and flushes the queues to the shards. The answer is appended to `out`; an answer that waits for
+    /// shards is left out.
     ///
     /// # Errors
     /// The error that a publisher would be answered with.

@@ -1,9 +1,9 @@
-//! An estimate of the busiest channels, in fixed memory. A small table counts events by channel; if too many channels
+//! The busiest channels: an estimate in fixed memory. A small table counts events by channel. Where too many channels
 //! share a row, the least busy one makes room, so that busy channels stay.
 
 use std::time::Duration;
 
-/// The length of the window in which events are counted.
+/// The time over which events are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 const ROWS: usize = 256;
 const WAYS: usize = 4;
@@ -23,7 +23,7 @@ pub(super) struct Busiest {
     last: Box<Table>,
     /// The beginning of the present window, in milliseconds since 1970.
     begun_ms: u64,
-    /// The length of the last window in milliseconds; 0 if there was none.
+    /// The length of the last window, in milliseconds; 0 before there was one.
     last_ms: u64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Busiest {
 impl Busiest {
     /// Counts an event of a channel.
     pub(super) fn count(&mut self, channel: u32) {
-        // Channels are numbered in order, so a multiplication spreads them well enough.
+        // Channels are numbered in order, so a multiplication spreads them over the rows.
         let row = &mut self.now[(channel.wrapping_mul(0x9e37_79b1) >> 24) as usize % ROWS];
         if let Some(count) = row.iter_mut().find(|count| count.channel == channel && count.events > 0) {
             count.events = count.events.saturating_add(1);
@@ -50,7 +50,7 @@ impl Busiest {
         }
     }
 
-    /// Begins a new window if the present one is over.
+    /// Begins a new window if the present one has lasted long enough.
     pub(super) fn pass_time(&mut self, now_ms: u64) {
         let age = now_ms.saturating_sub(self.begun_ms);
         if age >= WINDOW.as_millis() as u64 {

@@ -11,9 +11,9 @@ use crate::logic::id::Id;
 use crate::logic::names::Names;
 use crate::logic::protocol::feed::{ChannelRow, FeedError};
 
-/// The greatest weight of a page of missed events.
+/// The weight of a page of missed events beyond which the next page begins.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
-/// The most channels that are looked at for one page of names.
+/// Channels that are searched for one page of names.
 const PAGE_CELLS: u32 = 10_000;
 
 /// A shard that follows a channel, and the shard's number for the channel.
@@ -23,7 +23,7 @@ pub(super) struct Route {
     pub(super) local: LocalChannel,
 }
 
-/// The shards that follow a channel. Most channels have one subscriber, and so one route.
+/// The routes of one channel. Most channels have one subscriber, and so one route.
 #[derive(Clone, Copy, Debug, Default)]
 enum Routes {
     #[default]
@@ -32,7 +32,7 @@ enum Routes {
         shard: u16,
         local: LocalChannel,
     },
-    /// Several routes, in the list of this number.
+    /// The number of a list of routes.
     Many(u32),
 }
 
@@ -82,7 +82,7 @@ impl RouteLists {
     }
 }
 
-/// A channel as the hub knows it.
+/// One channel as the hub keeps it.
 #[derive(Debug)]
 pub(super) struct HubChannel {
     pub(super) name: Option<ChannelName>,
@@ -92,7 +92,7 @@ pub(super) struct HubChannel {
     /// The number of the channel's history, or [`NONE`]; while the cell is free, the next free cell.
     history: u32,
     policy: u16,
-    /// Whether the channel was ended and nothing was published on it since.
+    /// Whether the channel was ended and nothing was published since.
     pub(super) ended: bool,
 }
 
@@ -122,16 +122,17 @@ pub(super) struct HubChannels {
     names: Names,
     policy: HistoryPolicy,
     policies: Vec<HistoryLimits>,
-    /// By shard, the channels that the shard's numbers stand for.
+    /// By shard and by the shard's number for it, each channel's number here.
     locals: Vec<Vec<u32>>,
     /// The id after which no event was published on a channel that the hub does not know.
     floor: Id,
-    /// The most channels.
+    /// The number of channels that publishers may bring into being.
     channels_max: usize,
-    /// The channel at which the next sweep goes on.
+    /// The channel at which the next sweep begins.
     swept: u32,
-    /// The numbers of events and bytes in all histories.
+    /// Events in all histories.
     pub(super) history_events: u64,
+    /// Bytes in all histories.
     pub(super) history_bytes: u64,
 }
 
@@ -139,11 +140,11 @@ fn name(cells: &Cells<HubChannel>, index: u32) -> &str {
     cells[index].name.as_deref().unwrap_or_default()
 }
 
-/// The number of channels that one sweep looks at.
+/// Channels that one sweep visits.
 const SWEEP: u32 = 10_000;
 
 impl HubChannels {
-    /// A table without channels. No channel has had an event after `floor`.
+    /// No channels yet. None has had an event after `floor`.
     pub(super) fn new(shards: usize, floor: Id, policy: HistoryPolicy) -> HubChannels {
         HubChannels {
             cells: Cells::new(),
@@ -161,7 +162,7 @@ impl HubChannels {
         }
     }
 
-    /// Bounds the number of channels that publishers may create.
+    /// Sets the number of channels that publishers may bring into being.
     pub(super) fn limit_to(&mut self, channels_max: usize) {
         self.channels_max = channels_max;
     }
@@ -169,12 +170,12 @@ impl HubChannels {
     /// Checks that there is room for channels of these names.
     ///
     /// # Errors
-    /// If there would be too many channels with them.
+    /// If there would be too many channels.
     pub(super) fn check_room_for<'n>(
         &self,
         names: impl Iterator<Item = &'n ChannelName> + Clone,
     ) -> Result<(), FeedError> {
-        // Names are looked up only if all of them as new channels would be too many.
+        // The names are looked up only if there is no room for all of them as new channels.
         let has_room = |new: usize| self.cells.used() + new <= self.channels_max;
         if has_room(names.clone().count()) || has_room(names.filter(|name| self.find(name).is_none()).count()) {
             return Ok(());
@@ -208,7 +209,7 @@ impl HubChannels {
         self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
-    /// The name of the channel of that number, if there is one and it is not the server's own.
+    /// The name of the channel of that number, unless there is none or it is the server's own.
     pub(super) fn public_name(&self, index: u32) -> Option<&ChannelName> {
         self.cells.get(index)?.name.as_ref().filter(|name| check_channel_name(name).is_ok())
     }
@@ -228,7 +229,7 @@ impl HubChannels {
         (found, (index < capacity).then_some(index))
     }
 
-    /// The row of a channel in an answer; `None` for the server's own channels.
+    /// A channel as the answer to `channels` shows it, without its subscribers; the server's own channels are not shown.
     pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
         let history = self.history(index);
         Some(ChannelRow {
@@ -241,8 +242,8 @@ impl HubChannels {
         })
     }
 
-    /// A page of the events on some of a shard's channels after an id, in the order of ids. `newest` is the newest id
-    /// that a history can hold.
+    /// A page of the events on some of a shard's channels after an id, in the order of their ids. `newest` is the id of the
+    /// newest event on any channel.
     pub(super) fn replay(
         &mut self,
         shard: u16,
@@ -254,7 +255,7 @@ impl HubChannels {
         let mut replay = Replay { after, until: newest, last: true, ..Replay::default() };
         let Some(after) = after else { return replay };
         if after > newest {
-            // This server has not given the id: it is from another server, or from before the state was lost.
+            // The id comes from another server, or from this one before its state was lost.
             replay.gap = Some(newest);
             return replay;
         }
@@ -276,7 +277,7 @@ impl HubChannels {
                 replay.last = false;
                 break;
             }
-            // Ids are unique, so exactly one source has this id next.
+            // Ids are unique, so exactly one history is at this id.
             let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
                 break;
             };
@@ -299,12 +300,12 @@ impl HubChannels {
         self.lists.of(self.cells[index].routes)
     }
 
-    /// The channel of that number, which must exist, to be changed.
+    /// The channel of that number, which must exist.
     pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
         &mut self.cells[index]
     }
 
-    /// The channel of that name, made if it is not there.
+    /// The number of the channel of that name, which is made if there is none.
     pub(super) fn find_or_add(&mut self, name: &ChannelName) -> u32 {
         if let Some(index) = self.find(name) {
             return index;
@@ -322,7 +323,7 @@ impl HubChannels {
         index
     }
 
-    /// Puts an event into the channel's history, if it keeps one.
+    /// Puts an event into the channel's history, if the channel keeps one.
     pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, now_ms: u64) {
         let channel = &mut self.cells[index];
         let limits = self.policies[usize::from(channel.policy)];
@@ -377,13 +378,13 @@ impl HubChannels {
         }
     }
 
-    /// The channel that a shard's number stands for.
+    /// The number of the channel that a shard knows by its own number `local`.
     pub(super) fn by_local(&self, shard: u16, local: LocalChannel) -> Option<u32> {
         let index = *self.locals.get(usize::from(shard))?.get(local as usize)?;
         (index != NONE).then_some(index)
     }
 
-    /// Looks at some channels: drops old events, and forgets channels without events that no shard follows.
+    /// Visits some channels: drops old events, and forgets channels without routes and history.
     pub(super) fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP.min(self.cells.capacity()) {
             let index = self.swept;
@@ -402,7 +403,7 @@ impl HubChannels {
     fn forget(&mut self, index: u32) {
         let HubChannels { cells, names, .. } = self;
         names.remove(index, |index| name(cells, index));
-        // The forgotten channel's lost events must be covered by the id for channels that the hub does not know.
+        // The channel's last event is lost now, and the floor is what every unknown channel answers with.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
         self.cells.give_back(index);

@@ -1,7 +1,7 @@
-//! The node's ids, which never go backwards, even over a restart with the clock set back.
+//! The node's ids: they never go backwards, not even across a restart with the clock set back.
 //!
-//! A mark on disk is the millisecond up to which ids may have been given. The mark is written ahead, so that giving an
-//! id costs no write. A start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
+//! A mark on disk is the millisecond up to which ids may have been given. It is written ahead, so that giving an id costs
+//! no write. A start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::logic::id::Id;
 /// The distance between the newest id and the mark that is written ahead.
 const RESERVE_MS: u64 = 10_000;
 
-/// The source of the node's ids.
+/// The source of ids.
 #[derive(Debug)]
 pub struct IdSource {
     last: Id,
@@ -20,37 +20,40 @@ pub struct IdSource {
     path: PathBuf,
 }
 
-/// The cause for which the mark cannot be used.
+/// The reason why the mark cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
-    /// Reading or writing failed.
+    /// The file could not be read or written.
     #[error("cannot {what} {path}, which keeps ids from going backwards: {source}")]
     Io {
-        /// The failed step, "read" or "write".
+        /// The call that failed: "read" or "write".
         what: &'static str,
         /// The path of the file.
         path: String,
         /// The kernel's error.
         source: io::Error,
     },
-    /// The file does not hold a mark.
+    /// The file holds something else than a mark.
     #[error(
         "{path} should hold one number (the last id's milliseconds) but holds {found:?}; remove it if that is right"
     )]
     Malformed {
         /// The path of the file.
         path: String,
-        /// The beginning of the file's content.
+        /// The beginning of its text.
         found: String,
     },
 }
 
 impl IdSource {
-    /// Starts after everything that the mark at `path` covers, and writes the first mark, which covers no id yet.
+    /// Starts after every id that the mark at `path` covers, and writes the first mark, which covers no id yet.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or holds something else than a mark.
     pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
         let mark_ms = match std::fs::read_to_string(path) {
-            // The host lost its power before the kernel wrote the file's content. The file's time shows how high ids
-            // can be.
+            // A power failure came before the kernel wrote the text to disk. The file's time of writing is known, and no
+            // mark was further ahead of it.
             Ok(text) if text.trim_matches('\0').is_empty() => written_ms(path) + RESERVE_MS,
             Ok(text) => text.trim().parse().ok().filter(|ms| *ms < Id::MAX.ms()).ok_or_else(|| {
                 MarkError::Malformed { path: path.display().to_string(), found: text.chars().take(40).collect() }
@@ -58,7 +61,7 @@ impl IdSource {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(MarkError::Io { what: "read", path: path.display().to_string(), source }),
         };
-        // All ids of the mark's millisecond may be given.
+        // All ids of the mark's millisecond may have been given.
         let last = Id::new(now_ms.max(mark_ms + 1), 0);
         let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
         // No id has been given yet, and a start that fails must not push ids ahead of the clock.
@@ -66,7 +69,7 @@ impl IdSource {
         Ok(ids)
     }
 
-    /// The last id that was given; at the start, an id before all that will be given.
+    /// The last id that was given, or an id before all that will be given.
     pub fn last(&self) -> Id {
         self.last
     }
@@ -76,7 +79,10 @@ impl IdSource {
         self.last.next(now_ms).ms() < self.mark_ms
     }
 
-    /// Moves the mark on if less than half of it is left.
+    /// Moves the mark on if less than half of the time that it reserves is left.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn reserve(&mut self, now_ms: u64) -> Result<(), MarkError> {
         let next = self.last.ms().max(now_ms);
         if next + RESERVE_MS / 2 >= self.mark_ms { self.write_mark(next + RESERVE_MS) } else { Ok(()) }
@@ -89,6 +95,9 @@ impl IdSource {
     }
 
     /// Writes the last id down, for a clean stop.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn close(&mut self) -> Result<(), MarkError> {
         self.write_mark(self.last.ms())
     }
@@ -101,7 +110,7 @@ impl IdSource {
     }
 }
 
-/// The time at which a file was last written, in milliseconds since 1970.
+/// The time at which a file was last written, in milliseconds since 1970; 0 if that is not known.
 fn written_ms(path: &Path) -> u64 {
     let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let since = written.and_then(|written| written.duration_since(std::time::UNIX_EPOCH).ok());

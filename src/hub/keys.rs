@@ -19,11 +19,11 @@ impl Keys {
         Keys { known: IdempotencyKeys::new(window.as_millis() as u64, keys_max) }
     }
 
-    /// Checks that each known key comes with as many channels as the first time, because a repeated publish is answered
-    /// with the first one's ids, one per channel.
+    /// Checks that each key names as many channels as when it was first used: a repeated publish is answered with the first
+    /// one's ids, one per channel.
     ///
     /// # Errors
-    /// If a key comes with another number of channels.
+    /// If a key names another number of channels.
     pub(super) fn check(&mut self, items: &[Publish], now_ms: u64) -> Result<(), FeedError> {
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for item in items {
@@ -40,7 +40,7 @@ impl Keys {
         Ok(())
     }
 
-    /// The ids that a publish is answered with if it repeats one within the window.
+    /// The ids of the publish that `item` repeats, if it repeats one.
     pub(super) fn ids_of(&mut self, item: &Publish, now_ms: u64) -> Option<&[Id]> {
         self.known.get(item.key.as_deref()?, now_ms)
     }

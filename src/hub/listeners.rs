@@ -1,15 +1,16 @@
-//! Listeners: backends on the feed that hear clients' messages, connects and disconnects, or decide about clients.
+//! Listeners: publishers that hear of clients' messages, connects and disconnects, or decide about clients without a token.
 
 use crate::link::Listening;
 
-/// All listeners, by their numbers as publishers, in the order of their last `listen`.
+/// The listeners of this node.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
+    /// What each listens to, and its number as a publisher; the newest `listen` command comes last.
     list: Vec<(Listening, usize)>,
 }
 
 impl Listeners {
-    /// Adds a listener, or changes what it listens to; returns whether shards must know.
+    /// Adds a listener, or changes what it listens to. Returns whether [`Listeners::any`] has changed.
     pub(super) fn set(&mut self, publisher: usize, what: Listening) -> bool {
         let before = self.any();
         self.list.retain(|(_, other)| *other != publisher);
@@ -17,14 +18,14 @@ impl Listeners {
         before != self.any()
     }
 
-    /// Takes a listener out, if it is one; returns whether shards must know.
+    /// Takes a publisher out, if it is a listener. Returns whether [`Listeners::any`] has changed.
     pub(super) fn remove(&mut self, publisher: usize) -> bool {
         let before = self.any();
         self.list.retain(|(_, other)| *other != publisher);
         before != self.any()
     }
 
-    /// The kinds of lines that at least one backend listens to.
+    /// Everything that at least one listener listens to.
     pub(super) fn any(&self) -> Listening {
         self.list.iter().fold(Listening::default(), |any, (what, _)| Listening {
             messages: any.messages || what.messages,
@@ -43,8 +44,8 @@ impl Listeners {
         self.list.iter().filter(|(what, _)| what.connections).map(|(_, publisher)| *publisher)
     }
 
-    /// The listener that is asked about clients without a token: the last one that has offered to decide.
-    pub(super) fn who_decides(&self) -> Option<usize> {
+    /// The listener that is asked about clients without a token: the one whose offer to decide is the newest.
+    pub(super) fn authorizer(&self) -> Option<usize> {
         self.list.iter().rev().find(|(what, _)| what.authorize).map(|(_, publisher)| *publisher)
     }
 }
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_must_know_when_something_is_listened_to_first_or_no_more() {
+    fn a_change_of_what_all_listen_to_is_reported() {
         let mut listeners = Listeners::default();
         assert!(listeners.set(1, listening(true, false, false)));
         assert!(!listeners.set(2, listening(true, false, false)));
@@ -72,16 +73,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_offers_to_decide_is_asked() {
+    fn the_listener_with_the_newest_offer_to_decide_is_asked() {
         let mut listeners = Listeners::default();
-        assert_eq!(listeners.who_decides(), None);
+        assert_eq!(listeners.authorizer(), None);
         listeners.set(1, listening(false, false, true));
         listeners.set(2, listening(false, false, true));
         listeners.set(3, listening(true, true, false));
-        assert_eq!(listeners.who_decides(), Some(2));
+        assert_eq!(listeners.authorizer(), Some(2));
         listeners.set(1, listening(false, false, true));
-        assert_eq!(listeners.who_decides(), Some(1));
+        assert_eq!(listeners.authorizer(), Some(1));
         listeners.remove(1);
-        assert_eq!(listeners.who_decides(), Some(2));
+        assert_eq!(listeners.authorizer(), Some(2));
     }
 }

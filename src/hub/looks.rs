@@ -1,4 +1,4 @@
-//! Views of channels and connections, put together from the shards' answers.
+//! Views of channels and connections, put together from the answers of all shards.
 
 use serde_json::value::RawValue;
 
@@ -6,24 +6,24 @@ use crate::link::Seen;
 use crate::logic::id::write_decimal;
 use crate::logic::protocol::feed::{ChannelsAnswer, FeedError, write_error, write_members, write_ready_made};
 
-/// The content of an answer.
+/// The kinds of view.
 #[derive(Debug)]
 enum Shown {
     /// A list of connections, on request with the largest backlog first.
     Connections { limit: usize, slowest_first: bool },
     /// One connection, by its name.
     Connection(Box<str>),
-    /// Channels, as far as the hub knows them.
+    /// Channels, with what the hub knows of each.
     Channels(ChannelsAnswer),
 }
 
-/// An answer that is being put together.
+/// A view in the making.
 #[derive(Debug)]
 pub(super) struct View {
     shown: Shown,
-    /// The connections, each with its backlog in bytes and its details as a JSON object.
+    /// Connections: the bytes that each is behind, and all about it as a JSON object.
     rows: Vec<(u64, Box<str>)>,
-    /// The number of connections that the filter selects, beyond its limit too.
+    /// Connections that match the question, without the limit.
     matched: u64,
 }
 
@@ -32,27 +32,34 @@ impl View {
         View { shown, rows: Vec::new(), matched: 0 }
     }
 
-    /// A list of at most `limit` connections.
+    /// A view of at most `limit` connections, those that are furthest behind if `slowest_first`.
     pub(super) fn of_connections(limit: usize, slowest_first: bool) -> View {
         View::new(Shown::Connections { limit, slowest_first })
     }
 
-    /// The connection of that name.
+    /// A view of the connection with that name.
     pub(super) fn of_connection(name: &str) -> View {
         View::new(Shown::Connection(name.into()))
     }
 
-    /// Channels whose subscribers the shards are to count.
+    /// A view of channels whose subscribers the shards count.
     pub(super) fn of_channels(channels: ChannelsAnswer) -> View {
         View::new(Shown::Channels(channels))
     }
 
-    /// Adds the answer of one shard.
+    /// Adds one shard's answer.
     pub(super) fn add(&mut self, seen: Seen) {
         match (seen, &mut self.shown) {
-            (Seen::Rows { rows, matched }, _) => {
+            (Seen::Rows { rows, matched }, shown) => {
                 self.rows.extend(rows);
                 self.matched += matched;
+                if let Shown::Connections { limit, slowest_first } = shown {
+                    if *slowest_first {
+                        self.rows.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
+                    }
+                    // Each shard answers with as many rows as the answer may have, and only that many are kept.
+                    self.rows.truncate(*limit);
+                }
             }
             (Seen::Counts(counts), Shown::Channels(answer)) => {
                 for (row, count) in answer.channels.iter_mut().zip(counts) {
@@ -63,18 +70,15 @@ impl View {
         }
     }
 
-    /// Appends the finished answer to `out`.
-    pub(super) fn write(mut self, reference: &RawValue, out: &mut Vec<u8>) {
+    /// Appends the answer.
+    pub(super) fn write(self, reference: &RawValue, out: &mut Vec<u8>) {
         match self.shown {
-            Shown::Connections { limit, slowest_first } => {
-                if slowest_first {
-                    self.rows.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
-                }
+            Shown::Connections { .. } => {
                 write_ready_made(out, reference, |out| {
                     out.extend_from_slice(b",\"matched\":");
                     write_decimal(self.matched, out);
                     out.extend_from_slice(b",\"connections\":[");
-                    for (place, (_, row)) in self.rows.iter().take(limit).enumerate() {
+                    for (place, (_, row)) in self.rows.iter().enumerate() {
                         out.extend_from_slice(if place > 0 { b"," } else { b"" });
                         out.extend_from_slice(row.as_bytes());
                     }

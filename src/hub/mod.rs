@@ -47,11 +47,11 @@ pub use channels::HistoryPolicy;
 pub struct HubParts {
     /// The feed's listener.
     pub listener: UnixListener,
-    /// The server's own connections, which act as publishers.
+    /// Connections of the server's own, which are publishers like others.
     pub own: Vec<UnixStream>,
-    /// The ids of the users that may publish; empty for all users that the socket's mode admits.
+    /// Users that may publish, by their ids; empty for all that the socket's mode lets in.
     pub allowed_users: Vec<u32>,
-    /// The ids of the users that may only look.
+    /// Users that may only look, by their ids.
     pub readers: Vec<u32>,
     /// The longest line of a publisher, in bytes.
     pub max_line: usize,

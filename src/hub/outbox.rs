@@ -1,7 +1,7 @@
-//! Bytes for one publisher that its socket has not taken yet.
+//! The outbox: bytes for one publisher that its socket has not taken yet.
 //!
-//! An outbox holds answers, and the lines for listeners and traces. A client's message is on its shard's account until
-//! every listener's socket has it, so the outbox knows at which byte each message ends.
+//! The bytes are answers and the lines of listeners and traces. A client's message is on its shard's account until every
+//! listener's socket has taken it, so the outbox remembers behind which byte each message ends.
 
 use std::collections::VecDeque;
 
@@ -9,21 +9,20 @@ use crate::logic::protocol::feed::Notice;
 
 use super::answers::ANSWERS_BYTES_MAX;
 
-/// The number of waiting bytes beyond which connects, disconnects and traced events are counted instead of told.
+/// Waiting bytes beyond which connects, disconnects and traced events are counted instead of added.
 pub(super) const OUTBOX_BYTES_MAX: usize = 16 << 20;
 
-/// The bytes that wait, and the clients' messages among them.
+/// The bytes that wait for one publisher.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
-    /// The offset in `bytes` of the first byte that was not sent.
+    /// The place in `bytes` of the first byte that was not sent.
     start: usize,
-    /// The number of bytes sent since the connection began.
+    /// Bytes sent since the connection began.
     sent: u64,
-    /// The messages on shards' accounts: the number of sent bytes after which the listener has a message, and its
-    /// number.
+    /// Messages on shards' accounts: the value of `sent` at which the socket has taken each, and its number there.
     owed: VecDeque<(u64, usize)>,
-    /// The number of lines left out since the last line that was added.
+    /// Lines that were left out after the last byte of `bytes`.
     lost: u64,
 }
 
@@ -33,7 +32,7 @@ impl Outbox {
         self.bytes.len() - self.start
     }
 
-    /// Whether no bytes wait, and no left-out lines must still be told of.
+    /// Whether nothing waits to be sent: no byte, and no number of lines that were left out.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0 && self.lost == 0
     }
@@ -44,13 +43,13 @@ impl Outbox {
         self.bytes.extend_from_slice(line);
     }
 
-    /// Adds a client's message, which has the number `owed` on its shard's account.
+    /// Adds a client's message, whose number among the accounts is `owed`.
     pub(super) fn push_owed(&mut self, line: &[u8], owed: usize) {
         self.push(line);
         self.owed.push_back((self.sent + self.len() as u64, owed));
     }
 
-    /// Adds a line, or counts it if too many bytes wait already.
+    /// Adds a line, or counts it as left out where too many bytes wait.
     pub(super) fn push_or_count(&mut self, line: &[u8]) {
         if self.len() + line.len() > OUTBOX_BYTES_MAX {
             self.lost += 1;
@@ -59,7 +58,7 @@ impl Outbox {
         }
     }
 
-    /// Takes answers from `answers`, unless too many bytes wait already.
+    /// Moves answers into the outbox, unless many bytes wait there.
     pub(super) fn take_answers(&mut self, answers: &mut Vec<u8>) {
         if self.len() > ANSWERS_BYTES_MAX {
             return;
@@ -72,7 +71,7 @@ impl Outbox {
         }
     }
 
-    /// Adds the line that tells how many lines were left out, in their place.
+    /// Adds the line that says how many lines were left out, in their place.
     fn tell_lost(&mut self) {
         if self.lost > 0 {
             Notice::Lost { count: std::mem::take(&mut self.lost) }.write(&mut self.bytes);
@@ -87,7 +86,7 @@ impl Outbox {
         &self.bytes[self.start..]
     }
 
-    /// Notes that the socket has taken `count` bytes. `release` is told of each message that the listener has now.
+    /// Notes that the socket has taken `count` bytes. `release` is called with the number of each message that is sent now.
     pub(super) fn advance(&mut self, count: usize, mut release: impl FnMut(usize)) {
         self.start += count;
         self.sent += count as u64;
@@ -104,14 +103,14 @@ impl Outbox {
         }
     }
 
-    /// Drops all waiting bytes. `release` is told of each message that was on an account.
+    /// Drops everything that waits. `release` is called with the number of each message among it.
     pub(super) fn clear(&mut self, release: impl FnMut(usize)) {
-        self.forgive(release);
+        self.release_owed(release);
         *self = Outbox { sent: self.sent, ..Outbox::default() };
     }
 
-    /// Takes the messages that wait off their shards' accounts, and leaves them waiting.
-    pub(super) fn forgive(&mut self, release: impl FnMut(usize)) {
+    /// Takes all messages that wait off their shards' accounts; they are sent all the same.
+    pub(super) fn release_owed(&mut self, release: impl FnMut(usize)) {
         self.owed.drain(..).map(|(_, owed)| owed).for_each(release);
     }
 }

@@ -9,13 +9,13 @@ use crate::logic::protocol::feed::{PresenceAnswer, PresentUser};
 /// The connections on one channel.
 #[derive(Debug, Default)]
 struct Present {
-    /// The number of connections by user.
+    /// By user, the number of the user's connections.
     users: HashMap<ArcStr, u32>,
-    /// The number of connections without a user.
+    /// Connections of clients whose token names no user.
     anonymous: u32,
 }
 
-/// The channels with presence that have connections.
+/// All channels whose users are counted and that have a connection.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     channels: HashMap<u32, Present>,
@@ -57,8 +57,7 @@ impl Presence {
         is_last
     }
 
-    /// The answer about a channel's presence, with at most `users_max` users. `None` stands for a channel that does not
-    /// exist, which has no connections.
+    /// The answer to the command `presence`, with at most `users_max` users. A channel that does not exist has no number.
     pub(super) fn answer(&self, channel: Option<u32>, users_max: usize) -> PresenceAnswer<'_> {
         let Some(Present { users, anonymous }) = channel.and_then(|channel| self.channels.get(&channel)) else {
             return PresenceAnswer { connections: 0, count: 0, users: Vec::new() };

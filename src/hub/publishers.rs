@@ -1,4 +1,4 @@
-//! Publishers: the feed's connections, with the bytes that came from each and those that are for it.
+//! Publishers: the feed's connections, with the bytes that came from each and the bytes that are for it.
 //!
 //! A publisher is read only while none of its lines wait to be carried out, and its lines wait while too many answers
 //! to it wait. So a publisher costs a bounded amount of memory, however fast it writes and however slowly it reads.
@@ -26,21 +26,21 @@ pub(super) enum Role {
     Own,
     /// The publisher may do everything that the feed offers.
     Publisher,
-    /// The publisher may look and change nothing.
+    /// Commands that change nothing.
     Reader,
 }
 
 /// Which users may connect to the feed.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The ids of the users that may publish; empty for all users that the socket's mode admits.
+    /// Users that may publish, by their ids; empty for all that the socket's mode lets in.
     pub(super) allowed_users: Vec<u32>,
-    /// The ids of the users that may only look.
+    /// Users that may only look, by their ids.
     pub(super) readers: Vec<u32>,
 }
 
 impl Admission {
-    /// The role of a user, if the user may connect.
+    /// The role of a user, if it may connect.
     pub(super) fn role(&self, user: u32) -> Option<Role> {
         if self.readers.contains(&user) {
             return Some(Role::Reader);
@@ -52,27 +52,27 @@ impl Admission {
 /// The source of a publisher's next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// The next line comes from the socket, which the driver watches.
+    /// The socket, which the driver watches.
     Awaited,
-    /// The next line comes from the socket, which must be read.
+    /// The socket, which is to be read.
     Readable,
-    /// The next line is in bytes that were read. The socket has `more` if the read was a full one.
+    /// Bytes that were read. The socket may have `more`: the read was a full one.
     Lines { more: bool },
-    /// The next line is in bytes that were read, and is carried out when fewer answers wait.
+    /// Bytes that were read, as soon as fewer answers wait.
     Held { more: bool },
-    /// The publisher has sent its last byte.
+    /// No source: the publisher has sent its last byte.
     Ended,
 }
 
 /// Whether a publisher's socket takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
-    /// The socket takes bytes, as far as the hub knows.
+    /// The socket takes bytes, as far as is known.
     Open,
-    /// The socket's buffer is full, and the driver watches the socket.
+    /// The socket's buffer is full, and the driver watches it.
     Full,
-    /// The socket refuses bytes for good: a listener has closed its reading side and may go on publishing.
-    Deaf,
+    /// The socket refuses bytes for ever. A listener that has closed its reading side may publish all the same.
+    Refused,
 }
 
 /// The state of one publisher.
@@ -83,40 +83,40 @@ struct Publisher {
     input: Input,
     output: Output,
     lines: LineSplitter,
-    /// The number of the shards' messages that the hub must have heard before it carries out the lines.
+    /// The number of the last message of the shards that must be heard before the lines are carried out.
     due: u64,
     answers: Answers,
     outbox: Outbox,
-    /// Whether the publisher listens or traces, and so gets lines that answer none of its own.
+    /// Whether the publisher has begun to listen or to trace, and so gets lines that are no answers.
     is_told: bool,
-    /// Whether the publisher is in the list `unsent`.
+    /// Whether the publisher's number is among `unsent`.
     is_unsent: bool,
 }
 
-/// The outcome of reading a publisher.
+/// The result of reading a publisher.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// The read has given bytes, or nothing for the moment.
-    Some,
+    /// Bytes, or none for the moment.
+    Open,
     /// The publisher of this number has sent its last byte.
     Ended(usize),
     /// The connection of this number has broken.
     Broken(usize, io::Error),
 }
 
-/// The outcome of sending to a publisher.
+/// The result of sending to a publisher.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// All bytes were sent, or the rest waits for room.
-    Some,
-    /// All bytes were sent to a publisher that has sent its last byte, so the connection is finished.
+    /// Everything was sent, or the rest waits for room or for shards.
+    Open,
+    /// The publisher, which has sent its last byte before, has all of its answers.
     Finished,
-    /// The socket takes no more bytes because of an error.
+    /// The socket refuses bytes for ever.
     Broken(io::Error),
 }
 
-/// A publisher's lines and the answers to them. The turn takes these out of the list while it carries the lines out, so
-/// that a line may change any publisher.
+/// A publisher's lines that are to be carried out, and its answers. Both are taken out of the list of publishers for that
+/// time, because a line may change any publisher in it.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) number: usize,
@@ -130,13 +130,13 @@ pub(super) struct Work {
 pub(super) enum Stopped {
     /// No whole line is left.
     Done,
-    /// The lines of other publishers are carried out first.
+    /// The publisher has had its share: others come first.
     Paused,
     /// Too many answers to the publisher wait.
     Full,
 }
 
-/// The rest of a publisher that was taken out of the list.
+/// The remains of a publisher that was closed.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) role: Role,
@@ -148,21 +148,21 @@ pub(super) struct Left {
 #[derive(Debug)]
 pub(super) struct Publishers {
     list: Slab<Publisher>,
-    // An entry of a queue is only a reason to look: its publisher may have gone, and its number may belong to another
-    // one.
-    /// The publishers whose socket must be read.
+    // The three queues may hold the number of a publisher that has gone, or that another publisher has now: an entry is
+    // only a reason to look at the publisher's state.
+    /// Publishers whose socket is to be read.
     readable: VecDeque<usize>,
-    /// The publishers whose lines must be carried out.
+    /// Publishers whose lines are to be carried out.
     runnable: VecDeque<usize>,
-    /// The publishers for whom bytes wait.
+    /// Publishers that something is to be sent to.
     unsent: VecDeque<usize>,
-    /// The buffer that a read fills.
+    /// The buffer of all reads.
     buffer: Box<[u8]>,
     line_bytes_max: usize,
 }
 
 impl Publishers {
-    /// An empty list of publishers, which may write lines of at most `line_bytes_max` bytes.
+    /// No publishers, of which each may write lines of so many bytes.
     pub(super) fn new(line_bytes_max: usize) -> Publishers {
         Publishers {
             list: Slab::new(),
@@ -197,7 +197,7 @@ impl Publishers {
         number
     }
 
-    /// Takes a publisher out. Its socket is closed in both directions, which ends what the driver waits for.
+    /// Takes a publisher out. Its socket is shut down, which makes the driver's watchers of it return.
     pub(super) fn close(&mut self, number: usize, wants: &mut Vec<Want>) -> Option<Left> {
         let Publisher { socket, role, answers, outbox, .. } = self.list.try_remove(number)?;
         socket::shutdown(socket.as_fd());
@@ -210,7 +210,7 @@ impl Publishers {
         self.list.get(number).map(|publisher| publisher.socket.as_fd())
     }
 
-    /// Notes that the driver has seen bytes from a publisher, or its end.
+    /// Notes that a publisher's socket has bytes, or the end.
     pub(super) fn mark_readable(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Awaited) {
             publisher.input = Input::Readable;
@@ -218,7 +218,7 @@ impl Publishers {
         }
     }
 
-    /// Notes that the driver has seen a publisher's socket take bytes again.
+    /// Notes that a publisher's socket takes bytes again.
     pub(super) fn mark_writable(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| publisher.output == Output::Full) {
             publisher.output = Output::Open;
@@ -241,13 +241,12 @@ impl Publishers {
         !self.unsent.is_empty()
     }
 
-    /// Reads the next publisher that is readable, if there is one. `due` gives the number of messages that the shards
-    /// have queued so far. It is called after the read, because the publisher may have learnt of these messages before
-    /// it wrote.
+    /// Reads the next publisher that is readable, if there is one. `due` is called after the read and returns the number of
+    /// the last message that the shards have queued: the lines that were read may have been written because of it.
     pub(super) fn receive(&mut self, due: impl FnOnce() -> u64, wants: &mut Vec<Want>) -> Option<Received> {
         let number = self.readable.pop_front()?;
         let publisher = self.list.get_mut(number).filter(|publisher| publisher.input == Input::Readable);
-        let Some(publisher) = publisher else { return Some(Received::Some) };
+        let Some(publisher) = publisher else { return Some(Received::Open) };
         match socket::receive(publisher.socket.as_fd(), &mut self.buffer) {
             Ok(0) => {
                 publisher.input = Input::Ended;
@@ -266,10 +265,11 @@ impl Publishers {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.readable.push_back(number),
             Err(error) => return Some(Received::Broken(number, error)),
         }
-        Some(Received::Some)
+        Some(Received::Open)
     }
 
-    /// The lines to carry out next, after `heard` messages of the shards. The caller must give them back.
+    /// The lines that are to be carried out next, where the messages of the shards up to number `heard` were heard. They
+    /// must be given back.
     pub(super) fn next_work(&mut self, heard: u64) -> Option<Work> {
         for _ in 0..self.runnable.len() {
             let number = self.runnable.pop_front()?;
@@ -288,7 +288,7 @@ impl Publishers {
         None
     }
 
-    /// Takes back the lines of [`Publishers::next_work`], and decides on the source of the publisher's next line.
+    /// Takes back what [`Publishers::next_work`] has given, and decides the source of the publisher's next line.
     pub(super) fn give_back(&mut self, work: Work, stopped: Stopped, wants: &mut Vec<Want>) {
         let Work { number, lines, answers, .. } = work;
         let Some(publisher) = self.list.get_mut(number) else { return };
@@ -313,24 +313,24 @@ impl Publishers {
         }
     }
 
-    /// Ends the input of a publisher that has sent its last byte, and takes its waiting messages off the shards'
-    /// accounts. Returns whether the input has stopped within a line.
+    /// Ends the input of a publisher that has sent its last byte, and takes the messages that wait for it off the shards'
+    /// accounts. Returns whether the publisher has stopped within a line.
     pub(super) fn end_input(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
         let Some(publisher) = self.list.get_mut(number) else { return false };
-        publisher.outbox.forgive(release);
+        publisher.outbox.release_owed(release);
         let is_cut = publisher.lines.has_rest();
         self.mark_unsent(number);
         is_cut
     }
 
-    /// The answers of a publisher, for an error that answers no line.
+    /// A publisher's answers, to add one that belongs to no line.
     pub(super) fn answers(&mut self, number: usize) -> Option<&mut Answers> {
         self.list.get_mut(number).map(|publisher| &mut publisher.answers)
     }
 
-    /// Notes that a publisher listens or traces. Returns whether its socket takes bytes.
+    /// Notes that a publisher listens or traces from now on. Returns whether its socket takes bytes.
     pub(super) fn begin_telling(&mut self, number: usize) -> bool {
-        let publisher = self.list.get_mut(number).filter(|publisher| publisher.output != Output::Deaf);
+        let publisher = self.list.get_mut(number).filter(|publisher| publisher.output != Output::Refused);
         publisher.map(|publisher| publisher.is_told = true).is_some()
     }
 
@@ -344,12 +344,12 @@ impl Publishers {
         self.add(number, |outbox| outbox.push(line));
     }
 
-    /// Adds a client's message for a listener; `owed` is its number on the shard's account.
+    /// Adds a client's message for a listener; `owed` is the message's number among the accounts.
     pub(super) fn tell_owed(&mut self, number: usize, line: &[u8], owed: usize) {
         self.add(number, |outbox| outbox.push_owed(line, owed));
     }
 
-    /// Adds a line for a publisher, or counts it if too many bytes wait already.
+    /// Adds a line for a publisher, or counts it as left out where too many bytes wait.
     pub(super) fn tell_or_count(&mut self, number: usize, line: &[u8]) {
         self.add(number, |outbox| outbox.push_or_count(line));
     }
@@ -361,7 +361,7 @@ impl Publishers {
         }
     }
 
-    /// Has a later part of the turn send a publisher its waiting bytes.
+    /// Has the turn look at what can be sent to a publisher.
     pub(super) fn mark_unsent(&mut self, number: usize) {
         if let Some(publisher) = self.list.get_mut(number).filter(|publisher| !publisher.is_unsent) {
             publisher.is_unsent = true;
@@ -369,7 +369,7 @@ impl Publishers {
         }
     }
 
-    /// The next publisher for whom bytes wait.
+    /// The next publisher that something is to be sent to.
     pub(super) fn next_unsent(&mut self) -> Option<usize> {
         let number = self.unsent.pop_front()?;
         if let Some(publisher) = self.list.get_mut(number) {
@@ -378,9 +378,8 @@ impl Publishers {
         Some(number)
     }
 
-    /// Sends a publisher its waiting bytes. `settle` writes answers that have waited for shards, or leaves them
-    /// waiting;
-    /// `release` is told of each client's message that the socket has taken.
+    /// Sends a publisher what can be sent. `settle` writes an answer that has waited for shards, or returns that it still
+    /// waits; `release` is called with the number of each client's message that the socket has taken.
     pub(super) fn send(
         &mut self,
         number: usize,
@@ -388,7 +387,7 @@ impl Publishers {
         release: impl FnMut(usize),
         wants: &mut Vec<Want>,
     ) -> Sent {
-        let Some(publisher) = self.list.get_mut(number) else { return Sent::Some };
+        let Some(publisher) = self.list.get_mut(number) else { return Sent::Open };
         publisher.answers.settle(settle);
         let before = publisher.output;
         if let Err(error) = publisher.send(release) {
@@ -401,36 +400,36 @@ impl Publishers {
             Input::Held { more } if !publisher.answers.is_full() => {
                 publisher.input = Input::Lines { more };
                 self.runnable.push_back(number);
-                Sent::Some
+                Sent::Open
             }
             Input::Ended if publisher.answers.is_empty() && publisher.outbox.is_empty() => Sent::Finished,
-            _ => Sent::Some,
+            _ => Sent::Open,
         }
     }
 
-    /// Gives up sending to a publisher whose socket refuses bytes, and goes on reading it, if it has listened and no
-    /// answer to it is due. Returns whether it is read on.
-    pub(super) fn deafen(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
+    /// Gives up sending to a publisher whose socket refuses bytes, and goes on reading it, if it listens or traces: such a
+    /// publisher may have closed its reading side because it wants to hear no more. Returns whether that is so.
+    pub(super) fn give_up_sending(&mut self, number: usize, release: impl FnMut(usize)) -> bool {
         let Some(publisher) = self.list.get_mut(number) else { return false };
-        if !publisher.is_told || publisher.output == Output::Deaf {
+        if !publisher.is_told || publisher.output == Output::Refused {
             return false;
         }
-        publisher.output = Output::Deaf;
+        publisher.output = Output::Refused;
         publisher.outbox.clear(release);
-        // An answer that waited behind the cleared lines ends the connection.
+        // Where an answer waits that was not in the outbox yet, the next attempt to send it ends the connection.
         self.mark_unsent(number);
         true
     }
 }
 
 impl Publisher {
-    /// Sends the waiting bytes until the socket takes no more.
+    /// Sends everything that waits, until the socket takes no more.
     fn send(&mut self, mut release: impl FnMut(usize)) -> io::Result<()> {
         loop {
             let answers = self.answers.ready();
             match self.output {
-                Output::Deaf if answers.is_empty() => return Ok(()),
-                Output::Deaf => return Err(io::ErrorKind::BrokenPipe.into()),
+                Output::Refused if answers.is_empty() => return Ok(()),
+                Output::Refused => return Err(io::ErrorKind::BrokenPipe.into()),
                 _ if answers.is_empty() => {}
                 _ => self.outbox.take_answers(answers),
             }

@@ -1,5 +1,5 @@
-//! Questions of the hub to all shards, whose answers are put together: the numbers of ended connections, and the views
-//! of connections and channels.
+//! Questions of the hub to all shards: to end connections and count them, or to show channels and connections. The
+//! shards' answers are put together to one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use crate::logic::protocol::feed::{Ended, write_members};
 
 use super::looks::View;
 
-/// The time that shards may take to answer. After that the answer is made of the shards' answers so far.
+/// How long shards may take to answer. After that the answer is put together without the missing ones.
 const SHARDS_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The sum of the shards' answers to a question.
 #[derive(Debug)]
 pub(super) enum Gathered {
-    /// The number of ended connections or subscriptions, with the form of the answer.
+    /// The kind of the answer, and how many connections or subscriptions were ended.
     Ended(fn(u64) -> Ended, u64),
-    /// A view of connections or channels.
+    /// A view of channels or connections.
     Seen(View),
 }
 
 /// A question that is not answered yet.
 #[derive(Debug)]
 struct Question {
-    /// The publisher whose command has caused the question.
+    /// The number of the publisher whose command asks the question.
     asker: usize,
     /// The number of shards that have not answered.
     missing: usize,
@@ -44,28 +44,28 @@ impl Question {
 /// All questions that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    /// The number of the next question. Numbers are not used again, because a shard may answer after its time.
-    next: u64,
+    /// The number of the newest question. No number is used again, because an answer may come after its question's time.
+    newest: u64,
     open: HashMap<u64, Question>,
-    /// The times until which the shards may answer, in the order of the questions.
+    /// When each question's time is up, in the order of the questions.
     deadlines: VecDeque<(Instant, u64)>,
 }
 
 impl Questions {
-    /// A new number for a question.
+    /// The number for a new question.
     pub(super) fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.newest += 1;
+        self.newest
     }
 
-    /// Waits for the answers of `shards` shards to a question of the publisher `asker`.
+    /// Begins to wait for the answers of `shards` shards to a question of the publisher `asker`.
     pub(super) fn wait(&mut self, number: u64, asker: usize, shards: usize, gathered: Gathered, now: Instant) {
         self.open.insert(number, Question { asker, missing: shards, is_overdue: false, gathered });
         self.deadlines.push_back((now + SHARDS_ANSWER_MAX, number));
     }
 
-    /// Adds the number of connections that a shard has ended. Returns the asker if the shard was the last one to
-    /// answer.
+    /// Takes a shard's answer: so many connections or subscriptions were ended. Returns the asker if no answer is missing
+    /// any more.
     pub(super) fn ended(&mut self, number: u64, count: u64) -> Option<usize> {
         self.answered(number, |gathered| {
             if let Gathered::Ended(_, sum) = gathered {
@@ -74,7 +74,7 @@ impl Questions {
         })
     }
 
-    /// Adds a shard's view. Returns the asker if the shard was the last one to answer.
+    /// Takes a shard's answer: what it shows. Returns the asker if no answer is missing any more.
     pub(super) fn seen(&mut self, number: u64, seen: Seen) -> Option<usize> {
         self.answered(number, |gathered| {
             if let Gathered::Seen(view) = gathered {
@@ -90,7 +90,7 @@ impl Questions {
         question.is_answered().then_some(question.asker)
     }
 
-    /// Ends the wait for one question whose time is up, and returns its asker.
+    /// Ends the wait of one question whose time is up, and returns its asker.
     pub(super) fn expire(&mut self, now: Instant) -> Option<usize> {
         while let Some((deadline, number)) = self.deadlines.front() {
             let question = self.open.get_mut(number).filter(|question| !question.is_answered());
@@ -114,8 +114,7 @@ impl Questions {
         self.deadlines.front().map(|(deadline, _)| *deadline)
     }
 
-    /// Appends the answer to a question, unless shards have still to answer; returns whether the question is
-    /// answered.
+    /// Appends the answer to a question whose wait is over. Returns whether it is.
     pub(super) fn write(&mut self, number: u64, reference: &RawValue, out: &mut Vec<u8>) -> bool {
         if self.open.get(&number).is_some_and(|question| !question.is_answered()) {
             return false;
@@ -128,7 +127,7 @@ impl Questions {
         true
     }
 
-    /// Forgets a question whose asker has gone.
+    /// Drops a question whose asker has gone.
     pub(super) fn forget(&mut self, number: u64) {
         self.open.remove(&number);
     }

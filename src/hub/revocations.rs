@@ -1,7 +1,8 @@
-//! Revoked tokens on disk, so that they stay refused after a restart.
+//! Revocations on disk, so that revoked tokens stay refused after a restart.
 //!
-//! Each revocation appends a line, `SECONDS "ID"`, which stays even if the process ends right after. Revocations that
-//! are over are left out when the file is written anew: at a start, and whenever it has grown to twice its size.
+//! The file has a line for each revocation, `SECONDS "ID"`, which is appended when the token is revoked and outlives a crash
+//! of the process right after. Revocations that have ended are left out when the file is written anew: at a start, and
+//! whenever the file has twice the lines that it had then.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,18 +14,18 @@ use arcstr::ArcStr;
 use super::state_file::{self, Outlives};
 use crate::logic::auth::Revoked;
 
-/// The file's mode: only the server's user may read the tokens' ids.
+/// The file's mode: other users need not know which tokens there are.
 const MODE: u32 = 0o600;
-/// The least number of lines at which the file is written anew.
+/// Lines that a file may have, at least, before it is written anew.
 const LINES_MIN: usize = 1024;
 
-/// The cause for which the file cannot be used.
+/// The reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationsError {
-    /// Reading or writing failed.
+    /// The file could not be read or written.
     #[error("cannot {what} {path}, which keeps revoked tokens refused: {source}")]
     Io {
-        /// The failed step, "read" or "write".
+        /// The call that failed: "read" or "write".
         what: &'static str,
         /// The path of the file.
         path: String,
@@ -38,25 +39,28 @@ pub enum RevocationsError {
     Malformed {
         /// The path of the file.
         path: String,
-        /// The line's number, from 1.
+        /// The line's number, counted from 1.
         line: usize,
     },
 }
 
-/// The revoked tokens, in memory and on disk; by default in memory alone.
+/// All revocations, in memory and on disk; by default in memory only.
 #[derive(Debug, Default)]
 pub struct Revocations {
     known: Revoked,
     path: Option<PathBuf>,
-    /// The file, opened at the first revocation.
+    /// The file, open from the first revocation on.
     file: Option<File>,
     lines: usize,
-    /// The number of lines at which the file is written anew.
+    /// Lines from which on the file is written anew.
     lines_max: usize,
 }
 
 impl Revocations {
-    /// Reads the revocations that are not over at `now_s`, in seconds since 1970.
+    /// Reads the revocations that have not ended at `now_s`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or holds something else than revocations.
     pub fn open(path: &Path, now_s: u64) -> Result<Revocations, RevocationsError> {
         let mut revocations = Revocations { path: Some(path.into()), lines_max: LINES_MIN, ..Revocations::default() };
         let bytes = match fs::read(path) {
@@ -64,7 +68,7 @@ impl Revocations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(revocations),
             Err(source) => return Err(failed("read", path, source)),
         };
-        // The last line has no end if the host lost its power, or the disk was full, while it was written.
+        // A last line without its end was cut short by a power failure or a full disk.
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
         for (index, line) in lines.enumerate() {
             let malformed = || RevocationsError::Malformed { path: path.display().to_string(), line: index + 1 };
@@ -76,15 +80,15 @@ impl Revocations {
         Ok(revocations)
     }
 
-    /// All tokens that are revoked.
+    /// The tokens that are refused.
     pub fn known(&self) -> &Revoked {
         &self.known
     }
 
-    /// Remembers a token as revoked until `until_s`.
+    /// Adds the revocation of a token, which is refused until `until_s`, in seconds since 1970.
     ///
     /// # Errors
-    /// If the line cannot be written. The token is then revoked until the process ends.
+    /// If the file cannot be written; the token is refused all the same, until the process ends.
     pub fn add(&mut self, id: &ArcStr, until_s: u64, now_s: u64) -> Result<(), RevocationsError> {
         self.known.add(id.clone(), until_s);
         let Some(path) = self.path.clone() else { return Ok(()) };
@@ -95,7 +99,7 @@ impl Revocations {
             self.append(&path, &line(id, until_s))
         };
         written.map_err(|source| {
-            // The file may end in half a line, so the next revocation writes all lines anew.
+            // The file may end with half a line: the next revocation writes it anew.
             self.lines_max = 0;
             failed("write", &path, source)
         })

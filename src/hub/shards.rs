@@ -1,4 +1,4 @@
-//! The hub's ends of the queues to all shards.
+//! The queues to the shards.
 
 use crate::link::{ShardMessage, ToShard};
 
@@ -18,22 +18,22 @@ impl Shards {
         self.list.len()
     }
 
-    /// Adds a message to the batch that the next [`Shards::flush`] gives a shard. A message for a shard that does not
-    /// exist is dropped.
+    /// Adds a message to the batch that the next [`Shards::flush`] gives a shard. A message for a shard that does not exist
+    /// is dropped.
     pub(super) fn stage(&mut self, shard: u16, message: ShardMessage) {
         if let Some(shard) = self.list.get_mut(usize::from(shard)) {
             shard.stage(message);
         }
     }
 
-    /// Adds a message for every shard.
+    /// Adds a message to the batch of every shard.
     pub(super) fn stage_all(&mut self, message: impl Fn() -> ShardMessage) {
         for shard in &mut self.list {
             shard.stage(message());
         }
     }
 
-    /// Gives every shard its staged messages.
+    /// Gives every shard its batch.
     pub(super) fn flush(&mut self) {
         self.list.iter_mut().for_each(ToShard::flush);
     }

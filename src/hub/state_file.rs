@@ -1,20 +1,20 @@
-//! Files that outlive the process.
+//! State files: files that outlive the process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The end that a file must survive.
+/// The failure that a file must outlive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outlives {
-    /// The file survives the end of the process, also a sudden one.
+    /// The end of the process, also by a crash.
     Process,
-    /// The file survives the end of the host too. Writing it waits for the disk.
+    /// The end of the host, also by a power failure. Writing waits for the disk.
     Host,
 }
 
-/// Writes beside the file and renames, so that a crash leaves the old file or the new one.
+/// Replaces a file: the text is written beside it and renamed, so that a crash leaves the old file or the new one.
 pub(super) fn replace(path: &Path, text: &str, mode: u32, outlives: Outlives) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

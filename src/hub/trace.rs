@@ -1,4 +1,4 @@
-//! Traces: publishers that get a copy of each event of a channel.
+//! Traces: publishers that get a copy of a channel's events.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use crate::logic::protocol::feed::FeedError;
 /// The most channels that one publisher traces.
 const TRACES_MAX: usize = 100;
 
-/// All traces. A publish to a channel that is not traced costs one lookup, however many channels are traced.
+/// All traces. A publish costs one look here, however many channels are traced.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
     /// The numbers of the publishers that trace a channel.
     by_channel: HashMap<ChannelName, Vec<usize>>,
-    /// The number of channels that a publisher traces.
+    /// By publisher, the number of channels that it traces.
     counts: HashMap<usize, usize>,
 }
 
 impl Traces {
-    /// Has a publisher get a copy of a channel's events. A repeated request changes nothing.
+    /// Adds a publisher to a channel's traces, unless it is among them.
     ///
     /// # Errors
-    /// If it traces too many channels already.
+    /// If the publisher traces too many channels.
     pub(super) fn add(&mut self, channel: ChannelName, publisher: usize) -> Result<(), FeedError> {
         if self.of(&channel).contains(&publisher) {
             return Ok(());

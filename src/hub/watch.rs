@@ -19,7 +19,7 @@ pub(super) enum Mark {
     Broken(usize),
 }
 
-/// An order of a turn to the driver. Each order gives one mark, so a turn repeats an order that it still needs.
+/// Something that a turn wants the driver to do. A want brings one mark: the turn asks again for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
     /// The driver must mark when the queue from the shards is rung.
@@ -30,7 +30,7 @@ pub(super) enum Want {
     Tick(Duration),
     /// A publisher has this number from now on.
     Opened(usize),
-    /// The driver must mark when the publisher of this number has sent bytes.
+    /// Notice when the publisher of this number has sent bytes.
     Readable(usize),
     /// The driver must mark when the kernel takes bytes for the publisher of this number.
     Writable(usize),
@@ -44,7 +44,7 @@ pub(super) enum Next {
     /// Another turn follows at once, after the driver's look at the kernel, because a budget was spent before all work
     /// was done.
     Again,
-    /// The hub waits until the driver notices something.
+    /// A wait, until the driver notices something.
     Wait,
     /// The hub stops.
     Stop,

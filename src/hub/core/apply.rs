@@ -1,8 +1,8 @@
-//! Publishing: the way of an event from a command to the shards' queues.
+//! Events: their order, and their way into history and into the shards' queues.
 //!
-//! Publishing has two steps. *Ordering* gives an event its id. *Applying* puts it into history and gives it to the
-//! shards. Only [`Core::apply`] does the second step, and it needs nothing but the id, so that ids may also be given
-//! elsewhere and come back later.
+//! Publishing is two steps. Ordering gives an event its id. Applying puts the event into history and gives it to the
+//! shards. Only [`Core::apply`] does the second step, and it needs nothing but the event and its id, so that ids that are
+//! given elsewhere, and come back later, fit between the two steps.
 
 use std::sync::Arc;
 
@@ -17,8 +17,7 @@ impl Core {
     /// Publishes all of `items`, or none of them; returns an id for each channel of each item.
     ///
     /// # Errors
-    /// If there would be too many channels, if a key comes with another number of channels than before, or if the
-    /// mark that
+    /// If there would be too many channels, if a key names another number of channels than before, or if the mark that
     /// keeps ids from going backwards cannot be written.
     pub(in crate::hub) fn publish(&mut self, items: &[Publish], now_ms: u64) -> Result<Vec<Id>, FeedError> {
         self.channels.check_room_for(items.iter().flat_map(|item| &item.channels))?;
@@ -52,12 +51,12 @@ impl Core {
         Ok(self.publish(&[publish], now_ms)?.first().copied().unwrap_or_default())
     }
 
-    /// Puts an event with its id into history, and gives it to the shards and traces of its channel. Events come in the
-    /// order of ids.
+    /// Puts an event that has its id into history, and gives it to traces and to the shards that follow its channel. Events
+    /// come in the order of their ids.
     fn apply(&mut self, id: Id, name: &ChannelName, draft: &Draft, now_ms: u64) {
         debug_assert!(id > self.applied, "events come in the order of their ids");
         let index = self.channels.find_or_add(name);
-        // The event shares the channel's own name, so that equal names are not kept many times.
+        // The event shares the channel's copy of the name.
         let channel = self.channels.get(index).name.clone().unwrap_or_else(|| name.clone());
         self.busiest.count(index);
         let event = Arc::new(Event { id, channel, draft: draft.clone() });
@@ -70,7 +69,7 @@ impl Core {
         HubFigures::add(&self.figures.events_published, 1);
     }
 
-    /// Gives a copy to each publisher that traces the event's channel.
+    /// Gives the publishers that trace the event's channel a copy.
     fn copy_to_traces(&mut self, event: &Event) {
         let publishers = self.traces.of(&event.channel);
         if publishers.is_empty() {

@@ -1,22 +1,22 @@
-//! The clock, and the budgets of a turn's steps.
+//! The budget of one stage of a turn, in work and in time.
 
 use std::time::{Duration, Instant};
 
 use crate::sys::clock::unix_ms;
 
-/// The work between two looks at the clock.
+/// Work after which the clock is looked at.
 const LOOK_EVERY: usize = 32;
 
-/// The present time, on the clock that people set and on the one that only goes forward.
+/// The time, on the wall clock and on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     /// Milliseconds since 1970.
     pub(super) unix_ms: u64,
-    /// The time for measuring durations.
+    /// The monotonic time, for durations.
     pub(super) instant: Instant,
 }
 
-/// A source of the present time. Tests have a source of their own.
+/// A clock: the host's, or a test's.
 pub(super) type Clock = Box<dyn Fn() -> Now>;
 
 /// The clock of the host.
@@ -24,7 +24,7 @@ pub(super) fn clock() -> Clock {
     Box::new(|| Now { unix_ms: unix_ms(), instant: Instant::now() })
 }
 
-/// The rest of a step's share of the turn, in work and in time.
+/// The rest of a stage's share of the turn.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: usize,
@@ -33,13 +33,12 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// A budget of `work` and of `time` from `now` on.
+    /// A budget of so much work, and so much time from now on.
     pub(super) fn new(work: usize, now: Now, time: Duration) -> Budget {
         Budget { left: work, until: now.instant + time, unlooked: 0 }
     }
 
-    /// Takes work off the budget. The clock is looked at after every few pieces of work, and `now` is set to its
-    /// time.
+    /// Takes work off the budget. Every [`LOOK_EVERY`] units of work it looks at the clock and brings `now` up to date.
     pub(super) fn spend(&mut self, work: usize, clock: &Clock, now: &mut Now) {
         self.left = self.left.saturating_sub(work);
         self.unlooked += work;
@@ -52,7 +51,7 @@ impl Budget {
         }
     }
 
-    /// Whether the rest must wait for the next turn.
+    /// Whether the rest of the stage's work must wait for the next turn.
     pub(super) fn is_spent(&self) -> bool {
         self.left == 0
     }

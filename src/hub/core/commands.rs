@@ -9,8 +9,8 @@ use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::Draft;
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{
-    ChannelFilter, ChannelsAnswer, Command, ConnectionFilter, Ended, FeedError, KickTarget, SendTarget, write_ids,
-    write_members, write_ok, write_ready_made,
+    ChannelFilter, ChannelsAnswer, Command, Ended, FeedError, KickTarget, SendTarget, write_ids, write_members,
+    write_ok, write_ready_made,
 };
 
 use super::super::answers::Later;
@@ -18,20 +18,20 @@ use super::super::looks::View;
 use super::super::questions::Gathered;
 use super::Core;
 
-/// The time for which a revoked token is refused if its expiry is not named: 30 days, in seconds.
+/// The time for which a revoked token is refused where its expiry is not named: 30 days, in seconds.
 const REVOKED_FOR_S: u64 = 30 * 86400;
-/// The most users that one answer about presence names.
+/// Users that one answer to `presence` names, at most.
 const USERS_MAX: usize = 10_000;
 
-/// The outcome of a command: its answer is written (`None`), comes later, or is an error.
+/// The outcome of a command: its answer is written, or comes later, or is an error.
 type Outcome = Result<Option<Later>, FeedError>;
 
 impl Core {
-    /// Carries out a command of the publisher `from`, and appends its answer to `out`. Without a `reference` only commands
-    /// that ask for something are answered.
+    /// Carries out a command of the publisher `from`, and appends its answer to `out`. A command without a `reference` is
+    /// answered only if it asks for something.
     ///
     /// # Errors
-    /// The error that the publisher is answered with.
+    /// The error that the publisher is to be answered with.
     pub(in crate::hub) fn execute(
         &mut self,
         from: Option<usize>,
@@ -65,7 +65,7 @@ impl Core {
             Command::Listen(what) => {
                 let listener = from.filter(|from| self.publishers.begin_telling(*from));
                 if listener.is_some_and(|listener| self.listeners.set(listener, what)) {
-                    self.tell_what_is_heard();
+                    self.announce_listening();
                 }
             }
             Command::Trace(channel) => {
@@ -94,7 +94,7 @@ impl Core {
             Command::Channels(filter) => self.channels_to_show(&filter, now_ms),
             Command::Connections(filter) => {
                 let view = View::of_connections(filter.limit, filter.slowest_first);
-                (Look::Connections(ConnectionFilter { ..filter }), view)
+                (Look::Connections(filter), view)
             }
             Command::Connection(name) => {
                 (Look::Connection(self.connection_of_a_shard(&name)?), View::of_connection(&name))
@@ -123,7 +123,7 @@ impl Core {
         Ok(Some(self.look(from, look, view, reference)))
     }
 
-    /// Asks all shards to look at something; the answer comes later.
+    /// Asks all shards for a view; the answer comes later.
     fn look(&mut self, from: Option<usize>, look: Look, view: View, reference: &RawValue) -> Later {
         let request = self.questions.number();
         let look = Arc::new(look);
@@ -131,7 +131,7 @@ impl Core {
         self.later(from, request, Gathered::Seen(view), reference)
     }
 
-    /// Waits for all shards' answers to a question.
+    /// Begins to wait for all shards' answers to a question.
     fn later(&mut self, from: Option<usize>, question: u64, gathered: Gathered, reference: &RawValue) -> Later {
         if let Some(from) = from {
             self.questions.wait(question, from, self.shards.len(), gathered, self.now.instant);
@@ -139,7 +139,7 @@ impl Core {
         Later { question, reference: reference.to_owned() }
     }
 
-    /// The channels that an answer shows, and the question to the shards for their subscribers.
+    /// The view of channels that a filter names, and the question to the shards for the channels' subscribers.
     fn channels_to_show(&self, filter: &ChannelFilter, now_ms: u64) -> (Look, View) {
         let busiest = self.busiest.list(now_ms);
         let (indexes, cursor) = match filter {
@@ -160,7 +160,7 @@ impl Core {
         (Look::Subscribers(names), View::of_channels(ChannelsAnswer { channels, cursor }))
     }
 
-    /// Has all shards end connections or subscriptions. The answer comes later, if one is wanted.
+    /// Has all shards end connections or subscriptions. The answer comes later, if the command has a reference.
     fn kick(
         &mut self,
         from: Option<usize>,
@@ -241,7 +241,7 @@ impl Core {
         });
     }
 
-    /// Reads a connection's name, whose shard must exist.
+    /// Reads a connection's name, which must name an existing shard.
     fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
         let id = connection_id(name)?;
         if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }

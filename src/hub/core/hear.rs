@@ -1,5 +1,5 @@
-//! Carrying out the messages of shards and of the server: followed channels, clients' messages and publishes, connects
-//! and disconnects, and answers to the hub's questions.
+//! Messages of the shards and of the server: channels that are followed, clients' messages and publishes, connects and
+//! disconnects, and answers to the hub's questions.
 
 use arcstr::ArcStr;
 
@@ -13,7 +13,7 @@ use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 use super::super::outbox::OUTBOX_BYTES_MAX;
 use super::{Core, HubFigures};
 
-/// The cost of a message in a turn's budget. A resume costs more, because its page is put together from histories.
+/// The work that a message counts for: a page of missed events is put together from histories.
 pub(super) fn cost(message: &HubMessage) -> usize {
     match message {
         HubMessage::Resume { after: Some(_), .. } => 16,
@@ -36,11 +36,11 @@ impl Core {
             }
             HubMessage::Kicked { request, count } => {
                 let asker = self.questions.ended(request, count);
-                self.look_at_answers_of(asker);
+                self.send_answers_of(asker);
             }
             HubMessage::Seen { request, seen } => {
                 let asker = self.questions.seen(request, seen);
-                self.look_at_answers_of(asker);
+                self.send_answers_of(asker);
             }
             HubMessage::Said { from, data } => self.said(&from, &data),
             HubMessage::Ask { who, question } => self.ask(&who, &question),
@@ -83,14 +83,14 @@ impl Core {
         }
     }
 
-    /// Has a publisher's answers looked at, after all shards have answered one of its questions.
-    fn look_at_answers_of(&mut self, asker: Option<usize>) {
+    /// Has the turn send the answer of a publisher whose question all shards have answered, if there is one.
+    fn send_answers_of(&mut self, asker: Option<usize>) {
         if let Some(asker) = asker {
             self.publishers.mark_unsent(asker);
         }
     }
 
-    /// Passes a client's message to the listening backends.
+    /// Passes a client's message on to all listeners of messages.
     fn said(&mut self, from: &Speaker, data: &str) {
         let shard = from.connection.shard;
         let bytes = upstream_weight(data.len());
@@ -109,10 +109,10 @@ impl Core {
         self.line = line;
     }
 
-    /// Asks a backend about a client without a token. A backend for which too many bytes wait would answer too late and
-    /// is not asked; the configured default holds then.
+    /// Asks the backend about a client without a token. A backend that is far behind would answer too late, and is not
+    /// asked: the client is treated as configured for that case.
     fn ask(&mut self, who: &Speaker, question: &Question) {
-        let Some(listener) = self.listeners.who_decides() else { return };
+        let Some(listener) = self.listeners.authorizer() else { return };
         if self.publishers.unsent_bytes(listener) > OUTBOX_BYTES_MAX {
             return;
         }
@@ -132,7 +132,7 @@ impl Core {
         self.line = line;
     }
 
-    /// Tells the listening backends of a connect or disconnect.
+    /// Tells the listeners of connections of a connect or disconnect.
     fn tell_of_connection(&mut self, notice: &Notice<'_>) {
         let mut line = self.take_line();
         notice.write(&mut line);
@@ -142,13 +142,13 @@ impl Core {
         self.line = line;
     }
 
-    /// Tells every shard the kinds of messages that backends listen to.
-    pub(super) fn tell_what_is_heard(&mut self) {
+    /// Tells every shard what the listeners listen to.
+    pub(super) fn announce_listening(&mut self) {
         let any = self.listeners.any();
         self.shards.stage_all(|| ShardMessage::Listening(any));
     }
 
-    /// Publishes for a client. The publish stays on its shard's account while some shard's queue is full.
+    /// Publishes for a client. The bytes stay on the shard's account while some shard's queue is full.
     fn client_publishes(
         &mut self,
         from: &Speaker,
@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    /// Counts a connection that has joined a channel with presence.
+    /// Counts a connection on a channel whose users are counted.
     fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.join(index, user.as_ref()) {
@@ -179,7 +179,7 @@ impl Core {
         }
     }
 
-    /// Stops counting a connection that has left a channel with presence.
+    /// Counts a connection on such a channel no more.
     fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.leave(index, user.as_ref()) {
@@ -187,8 +187,8 @@ impl Core {
         }
     }
 
-    /// Publishes that a user has joined or left, as an event of the channel. Nothing is published on a channel that has
-    /// ended, because an event would take back the end, which only a publisher may do.
+    /// Publishes on a channel that a user has come or gone. A channel that was ended gets no such event: an event would take
+    /// the end back, which only publishers may.
     fn publish_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now_ms: u64) {
         let entry = self.channels.get(index);
         if entry.ended {
@@ -199,7 +199,7 @@ impl Core {
         json::write(&serde_json::json!({ "user": user.as_str() }), &mut payload);
         let draft = Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() };
         if let Err(error) = self.publish_to(channel, draft, now_ms) {
-            tracing::warn!(error = error.message, "a coming or going could not be published");
+            tracing::warn!(error = error.message, "a user's join or leave could not be published");
         }
     }
 }

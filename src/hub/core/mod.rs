@@ -60,7 +60,7 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     /// The id of the newest event that is in history and in the shards' queues.
     pub(super) applied: Id,
-    /// The orders to the driver after the turn.
+    /// The wants of this turn, for the driver.
     pub(super) wants: Vec<Want>,
     clock: Clock,
     now: Now,
@@ -76,16 +76,17 @@ pub(super) struct Core {
     sweep_at: Instant,
     /// The time at which the driver will mark the next tick.
     tick_at: Option<Instant>,
-    /// The number of drained shards, and the number of connections that they have cut.
+    /// Shards that have let all their clients go.
     drained: usize,
+    /// Clients that these shards have cut off at the deadline.
     cut: u64,
     is_stopped: bool,
-    /// The buffer for a line that is being written.
+    /// The buffer for lines in the making.
     line: Vec<u8>,
 }
 
 impl Core {
-    /// A hub without idempotency keys, without files, without a bound on channels, and with figures of its own.
+    /// A hub without idempotency keys, revocations on disk and a bound of channels, whose figures nobody else has.
     pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         let clock = budget::clock();
         let now = clock();
@@ -123,7 +124,7 @@ impl Core {
         }
     }
 
-    /// Gives every shard its staged messages, and tells it the bytes that are off its account.
+    /// Gives every shard its batch of messages, with the number of bytes that are off its account.
     pub(super) fn flush(&mut self) {
         self.unflushed_lines = 0;
         // A shard that has room again rings the hub, and the next turn looks here again.
@@ -136,7 +137,7 @@ impl Core {
         self.shards.flush();
     }
 
-    /// Makes the present figures readable for others.
+    /// Brings the figures up to date that are not counted as things happen.
     pub(super) fn publish_figures(&self) {
         HubFigures::set(&self.figures.channels, self.channels.used() as u64);
         HubFigures::set(&self.figures.history_events, self.channels.history_events);
@@ -149,7 +150,7 @@ impl Core {
         self.ids.close()
     }
 
-    /// Takes the empty buffer for a line. The caller must put it back.
+    /// The buffer for a line, empty; it is to be put back into `line`.
     fn take_line(&mut self) -> Vec<u8> {
         let mut line = mem::take(&mut self.line);
         line.clear();

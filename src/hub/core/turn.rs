@@ -1,11 +1,11 @@
 //! The hub's turn: one pass over everything that waits for the hub.
 //!
-//! A turn takes its inputs in a fixed order: connections and bytes that wait in the kernel, the shards' messages, the
-//! publishers' lines, the bytes to send, and once a second the sweep. Each has a budget, so that none delays the
-//! others; work that is left makes another turn follow at once. No step of a turn waits.
+//! A turn has stages in a fixed order: it accepts connections and reads publishers, hears the shards' messages, carries out
+//! publishers' lines, sends answers, and once a second sweeps. Each stage has a budget in work and in time, so that none
+//! keeps the others waiting. Work that is left makes another turn follow at once. Nothing in a turn blocks.
 //!
-//! Two promises depend on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it.
-//! The events that a line has published are in the shards' queues before the line's answer is sent.
+//! Two promises rest on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it. And
+//! the events of a line are in the shards' queues before the line's answer is sent.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,49 +27,47 @@ use super::{Core, HubFigures, hear};
 const ACCEPTS_MAX: usize = 64;
 /// The most publishers that one turn reads.
 const READS_MAX: usize = 32;
-/// The budget of one turn for the shards' messages, by [`hear::cost`].
+/// Work of one turn on the shards' messages, by [`hear::cost`].
 const HEARD_MAX: usize = 10_000;
-/// The budget of one turn for publishers' lines, by [`line_cost`].
+/// Work of one turn on publishers' lines, by [`line_cost`].
 const LINES_MAX: usize = 10_000;
 /// The most publishers that one turn sends to.
 const SENDS_MAX: usize = 256;
-/// The time that each of these steps may take.
+/// Time that hearing, carrying out lines, and sending may take in one turn, each.
 const STAGE_MAX: Duration = Duration::from_millis(1);
 
-/// The lines of one publisher that are carried out before those of another one.
+/// Lines of one publisher that are carried out before those of others.
 const SLICE_LINES: usize = 256;
-/// The most lines whose events wait before the shards get them.
+/// Lines that are carried out before the shards get their events.
 const FLUSH_LINES: usize = 256;
-/// The time for which the listener is left alone when the kernel cannot give a connection.
+/// Time before the kernel is asked again for a connection that it could not give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The time between two sweeps for old events.
+/// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The hub's connections to the rest of the server, besides its publishers and the queues to the shards.
+/// The hub's inputs besides its publishers, and its output to the server.
 pub(in crate::hub) struct Ports {
     /// The feed's listener.
     pub(in crate::hub) listener: UnixListener,
     /// The queue from the shards.
     pub(in crate::hub) inbox: HubInbox,
-    /// The channel on which the server waits until all shards are drained.
+    /// The channel to the server, which waits until the shards have let their clients go.
     pub(in crate::hub) drained: crossbeam_channel::Sender<u64>,
 }
 
-/// Whether connections wait for the hub.
+/// Whether connections wait to be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// No connection waits, as far as the hub knows, and the driver watches the listener.
+    /// No connection waits, as far as is known: the driver watches the listener.
     Awaited,
-    /// Some connections may wait.
+    /// Connections may wait.
     Ready,
-    /// The kernel could not give a connection and is not asked again before this time.
+    /// The kernel could not give a connection, and is not asked again before this time.
     Paused(Instant),
 }
 
 impl Core {
-    /// One turn: takes the driver's `marks`, works off every input within its budget, and leaves its orders to the
-    /// driver in
-    /// `wants`.
+    /// One turn: takes the driver's marks, goes through all stages, and leaves wants for the driver in `wants`.
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
         self.take_marks(ports, marks);
@@ -86,11 +84,12 @@ impl Core {
         if self.now.instant >= self.sweep_at {
             self.sweep();
         }
-        // Sending has taken messages off the shards' accounts, and listeners may have gone.
+        // Messages that were sent are off the shards' accounts, and shards must know of listeners that have gone.
         self.flush();
         self.next()
     }
 
+    /// Takes over the driver's marks, and ends the wait of questions whose time is up.
     fn take_marks(&mut self, ports: &Ports, marks: &mut Vec<Mark>) {
         for mark in marks.drain(..) {
             match mark {
@@ -113,6 +112,7 @@ impl Core {
         }
     }
 
+    /// Accepts connections, unless none waits or the kernel was out of resources a moment ago.
     fn accept(&mut self, ports: &Ports) {
         match self.accepting {
             Accepting::Paused(until) if until <= self.now.instant => {}
@@ -128,7 +128,7 @@ impl Core {
                     self.wants.push(Want::Listener);
                     return;
                 }
-                // This client has gone before it was accepted.
+                // The connection has gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     warn!(%error, "a publisher cannot be accepted");
@@ -139,7 +139,7 @@ impl Core {
         }
     }
 
-    /// Admits an accepted connection, or refuses it with an error line.
+    /// Admits an accepted connection as a publisher, or sends it the reason why not.
     fn welcome(&mut self, socket: OwnedFd) {
         let peer = match socket::peer(socket.as_fd()) {
             Ok(peer) => peer,
@@ -153,7 +153,7 @@ impl Core {
             let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
             let mut line = Vec::new();
             write_error(&mut line, None, &FeedError::new("forbidden", message));
-            // A new socket has room for one line.
+            // A new socket has room for one line, and a peer that has gone needs no reason.
             let _ = socket::send(socket.as_fd(), &line);
             return;
         };
@@ -161,17 +161,18 @@ impl Core {
         self.publishers.open(socket, role, &mut self.wants);
     }
 
-    /// Adds one of the server's own connections as a publisher.
+    /// Admits a connection of the server's own as a publisher.
     pub(in crate::hub) fn open_own(&mut self, socket: OwnedFd) {
         self.publishers.open(socket, Role::Own, &mut self.wants);
     }
 
+    /// Reads publishers that the driver has marked, and those whose last read was a full one.
     fn read_publishers(&mut self, inbox: &HubInbox) {
         for _ in 0..READS_MAX {
             let due = || self.heard + inbox.waiting() as u64;
             match self.publishers.receive(due, &mut self.wants) {
                 None => return,
-                Some(Received::Some) => {}
+                Some(Received::Open) => {}
                 Some(Received::Ended(number)) => self.end_input(number),
                 Some(Received::Broken(number, error)) => {
                     debug!(%error, "a publisher's connection broke");
@@ -181,8 +182,7 @@ impl Core {
         }
     }
 
-    /// Ends the input of a publisher that has sent its last byte. It gets no more lines, and is closed once it has its
-    /// answers.
+    /// Ends the input of a publisher that has sent its last byte. It is closed once it has its answers.
     fn end_input(&mut self, number: usize) {
         self.stop_telling(number);
         if self.publishers.end_input(number, |owed| self.accounts.release(owed)) {
@@ -194,10 +194,10 @@ impl Core {
         }
     }
 
-    /// Hears the shards, and tells the server once all of them are drained.
+    /// Hears messages of the shards, and tells the server when all shards have let their clients go.
     fn hear_shards(&mut self, ports: &Ports) {
         let drained_before = self.drained;
-        let mut budget = Budget::new(HEARD_MAX, self.now, STAGE_MAX);
+        let mut budget = self.begin_stage(HEARD_MAX);
         self.is_hearing = true;
         while !budget.is_spent() {
             let Some(message) = ports.inbox.next() else {
@@ -214,11 +214,13 @@ impl Core {
         }
     }
 
-    /// Carries out publishers' lines, some of each in turn.
+    /// Carries out lines of publishers, a slice of each in turn.
     fn carry_out_lines(&mut self) {
-        let mut budget = Budget::new(LINES_MAX, self.now, STAGE_MAX);
-        while !budget.is_spent() && !self.must_wait_for_room() {
-            let Some(mut work) = self.publishers.next_work(self.heard) else { return };
+        let mut budget = self.begin_stage(LINES_MAX);
+        while !budget.is_spent() && !self.hold_back_for_room() {
+            // An empty queue from the shards holds no message that a line would have to wait for.
+            let heard = if self.is_hearing { self.heard } else { u64::MAX };
+            let Some(mut work) = self.publishers.next_work(heard) else { return };
             let stopped = self.carry_out(&mut work, &mut budget);
             self.publishers.give_back(work, stopped, &mut self.wants);
             if self.unflushed_lines >= FLUSH_LINES {
@@ -227,7 +229,7 @@ impl Core {
         }
     }
 
-    /// Carries out some lines of one publisher.
+    /// Carries out a slice of one publisher's lines.
     fn carry_out(&mut self, work: &mut Work, budget: &mut Budget) -> Stopped {
         for _ in 0..SLICE_LINES {
             if work.answers.is_full() {
@@ -273,9 +275,9 @@ impl Core {
         Stopped::Paused
     }
 
-    /// Whether publishers' lines must wait because a shard's queue is full. If so, the shard rings the hub when there is
-    /// room.
-    fn must_wait_for_room(&mut self) -> bool {
+    /// Holds publishers' lines back while a shard's queue is full; the shard rings the hub when there is room. Returns
+    /// whether that is so.
+    fn hold_back_for_room(&mut self) -> bool {
         if !self.shards.is_congested() {
             self.end_congestion();
             return false;
@@ -293,6 +295,7 @@ impl Core {
         true
     }
 
+    /// Counts the time that publishers' lines have waited, if they have.
     fn end_congestion(&mut self) {
         if let Some(since) = self.congested_since.take() {
             let waited = self.now.instant.saturating_duration_since(since);
@@ -300,9 +303,9 @@ impl Core {
         }
     }
 
-    /// Sends publishers their answers, and the lines for listeners and traces.
+    /// Sends publishers their answers, and listeners and traces their lines.
     fn send(&mut self) {
-        let mut budget = Budget::new(SENDS_MAX, self.now, STAGE_MAX);
+        let mut budget = self.begin_stage(SENDS_MAX);
         while !budget.is_spent() {
             let Some(number) = self.publishers.next_unsent() else { return };
             let Core { publishers, questions, accounts, wants, .. } = self;
@@ -313,10 +316,10 @@ impl Core {
                 wants,
             );
             match sent {
-                Sent::Some => {}
+                Sent::Open => {}
                 Sent::Finished => self.close(number),
                 Sent::Broken(error) => {
-                    if self.publishers.deafen(number, |owed| self.accounts.release(owed)) {
+                    if self.publishers.give_up_sending(number, |owed| self.accounts.release(owed)) {
                         self.stop_telling(number);
                     } else {
                         debug!(%error, "a publisher's connection broke");
@@ -328,7 +331,13 @@ impl Core {
         }
     }
 
-    /// Closes a publisher. The lines that wait for it are dropped and taken off the shards' accounts.
+    /// Begins a stage with its full budget.
+    fn begin_stage(&mut self, work: usize) -> Budget {
+        self.now = (self.clock)();
+        Budget::new(work, self.now, STAGE_MAX)
+    }
+
+    /// Closes a publisher's connection. Everything that waits for it is dropped, and off the shards' accounts.
     fn close(&mut self, number: usize) {
         let Some(left) = self.publishers.close(number, &mut self.wants) else { return };
         let Left { role, answers, mut outbox } = left;
@@ -340,14 +349,15 @@ impl Core {
         }
     }
 
-    /// Ends a publisher's listening and traces.
+    /// Takes a publisher out of the listeners and traces.
     fn stop_telling(&mut self, number: usize) {
         self.traces.remove(number);
         if self.listeners.remove(number) {
-            self.tell_what_is_heard();
+            self.announce_listening();
         }
     }
 
+    /// Drops old events and forgets unused channels, some at a time, and brings the figures up to date.
     fn sweep(&mut self) {
         self.channels.sweep(self.now.unix_ms);
         self.busiest.pass_time(self.now.unix_ms);
@@ -357,7 +367,7 @@ impl Core {
         self.sweep_at = self.now.instant + SWEEP_EVERY;
     }
 
-    /// The hub's next step after this turn.
+    /// Decides what comes after this turn.
     fn next(&mut self) -> Next {
         let lines_wait = self.publishers.has_runnable() && self.congested_since.is_none();
         let is_accepting = self.accepting == Accepting::Ready;
@@ -383,7 +393,7 @@ impl Core {
     }
 }
 
-/// The cost of a line in a turn's budget. A long line costs more, because it may hold many events.
+/// The work that a line counts for: a long line may hold many events.
 fn line_cost(line: &Line<'_>) -> usize {
     match line {
         Line::Whole(line) => 1 + line.len() / 512,
