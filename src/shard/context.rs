@@ -53,7 +53,7 @@ pub(super) enum Effect {
     /// A held poll has its answer: the identity and the address that came with its request are given up.
     PollAnswered(u32),
     /// The hub must be asked for the next page of the events that a connection has missed.
-    AskForPage(u32),
+    AskForPage { slot: u32, number: u32 },
     /// A page of missed events has been sent, or is no longer needed.
     PageSent,
 }

@@ -131,8 +131,11 @@ fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32
         // rest.
         State::Http if has_input && connection.sent == cx.now => slots.read_later(slot),
         State::Stream | State::WebSocket => {
-            if connection.resume().is_some_and(|resume| resume.page_due) {
-                cx.effect(Effect::AskForPage(slot));
+            // The mark is taken now, because a connection can come here again before the effect is carried out.
+            if let Some(resume) = connection.resume_mut()
+                && std::mem::take(&mut resume.page_due)
+            {
+                cx.effect(Effect::AskForPage { slot, number: resume.number });
             }
             // The client's messages are read between two pages too, because it may unsubscribe from the rest of them.
             if waited_for_room {

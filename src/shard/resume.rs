@@ -86,6 +86,15 @@ impl Resumes {
         cx.tell_hub(HubMessage::Resume { shard: cx.index, slot, generation, number, channels, after });
     }
 
+    /// Asks for the next page of a resume, if that is still the connection's first one. Numbers are unique over all
+    /// connections, so a later connection in the slot is not mistaken for this one.
+    pub(super) fn ask_for_page_of(&mut self, slots: &mut Slots, cx: &mut Context, (slot, number): (u32, u32)) {
+        let resume = slots.get(slot).and_then(|connection| connection.resume());
+        if resume.is_some_and(|resume| resume.number == number) {
+            self.ask_for_page(slots, cx, slot);
+        }
+    }
+
     /// Has waiting connections ask, after a page was sent or was not needed.
     pub(super) fn on_page_sent(&mut self, slots: &mut Slots, cx: &mut Context) {
         debug_assert!(self.asked > 0, "a page was asked for before it was sent");
@@ -93,12 +102,7 @@ impl Resumes {
         while self.asked < PAGES_ASKED_MAX
             && let Some((slot, number)) = self.waiting.pop_front()
         {
-            let resume = slots.get(slot).and_then(|connection| connection.resume());
-            // Numbers are unique over all connections, so a later connection in the slot is not mistaken for this
-            // one.
-            if resume.is_some_and(|resume| resume.number == number) {
-                self.ask_for_page(slots, cx, slot);
-            }
+            self.ask_for_page_of(slots, cx, (slot, number));
         }
     }
 

@@ -65,6 +65,26 @@ fn a_client_that_is_catching_up_is_heard_between_two_pages() {
 }
 
 #[test]
+fn no_page_is_sent_twice_while_live_events_come() {
+    let (mut model, _, far) = catching_up_with(40);
+    let mut all = String::new();
+    // Each turn walks the live channel, and so looks at a connection that has sent its page in the same turn.
+    for _ in 0..200 {
+        all.push_str(&take(&far, 64 * 1024));
+        model.publish_on("g:1", "live");
+        model.turn();
+    }
+    all.push_str(&take_all(&mut model, &far));
+    let mut ids: Vec<&str> =
+        all.split(r#""id":""#).skip(1).map(|rest| rest.split('"').next().unwrap_or_default()).collect();
+    assert!(ids.len() >= 40, "the missed events came: {}", ids.len());
+    ids.sort_unstable();
+    let count = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "each event came once");
+}
+
+#[test]
 fn a_channel_that_goes_on_while_it_is_taken_up_again_has_not_ended() {
     let mut model = Model::new(1);
     let (slot, far) = model.open("/ws?channel=d:1");

@@ -295,7 +295,9 @@ impl Shard {
                 }
                 self.access.forget(&self.cx, slot);
             }
-            Effect::AskForPage(slot) => self.resumes.ask_for_page(&mut self.slots, &mut self.cx, slot),
+            Effect::AskForPage { slot, number } => {
+                self.resumes.ask_for_page_of(&mut self.slots, &mut self.cx, (slot, number));
+            }
             Effect::PageSent => self.resumes.on_page_sent(&mut self.slots, &mut self.cx),
         }
     }
