@@ -109,7 +109,7 @@ impl Deadlines {
     pub(super) fn advance(&mut self, now: Tick) {
         while let Some(hints) = self.wheel.advance(now) {
             let tick = self.wheel.now();
-            self.fired.extend(hints.into_iter().map(|hint| (hint, tick)));
+            self.fired.extend(hints.map(|hint| (hint, tick)));
         }
     }
 

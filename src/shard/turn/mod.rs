@@ -81,6 +81,8 @@ pub(super) struct Shard {
     kick: Option<Kick>,
     /// Connections with a request that waits until this turn has worked the hub's messages off.
     parked: Vec<u32>,
+    /// An empty list whose memory is used while effects are carried out.
+    spare_effects: Vec<Effect>,
     /// The hub's messages that were queued before the parked requests are worked off.
     is_caught_up: bool,
     /// The clock has ticked since the last turn.
@@ -124,6 +126,7 @@ impl Shard {
             drain: None,
             kick: None,
             parked: Vec::new(),
+            spare_effects: Vec::new(),
             is_caught_up: false,
             has_ticked: false,
             reading: Budget::new(0, Duration::ZERO),
@@ -263,11 +266,14 @@ impl Shard {
 
     /// Carries out all queued effects, and the effects that these cause.
     pub(super) fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.spare_effects);
         while !self.cx.effects.is_empty() {
-            for effect in std::mem::take(&mut self.cx.effects) {
+            std::mem::swap(&mut self.cx.effects, &mut effects);
+            for effect in effects.drain(..) {
                 self.carry(effect);
             }
         }
+        self.spare_effects = effects;
     }
 
     fn carry(&mut self, effect: Effect) {
