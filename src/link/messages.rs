@@ -154,6 +154,8 @@ pub enum ShardMessage {
     Event(LocalChannel, Arc<Event>),
     /// The queue has every event of the channel from here on. The id is the newest one before that.
     Followed(LocalChannel, Id),
+    /// The queue has had every event up to this id of the channels that the shard follows.
+    Position(Id),
     /// The queue has no event of the channel from here on.
     Unfollowed(LocalChannel),
     /// A page of missed events, the answer to [`HubMessage::Resume`].

@@ -56,8 +56,6 @@ codes! {
     BadQuery = "bad_query", 400;
     /// The request names no channel; of a command: there is no channel of that name.
     NoChannel = "no_channel", 400;
-    /// A position (`after`, `Last-Event-ID`) is no id.
-    BadPosition = "bad_position", 400;
     /// `Sec-WebSocket-Key` is not 16 bytes in base64.
     WebSocketKey = "websocket_key", 400;
     /// The channel needs a token, or no token came in time.

@@ -36,6 +36,13 @@ impl Id {
         Id(ms << COUNT_BITS | if n > COUNT_MAX { COUNT_MAX } else { n })
     }
 
+    /// The position that a client names. A text that is no id may come from another server; it counts as a position after
+    /// every event, so that its client is served from the newest event on and is told of a gap.
+    pub fn of_client(text: &str) -> Id {
+        // Other servers count their events, so a number alone is none of this server's ids.
+        Some(text).filter(|text| text.contains('-')).and_then(|text| text.parse().ok()).unwrap_or(Id::MAX)
+    }
+
     /// The id's milliseconds since the Unix epoch. They run ahead of a clock that was set back.
     pub const fn ms(self) -> u64 {
         self.0 >> COUNT_BITS

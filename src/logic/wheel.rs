@@ -39,6 +39,8 @@ impl<T> Wheel<T> {
             _ => {
                 let mut chunk = Vec::with_capacity(CHUNK);
                 chunk.push(entry);
+                // A slot has few chunks.
+                chunks.reserve_exact(1);
                 chunks.push(chunk);
             }
         }

@@ -15,6 +15,7 @@ use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
 
+use super::opening::Opening;
 use super::waiting::{Asking, Hold, Waiting};
 
 /// The state of a slot's connection.
@@ -214,6 +215,8 @@ pub(super) struct Resume {
     pub(super) page_due: bool,
     /// The time that a poll may be held if nothing was missed.
     pub(super) wait: Tick,
+    /// The words that come before the first page.
+    pub(super) opening: Option<Opening>,
 }
 
 /// The lost events that a connection was moved past.

@@ -26,6 +26,7 @@ mod lag;
 mod lanes;
 mod merge;
 mod next;
+mod opening;
 mod polls;
 mod rates;
 mod resume;

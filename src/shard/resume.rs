@@ -12,6 +12,7 @@ use crate::logic::wheel::Tick;
 use super::connection::{Flags, Resume, State};
 use super::context::Context;
 use super::lanes::Lanes;
+use super::opening::Opening;
 use super::slots::Slots;
 use super::subscriptions::read_from_head;
 
@@ -47,7 +48,8 @@ impl Resumes {
 
     /// Asks the hub for the events that the subscriptions from number `first` on have missed after `after`; without a
     /// position, for the present position alone. Live events wait until the resume is over. `wait` is the time that a
-    /// poll may be held if nothing was missed.
+    /// poll may be held if nothing was missed. `opening` is written before the first page, with the position at which it
+    /// begins.
     pub(super) fn begin(
         &mut self,
         slots: &mut Slots,
@@ -55,7 +57,7 @@ impl Resumes {
         cx: &mut Context,
         (slot, first): (u32, usize),
         after: Option<Id>,
-        wait: Tick,
+        (wait, opening): (Tick, Option<Opening>),
     ) {
         cx.counters.resumed_hub += 1;
         let number = cx.counters.resumed_hub as u32;
@@ -64,7 +66,7 @@ impl Resumes {
             connection.subscriptions_from(first).map(|subscription| lanes[subscription.lane].channel).collect();
         connection.flags.insert(Flags::REPLAYING);
         let resumes = &mut connection.extra().resumes;
-        resumes.push_back(Resume { number, channels, after, page_due: false, wait });
+        resumes.push_back(Resume { number, channels, after, page_due: false, wait, opening });
         if resumes.len() == 1 {
             self.ask_for_page(slots, cx, slot);
         }
@@ -151,6 +153,11 @@ impl Resumes {
 
     fn write(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) {
         let slot = replay.slot;
+        if let Some(opening) = slots[slot].resume_mut().and_then(|resume| resume.opening.take()) {
+            // A position after every event is of another server: the connection begins with the newest event.
+            let position = replay.after.map_or(replay.until, |after| after.min(replay.until));
+            opening.write(slots, cx, slot, position);
+        }
         let connection = &mut slots[slot];
         let key = connection.key;
         let is_single = connection.subscriptions() == 1;

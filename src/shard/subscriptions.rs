@@ -51,7 +51,8 @@ fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
     channel
 }
 
-/// Adds a subscription, which does not read yet, unless the connection has one to the channel already.
+/// Adds a subscription, which does not read yet, unless the connection has one to the channel already. Presence is noted
+/// apart, by [`note_coming`].
 pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, name: &str) {
     let channel = follow(lanes, cx, name);
     let lane = lanes.lane(channel, slots[slot].key);
@@ -60,7 +61,14 @@ pub(super) fn subscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, 
     }
     lanes.enter(lane);
     slots[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
-    note_presence(slots, lanes, cx, slot, lane, true);
+}
+
+/// Notes that a connection has joined the channels of its subscriptions from number `first` on. It comes after the question
+/// where these begin, so that the client reads of its own coming.
+pub(super) fn note_coming(slots: &Slots, lanes: &Lanes, cx: &mut Context, slot: u32, first: usize) {
+    for subscription in slots[slot].subscriptions_from(first) {
+        note_presence(slots, lanes, cx, slot, subscription.lane, true);
+    }
 }
 
 /// Notes that a connection has joined or left a lane's channel, if the channel's namespace has presence.
@@ -69,6 +77,13 @@ pub(super) fn note_presence(slots: &Slots, lanes: &Lanes, cx: &mut Context, slot
     if lanes.policy_of(lane).presence && slots[slot].key.protocol().carrier() != Carrier::Poll {
         cx.effect(Effect::Presence { slot, channel: lanes[lane].channel, is_coming });
     }
+}
+
+/// Whether the shard knows that it has every event of the channels of the subscriptions from number `first` on.
+pub(super) fn follows_all(slots: &Slots, lanes: &Lanes, slot: u32, first: usize) -> bool {
+    slots[slot]
+        .subscriptions_from(first)
+        .all(|subscription| lanes.channel_of(subscription.lane).following == Following::Yes)
 }
 
 /// Starts the subscriptions from number `first` on with the next event.
@@ -134,11 +149,40 @@ fn read_from(slots: &mut Slots, lanes: &mut Lanes, slot: u32, index: usize, curs
 
 /// Ends one subscription. The connection's last subscription takes its number.
 pub(super) fn unsubscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
+    let Some(lane) = slots[slot].subscription(index).map(|subscription| subscription.lane) else { return };
+    note_presence(slots, lanes, cx, slot, lane, false);
+    remove(slots, lanes, cx, slot, index);
+}
+
+/// The number of the connection's subscription to a channel, if it has one.
+fn subscription_to(slots: &Slots, lanes: &Lanes, slot: u32, name: &str) -> Option<usize> {
+    let channel = lanes.find(name)?;
+    slots[slot].subscriptions_from(0).position(|subscription| lanes[subscription.lane].channel == channel)
+}
+
+/// Whether the connection has a subscription to a channel.
+pub(super) fn is_subscribed(slots: &Slots, lanes: &Lanes, slot: u32, name: &str) -> bool {
+    subscription_to(slots, lanes, slot, name).is_some()
+}
+
+/// Has the connection's subscription to a channel stop reading, so that it can be started from another position; returns
+/// whether there is one. It becomes the connection's last subscription. Its user stays on the channel.
+pub(super) fn take_back(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, name: &str) -> bool {
+    let Some(index) = subscription_to(slots, lanes, slot, name) else { return false };
+    let Some(lane) = slots[slot].subscription(index).map(|subscription| subscription.lane) else { return false };
+    // The lane has a user all the time, so that it is not freed meanwhile.
+    lanes.enter(lane);
+    remove(slots, lanes, cx, slot, index);
+    slots[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
+    true
+}
+
+/// Removes one subscription. The connection's last subscription takes its number.
+fn remove(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
     if slots[slot].state != State::Dead {
         finish_frame(slots, lanes, cx, slot, index);
     }
     let Some(&Subscription { lane, place, cursor }) = slots[slot].subscription(index) else { return };
-    note_presence(slots, lanes, cx, slot, lane, false);
     if place == NONE {
         forget_missed(slots, slot, lanes[lane].channel);
     } else {
@@ -171,9 +215,11 @@ pub(super) fn unsubscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
 fn forget_missed(slots: &mut Slots, slot: u32, channel: u32) {
     let Some(extra) = &mut slots[slot].extra else { return };
     extra.resumes.iter_mut().for_each(|resume| resume.channels.retain(|number| *number != channel));
-    // The first resume stays, even without channels, because its page is on its way.
+    // The first resume stays, even without channels, because its page is on its way, and one whose words are owed stays.
     let mut is_first = true;
-    extra.resumes.retain(|resume| std::mem::take(&mut is_first) || !resume.channels.is_empty());
+    extra
+        .resumes
+        .retain(|resume| std::mem::take(&mut is_first) || !resume.channels.is_empty() || resume.opening.is_some());
 }
 
 /// Ends all subscriptions of a connection.

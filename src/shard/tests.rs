@@ -275,6 +275,7 @@ impl Model {
             text: String::new(),
             has_head: false,
             since,
+            newest_at_head: Id::MAX,
             last: since,
             gaps: Vec::new(),
             received: Vec::new(),
@@ -290,6 +291,8 @@ impl Model {
             }
         }
         assert!(self.clients[index].has_head, "an answer comes");
+        // The hub's ids begin after this one.
+        self.clients[index].newest_at_head = self.newest().max(Id::new(1_000_000, 0));
     }
 
     fn read(&mut self, index: usize, bytes_max: usize) {

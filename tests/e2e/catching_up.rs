@@ -29,7 +29,7 @@ fn open(address: SocketAddr, target: &str) -> Socket {
     let stream = std::net::TcpStream::from(socket);
     stream.set_read_timeout(Some(super::server::PATIENCE)).unwrap();
     let (socket, _) = tungstenite::client(format!("ws://{address}{target}"), stream).unwrap();
-    Socket { socket }
+    Socket { socket, hello: Value::Null }
 }
 
 /// Reads up to the wanted message; returns the number of events of `a` and of `b` before it.

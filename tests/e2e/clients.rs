@@ -117,6 +117,8 @@ pub fn get(address: SocketAddr, target: &str) -> Answer {
 pub struct Stream {
     pub http: Http,
     pub head: String,
+    /// The first event, which says where the stream begins.
+    pub hello: StreamEvent,
     body: String,
     pub is_over: bool,
     /// The id of the last event that had one.
@@ -150,9 +152,11 @@ impl Stream {
     pub fn of(mut http: Http) -> Stream {
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let mut stream = Stream { http, head, body: String::new(), is_over: false, last_id: String::new() };
-        // Every stream begins with this padding.
-        assert!(!stream.next().unwrap().retry.is_empty());
+        let hello = StreamEvent::default();
+        let mut stream = Stream { http, head, hello, body: String::new(), is_over: false, last_id: String::new() };
+        stream.hello = stream.next().unwrap();
+        assert_eq!(stream.hello.name, "ringcast.hello");
+        assert!(!stream.hello.retry.is_empty() && !stream.hello.id.is_empty());
         stream
     }
 
@@ -215,6 +219,8 @@ impl Stream {
 /// A WebSocket.
 pub struct Socket {
     pub socket: WebSocket<TcpStream>,
+    /// What the server has said first, once it is read.
+    pub hello: Value,
 }
 
 impl Socket {
@@ -222,11 +228,35 @@ impl Socket {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (socket, _) = tungstenite::client(format!("ws://{address}{target}"), stream).unwrap();
-        Socket { socket }
+        Socket { socket, hello: Value::Null }
     }
 
+    /// The next message after the server's first words, which are kept.
     pub fn next(&mut self) -> Message {
-        self.socket.read().unwrap()
+        match self.socket.read().unwrap() {
+            Message::Text(text) if text.starts_with("{\"hello\":") => {
+                assert_eq!(self.hello, Value::Null, "the first words come once");
+                self.hello = serde_json::from_str::<Value>(&text).unwrap()["hello"].take();
+                self.next()
+            }
+            message => message,
+        }
+    }
+
+    /// Reads up to the server's first words, and returns them.
+    pub fn hello(&mut self) -> Value {
+        while self.hello == Value::Null {
+            match self.socket.read().unwrap() {
+                Message::Text(text) => {
+                    let mut message: Value = serde_json::from_str(&text).unwrap();
+                    assert!(message["hello"].is_object(), "{message} comes before the first words");
+                    self.hello = message["hello"].take();
+                }
+                Message::Ping(_) => {}
+                other => panic!("no text: {other:?}"),
+            }
+        }
+        self.hello.clone()
     }
 
     pub fn json(&mut self) -> Value {

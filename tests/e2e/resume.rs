@@ -1,7 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::clients::{Socket, Stream};
+use serde_json::{Value, json};
+
+use super::clients::{Socket, Stream, get};
 use super::server::{Server, publish};
 
 /// Publishes numbers to `channel` until told to stop; returns how many.
@@ -165,4 +167,86 @@ fn a_reconnect_storm_is_answered_without_the_hub() {
     }
     server.await_figure("resumed_hub", asked);
     drop(keep);
+}
+
+#[test]
+fn a_client_that_is_cut_before_its_first_event_loses_none() {
+    let server = Server::start("");
+    for (elsewhere, channel) in ["new", "new", "other"].into_iter().enumerate() {
+        // Events of other channels move the position on.
+        let before = server.publish("elsewhere", "x");
+        let stream = Stream::open(server.address, &format!("/sse?channel={channel}"));
+        let position = stream.hello.id.clone();
+        if channel == "other" || elsewhere == 0 {
+            assert_eq!(position, before, "a channel that nobody follows begins at the newest event");
+        }
+        let hello: Value = serde_json::from_str(&stream.hello.data).unwrap();
+        assert_eq!((hello["id"].as_str(), hello["beat_ms"].as_u64()), (Some(&*position), Some(25_000)));
+        assert!(hello["conn"].is_string(), "{hello}");
+        let mut socket = Socket::open(server.address, &format!("/ws?channel={channel}"));
+        assert!(socket.hello()["id"].is_string());
+        drop((stream, socket));
+        let missed = server.publish(channel, "missed");
+        let mut stream = Stream::open_with(
+            server.address,
+            &format!("/sse?channel={channel}"),
+            &format!("Last-Event-ID: {position}\r\n"),
+        );
+        assert_eq!(stream.hello.id, position, "a stream that is cut again resumes from the same place");
+        assert_eq!(stream.next().unwrap().id, missed);
+        let mut socket = Socket::open(server.address, &format!("/ws?channel={channel}&lastEventId={position}"));
+        assert_eq!(socket.hello()["id"], *position);
+        assert_eq!(socket.json()["id"], *missed);
+    }
+}
+
+#[test]
+fn a_reply_to_subscribe_names_the_position() {
+    let server = Server::start("");
+    let mut socket = Socket::open(server.address, "/ws");
+    socket.hello();
+    let before = server.publish("elsewhere", "x");
+    socket.say(r#"{"subscribe":["a"],"ref":1}"#);
+    assert_eq!(socket.json(), json!({ "ref": 1, "ok": true, "id": before }));
+    let first = server.publish("a", "one");
+    let second = server.publish("a", "two");
+    assert_eq!((socket.json()["id"].take(), socket.json()["id"].take()), (first.clone().into(), second.clone().into()));
+    // The same channel again, from a position: what came after it is told again.
+    socket.say(&format!(r#"{{"subscribe":["a"],"after":"{first}","ref":2}}"#));
+    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true, "id": first }));
+    assert_eq!(socket.json()["id"], *second);
+    // A position for each channel.
+    let third = server.publish("b", "three");
+    socket.say(&format!(r#"{{"subscribe":{{"a":"{before}","b":null}},"ref":3}}"#));
+    assert_eq!(socket.json(), json!({ "ref": 3, "ok": true, "id": third }));
+    assert_eq!((socket.json()["id"].take(), socket.json()["id"].take()), (first.into(), second.into()));
+    let last = server.publish("b", "four");
+    assert_eq!(socket.json()["id"], *last);
+}
+
+#[test]
+fn a_position_of_another_server_is_served_from_the_newest_event_with_a_gap() {
+    let server = Server::start("");
+    server.publish("a", "old");
+    let newest = server.publish("a", "newest");
+    for foreign in ["urn:uuid:6a7c2a10", "null", "undefined", "17", "words"] {
+        for target in [format!("/sse?channel=a&last_event_id={foreign}"), "/sse?channel=a".into()] {
+            let mut stream = Stream::open_with(server.address, &target, &format!("Last-Event-ID: {foreign}\r\n"));
+            assert_eq!(stream.hello.id, newest, "{foreign}");
+            let gap = stream.next().unwrap();
+            assert_eq!((gap.name.as_str(), gap.id.as_str()), ("ringcast.gap", newest.as_str()));
+        }
+        let mut socket = Socket::open(server.address, &format!("/ws?channel=a&lastEventId={foreign}"));
+        assert_eq!(socket.hello()["id"], *newest);
+        assert_eq!(socket.json()["gap"]["resumed"], *newest);
+        socket.say(&format!(r#"{{"subscribe":["a"],"after":"{foreign}","ref":1}}"#));
+        assert_eq!(socket.json()["id"], *newest);
+        assert_eq!(socket.json()["gap"]["resumed"], *newest);
+        let poll: Value =
+            serde_json::from_str(&get(server.address, &format!("/poll?channel=a&after={foreign}")).body).unwrap();
+        assert_eq!((poll["gap"].as_bool(), poll["next"].as_str()), (Some(true), Some(&*newest)));
+    }
+    let answer = get(server.address, "/sse?channel=a&chanel=b");
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.contains("there is no parameter \\\"chanel\\\""), "{}", answer.body);
 }

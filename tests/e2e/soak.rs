@@ -155,7 +155,7 @@ impl Client {
             };
             if message["gap"].is_object() {
                 seen.had_gap = true;
-            } else if let Some(event_id) = message["id"].as_str() {
+            } else if let Some(event_id) = message["id"].as_str().filter(|_| message["channel"].is_string()) {
                 let (channel, data) = (message["channel"].as_str().unwrap(), message["data"].as_str().unwrap());
                 if seen.had_gap && seen.last_id.is_some_and(|last| last >= id(event_id)) {
                     // Events of a resumed channel may come after newer ones of the others.

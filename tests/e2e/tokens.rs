@@ -122,7 +122,7 @@ fn a_token_that_comes_late_does_not_exceed_the_limit_on_channels() {
     let refused = socket.json();
     assert_eq!((&refused["error"]["code"], &refused["error"]["channels"]), (&json!("channels"), &json!(["a", "b"])));
     socket.say(r#"{"subscribe":["a"],"ref":2}"#);
-    assert_eq!(socket.json(), json!({ "ref": 2, "ok": true }), "a smaller request is granted");
+    assert_eq!(socket.json()["ok"], true, "a smaller request is granted");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn channels_come_and_go_at_run_time() {
     let first = server.publish("a", "before");
     server.publish("a", "missed");
     socket.say(&format!(r#"{{"subscribe":["a"],"after":"{first}","ref":"r"}}"#));
-    assert_eq!(socket.json(), json!({ "ref": "r", "ok": true }));
+    assert_eq!(socket.json(), json!({ "ref": "r", "ok": true, "id": first }));
     assert_eq!(socket.json()["data"], "missed");
     socket.say(r#"{"subscribe":["b"],"ref":2}"#);
     assert_eq!(socket.json()["ref"], 2);
@@ -48,7 +48,7 @@ fn channels_come_and_go_at_run_time() {
     for (say, code) in [
         (r#"{"unsubscribe":["a"],"ref":4}"#, "not_subscribed"),
         (r#"{"subscribe":["a b"],"ref":5}"#, "bad_channel"),
-        (r#"{"subscribe":["a"],"after":"x","ref":5}"#, "bad_position"),
+        (r#"{"subscribe":["a"],"unsubscribe":["b"],"ref":5}"#, "bad_message"),
         (r#"{"publish":{"channel":"a","data":1},"ref":6}"#, "forbidden"),
         (r#"{"nothing":1}"#, "bad_message"),
         ("no json", "bad_message"),
@@ -100,7 +100,9 @@ fn close_code(server: &Server, bytes: &[u8]) -> u16 {
     stream.write_all(bytes).unwrap();
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
-    let start = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let hello = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    // The first words may still have been on their way.
+    let start = if all[hello] == 0x81 { hello + 2 + usize::from(all[hello + 1]) } else { hello };
     assert_eq!(all[start], 0x88, "{:?}", &all[start..]);
     u16::from_be_bytes([all[start + 2], all[start + 3]])
 }

@@ -91,6 +91,8 @@ fn try_stream(url: &Url, subscriber: &mut Subscriber<'_>) -> Result<Infallible, 
 pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -> Result<(), Ended> {
     let details = || serde_json::from_str::<Value>(&event.data).unwrap_or_default();
     match event.name.as_deref() {
+        // A stream that is cut before its first event is resumed from here.
+        Some("ringcast.hello") => subscriber.last_id = event.id,
         Some("ringcast.gap") => {
             subscriber.notice("some events are lost", &event.data);
             if event.has_own_id {
@@ -198,7 +200,10 @@ pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> R
         let text = |name: &str| message[name].as_str();
         return subscriber.event(text("id"), text("channel"), text("event"), data);
     }
-    if let Some(details) = message.get("gap") {
+    if let Some(details) = message.get("hello") {
+        // A WebSocket that is cut before its first event is resumed from here.
+        subscriber.last_id = details["id"].as_str().map(String::from);
+    } else if let Some(details) = message.get("gap") {
         subscriber.notice("some events are lost", &details.to_string());
     } else if let Some(details) = message.get("bye") {
         subscriber.notice("the server says goodbye", &details.to_string());

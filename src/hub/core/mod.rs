@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     /// The id of the newest event that is in history and in the shards' queues.
     pub(super) applied: Id,
+    /// The position that the shards were last told.
+    announced: Id,
     /// The wants of this turn, for the driver.
     pub(super) wants: Vec<Want>,
     clock: Clock,
@@ -94,6 +96,7 @@ impl Core {
             channels: HubChannels::new(shards.len(), ids.last(), history),
             accounts: Accounts::new(shards.len()),
             applied: ids.last(),
+            announced: ids.last(),
             ids,
             shards: Shards::new(shards),
             keys: Keys::new(Duration::ZERO, 0),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use crate::link::HubInbox;
+use crate::link::{HubInbox, ShardMessage};
 use crate::logic::protocol::feed::{FeedError, Line, parse, write_error};
 use crate::sys::{memory, socket};
 
@@ -361,10 +361,20 @@ impl Core {
     fn sweep(&mut self) {
         self.channels.sweep(self.now.unix_ms);
         self.busiest.pass_time(self.now.unix_ms);
+        self.announce_position();
         self.publish_figures();
         HubFigures::add(&self.figures.rounds, 1);
         memory::give_back();
         self.sweep_at = self.now.instant + SWEEP_EVERY;
+    }
+
+    /// Tells the shards up to where they have had every event. Without it a shard whose channels are quiet would have clients
+    /// resume from an old position.
+    fn announce_position(&mut self) {
+        if self.announced < self.applied {
+            self.announced = self.applied;
+            self.shards.stage_all(|| ShardMessage::Position(self.applied));
+        }
     }
 
     /// Decides what comes after this turn.

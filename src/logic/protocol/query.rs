@@ -13,7 +13,7 @@ use super::http::{Request, percent_decode};
 pub struct SubscribeQuery {
     /// The channels, in the order of the query, each once.
     pub channels: Vec<String>,
-    /// `last_event_id`, or `after`: the position to resume after.
+    /// `last_event_id` or one of its other names: the position to resume after.
     pub after: Option<Id>,
     /// `wait`: how long a poll may be held, in seconds.
     pub wait_secs: Option<u64>,
@@ -25,25 +25,20 @@ pub struct SubscribeQuery {
     pub token: Option<String>,
 }
 
-const KNOWN: [&str; 7] = ["channel", "last_event_id", "after", "wait", "format", "envelope", "token"];
-
-/// Reads a query. Unknown parameters are left to others, such as proxies.
+/// Reads a query.
 ///
 /// # Errors
-/// If a known parameter cannot be read, or there are more than `channels_max` channels.
+/// If a parameter is not known or cannot be read, or there are more than `channels_max` channels.
 pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal> {
     let mut found = SubscribeQuery::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !KNOWN.contains(&name) {
-            continue;
-        }
         let value = percent_decode(value).ok_or_else(|| bad(format!("the parameter {name:.40} is malformed")))?;
         match name {
             "channel" => add_channels(&mut found.channels, &value, channels_max)?,
-            "last_event_id" | "after" if value.is_empty() => {}
-            "last_event_id" | "after" => {
-                found.after = Some(value.parse().map_err(|error| bad(format!("{name} is no position: {error}")))?);
+            // Client libraries write the name of the field in different ways.
+            "last_event_id" | "lastEventId" | "Last-Event-ID" | "after" => {
+                found.after = Some(&*value).filter(|text| !text.is_empty()).map(Id::of_client);
             }
             "token" => found.token = Some(value.into_owned()).filter(|token| !token.is_empty()),
             "wait" => {
@@ -64,24 +59,21 @@ pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal
                     _ => return Err(bad("envelope is 0 or 1".into())),
                 }
             }
-            _ => {}
+            _ => {
+                return Err(bad(format!(
+                    "there is no parameter {name:.40?}; there are channel, last_event_id, after, wait, format, envelope and token"
+                )));
+            }
         }
     }
     Ok(found)
 }
 
 impl SubscribeQuery {
-    /// The position that a stream or a poll resumes after. A browser that reconnects by itself sends the field
-    /// `Last-Event-ID`, which is newer than what the URL says (WHATWG HTML §9.2.4).
-    ///
-    /// # Errors
-    /// If the field is no position.
-    pub fn position(&self, request: &Request<'_>) -> Result<Option<Id>, Refusal> {
-        let Some(text) = request.last_event_id else { return Ok(self.after) };
-        let position = text.parse();
-        position
-            .map(Some)
-            .map_err(|error| Refusal::new(Code::BadPosition, format!("Last-Event-ID is no position: {error}")))
+    /// The position that a session resumes after. A browser that reconnects by itself sends the field `Last-Event-ID`,
+    /// which is newer than what the URL says (WHATWG HTML §9.2.4).
+    pub fn position(&self, request: &Request<'_>) -> Option<Id> {
+        request.last_event_id.map(Id::of_client).or(self.after)
     }
 }
 
@@ -111,26 +103,38 @@ mod tests {
 
     #[test]
     fn channels_may_be_repeated_and_listed() {
-        let query = parse("channel=a&channel=b,c%3A1&channel=a&after=5-1&wait=0&format=raw&envelope=1&x=y", 3).unwrap();
+        let query = parse("channel=a&channel=b,c%3A1&channel=a&after=5-1&wait=0&format=raw&envelope=1", 3).unwrap();
         assert_eq!(query.channels, ["a", "b", "c:1"]);
         assert_eq!(query.after, Some(Id::new(5, 1)));
         assert_eq!((query.wait_secs, query.raw, query.envelope), (Some(0), true, Some(true)));
         assert_eq!(parse("", 3), Ok(SubscribeQuery::default()));
-        assert_eq!(parse("other=100%", 3), Ok(SubscribeQuery::default()));
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named() {
+        for (query, name) in
+            [("channel=a&chanel=b", "\"chanel\""), ("x", "\"x\""), ("last-event-id=5-1", "\"last-event-id\"")]
+        {
+            let refusal = parse(query, 3).unwrap_err();
+            assert_eq!(refusal.code, Code::BadQuery);
+            assert!(refusal.message.starts_with(&format!("there is no parameter {name}; ")), "{}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_position_has_several_names_and_may_be_of_another_server() {
+        for name in ["last_event_id", "lastEventId", "Last-Event-ID", "after"] {
+            assert_eq!(parse(&format!("{name}=5-1"), 3).unwrap().after, Some(Id::new(5, 1)), "{name}");
+            assert_eq!(parse(&format!("{name}="), 3).unwrap().after, None, "{name}");
+            for foreign in ["urn:uuid:6a7c", "null", "undefined", "17", "5-x"] {
+                assert_eq!(parse(&format!("{name}={foreign}"), 3).unwrap().after, Some(Id::MAX), "{name}={foreign}");
+            }
+        }
     }
 
     #[test]
     fn mistakes_are_named() {
-        for bad in [
-            "channel=",
-            "channel=a,",
-            "channel=a b",
-            "channel=%zz",
-            "after=x",
-            "wait=-1",
-            "format=xml",
-            "channel=a,b,c",
-        ] {
+        for bad in ["channel=", "channel=a,", "channel=a b", "channel=%zz", "wait=-1", "format=xml", "channel=a,b,c"] {
             assert_eq!(parse(bad, 2).unwrap_err().code.status(), 400, "{bad}");
         }
     }
@@ -146,11 +150,9 @@ mod tests {
             };
             query.position(&request)
         };
-        assert_eq!(position(""), Ok(Some(Id::new(5, 1))));
-        assert_eq!(position("Last-Event-ID: 7-0\r\n"), Ok(Some(Id::new(7, 0))));
-        let refusal = position("Last-Event-ID: x\r\n").unwrap_err();
-        assert_eq!(refusal.code, Code::BadPosition);
-        assert!(refusal.message.starts_with("Last-Event-ID is no position: "), "{}", refusal.message);
+        assert_eq!(position(""), Some(Id::new(5, 1)));
+        assert_eq!(position("Last-Event-ID: 7-0\r\n"), Some(Id::new(7, 0)));
+        assert_eq!(position("Last-Event-ID: x\r\n"), Some(Id::MAX));
     }
 
     proptest! {

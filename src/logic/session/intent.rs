@@ -46,10 +46,8 @@ pub enum Intent<'a> {
     Reply(Notice<'a>),
     /// More channels.
     Subscribe {
-        /// The channels.
-        channels: Vec<ChannelArg<'a>>,
-        /// The position after which to begin; without one, from now on.
-        after: Option<Id>,
+        /// The channels, each with the position after which to begin; without one, from now on.
+        channels: Vec<(ChannelArg<'a>, Option<Id>)>,
         /// The request's reference.
         reference: Option<&'a str>,
     },

@@ -89,6 +89,8 @@ pub enum Notice<'a> {
 pub enum Outcome<'a> {
     /// It was carried out.
     Done,
+    /// Its channels are subscribed: they begin after this position.
+    Subscribed(Id),
     /// The event that it published has this id.
     Published(Id),
     /// It was a ping, answered with its own JSON value or text.
@@ -100,12 +102,16 @@ pub enum Outcome<'a> {
 /// What a session opens with.
 #[derive(Clone, Copy)]
 pub struct Welcome<'a> {
+    /// The position at which the session's channels begin. A client that is cut before its first event resumes from here.
+    pub position: Id,
     /// The connection's name, as the backend knows it.
     pub connection: &'a dyn fmt::Display,
     /// Bytes of padding that some proxies want to see before they pass a stream on.
     pub padding_bytes: usize,
     /// How long a client whose connection is cut waits before it comes back, in milliseconds.
     pub retry_ms: u64,
+    /// The time between two heartbeats, in milliseconds.
+    pub beat_ms: u64,
 }
 
 /// The last words to a client.
@@ -158,6 +164,11 @@ impl From<Violation> for Farewell<'static> {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum ServerEvent<'a> {
+    Hello {
+        id: Id,
+        conn: String,
+        beat_ms: u64,
+    },
     Gap {
         after: Id,
         resumed: Id,
@@ -178,6 +189,11 @@ pub(super) enum ServerEvent<'a> {
 }
 
 impl<'a> ServerEvent<'a> {
+    /// What a client is told first.
+    pub(super) fn of_welcome(welcome: &Welcome<'a>) -> ServerEvent<'a> {
+        ServerEvent::Hello { id: welcome.position, conn: welcome.connection.to_string(), beat_ms: welcome.beat_ms }
+    }
+
     /// What a notice is in JSON; `None` for notices that a protocol has a form of its own for.
     pub(super) fn of_notice(notice: &Notice<'a>) -> Option<ServerEvent<'a>> {
         Some(match *notice {
@@ -197,6 +213,7 @@ impl<'a> ServerEvent<'a> {
     /// The notice's name.
     pub(super) fn name(&self) -> &'static str {
         match self {
+            ServerEvent::Hello { .. } => "hello",
             ServerEvent::Gap { .. } => "gap",
             ServerEvent::End { .. } => "end",
             ServerEvent::Unsubscribed { .. } => "unsubscribed",

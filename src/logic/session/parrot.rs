@@ -26,6 +26,7 @@ use std::fmt::Write;
 
 use crate::logic::code::Code;
 use crate::logic::event::{Draft, Event, Kind};
+use crate::logic::id::Id;
 use crate::logic::protocol::ws::{self, Opcode};
 use crate::logic::refusal::Refusal;
 
@@ -83,7 +84,7 @@ impl Protocol for Parrot {
     }
 
     fn welcome(&self, welcome: &Welcome<'_>, out: &mut Vec<u8>) {
-        line(out, format_args!("HELLO {}", welcome.connection));
+        line(out, format_args!("HELLO {} {}", welcome.connection, welcome.position));
     }
 
     fn notify(&self, notice: &Notice<'_>, out: &mut Vec<u8>) {
@@ -92,7 +93,7 @@ impl Protocol for Parrot {
                 let reference = reference.unwrap_or("-");
                 match outcome {
                     Outcome::Done => line(out, format_args!("{reference} OK")),
-                    Outcome::Published(id) => line(out, format_args!("{reference} OK {id}")),
+                    Outcome::Subscribed(id) | Outcome::Published(id) => line(out, format_args!("{reference} OK {id}")),
                     Outcome::Pong(word) => line(out, format_args!("{reference} {word}")),
                     Outcome::Refused(Refusal { code, message, .. }) => {
                         line(out, format_args!("{reference} NO {code} {message}"));
@@ -152,9 +153,9 @@ fn request<'a>(reference: &'a str, verb: &str, rest: &'a str) -> Intent<'a> {
 
 fn join<'a>(rest: &'a str, reference: Option<&'a str>) -> Result<Intent<'a>, Refusal> {
     let (names, after) = rest.split_once(' ').map_or((rest, None), |(names, after)| (names, Some(after)));
-    let channels = names.split(',').map(|name| ChannelArg::new(name.into())).collect::<Result<_, _>>()?;
-    let after = after.map(str::parse).transpose().map_err(|_| Refusal::new(Code::BadPosition, "SQUAWK"))?;
-    Ok(Intent::Subscribe { channels, after, reference })
+    let after = after.map(Id::of_client);
+    let channels = names.split(',').map(|name| Ok((ChannelArg::new(name.into())?, after)));
+    Ok(Intent::Subscribe { channels: channels.collect::<Result<_, Refusal>>()?, reference })
 }
 
 fn cast<'a>(rest: &'a str, reference: Option<&'a str>) -> Result<Intent<'a>, Refusal> {

@@ -19,9 +19,10 @@ pub(super) static PLAIN: Sse = Sse { envelope: false };
 /// Streams of several channels.
 pub(super) static ENVELOPE: Sse = Sse { envelope: true };
 
-/// A comment, which browsers ignore and which keeps proxies from cutting the stream.
-const HEARTBEAT: &[u8] = b":\n\n";
-const HEARTBEAT_CHUNK: &[u8] = b"3\r\n:\n\n\r\n";
+/// A comment, which browsers ignore and which keeps proxies from cutting the stream. No blank line follows: some client
+/// libraries take a block without data for an empty message.
+const HEARTBEAT: &[u8] = b":\n";
+const HEARTBEAT_CHUNK: &[u8] = b"2\r\n:\n\r\n";
 
 impl Protocol for Sse {
     fn name(&self) -> &'static str {
@@ -57,9 +58,10 @@ impl Protocol for Sse {
             out.extend(std::iter::repeat_n(b' ', welcome.padding_bytes));
             out.push(b'\n');
         }
-        out.extend_from_slice(b"retry: ");
-        write_decimal(welcome.retry_ms, out);
-        out.extend_from_slice(b"\n\n");
+        // All of it is one event: some libraries take a block without data for an empty message, and browsers keep no id
+        // from one.
+        write_id(welcome.position, out);
+        write_server_event(&ServerEvent::of_welcome(welcome), Some(welcome.retry_ms), out);
     }
 
     fn notify(&self, notice: &Notice<'_>, out: &mut Vec<u8>) {
@@ -180,8 +182,16 @@ mod tests {
         assert_eq!(told(Notice::Ended { channel: "c" }), ended);
         let direct = Draft { name: None, kind: Kind::Text, payload: b"a\nb".to_vec().into() };
         assert_eq!(told(Notice::Direct(&direct)), "data: a\ndata: b\n\n");
-        let welcome = Welcome { connection: &"0.1.2", padding_bytes: 2, retry_ms: 3000 };
-        assert_eq!(text(|out| PLAIN.welcome(&welcome, out)), ":  \nretry: 3000\n\n");
+        let welcome = Welcome {
+            position: Id::new(5, 1),
+            connection: &"0.1.2",
+            padding_bytes: 2,
+            retry_ms: 3000,
+            beat_ms: 25_000,
+        };
+        let hello = ":  \nid: 5-1\nevent: ringcast.hello\nretry: 3000\n\
+            data: {\"id\":\"5-1\",\"conn\":\"0.1.2\",\"beat_ms\":25000}\n\n";
+        assert_eq!(text(|out| PLAIN.welcome(&welcome, out)), hello);
     }
 
     #[test]

@@ -146,7 +146,9 @@ fn a_websocket_gets_whole_frames_and_its_heartbeat_is_answered() {
             continue;
         }
         let mut bytes = key.heartbeat().expect("without one a broken connection would stay").to_vec();
-        key.welcome(&Welcome { connection: &"0.1.2", padding_bytes: 3, retry_ms: 5 }, &mut bytes);
+        let welcome =
+            Welcome { position: Id::new(5, 1), connection: &"0.1.2", padding_bytes: 3, retry_ms: 5, beat_ms: 7 };
+        key.welcome(&welcome, &mut bytes);
         notices(&draft, &refusal).iter().for_each(|notice| key.notify(notice, &mut bytes));
         for reason in Reason::ALL.iter().filter(|reason| reason.close_code().is_some()) {
             let words = written(|out| key.close(&Farewell::new(*reason), out));
@@ -204,8 +206,8 @@ fn messages_become_intents() {
 fn heartbeats_are_as_short_as_can_be() {
     let heartbeat = |spoken, coding| LaneKey::new(spoken, coding).heartbeat();
     for spoken in [Spoken::SSE, Spoken::SSE_ENVELOPE] {
-        assert_eq!(heartbeat(spoken, Coding::Identity), Some(&b":\n\n"[..]));
-        assert_eq!(heartbeat(spoken, Coding::Chunked), Some(&b"3\r\n:\n\n\r\n"[..]));
+        assert_eq!(heartbeat(spoken, Coding::Identity), Some(&b":\n"[..]));
+        assert_eq!(heartbeat(spoken, Coding::Chunked), Some(&b"2\r\n:\n\r\n"[..]));
     }
     for spoken in [Spoken::WS_JSON, Spoken::WS_RAW, Spoken::ECHO] {
         assert_eq!(heartbeat(spoken, Coding::Identity), Some(&b"\x89\x00"[..]));

@@ -1,12 +1,15 @@
 //! `format=json`: JSON in WebSocket messages. The client asks for things in the session, one request per message.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::logic::code::Code;
 use crate::logic::event::Event;
+use crate::logic::id::Id;
 use crate::logic::json;
 use crate::logic::protocol::feed::draft_of;
 use crate::logic::protocol::ws::{self, Opcode, PING_FRAME, SUBPROTOCOL};
@@ -14,7 +17,7 @@ use crate::logic::refusal::Refusal;
 
 use super::coding::Coding;
 use super::intent::{ChannelArg, Intent};
-use super::notice::{Farewell, Notice, Outcome, Payload, ServerEvent};
+use super::notice::{Farewell, Notice, Outcome, Payload, ServerEvent, Welcome};
 use super::protocol::{Carrier, Protocol};
 use super::websocket;
 
@@ -30,7 +33,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[serde(deny_unknown_fields)]
 struct Message<'a> {
     #[serde(borrow, default)]
-    subscribe: Option<Vec<Text<'a>>>,
+    subscribe: Option<Wanted<'a>>,
     #[serde(borrow, default)]
     unsubscribe: Option<Vec<Text<'a>>>,
     #[serde(borrow, default)]
@@ -47,6 +50,44 @@ struct Message<'a> {
     refresh: Option<Text<'a>>,
     #[serde(borrow, default)]
     token: Option<Text<'a>>,
+}
+
+/// What `{"subscribe":…}` holds: a list of names, or an object with a position, or `null`, for each name.
+struct Wanted<'a> {
+    channels: Vec<(Text<'a>, Option<Text<'a>>)>,
+    has_positions: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Wanted<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Wanted<'a>, D::Error> {
+        deserializer.deserialize_any(WantedVisitor)
+    }
+}
+
+struct WantedVisitor;
+
+impl<'de> Visitor<'de> for WantedVisitor {
+    type Value = Wanted<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of channels, or an object with a position for each channel")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Wanted<'de>, A::Error> {
+        let mut channels = Vec::new();
+        while let Some(name) = names.next_element()? {
+            channels.push((name, None));
+        }
+        Ok(Wanted { channels, has_positions: false })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Wanted<'de>, A::Error> {
+        let mut channels = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            channels.push(entry);
+        }
+        Ok(Wanted { channels, has_positions: true })
+    }
 }
 
 /// What `{"publish":…}` holds.
@@ -96,6 +137,10 @@ impl Protocol for WsJson {
         }
     }
 
+    fn welcome(&self, welcome: &Welcome<'_>, out: &mut Vec<u8>) {
+        write_server_event(&ServerEvent::of_welcome(welcome), out);
+    }
+
     fn notify(&self, notice: &Notice<'_>, out: &mut Vec<u8>) {
         match notice {
             Notice::Reply { reference, outcome } => write_reply(*reference, outcome, out),
@@ -130,8 +175,27 @@ fn unreadable<'a>(why: impl Into<Cow<'static, str>>) -> Intent<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The number of things that the message asks for.
+    fn commands(&self) -> usize {
+        let Message { subscribe, unsubscribe, ping, send, publish, refresh, token, after: _, reference: _ } = self;
+        let asked = [
+            subscribe.is_some(),
+            unsubscribe.is_some(),
+            ping.is_some(),
+            send.is_some(),
+            publish.is_some(),
+            refresh.is_some(),
+            token.is_some(),
+        ];
+        asked.into_iter().filter(|is_asked| *is_asked).count()
+    }
+
     fn intent(self) -> Intent<'a> {
         let reference = self.reference.map(RawValue::get);
+        if self.commands() > 1 {
+            let refusal = Refusal::new(Code::BadMessage, "a message asks for one thing; send one message for each");
+            return Intent::Refuse { refusal, reference, is_read: true };
+        }
         if let Some(payload) = self.ping {
             return Intent::Reply(Notice::Reply { reference: None, outcome: Outcome::Pong(payload.get()) });
         }
@@ -139,7 +203,10 @@ impl<'a> Message<'a> {
             Message { refresh: Some(token), .. } | Message { token: Some(token), .. } => {
                 Ok(Intent::Token { token: token.0, reference })
             }
-            Message { subscribe: Some(names), after, .. } => subscribe(names, after, reference),
+            Message { subscribe: Some(wanted), after, .. } => subscribe(wanted, after, reference),
+            Message { after: Some(_), .. } => {
+                Err(Refusal::new(Code::BadMessage, "\"after\" goes with \"subscribe\" alone"))
+            }
             Message { unsubscribe: Some(names), .. } => {
                 let channels = names.into_iter().map(|name| name.0).collect();
                 Ok(Intent::Unsubscribe { channels, reference })
@@ -156,14 +223,19 @@ impl<'a> Message<'a> {
 }
 
 fn subscribe<'a>(
-    names: Vec<Text<'a>>,
+    wanted: Wanted<'a>,
     after: Option<Text<'a>>,
     reference: Option<&'a str>,
 ) -> Result<Intent<'a>, Refusal> {
-    let channels = names.into_iter().map(|name| ChannelArg::new(name.0)).collect::<Result<_, _>>()?;
-    let after = after.map(|text| text.0.parse()).transpose();
-    let after = after.map_err(|error| Refusal::new(Code::BadPosition, format!("after: {error}")))?;
-    Ok(Intent::Subscribe { channels, after, reference })
+    if wanted.has_positions && after.is_some() {
+        return Err(Refusal::new(Code::BadMessage, "\"after\" does not go with a position for each channel"));
+    }
+    let after = after.map(|text| Id::of_client(&text.0));
+    let channels = wanted.channels.into_iter().map(|(name, own)| {
+        let own = own.map(|text| Id::of_client(&text.0));
+        Ok((ChannelArg::new(name.0)?, own.or(after)))
+    });
+    Ok(Intent::Subscribe { channels: channels.collect::<Result<_, Refusal>>()?, reference })
 }
 
 fn read_publish<'a>(publish: &'a RawValue, reference: Option<&'a str>) -> Result<Intent<'a>, Refusal> {
@@ -186,7 +258,7 @@ fn write_server_event(event: &ServerEvent<'_>, out: &mut Vec<u8>) {
 
 /// A request that was carried out is answered only if it has a reference; a refused one always is.
 fn write_reply(reference: Option<&str>, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
-    if reference.is_none() && matches!(outcome, Outcome::Done | Outcome::Published(_)) {
+    if reference.is_none() && !matches!(outcome, Outcome::Pong(_) | Outcome::Refused(_)) {
         return;
     }
     ws::write_frame_with(out, Opcode::Text, |out| {
@@ -198,7 +270,7 @@ fn write_reply(reference: Option<&str>, outcome: &Outcome<'_>, out: &mut Vec<u8>
         }
         match outcome {
             Outcome::Done => out.extend_from_slice(b"\"ok\":true"),
-            Outcome::Published(id) => {
+            Outcome::Subscribed(id) | Outcome::Published(id) => {
                 out.extend_from_slice(b"\"ok\":true,\"id\":\"");
                 id.write(out);
                 out.push(b'"');
@@ -217,7 +289,6 @@ fn write_reply(reference: Option<&str>, outcome: &Outcome<'_>, out: &mut Vec<u8>
 mod tests {
     use super::*;
     use crate::logic::event::{Draft, Kind};
-    use crate::logic::id::Id;
     use crate::logic::protocol::ws::parse_server_frame;
     use crate::logic::reason::Reason;
 
@@ -252,7 +323,21 @@ mod tests {
         let reference = Some("[1, 2]");
         assert_eq!(
             asked(r#"{"subscribe":["a","b\u003a1"],"after":"5-1","ref":[1, 2]}"#),
-            Intent::Subscribe { channels: vec![channel("a"), channel("b:1")], after: Some(Id::new(5, 1)), reference }
+            Intent::Subscribe {
+                channels: vec![(channel("a"), Some(Id::new(5, 1))), (channel("b:1"), Some(Id::new(5, 1)))],
+                reference
+            }
+        );
+        assert_eq!(
+            asked(r#"{"subscribe":{"b":"5-1","a":null,"c":"null"}}"#),
+            Intent::Subscribe {
+                channels: vec![
+                    (channel("b"), Some(Id::new(5, 1))),
+                    (channel("a"), None),
+                    (channel("c"), Some(Id::MAX))
+                ],
+                reference: None
+            }
         );
         assert_eq!(
             asked(r#"{"unsubscribe":["a",""]}"#),
@@ -268,24 +353,14 @@ mod tests {
             Intent::Publish { channel: channel("c"), draft, reference: Some("\"x\"") }
         );
         let pong = Notice::Reply { reference: None, outcome: Outcome::Pong("[ 7 ]") };
-        assert_eq!(asked(r#"{"ping":[ 7 ],"ref":1,"subscribe":["a"]}"#), Intent::Reply(pong));
-    }
-
-    #[test]
-    fn of_several_requests_in_one_message_one_is_heard() {
-        assert!(matches!(
-            asked(r#"{"send":1,"publish":1,"unsubscribe":["b"],"subscribe":["a"]}"#),
-            Intent::Subscribe { .. }
-        ));
-        assert!(matches!(asked(r#"{"subscribe":["a"],"token":"t"}"#), Intent::Token { .. }));
-        assert!(matches!(asked(r#"{"publish":1,"send":1}"#), Intent::Send { .. }));
+        assert_eq!(asked(r#"{"ping":[ 7 ],"ref":1}"#), Intent::Reply(pong));
     }
 
     #[test]
     fn names_are_borrowed_from_the_message() {
         let text = String::from(r#"{"subscribe":["plain"]}"#);
         let Intent::Subscribe { channels, .. } = asked(&text) else { panic!() };
-        assert!(text.as_bytes().as_ptr_range().contains(&channels[0].as_str().as_ptr()));
+        assert!(text.as_bytes().as_ptr_range().contains(&channels[0].0.as_str().as_ptr()));
     }
 
     #[test]
@@ -304,7 +379,18 @@ mod tests {
         let nothing = "the message asks for nothing; there are subscribe, unsubscribe, send, publish, refresh and ping";
         assert_eq!(refused(r#"{"ref":1}"#), (Code::BadMessage, nothing.into(), Some("1".into()), true));
         assert_eq!(refused(r#"{"subscribe":["$figures"],"ref":1}"#).0, Code::BadChannel);
-        assert_eq!(refused(r#"{"subscribe":["a"],"after":"x"}"#).0, Code::BadPosition);
+        let one = "a message asks for one thing; send one message for each";
+        for two in [
+            r#"{"subscribe":["a"],"unsubscribe":["b"],"ref":1}"#,
+            r#"{"subscribe":["a"],"ping":null,"token":"t","ref":1}"#,
+            r#"{"send":1,"publish":{"channel":"c","data":1},"ref":1}"#,
+        ] {
+            assert_eq!(refused(two), (Code::BadMessage, one.into(), Some("1".into()), true), "{two}");
+        }
+        let after = "\"after\" goes with \"subscribe\" alone";
+        assert_eq!(refused(r#"{"unsubscribe":["a"],"after":"5-1"}"#).1, after);
+        let after = "\"after\" does not go with a position for each channel";
+        assert_eq!(refused(r#"{"subscribe":{"a":"5-1"},"after":"5-1"}"#).1, after);
         assert_eq!(refused(r#"{"publish":{"channel":"c"}}"#).0, Code::BadMessage);
         assert_eq!(refused(r#"{"publish":{"channel":"$c","data":1}}"#).0, Code::BadChannel);
         assert_eq!(refused(r#"{"publish":{"channel":"c","data":1,"event":"ringcast.x"}}"#).0, Code::BadField);
@@ -330,6 +416,14 @@ mod tests {
         for text in [r#"{"token":"t"}"#, r#"{"refresh":"t"}"#, r#"{"ping":1}"#, "{"] {
             assert_eq!(asked(text).before_token(words), asked(text), "{text}");
         }
+    }
+
+    #[test]
+    fn the_first_words_name_the_position() {
+        let welcome =
+            Welcome { position: Id::new(5, 1), connection: &"0.1.2", padding_bytes: 9, retry_ms: 3, beat_ms: 30_000 };
+        let hello = r#"{"hello":{"id":"5-1","conn":"0.1.2","beat_ms":30000}}"#;
+        assert_eq!(text(|out| WsJson.welcome(&welcome, out)), hello);
     }
 
     #[test]

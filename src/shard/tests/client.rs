@@ -15,6 +15,8 @@ pub(super) struct Client {
     pub(super) has_head: bool,
     /// The position after which each event must come, or its loss be told.
     pub(super) since: Id,
+    /// The newest event at the time when the client has read the answer's head.
+    pub(super) newest_at_head: Id,
     /// The newest event that has come.
     pub(super) last: Id,
     /// The gaps that the client was told of: the ids between which events are lost.
@@ -66,8 +68,10 @@ impl Client {
                 self.understand_line(std::str::from_utf8(&frame[start..]).unwrap());
             } else if frame[0] == 0x81 {
                 let value: serde_json::Value = serde_json::from_slice(&frame[start..]).unwrap();
-                if let Some(id) = value["id"].as_str() {
+                if let Some(id) = value["id"].as_str().filter(|_| value["channel"].is_string()) {
                     self.on_event(id.parse().unwrap());
+                } else if let Some(id) = value["hello"]["id"].as_str() {
+                    self.on_hello(id.parse().unwrap());
                 } else if value["gap"].is_object() {
                     self.on_gap(&value["gap"]);
                 }
@@ -79,6 +83,7 @@ impl Client {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["EVENT", id, ..] => self.on_event(id.parse().unwrap()),
+            ["HELLO", _, id] => self.on_hello(id.parse().unwrap()),
             ["LOST", after, resumed] => self.gaps.push((after.parse().unwrap(), resumed.parse().unwrap())),
             _ => {}
         }
@@ -98,6 +103,8 @@ impl Client {
                 let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
                 if field("event: ").as_deref() == Some("ringcast.gap") {
                     self.on_gap(&serde_json::from_str(&field("data: ").unwrap()).unwrap());
+                } else if field("event: ").as_deref() == Some("ringcast.hello") {
+                    self.on_hello(field("id: ").unwrap().parse().unwrap());
                 } else if let Some(id) = field("id: ") {
                     self.on_event(id.parse().unwrap());
                 }
@@ -105,10 +112,21 @@ impl Client {
         }
     }
 
+    /// The client is told where it begins: no later than with the first event after the answer's head.
+    fn on_hello(&mut self, id: Id) {
+        assert!(self.received.is_empty() && self.gaps.is_empty(), "the welcome comes first: {self:?}");
+        assert!(id <= self.newest_at_head, "{id} is too late a position: {self:?}");
+        if self.is_resumed {
+            assert_eq!(id, self.since, "a resume begins where the client asks: {self:?}");
+        }
+        self.since = id;
+        self.last = id;
+    }
+
     fn on_event(&mut self, id: Id) {
+        assert!(id > self.since, "{id} is an old event: {self:?}");
         assert!(self.received.last().is_none_or(|last| id > *last), "{id} comes too late: {self:?}");
-        // Events that were on their way to the shard when the client came may still come.
-        self.last = self.last.max(id);
+        self.last = id;
         self.received.push(id);
     }
 

@@ -34,13 +34,13 @@ fn lines(model: &mut Model, far: &UnixStream) -> Vec<String> {
 fn a_protocol_has_its_own_words_for_everything() {
     let mut model = Model::new(1);
     let (slot, far) = model.open("/parrot/any?channel=d:1");
-    assert_eq!(lines(&mut model, &far), [format!("HELLO {}", model.shard.slots.name(0, slot))]);
+    assert_eq!(lines(&mut model, &far), [format!("HELLO {} 1000000-0", model.shard.slots.name(0, slot))]);
     say_to(&far, "r1 JOIN d:2,g:1");
+    assert_eq!(lines(&mut model, &far), ["r1 OK 1000000-0"]);
     say_to(&far, "r2 POLLY");
     say_to(&far, "r3 PART d:9");
     say_to(&far, "r4 SAY 1");
     let expected = [
-        "r1 OK",
         "r2 POLLY",
         "r3 NO not_subscribed there is no subscription to \"d:9\"",
         "r4 NO no_backend no backend listens to messages at the moment",

@@ -1,5 +1,7 @@
 //! Clients' messages within a session, and the replies to them.
 
+use std::collections::HashSet;
+
 use arcstr::ArcStr;
 
 use crate::link::{HubMessage, Speaker};
@@ -11,12 +13,14 @@ use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{ChannelArg, Intent, Notice, Outcome, Payload, Said};
 
-use super::super::access::Denied;
 use super::super::connection::State;
 use super::super::context::Ending;
+use super::super::opening::Opening;
 use super::super::settings::TICKS_PER_SECOND;
-use super::super::subscriptions::{check_room_for_channels, subscribe, unsubscribe_from};
-use super::super::waiting::{Aside, Hold, Waiting};
+use super::super::subscriptions::{
+    check_room_for_channels, is_subscribed, note_coming, subscribe, take_back, unsubscribe_from,
+};
+use super::super::waiting::{Aside, Hold, Waiting, Wanted};
 use super::permission::{self, Permission};
 use super::{Shard, ending, requests};
 
@@ -112,8 +116,8 @@ fn carry_out(shard: &mut Shard, slot: u32, intent: Intent<'_>, message: Option<P
         }
         Intent::Refuse { refusal, reference, .. } => (reference, Err(refusal)),
         Intent::Token { token, reference } => (reference, take_token(shard, slot, &token, reference)),
-        Intent::Subscribe { channels, after, reference } => {
-            (reference, subscribe_more(shard, slot, &channels, after, reference, message))
+        Intent::Subscribe { channels, reference } => {
+            (reference, subscribe_more(shard, slot, channels, reference, message))
         }
         Intent::Unsubscribe { channels, reference } => {
             let result = unsubscribe_some(shard, slot, &channels);
@@ -158,52 +162,83 @@ pub(super) fn hear_again(shard: &mut Shard, slot: u32) {
     shard.slots.queue(slot);
 }
 
-/// Subscribes an open connection to more channels. The reply comes before the first event of these channels.
+/// Subscribes an open connection to more channels, or to channels that it has from other positions. The reply comes before
+/// the first event of these channels.
 fn subscribe_more(
     shard: &mut Shard,
     slot: u32,
-    channels: &[ChannelArg<'_>],
-    after: Option<Id>,
+    wanted: Vec<(ChannelArg<'_>, Option<Id>)>,
     reference: Option<&str>,
     message: Option<Payload<'_>>,
 ) -> Result<(), Refusal> {
+    let (channels, positions): (Vec<ChannelArg<'_>>, Vec<Option<Id>>) = wanted.into_iter().unzip();
     // The limit is checked first, so that the backend is not asked about a message that is refused anyway.
-    let first = shard.slots[slot].subscriptions();
     let subscriptions_max = shard.cx.settings.config.limits.subscriptions;
-    if first + channels.len() > subscriptions_max {
+    let Shard { slots, lanes, .. } = &*shard;
+    let new = channels.iter().filter(|name| !is_subscribed(slots, lanes, slot, name.as_str())).count();
+    if slots[slot].subscriptions() + new > subscriptions_max {
         let message = format!("a connection may have at most {subscriptions_max} channels");
         return Err(Refusal::new(Code::TooMany, message));
     }
-    if permission::obtain(shard, slot, channels, None)? == Permission::Pending {
+    if permission::obtain(shard, slot, &channels, None)? == Permission::Pending {
         if let Some(Waiting::Backend(asking)) = shard.slots[slot].waiting_mut() {
             asking.message = message.map(Aside::new);
         }
         return Ok(());
     }
-    check_room_for_channels(&shard.lanes, &shard.cx, channels)?;
+    check_room_for_channels(&shard.lanes, &shard.cx, &channels)?;
     let mut refused: Option<Refusal> = None;
-    for name in channels.iter().map(ChannelArg::as_str) {
+    let mut allowed = Vec::with_capacity(channels.len());
+    let mut known = HashSet::with_capacity(channels.len());
+    for (name, after) in channels.iter().map(ChannelArg::as_str).zip(positions) {
+        if !known.insert(name) {
+            continue;
+        }
         match shard.access.may_subscribe(&shard.cx, slot, &shard.slots[slot], name) {
-            Ok(()) => subscribe(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot, name),
+            Ok(()) => allowed.push((name, after)),
             Err(denied) => refused.get_or_insert_with(|| denied.refusal(name)).channels.push(name.to_owned()),
         }
     }
-    // The channels that are allowed stay subscribed.
-    reply(shard, slot, reference, refused.as_ref().map_or(Outcome::Done, Outcome::Refused));
-    requests::start(shard, slot, first, after, 0);
+    // The reply names the position of the channels that begin now, if there are some.
+    allowed.sort_by_key(|(_, after)| after.is_some());
+    let mut opening = reference.filter(|_| refused.is_none()).map(Opening::reply);
+    if let Some(refusal) = refused {
+        // The channels that are allowed stay subscribed.
+        reply(shard, slot, reference, Outcome::Refused(&refusal));
+    }
+    if allowed.is_empty() {
+        let subscriptions = shard.slots[slot].subscriptions();
+        requests::start(shard, slot, subscriptions, None, opening.take());
+    }
+    for run in allowed.chunk_by(|one, next| one.1 == next.1) {
+        subscribe_from(shard, slot, run, opening.take());
+    }
     Ok(())
+}
+
+/// Subscribes to channels that begin after the same position. A channel that the connection has already is read again
+/// from there.
+fn subscribe_from(shard: &mut Shard, slot: u32, channels: &[(&str, Option<Id>)], opening: Option<Opening>) {
+    let Shard { slots, lanes, cx, .. } = &mut *shard;
+    let after = channels.first().and_then(|(_, after)| *after);
+    let taken_back = match after {
+        Some(_) => channels.iter().filter(|(name, _)| take_back(slots, lanes, cx, slot, name)).count(),
+        None => 0,
+    };
+    // Subscriptions that were taken back are the last ones, and new ones follow them.
+    let first = slots[slot].subscriptions() - taken_back;
+    for (name, _) in channels {
+        subscribe(slots, lanes, cx, slot, name);
+    }
+    requests::start(shard, slot, first, after, opening);
+    note_coming(&shard.slots, &shard.lanes, &mut shard.cx, slot, first + taken_back);
 }
 
 /// Takes a token within the connection: the first one, if the connection waits for it, or the next one.
 fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>) -> Result<(), Refusal> {
-    let wanted = permission::take_token(shard, slot, token)?;
-    reply(shard, slot, reference, Outcome::Done);
-    if let Some(wanted) = wanted {
-        // Other connections may have taken the room that there was when the connection was opened.
-        match check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels) {
-            Ok(()) => requests::begin_subscriptions(shard, slot, &wanted.channels, wanted.after),
-            Err(refusal) => reply(shard, slot, None, Outcome::Refused(&refusal.of_channels(wanted.channels))),
-        }
+    match permission::take_token(shard, slot, token)? {
+        None => reply(shard, slot, reference, Outcome::Done),
+        Some(wanted) => begin_with_token(shard, slot, *wanted, reference),
     }
     for name in shard.access.no_longer_granted(&shard.cx, &shard.slots, &shard.lanes, slot) {
         let _ = unsubscribe_some(shard, slot, &[&*name]);
@@ -214,10 +249,16 @@ fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>
     Ok(())
 }
 
-/// Tells the client that a channel which it named when the connection was opened is refused.
-pub(super) fn refuse_channel(shard: &mut Shard, slot: u32, denied: Denied, channel: &str) {
-    let refusal = denied.refusal(channel).of_channels(vec![channel.to_owned()]);
-    reply(shard, slot, None, Outcome::Refused(&refusal));
+/// Begins the session of a connection that has sent its first token. The welcome comes before the reply to the token.
+fn begin_with_token(shard: &mut Shard, slot: u32, mut wanted: Wanted, reference: Option<&str>) {
+    let mut then = Vec::new();
+    write_reply(shard, slot, reference, Outcome::Done, &mut then);
+    // Other connections may have taken the room that there was when the connection was opened.
+    if let Err(refusal) = check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels) {
+        let refusal = refusal.of_channels(std::mem::take(&mut wanted.channels));
+        write_reply(shard, slot, None, Outcome::Refused(&refusal), &mut then);
+    }
+    requests::begin_subscriptions(shard, slot, &wanted.channels, wanted.after, then);
 }
 
 fn unsubscribe_some(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
@@ -271,4 +312,16 @@ pub(super) fn reply(shard: &mut Shard, slot: u32, reference: Option<&str>, outco
     shard.cx.counters.errors += u64::from(matches!(outcome, Outcome::Refused(_)));
     let connection = &mut shard.slots[slot];
     connection.key.notify(&Notice::Reply { reference, outcome }, connection.out());
+}
+
+/// Appends the outcome of a request to bytes that are sent later.
+pub(super) fn write_reply(
+    shard: &mut Shard,
+    slot: u32,
+    reference: Option<&str>,
+    outcome: Outcome<'_>,
+    bytes: &mut Vec<u8>,
+) {
+    shard.cx.counters.errors += u64::from(matches!(outcome, Outcome::Refused(_)));
+    shard.slots[slot].key.notify(&Notice::Reply { reference, outcome }, bytes);
 }

@@ -75,6 +75,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
     match message {
         ShardMessage::Event(channel, event) => on_event(shard, channel, &event),
         ShardMessage::Followed(channel, since) => on_followed(shard, channel, since),
+        ShardMessage::Position(id) => shard.lanes.see(id),
         ShardMessage::Unfollowed(channel) => {
             if shard.lanes.channels[channel].following == Following::GivenUp {
                 shard.lanes.remove(channel);

@@ -14,15 +14,18 @@ use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
-use crate::logic::session::{Carrier, LaneKey, Route, Site, Spoken, Welcome, route};
+use crate::logic::session::{Carrier, LaneKey, Outcome, Route, Site, Spoken, route};
 use crate::logic::wheel::Tick;
 
 use super::super::accept::learn_client;
 use super::super::closing::{after_answer, finish, refuse};
 use super::super::connection::{Flags, State};
+use super::super::opening::Opening;
 use super::super::polls;
 use super::super::settings::ticks;
-use super::super::subscriptions::{can_resume_here, check_room_for_channels, start_after, start_from_now, subscribe};
+use super::super::subscriptions::{
+    can_resume_here, check_room_for_channels, follows_all, note_coming, start_after, start_from_now, subscribe,
+};
 use super::super::waiting::{Hold, Waiting, Wanted};
 use super::permission::{self, Permission};
 use super::{Shard, messages};
@@ -179,6 +182,7 @@ fn session(
         let refusal = Refusal::fatal(Code::Draining, "this server is going away; connect again");
         return Err(refusal.retry_after(shard.cx.retry_after_secs()));
     }
+    query.after = query.position(request);
     let protocol = spoken.protocol();
     if protocol.has_channels() {
         identify(shard, slot, request, &query)?;
@@ -200,7 +204,6 @@ fn session(
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
-    query.after = query.position(request)?;
     match protocol.carrier() {
         Carrier::Poll => begin_poll(shard, slot, spoken, request, &query),
         _ => open(shard, slot, spoken, request, &query, Response::events()),
@@ -268,7 +271,7 @@ fn open(
         Carrier::WebSocket => encode(&response, &exchange(shard, slot, request), shard.slots[slot].out()),
         _ => write_head(shard, slot, request, response),
     }
-    welcome(shard, slot, LaneKey::of(spoken, request.is_http_1_1));
+    shard.slots[slot].key = LaneKey::of(spoken, request.is_http_1_1);
     shard.slots.enter_state(slot, State::of(protocol.carrier()));
     shard.slots.set_deadline(slot, 0);
     if !shard.slots[slot].is_own() {
@@ -281,23 +284,10 @@ fn open(
         if may_send_token && shard.access.must_send_token(&shard.cx, slot, connection, &query.channels) {
             await_token(shard, slot, query);
         } else {
-            begin_subscriptions(shard, slot, &query.channels, query.after);
+            begin_subscriptions(shard, slot, &query.channels, query.after, Vec::new());
         }
     }
     shard.slots.queue(slot);
-}
-
-/// Begins the session on a connection: writes the protocol's welcome.
-fn welcome(shard: &mut Shard, slot: u32, key: LaneKey) {
-    let settings = &shard.cx.settings;
-    let welcome = Welcome {
-        connection: &shard.slots.name(shard.cx.index, slot),
-        padding_bytes: settings.config.http.sse_padding,
-        retry_ms: settings.retry_ms,
-    };
-    let connection = &mut shard.slots[slot];
-    connection.key = key;
-    key.welcome(&welcome, connection.out());
 }
 
 /// Has a WebSocket wait for its first token.
@@ -318,29 +308,42 @@ fn tell_came(shard: &mut Shard, slot: u32) {
     shard.cx.tell_hub(HubMessage::Came { who, address, transport });
 }
 
-/// Subscribes to the channels that a connection has named when it was opened. Channels that it may not have are refused
-/// one by one.
-pub(super) fn begin_subscriptions(shard: &mut Shard, slot: u32, channels: &[String], after: Option<Id>) {
+/// Subscribes to the channels that a connection has named when it was opened, and welcomes it. Channels that it may not
+/// have are refused one by one. `then` has replies that follow the welcome.
+pub(super) fn begin_subscriptions(
+    shard: &mut Shard,
+    slot: u32,
+    channels: &[String],
+    after: Option<Id>,
+    mut then: Vec<u8>,
+) {
     for name in channels {
         match shard.access.may_subscribe(&shard.cx, slot, &shard.slots[slot], name) {
             Ok(()) => subscribe(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot, name),
-            Err(denied) => messages::refuse_channel(shard, slot, denied, name),
+            Err(denied) => {
+                let refusal = denied.refusal(name).of_channels(vec![name.to_owned()]);
+                messages::write_reply(shard, slot, None, Outcome::Refused(&refusal), &mut then);
+            }
         }
     }
-    start(shard, slot, 0, after, 0);
+    start(shard, slot, 0, after, Some(Opening::welcome(then)));
+    note_coming(&shard.slots, &shard.lanes, &mut shard.cx, slot, 0);
 }
 
 /// Starts the subscriptions from number `first` on: from now, or after a position. Missed events come from the shard's
-/// logs if these reach back so far, else from the hub. `wait` is the time that a poll may be held.
-pub(super) fn start(shard: &mut Shard, slot: u32, first: usize, after: Option<Id>, wait: Tick) {
+/// logs if these reach back so far, else from the hub. `opening` is written once the position is known.
+pub(super) fn start(shard: &mut Shard, slot: u32, first: usize, after: Option<Id>, opening: Option<Opening>) {
     let Shard { slots, lanes, cx, resumes, .. } = shard;
-    match after {
-        None => start_from_now(slots, lanes, slot, first),
-        Some(after) => {
-            if !start_after(slots, lanes, cx, slot, first, after) {
-                resumes.begin(slots, lanes, cx, (slot, first), Some(after), wait);
-            }
+    let position = match after {
+        None if opening.is_none() || follows_all(slots, lanes, slot, first) => {
+            start_from_now(slots, lanes, slot, first);
+            lanes.seen
         }
+        Some(after) if start_after(slots, lanes, cx, slot, first, after) => after,
+        _ => return resumes.begin(slots, lanes, cx, (slot, first), after, (0, opening)),
+    };
+    if let Some(opening) = opening {
+        opening.write(slots, cx, slot, position);
     }
 }
 
@@ -397,7 +400,7 @@ fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_
         }
         _ => {
             slots.set_deadline(slot, cx.now + ticks(HUB_ANSWER_MAX));
-            shard.resumes.begin(slots, lanes, cx, (slot, 0), query.after, wait);
+            shard.resumes.begin(slots, lanes, cx, (slot, 0), query.after, (wait, None));
         }
     }
 }
