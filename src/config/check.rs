@@ -10,6 +10,7 @@ use crate::logic::auth::LEEWAY_MAX_S;
 
 use super::address::{AdminAddress, ListenAddress};
 use super::load::ConfigError;
+use super::origins;
 use super::section::Section;
 use super::table::{Auth, Config, NamespacePolicy, TokenKey};
 
@@ -45,6 +46,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     config.check_sections()?;
     check_admin(config)?;
     check_keys(&config.auth.keys)?;
+    origins::check(config)?;
     if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
         let problem = "needs trusted_proxies: the proxies whose headers are believed";
         return Err(ConfigError::value("[server] proxy_protocol", problem));

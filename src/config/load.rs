@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::ServeArgs;
 use super::check::{check, check_exposure};
+use super::origins;
 use super::table::Config;
 
 /// Why there is no configuration to run with.
@@ -75,6 +76,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
     }
     check(&config)?;
     check_exposure(&config, &config.server.listen)?;
+    origins::share(&mut config);
     Ok(config)
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod docs;
 mod load;
 mod namespace;
+mod origins;
 mod section;
 mod table;
 mod units;

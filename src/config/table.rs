@@ -122,6 +122,7 @@ section! {
         /// The longest request head. Longer ones are answered 431 or 414.
         max_header: usize as "units::size" = 8 * KIB, must 256..=64 * KIB;
         /// Origins whose pages may read streams and polls: `"https://app.example.com"`, `"https://*.example.com"`, `"*"`.
+        /// Without any, those of `[websocket] origins`.
         cors_origins: Vec<String> = Vec::new();
         /// Bytes of comment at the start of an event stream, for proxies that hold back the first kilobytes of an answer.
         sse_padding: usize as "units::size" = 0, must ..=64 * KIB;
@@ -140,7 +141,7 @@ section! {
         /// The longest message from a client. A longer one ends the connection with close code 1009.
         max_message: usize as "units::size" = 64 * KIB, must 128..=GIB;
         /// Origins whose pages may connect, beside those of the server's own host. Clients without an `Origin` are no
-        /// browsers and may always connect.
+        /// browsers and may always connect. Without any, those of `[http] cors_origins` except `"*"`.
         origins: Vec<String> = Vec::new();
         /// Messages (and pings) from one client per second; 0 for no limit. More end the connection with close code 1008.
         message_rate: u32 = 0;

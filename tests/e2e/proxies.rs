@@ -168,6 +168,27 @@ fn passes_everything(start: fn(SocketAddr) -> Proxy) {
     server.signal(libc::SIGTERM);
     assert_eq!(stream.next().unwrap().name, "ringcast.bye");
     assert!(stream.next().is_none());
+    drop(server);
+    tells_streams_to_come_back(address);
+}
+
+/// Checks the proxy's answers while the server is away: a browser's `EventSource` gives up for good at any status but 200.
+fn tells_streams_to_come_back(address: SocketAddr) {
+    let fields = "Origin: https://app.example\r\nAccept: text/event-stream\r\n";
+    for target in ["/sse?channel=a", "/events?channel=a"] {
+        let answer = Http::connect(address).request("GET", target, fields);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")), "{target}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+        let lines: Vec<&str> = answer.body.lines().collect();
+        let retry: u64 = lines[0].strip_prefix("retry: ").unwrap().parse().unwrap();
+        assert!((1000..=5000).contains(&retry), "{retry}");
+        assert_eq!(lines[1], "event: ringcast.bye");
+        let bye: serde_json::Value = serde_json::from_str(lines[2].strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(bye["code"], "unavailable");
+        assert!(answer.body.ends_with("\n\n"));
+    }
+    let poll = Http::connect(address).request("GET", "/events?channel=a", "");
+    assert!(poll.status >= 500, "a poll is refused: {}", poll.status);
 }
 
 /// An answer's JSON, with either framing: chunks or a length.

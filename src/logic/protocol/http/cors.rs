@@ -27,11 +27,16 @@ pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> 
 }
 
 /// Whether a page of `origin` may open a WebSocket. A program that is no browser sends no origin, and may. Pages of the
-/// requested `host` always may. CORS does not apply to WebSockets, so this check alone keeps other sites from using a
+/// requested `host` always may; the scheme's own port counts as none. CORS does not apply to WebSockets, so this check alone keeps other sites from using a
 /// visitor's connection (RFC 6455 §10.2).
 pub fn origin_allowed(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
     let Some(origin) = origin else { return true };
-    let same_host = || origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    let same_host = || {
+        let (Some((scheme, authority)), Some(host)) = (origin.split_once("://"), host) else { return false };
+        let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        let without_port = |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_owned();
+        without_port(authority).eq_ignore_ascii_case(&without_port(host))
+    };
     allowed.iter().any(|pattern| pattern == "*" || matches(pattern, origin)) || same_host()
 }
 
@@ -68,6 +73,17 @@ mod tests {
         assert!(origin_allowed(&[], None, Some("h")));
         assert!(origin_allowed(&[], Some("http://h:1"), Some("h:1")));
         assert!(!origin_allowed(&[], Some("http://evil"), Some("h")));
+        for (origin, host, is_allowed) in [
+            ("http://h", "h:80", true),
+            ("http://h:80", "h", true),
+            ("https://h", "h:443", true),
+            ("https://H", "h", true),
+            ("https://h", "h:80", false),
+            ("http://h", "h:443", false),
+            ("http://h:8080", "h", false),
+        ] {
+            assert_eq!(origin_allowed(&[], Some(origin), Some(host)), is_allowed, "{origin} {host}");
+        }
         assert!(origin_allowed(&some, Some("https://a.example"), Some("h")));
         assert!(origin_allowed(&list(&["*"]), Some("http://evil"), Some("h")));
     }
