@@ -4,7 +4,8 @@ use std::io::{IsTerminal, Read, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{FeedPath, Result};
 use crate::feed::client::{FeedClient, check};
@@ -52,11 +53,7 @@ pub(super) fn run(args: &PublishArgs) -> Result {
         None => read_input()?,
         Some(data) => data.as_bytes().to_vec(),
     };
-    let mut command = command(args, &data)?;
-    if let Some(key) = &args.key {
-        command["key"] = key.as_str().into();
-    }
-    let answer = feed.call(command)?;
+    let answer = feed.call(command(args, &data)?)?;
     writeln!(std::io::stdout(), "{}", answer["id"].as_str().unwrap_or_default())?;
     Ok(())
 }
@@ -71,21 +68,37 @@ fn read_input() -> Result<Vec<u8>> {
     Ok(data)
 }
 
-fn command(args: &PublishArgs, data: &[u8]) -> Result<Value> {
-    let mut command = json!({ "op": "publish", "channel": args.channel });
+/// The command that publishes an event.
+#[derive(Serialize)]
+struct Publish<'a> {
+    op: &'static str,
+    channel: &'a str,
+    /// JSON is sent as it was typed: with its own order of members, and numbers of any size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+}
+
+fn command<'a>(args: &'a PublishArgs, data: &[u8]) -> Result<Publish<'a>> {
+    let (event, key) = (args.event.as_deref(), args.key.as_deref());
+    let mut publish = Publish { op: "publish", channel: &args.channel, data: None, data_b64: None, event, key };
     if args.binary {
-        command["data_b64"] = STANDARD.encode(data).into();
-    } else {
-        let text = std::str::from_utf8(data).map_err(|_| "the payload is not text; publish bytes with --binary")?;
-        command["data"] = match args.json {
-            true => serde_json::from_str(text).map_err(|error| format!("the payload is not JSON: {error}"))?,
-            false => text.into(),
-        };
+        publish.data_b64 = Some(STANDARD.encode(data));
+        return Ok(publish);
     }
-    if let Some(event) = &args.event {
-        command["event"] = event.as_str().into();
-    }
-    Ok(command)
+    let text = std::str::from_utf8(data).map_err(|_| "the payload is not text; publish bytes with --binary")?;
+    publish.data = Some(match args.json {
+        // A command is one line. Line breaks are white space in JSON, because its strings have none.
+        true => serde_json::from_str(&text.replace(['\n', '\r'], " "))
+            .map_err(|error| format!("the payload is not JSON: {error}"))?,
+        false => to_raw_value(text)?,
+    });
+    Ok(publish)
 }
 
 fn publish_lines(args: &PublishArgs, feed: &mut FeedClient) -> Result {

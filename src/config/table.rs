@@ -74,6 +74,8 @@ section! {
         /// The time for a request from its first byte to its last, and for a new connection to send a request. (The kernel
         /// first keeps a connection without input to itself for a second.)
         handshake_timeout: Duration as "units::duration" = secs(10), must TICK..=WEEK;
+        /// The time for which an open connection may wait for its next request.
+        keep_alive: Duration as "units::duration" = secs(75), must TICK..=WEEK;
         /// Proxies whose `Forwarded`, or else `X-Forwarded-For`, is believed with each request: networks such as
         /// `"10.0.0.0/8"`, and `"unix:"` for the peers of a `unix:` listener. The client's address counts for `per_address`
         /// and `connect_rate`, and is shown in the log and to the backend.
@@ -183,7 +185,8 @@ section! {
         jwks_file: PathBuf = PathBuf::new();
         /// Issuers whose tokens are accepted (`iss`), a text or a list; empty for any.
         issuer: Vec<String> as "units::one_or_many" = Vec::new();
-        /// Audiences of which a token must name one (`aud`), a text or a list; empty for any.
+        /// Audiences of which a token must name one (`aud`), a text or a list. Without any, a token must name no
+        /// audience; `"any"` accepts every token.
         audience: Vec<String> as "units::one_or_many" = Vec::new();
         /// The difference between clocks that is allowed for `exp` and `nbf`.
         leeway: Duration as "units::duration" = secs(0), must be("whole seconds, at most 1h", is_leeway);

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// How long the server may take to answer.
@@ -68,11 +69,11 @@ impl FeedClient {
         Ok(FeedClient { reader: BufReader::new(stream), next_reference: 1 })
     }
 
-    /// Sends a command with a `ref` of its own, and waits for its answer.
+    /// Sends a command, an object without a `ref`, with a `ref` of its own, and waits for its answer.
     ///
     /// # Errors
     /// If the connection breaks, or the server refuses the command.
-    pub fn call(&mut self, command: Value) -> Result<Value, FeedError> {
+    pub fn call(&mut self, command: impl Serialize) -> Result<Value, FeedError> {
         let reference = self.send(command)?;
         loop {
             let answer = self.receive()?;
@@ -89,12 +90,13 @@ impl FeedClient {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub fn send(&mut self, mut command: Value) -> Result<u64, FeedError> {
+    pub fn send(&mut self, command: impl Serialize) -> Result<u64, FeedError> {
         let reference = self.next_reference;
         self.next_reference += 1;
-        command["ref"] = reference.into();
-        let mut line = command.to_string();
-        line.push('\n');
+        let command = serde_json::to_string(&command).map_err(io::Error::from)?;
+        // A command is an object with at least its `op`.
+        let members = command.strip_prefix('{').unwrap_or("}");
+        let line = format!("{{\"ref\":{reference},{members}\n");
         self.reader.get_mut().write_all(line.as_bytes())?;
         Ok(reference)
     }

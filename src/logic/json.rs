@@ -75,9 +75,44 @@ pub fn compact(json: &str) -> Vec<u8> {
     json.bytes().filter(keep).collect()
 }
 
+/// Whether a JSON text has an escape for half of a surrogate pair (RFC 8259 §8.2), which is no character.
+pub fn has_lone_surrogate(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += found;
+        at += match unit(at) {
+            Some(0xdc00..=0xdfff) => return true,
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdbff) => return true,
+            // The character after a backslash may be another backslash.
+            _ => 2,
+        };
+        if at >= bytes.len() {
+            break;
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_found() {
+        for text in [r#"{"a":"\ud800"}"#, r#""\udc00""#, r#""\ud800\u0041""#, r#"["\ud83d","\ude00"]"#, r#""\\\ud800""#]
+        {
+            assert!(has_lone_surrogate(text), "{text}");
+        }
+        for text in [r#"{"a":"\ud83d\ude00"}"#, r#""\\ud800""#, r#""\u0041\n""#, "{}", r#""\\""#] {
+            assert!(!has_lone_surrogate(text), "{text}");
+        }
+    }
     use proptest::prelude::*;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {

@@ -57,7 +57,7 @@ impl Settings {
         Settings {
             head: HeadLimits { head_bytes_max: config.http.max_header },
             handshake: ticks(config.server.handshake_timeout).max(1),
-            keep_alive: ticks(Duration::from_secs(75)),
+            keep_alive: ticks(config.server.keep_alive).max(1),
             linger: ticks(Duration::from_secs(3)),
             heartbeat_sse: ticks(config.heartbeat.sse).max(1),
             heartbeat_ws: ticks(config.heartbeat.ws).max(1),

@@ -84,7 +84,8 @@ struct Key {
 pub struct Rules {
     /// The accepted issuers (`iss`); empty for any issuer.
     pub issuers: Vec<String>,
-    /// The accepted audiences (`aud`), of which a token must name one; empty for any audience.
+    /// The accepted audiences (`aud`), of which a token must name one; `any` accepts every audience. If empty, a token
+    /// must name none (RFC 7519 §4.1.3).
     pub audiences: Vec<String>,
     /// The difference between clocks that is allowed for, in seconds.
     pub leeway_s: u64,
@@ -342,7 +343,12 @@ impl Keyring {
         if !issuers.is_empty() && !claims.iss.is_some_and(|issuer| issuers.contains(&issuer)) {
             return Err(TokenError::Issuer);
         }
-        if !audiences.is_empty() && !claims.aud.0.iter().any(|audience| audiences.contains(audience)) {
+        let is_accepted = match audiences.as_slice() {
+            [] => claims.aud.0.is_empty(),
+            [any] if any == "any" => true,
+            audiences => claims.aud.0.iter().any(|audience| audiences.contains(audience)),
+        };
+        if !is_accepted {
             return Err(TokenError::Audience);
         }
         let user = claims.sub.filter(|user| !user.is_empty());

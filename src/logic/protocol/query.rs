@@ -35,7 +35,14 @@ pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode(value).ok_or_else(|| bad(format!("the parameter {name:.40} is malformed")))?;
         match name {
-            "channel" => add_channels(&mut found.channels, &value, channels_max)?,
+            "channel" => add_channels(&mut found.channels, &value, channels_max).map_err(|refusal| {
+                let has_plus = pair.contains('+');
+                if has_plus {
+                    bad(format!("{} (a + in a query is a blank; write %2B)", refusal.message))
+                } else {
+                    refusal
+                }
+            })?,
             // Client libraries write the name of the field in different ways.
             "last_event_id" | "lastEventId" | "Last-Event-ID" | "after" => {
                 found.after = Some(&*value).filter(|text| !text.is_empty()).map(Id::of_client);
@@ -108,6 +115,14 @@ mod tests {
         assert_eq!(query.after, Some(Id::new(5, 1)));
         assert_eq!((query.wait_secs, query.raw, query.envelope), (Some(0), true, Some(true)));
         assert_eq!(parse("", 3), Ok(SubscribeQuery::default()));
+    }
+
+    #[test]
+    fn a_plus_is_a_blank() {
+        let refusal = parse("channel=a+b", 3).unwrap_err();
+        assert!(refusal.message.ends_with(" (a + in a query is a blank; write %2B)"), "{}", refusal.message);
+        assert!(!parse("channel=a%20b", 3).unwrap_err().message.contains('+'));
+        assert_eq!(parse("channel=a%2Bb", 3).unwrap().channels, ["a+b"]);
     }
 
     #[test]

@@ -52,6 +52,13 @@ struct Message<'a> {
     token: Option<Text<'a>>,
 }
 
+/// The reference of a message that cannot be read as a whole.
+#[derive(Deserialize)]
+struct Reference<'a> {
+    #[serde(borrow, rename = "ref", default)]
+    reference: Option<&'a RawValue>,
+}
+
 /// What `{"subscribe":…}` holds: a list of names, or an object with a position, or `null`, for each name.
 struct Wanted<'a> {
     channels: Vec<(Text<'a>, Option<Text<'a>>)>,
@@ -133,7 +140,11 @@ impl Protocol for WsJson {
         };
         match serde_json::from_str::<Message<'a>>(text) {
             Ok(message) => message.intent(),
-            Err(error) => unreadable(error.to_string()),
+            Err(error) => {
+                let reference = serde_json::from_str::<Reference<'a>>(text).ok().and_then(|message| message.reference);
+                let refusal = Refusal::new(Code::BadMessage, error.to_string());
+                Intent::Refuse { refusal, reference: reference.map(RawValue::get), is_read: false }
+            }
         }
     }
 
@@ -197,7 +208,7 @@ impl<'a> Message<'a> {
             return Intent::Refuse { refusal, reference, is_read: true };
         }
         if let Some(payload) = self.ping {
-            return Intent::Reply(Notice::Reply { reference: None, outcome: Outcome::Pong(payload.get()) });
+            return Intent::Reply(Notice::Reply { reference, outcome: Outcome::Pong(payload.get()) });
         }
         let intent = match self {
             Message { refresh: Some(token), .. } | Message { token: Some(token), .. } => {
@@ -352,7 +363,7 @@ mod tests {
             asked(r#"{"publish":{"channel":"c","data":[ 1 ],"event":"e"},"ref":"x"}"#),
             Intent::Publish { channel: channel("c"), draft, reference: Some("\"x\"") }
         );
-        let pong = Notice::Reply { reference: None, outcome: Outcome::Pong("[ 7 ]") };
+        let pong = Notice::Reply { reference: Some("1"), outcome: Outcome::Pong("[ 7 ]") };
         assert_eq!(asked(r#"{"ping":[ 7 ],"ref":1}"#), Intent::Reply(pong));
     }
 
@@ -368,7 +379,8 @@ mod tests {
         let (code, message, _, is_read) = refused("{");
         assert_eq!((code, is_read), (Code::BadMessage, false));
         assert!(message.contains("EOF"), "{message}");
-        let (_, message, _, _) = refused(r#"{"subscripe":["a"]}"#);
+        let (_, message, reference, _) = refused(r#"{"subscripe":["a"],"ref":[7]}"#);
+        assert_eq!(reference.as_deref(), Some("[7]"), "an error carries the reference of its message");
         assert_eq!(
             message,
             "unknown field `subscripe`, expected one of `subscribe`, `unsubscribe`, `after`, `ref`, `ping`, `send`, \

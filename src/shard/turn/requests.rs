@@ -191,7 +191,7 @@ fn session(
         return open_websocket(shard, slot, spoken, request, &query);
     }
     if query.channels.is_empty() {
-        return Err(Refusal::new(Code::NoChannel, "name at least one channel, as in ?channel=news"));
+        return Err(no_channel());
     }
     if permission::obtain(shard, slot, &query.channels, Some(request))? == Permission::Pending {
         return Ok(());
@@ -209,6 +209,10 @@ fn session(
         _ => open(shard, slot, spoken, request, &query, Response::events()),
     }
     Ok(())
+}
+
+fn no_channel() -> Refusal {
+    Refusal::new(Code::NoChannel, "name at least one channel, as in ?channel=news")
 }
 
 /// Gives the connection the identity of the request's token, if the request carries one.
@@ -241,7 +245,10 @@ fn open_websocket(
             return Ok(());
         }
         if !protocol.takes_requests() {
-            // The protocol can carry neither a refusal nor a token, so the request itself is refused.
+            // The protocol can carry neither a request for channels nor a refusal nor a token, so the request itself is refused.
+            if query.channels.is_empty() {
+                return Err(no_channel());
+            }
             shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
         }
     }

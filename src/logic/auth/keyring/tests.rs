@@ -111,6 +111,7 @@ fn a_changed_token_is_refused() {
 fn claims_are_judged_by_the_rules() {
     let none = Rules::default;
     let leeway = || Rules { leeway_s: 10, ..Rules::default() };
+    let any = || Rules { audiences: vec!["any".into()], ..Rules::default() };
     let strict = || Rules {
         issuers: vec!["a".into(), "b".into()],
         audiences: vec!["here".into(), "there".into()],
@@ -138,6 +139,9 @@ fn claims_are_judged_by_the_rules() {
         (json!({ "exp": exp, "sub": "x".repeat(255), "jti": "x".repeat(255) }), none(), None),
         (json!({ "exp": exp, "sub": "x".repeat(256) }), none(), Some(TokenError::TooLong)),
         (json!({ "exp": exp, "jti": "x".repeat(256) }), none(), Some(TokenError::TooLong)),
+        (json!({ "exp": exp, "aud": "elsewhere" }), none(), Some(TokenError::Audience)),
+        (json!({ "exp": exp, "aud": ["elsewhere"] }), any(), None),
+        (json!({ "exp": exp }), any(), None),
         (json!({ "exp": exp, "iss": "b", "aud": "there" }), strict(), None),
         (json!({ "exp": exp, "iss": "b", "aud": ["x", "here"] }), strict(), None),
         (json!({ "exp": exp, "iss": "c", "aud": "here" }), strict(), Some(TokenError::Issuer)),

@@ -479,6 +479,9 @@ fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> R
                 .map_err(|error| FeedError::new("bad_field", format!("the field data: {error}")))?;
             (Kind::Text, text.into_bytes())
         }
+        (Some(json), None) if json::has_lone_surrogate(json) => {
+            return Err(FeedError::new("bad_field", "the field data: half of a surrogate pair stands alone"));
+        }
         (Some(json), None) => (Kind::Json, json::compact(json)),
         (None, Some(text)) => {
             let bytes = STANDARD.decode(text);

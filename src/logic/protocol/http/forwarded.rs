@@ -12,7 +12,9 @@ use super::Request;
 pub fn last_untrusted(request: &Request<'_>, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     if request.forwarded.is_empty() {
         let entries = request.forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
-        return entries.map_while(address).find(|address| !is_trusted(*address));
+        // A list may have empty members (RFC 9110 §5.6.1.2).
+        let mut entries = entries.filter(|entry| !entry.trim().is_empty());
+        return entries.by_ref().map_while(address).find(|address| !is_trusted(*address));
     }
     let elements = request.forwarded.iter().rev().flat_map(|line| elements(line).into_iter().rev());
     elements.map_while(forwarded_for).find(|address| !is_trusted(*address))
