@@ -15,7 +15,7 @@ mod table;
 pub use hub::{HubFigures, HubTable};
 pub use longest::Longest;
 pub use measures::{BUCKETS, Measure, Measures, SharedMeasures};
-pub use shard::{Counters, ShardFigures, ShardTable};
+pub use shard::{Counters, Limit, ShardFigures, ShardTable};
 pub use state::ServerState;
 pub use stats::Stats;
 pub use table::{Family, Figure, Kind, Label, Unit};
