@@ -146,7 +146,7 @@ section! {
         /// browsers and may always connect. Without any, those of `[http] cors_origins` except `"*"`.
         origins: Vec<String> = Vec::new();
         /// Messages (and pings) from one client per second; 0 for no limit. More end the connection with close code 1008.
-        message_rate: u32 = 0;
+        message_rate: u32 = 1000;
         /// Bytes of messages from one client per second; 0 for no limit. More end the connection with close code 1008.
         byte_rate: usize as "units::size" = 0;
     }
@@ -164,7 +164,8 @@ section! {
         /// The time in which a WebSocket client must answer a ping.
         reap: Duration as "units::duration" = secs(30), must TICK..=WEEK;
         /// The time for which sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`), or unsent because the client reads
-        /// nothing. It finds stream clients that have vanished, and ends those that have stopped reading.
+        /// nothing. It finds stream clients that have vanished, and ends those that have stopped reading, also over `unix:`
+        /// listeners.
         tcp_user_timeout: Duration as "units::duration" = secs(60), must TICK..=WEEK;
     }
 }
@@ -231,7 +232,9 @@ section! {
         subscriptions: usize = 100, must 1..=1_000_000;
         /// Channels per shard, and in the hub.
         channels: usize = 1_000_000, must 1..=1_000_000_000;
-        /// Bytes that a client may send ahead while its poll is held. The kernel keeps further ones.
+        /// Bytes that are held of what a client has sent: requests and messages that are not whole yet, that wait for the
+        /// backend, or that come behind a held poll. `max_header` of a request, or `max_message` of a message, counts
+        /// instead if it is larger. The kernel keeps further bytes.
         inbound: usize as "units::size" = 64 * KIB, must KIB..=GIB;
         /// Bytes, per shard, of clients' messages that the backend or the hub has not taken yet. Beyond it the clients with
         /// further messages are not read.
@@ -246,6 +249,29 @@ section! {
         not_sent: usize as "units::size" = 64 * KIB, must 4 * KIB..=GIB;
         /// Connections that may wait to be accepted, per shard; `net.core.somaxconn` caps it.
         backlog: u32 = 4096, must 1..=1_000_000;
+        /// Requests on one connection per second, after ten times as many at once; 0 for no limit. Further ones are answered
+        /// 429 with `Retry-After`. Connections of a trusted proxy or over a Unix socket do not count, because they carry the
+        /// requests of many clients. Each shard counts for itself, here and in the keys below.
+        request_rate: u32 = 1000, must ..=1_000_000;
+        /// Requests from one address (of IPv6, from one /64) per second, in the same way; 0 for no limit. Here and below the
+        /// addresses of this host and those of trusted proxies do not count: a client behind a proxy counts by its own.
+        request_rate_address: u32 = 50_000, must ..=1_000_000;
+        /// Requests of one user per second, in the same way; 0 for no limit.
+        request_rate_user: u32 = 50_000, must ..=1_000_000;
+        /// Tokens from one address that do not verify, per second, after ten times as many at once; 0 for no limit. Beyond it no
+        /// token of the address is looked at: requests are answered 429 with `Retry-After`.
+        failed_tokens: u32 = 100, must ..=1_000_000;
+        /// Tokens within a WebSocket that may fail one after the other. The last one ends the connection with close code
+        /// 1008.
+        token_tries: u32 = 3, must 1..=1000;
+        /// Channels that the shard does not know yet and one connection names, per second, after ten times as many at once (or
+        /// twice `subscriptions`, if that is more); 0 for no limit. Further ones are refused, by 429 with `Retry-After` or an error
+        /// reply.
+        new_names: u32 = 100, must ..=1_000_000;
+        /// The same for all connections of one address; 0 for no limit.
+        new_names_address: u32 = 50_000, must ..=1_000_000;
+        /// The same for all connections of one user; 0 for no limit.
+        new_names_user: u32 = 50_000, must ..=1_000_000;
     }
 }
 

@@ -19,6 +19,23 @@ macro_rules! statuses {
 
 statuses! { 400 401 403 404 405 408 413 414 426 429 431 503 505 }
 
+/// A limit on a rate, beyond which a client is refused for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Limit {
+    /// The limit on requests.
+    RequestRate,
+    /// The limit on tokens that do not verify.
+    FailedTokens,
+    /// The limit on names of channels that are new to a shard.
+    NewNames,
+}
+
+impl Limit {
+    /// The name of every limit, each at the place that it has as a number: its code and its key in the configuration.
+    pub const NAMES: &[&str] = &["request_rate", "failed_tokens", "new_names"];
+}
+
 const CONNECTIONS: Family = Family {
     name: "connections",
     label: "transport",
@@ -113,6 +130,8 @@ table! {
     Total busy_us,
     /// Turns of the shard: they go up each second even if nothing happens.
     Total turns,
+    /// Time of the shard's longest turn in the last one to two minutes.
+    Now turn_longest_us,
     /// Batches of sends.
     Total batches,
     /// Passes over a channel's readers that have ended.
@@ -125,11 +144,15 @@ table! {
     Total ring_overflows,
     /// Lines about connections that were left out of the log.
     Total lines_suppressed,
+    /// Times the shard stood still for a second or more, because the process or the host was stopped.
+    Total pauses,
     lists {
         /// Connections that ended, by reason.
         Total closed by "reason" of Reason::NAMES,
         /// Requests answered with an error, by status.
         Total rejected by "status" of STATUS_LABELS,
+        /// Requests, tokens and channels refused because they came faster than a limit allows, by limit.
+        Total limited by "limit" of Limit::NAMES,
     }
 }
 

@@ -84,6 +84,12 @@ codes! {
     WebSocketVersion = "websocket_version", 426;
     /// There are too many connections of this user or from this address, or too many channels on this connection.
     TooMany = "too_many", 429, closes 1008;
+    /// Requests come faster than `request_rate` and its like allow.
+    RequestRate = "request_rate", 429;
+    /// More tokens of this address than `failed_tokens` did not verify: none is looked at for a while.
+    FailedTokens = "failed_tokens", 429, closes 1008;
+    /// More channels than `new_names` and its like allow were named that the server does not know.
+    NewNames = "new_names", 429, closes 1013;
     /// The header fields are too long.
     HeadersTooLong = "headers_too_long", 431;
     /// There are too many header fields.

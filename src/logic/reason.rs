@@ -91,6 +91,8 @@ reasons! {
     Expired = "expired", Some(Code::TokenExpired), Bye, "the token has expired";
     /// No token came in time.
     Unauthorized = "unauthorized", Some(Code::Unauthorized), Silent, "no token came in time";
+    /// As many tokens as `token_tries` allows did not verify, one after the other.
+    BadTokens = "bad_tokens", Some(Code::InvalidToken), Silent, "too many tokens that do not verify";
     /// The client has sent more than `message_rate` or `byte_rate` allows.
     Flooding = "flooding", Some(Code::Flooding), Silent, "too many messages in a second";
 }
@@ -154,6 +156,7 @@ mod tests {
         assert_eq!(told(Reason::Slow), (Some(1013), false, "too slow: reconnect and resume"));
         assert_eq!(told(Reason::Expired), (Some(4001), true, "the token has expired"));
         assert_eq!(told(Reason::Unauthorized), (Some(1008), false, "no token came in time"));
+        assert_eq!(told(Reason::BadTokens), (Some(1008), false, "too many tokens that do not verify"));
         assert_eq!(told(Reason::Flooding), (Some(1008), false, "too many messages in a second"));
         assert_eq!((Reason::Kicked.close_code(), Reason::Kicked.says_bye()), (Some(4003), true));
         let protocol = [Reason::Violation, Reason::InvalidData, Reason::TooBig];

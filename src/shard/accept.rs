@@ -14,11 +14,15 @@ use crate::sys::socket;
 use super::Listener;
 use super::admission::Refused;
 use super::connection::{Flags, Peer, State};
-use super::context::Context;
+use super::context::{Budget, Context};
 use super::slots::Slots;
 
 /// The most connections that one turn accepts from one listener.
 const BURST: usize = 64;
+/// The pieces of the budget that accepting a connection costs.
+const ACCEPT_PIECES: usize = 8;
+/// The most connections that wait for a place and are looked at again in one turn.
+const COMERS_PER_TURN: usize = 64;
 /// The most connections at a time that get a refusal with a slot of their own; beyond that the answer is sent once and
 /// the connection closed.
 const REFUSALS_MAX: usize = 64;
@@ -80,6 +84,8 @@ pub(super) struct Acceptor {
     queues: Vec<Queue>,
     reserve: Reserve,
     comers: VecDeque<Comer>,
+    /// The listener whose queue is taken from first in this turn.
+    first: usize,
     /// The ring has reports that were not taken, so connections that have ended may still have their places.
     may_free_places: bool,
     /// The number of connections that this thread's descriptor table has room for.
@@ -96,6 +102,7 @@ impl Acceptor {
             listeners,
             reserve,
             comers: VecDeque::new(),
+            first: 0,
             may_free_places: false,
             descriptors_max: descriptors.saturating_sub(OTHER_DESCRIPTORS) as usize,
         }
@@ -131,21 +138,29 @@ impl Acceptor {
     /// Accepts waiting connections, up to a burst for each listener. They are read in this turn, because a TCP
     /// connection is accepted together with its request. `may_free_places`: the ring has reports that this turn has not
     /// taken.
-    pub(super) fn take(&mut self, slots: &mut Slots, cx: &mut Context, may_free_places: bool) {
+    pub(super) fn take(&mut self, slots: &mut Slots, cx: &mut Context, mut budget: Budget, may_free_places: bool) {
         self.may_free_places = may_free_places;
-        for _ in 0..self.comers.len() {
+        for _ in 0..self.comers.len().min(COMERS_PER_TURN) {
             let Some(comer) = self.comers.pop_front() else { break };
+            budget.take();
             self.admit(slots, cx, comer);
         }
-        for listener in 0..self.listeners.len() {
+        // Another listener is the first in each turn, so that one with a full queue keeps no other from its share.
+        self.first = (self.first + 1) % self.listeners.len().max(1);
+        for number in 0..self.listeners.len() {
+            let listener = (self.first + number) % self.listeners.len();
             if self.queues[listener] == Queue::Ready {
-                self.queues[listener] = self.take_burst(slots, cx, listener);
+                self.queues[listener] = self.take_burst(slots, cx, listener, &mut budget);
             }
         }
     }
 
-    fn take_burst(&mut self, slots: &mut Slots, cx: &mut Context, listener: usize) -> Queue {
+    fn take_burst(&mut self, slots: &mut Slots, cx: &mut Context, listener: usize, budget: &mut Budget) -> Queue {
         for _ in 0..BURST {
+            if budget.is_spent() {
+                break;
+            }
+            budget.spend(ACCEPT_PIECES);
             let listener = &self.listeners[listener];
             let is_own = matches!(listener, Listener::Own(_));
             match socket::accept(listener.as_fd()) {
@@ -219,14 +234,17 @@ impl Acceptor {
         self.reserve.refill();
     }
 
-    /// Accepts the connections that are left in the queues, and stops listening.
-    pub(super) fn stop(&mut self, slots: &mut Slots, cx: &mut Context) {
+    /// Accepts the connections that are left in the queues, as far as the budget reaches, and stops listening.
+    pub(super) fn stop(&mut self, slots: &mut Slots, cx: &mut Context, mut budget: Budget) {
         for listener in std::mem::take(&mut self.listeners) {
             if matches!(listener, Listener::Inherited(_)) {
                 // The service manager keeps the socket for the next process.
                 continue;
             }
-            while let Ok(Some((fd, address))) = socket::accept(listener.as_fd()) {
+            while !budget.is_spent()
+                && let Ok(Some((fd, address))) = socket::accept(listener.as_fd())
+            {
+                budget.spend(ACCEPT_PIECES);
                 if !matches!(listener, Listener::Own(_)) {
                     cx.counters.accepted += 1;
                     self.admit(slots, cx, Comer { fd, address, turns_left: 0 });

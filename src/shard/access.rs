@@ -1,5 +1,6 @@
 //! Access: the connections' identities, and the channels that these allow.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -16,6 +17,7 @@ use super::connection::Connection;
 use super::context::Context;
 use super::identities::{Identities, Known};
 use super::lanes::Lanes;
+use super::limits::{may_try_token, note_failed_token};
 use super::rates::Talk;
 use super::settings::TICK_MS;
 use super::slots::Slots;
@@ -59,35 +61,61 @@ pub(super) struct Access {
     pub(super) identities: Identities,
     /// The messages of each WebSocket client in the present second.
     pub(super) talk: Talk,
+    /// The tokens within a WebSocket that have failed one after the other, by slot.
+    failed: HashMap<u32, u32>,
+    /// The ticks for which the shard has stood still since its start. They are no part of the shard's time, but tokens
+    /// expire by the time of the day.
+    paused: Tick,
 }
 
 impl Access {
     pub(super) fn new(keyring: Option<Arc<Keyring>>, revoked: Revoked) -> Access {
-        Access { keyring, identities: Identities::new(revoked), talk: Talk::default() }
+        let identities = Identities::new(revoked);
+        Access { keyring, identities, talk: Talk::default(), failed: HashMap::new(), paused: 0 }
     }
 
-    /// Verifies the token that a request carries, if it carries one.
-    pub(super) fn identity_of(
+    /// Notes that the shard has stood still for some ticks.
+    pub(super) fn note_pause(&mut self, ticks: Tick) {
+        self.paused = self.paused.saturating_add(ticks);
+    }
+
+    /// Counts a token of a WebSocket that has failed; returns how many have failed one after the other.
+    pub(super) fn count_failure(&mut self, slot: u32) -> u32 {
+        let failed = self.failed.entry(slot).or_default();
+        *failed += 1;
+        *failed
+    }
+
+    /// The token that a request carries, if it carries one and tokens are verified at all.
+    pub(super) fn token_of<'a>(
         &self,
-        cx: &mut Context,
-        request: &Request<'_>,
-        query: &SubscribeQuery,
-    ) -> Result<Option<Identity>, Refusal> {
-        if self.keyring.is_none() {
-            return Ok(None);
-        }
+        cx: &Context,
+        request: &'a Request<'_>,
+        query: &'a SubscribeQuery,
+    ) -> Option<&'a str> {
+        self.keyring.as_ref()?;
         let cookie = &cx.settings.config.auth.cookie;
         let in_cookie = || request.cookie(cookie).filter(|value| !cookie.is_empty() && !value.is_empty());
-        let Some(token) = request.bearer().or(query.token.as_deref()).or_else(in_cookie) else { return Ok(None) };
-        let identity = self.verify(cx, token).map_err(|error| {
+        request.bearer().or(query.token.as_deref()).or_else(in_cookie)
+    }
+
+    /// Verifies a token of a client, unless too many tokens of the client's address have failed.
+    pub(super) fn verify_of(
+        &self,
+        cx: &mut Context,
+        connection: &Connection,
+        token: &str,
+    ) -> Result<Identity, Refusal> {
+        may_try_token(cx, connection)?;
+        self.verify(cx, token).map_err(|error| {
+            note_failed_token(cx, connection);
             let code = if error == TokenError::Expired { Code::TokenExpired } else { Code::InvalidToken };
             Refusal::new(code, error.to_string())
-        })?;
-        Ok(Some(identity))
+        })
     }
 
     /// Verifies a token.
-    pub(super) fn verify(&self, cx: &mut Context, token: &str) -> Result<Identity, TokenError> {
+    fn verify(&self, cx: &mut Context, token: &str) -> Result<Identity, TokenError> {
         let now_s = unix_ms() / 1000;
         let verified = match &self.keyring {
             Some(keyring) => keyring.verify(token, now_s),
@@ -106,7 +134,8 @@ impl Access {
         let left_ms = (identity.expires_s * 1000).saturating_sub(unix_ms());
         let left = Tick::try_from(left_ms.div_ceil(TICK_MS)).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2);
         let Identity { user, token, grants, .. } = identity;
-        let expires = cx.now + left.max(1);
+        let expires = cx.now.saturating_add(self.paused).saturating_add(left.max(1));
+        self.failed.remove(&slot);
         self.set(cx, slot, Known { user, token, grants, expires, is_asked: false })
     }
 
@@ -143,6 +172,7 @@ impl Access {
     /// Takes a connection's identity away.
     pub(super) fn forget(&mut self, cx: &Context, slot: u32) {
         self.talk.forget(slot);
+        self.failed.remove(&slot);
         if let Some(user) = self.identities.remove(slot).and_then(|known| known.user) {
             cx.admission.leave_as(&user);
         }
@@ -226,7 +256,8 @@ impl Access {
         if self.identities.len() == 0 {
             return None;
         }
-        self.identities.get(slot).map(|known| known.expires).filter(|end| *end != Tick::MAX)
+        let end = self.identities.get(slot).map(|known| known.expires).filter(|end| *end != Tick::MAX)?;
+        Some(end.saturating_sub(self.paused).max(1))
     }
 
     /// Forgets revocations of tokens that have expired.

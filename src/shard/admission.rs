@@ -59,7 +59,7 @@ struct Address {
 
 /// The address under which a client's connections are counted. IPv6 addresses of one /64 count as one, because a client
 /// usually has a whole /64.
-fn group(address: IpAddr) -> IpAddr {
+pub(super) fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

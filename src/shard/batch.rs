@@ -2,15 +2,19 @@
 //! from turn to turn.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::logic::log::Position;
 
 use super::connection::Connection;
+use super::context::Budget;
 use super::lanes::Lanes;
 use super::slots::Slots;
 
 /// The most bytes that are copied for one batch.
 const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The bytes of a batch beyond which no send is added: some milliseconds of the kernel's time.
+const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The bytes that a connection is sent next.
 #[derive(Clone, Copy, Debug)]
@@ -32,17 +36,55 @@ pub(super) struct Plan {
     pub(super) piece: Piece,
 }
 
+impl Piece {
+    /// The bytes of a piece that lies in a log or in the arena.
+    fn bytes(self) -> u64 {
+        match self {
+            Piece::Run { start, end, .. } => end - start,
+            Piece::Merged { start, end } => (end - start) as u64,
+            Piece::Out | Piece::Heartbeat => 0,
+        }
+    }
+}
+
 /// The planned sends and their copied bytes; see the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     pub(super) plans: Vec<Plan>,
+    /// The bytes of the planned sends, apart from answers and heartbeats.
+    bytes: u64,
+    /// The share of the present turn for merging frames and answering polls.
+    pub(super) budget: Budget,
     /// Copied frames of several lanes, in the order in which they are sent.
     pub(super) arena: Vec<u8>,
     /// The cursors of the connection whose frames are being copied.
     pub(super) cursors: Vec<Position>,
 }
 
+impl Default for Batch {
+    fn default() -> Batch {
+        let budget = Budget::new((0, Duration::ZERO));
+        Batch { plans: Vec::new(), bytes: 0, budget, arena: Vec::new(), cursors: Vec::new() }
+    }
+}
+
 impl Batch {
+    /// Begins a batch.
+    pub(super) fn begin(&mut self) {
+        self.bytes = 0;
+    }
+
+    /// Adds a planned send.
+    pub(super) fn add(&mut self, plan: Plan) {
+        self.bytes += plan.piece.bytes();
+        self.plans.push(plan);
+    }
+
+    /// Whether the batch takes no more sends, of which it may have `plans_max`.
+    pub(super) fn is_full(&self, plans_max: usize) -> bool {
+        self.plans.len() >= plans_max || self.bytes >= BYTES_MAX || self.budget.is_spent()
+    }
+
     /// The number of planned sends.
     pub(super) fn len(&self) -> usize {
         self.plans.len()

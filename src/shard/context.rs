@@ -12,6 +12,7 @@ use crate::logic::session::{Farewell, Violation};
 use crate::logic::wheel::Tick;
 
 use super::admission::Admission;
+use super::rates::Rates;
 use super::settings::Settings;
 
 /// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the order
@@ -104,6 +105,8 @@ pub(super) struct Context {
     pub(super) now: Tick,
     pub(super) counters: Counters,
     pub(super) measures: Measures,
+    /// What the clients have used up of the rates that they may have.
+    pub(super) rates: Rates,
     pub(super) effects: Vec<Effect>,
     /// Whether the shard drains: each answer is then the last one on its connection.
     pub(super) is_draining: bool,
@@ -127,33 +130,49 @@ impl Context {
     }
 }
 
-/// The share of one kind of input in a turn: a number of pieces and a time. The budget is spent when either is used
-/// up.
+/// The share of one kind of work in a turn: a number of pieces and a time. The budget is spent when either is used up.
+///
+/// One piece stands for about a microsecond. Work that costs more takes more pieces off the budget ([`Budget::spend`]),
+/// so that the clock is looked at after an amount of work and not after a number of requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     left: usize,
+    /// The pieces until the next look at the clock.
+    unlooked: usize,
     until: Instant,
 }
 
-/// The pieces of input between two looks at the clock.
+/// The pieces of work between two looks at the clock.
 const PIECES_PER_LOOK: usize = 16;
 
 impl Budget {
     /// A budget of `pieces` and `time` from now on.
-    pub(super) fn new(pieces: usize, time: Duration) -> Budget {
-        Budget { left: pieces, until: Instant::now() + time }
+    pub(super) fn new((pieces, time): (usize, Duration)) -> Budget {
+        Budget { left: pieces, unlooked: PIECES_PER_LOOK, until: Instant::now() + time }
     }
 
     /// Takes one piece off the budget; returns whether one was left.
     pub(super) fn take(&mut self) -> bool {
-        if self.left == 0 {
-            return false;
+        let has_piece = self.left > 0;
+        self.spend(1);
+        has_piece
+    }
+
+    /// Takes `pieces` off the budget for work that was done, and looks at the clock if that was much work.
+    pub(super) fn spend(&mut self, pieces: usize) {
+        self.left = self.left.saturating_sub(pieces);
+        self.unlooked = self.unlooked.saturating_sub(pieces);
+        if self.unlooked == 0 {
+            self.look();
         }
-        self.left -= 1;
-        if self.left.is_multiple_of(PIECES_PER_LOOK) && Instant::now() >= self.until {
+    }
+
+    /// Looks at the clock, after work of unknown cost.
+    pub(super) fn look(&mut self) {
+        self.unlooked = PIECES_PER_LOOK;
+        if self.left > 0 && Instant::now() >= self.until {
             self.left = 0;
         }
-        true
     }
 
     /// Whether the budget has no piece left in this turn.
@@ -168,11 +187,27 @@ mod tests {
 
     #[test]
     fn a_budget_ends_with_its_pieces_or_its_time() {
-        let mut budget = Budget::new(40, Duration::from_secs(3600));
+        let hour = Duration::from_secs(3600);
+        let mut budget = Budget::new((40, hour));
         assert_eq!((0..100).filter(|_| budget.take()).count(), 40);
         assert!(budget.is_spent());
-        let mut over = Budget::new(1000, Duration::ZERO);
+        let mut over = Budget::new((1000, Duration::ZERO));
         let taken = (0..100).filter(|_| over.take()).count();
-        assert!((1..=PIECES_PER_LOOK).contains(&taken), "{taken}");
+        assert_eq!(taken, PIECES_PER_LOOK);
+    }
+
+    #[test]
+    fn costly_work_takes_more_and_has_the_clock_looked_at() {
+        let mut budget = Budget::new((1000, Duration::from_secs(3600)));
+        (0..10).for_each(|_| budget.spend(64));
+        assert_eq!((0..1000).filter(|_| budget.take()).count(), 360);
+        let mut over = Budget::new((1_000_000, Duration::ZERO));
+        over.spend(PIECES_PER_LOOK - 1);
+        assert!(!over.is_spent(), "cheap work looks at the clock now and then");
+        over.spend(1);
+        assert!(over.is_spent());
+        let mut over = Budget::new((1_000_000, Duration::ZERO));
+        over.look();
+        assert!(over.is_spent() && !over.take());
     }
 }

@@ -1,7 +1,7 @@
 //! Deadlines: the times at which connections must be looked at, and heartbeats.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::logic::wheel::{Tick, Wheel};
 
@@ -25,10 +25,17 @@ pub(super) struct Due {
     pub(super) is_deadline: bool,
 }
 
+/// The time between two turns from which on the shard, and not its clients, has stood still. The clock ticks ten times
+/// in it.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
 /// The wheel, its clock, and the entries that have fired and are not worked off yet.
 pub(super) struct Deadlines {
     wheel: Wheel<Hint>,
+    /// The start of the shard's time. Pauses of the process move it, so that no time passes in them.
     started: Instant,
+    /// The time of the last look at the clock, since `started`.
+    looked: Duration,
     fired: VecDeque<(Hint, Tick)>,
     /// The budget of log lines about connections.
     pub(super) lines: LineBudget,
@@ -50,7 +57,8 @@ fn next_due(
     token_ends: Option<Tick>,
 ) -> Option<Tick> {
     let deadline = (connection.deadline != 0).then_some(connection.deadline);
-    let deadline = deadline.into_iter().chain(token_ends).min();
+    let stall = connection.flags.intersects(Flags::BLOCKED).then(|| connection.sent + settings.stall);
+    let deadline = deadline.into_iter().chain(token_ends).chain(stall).min();
     let beat = match connection.state {
         State::Stream => {
             let interval = spread(settings.heartbeat_sse, slot);
@@ -75,20 +83,35 @@ impl Deadlines {
         Deadlines {
             wheel: Wheel::new(1),
             started: Instant::now(),
+            looked: Duration::ZERO,
             fired: VecDeque::new(),
             lines: LineBudget::new(lines_per_second),
         }
     }
 
-    /// The present time by the clock.
-    pub(super) fn now(&self) -> Tick {
-        let elapsed = self.started.elapsed().as_millis() as u64 / TICK_MS;
-        Tick::try_from(elapsed + 1).unwrap_or(Tick::MAX)
+    /// The present time, and the ticks for which the shard has stood still since the last look. These are left out of the
+    /// time: what clients have sent meanwhile is not read yet, so no deadline may come nearer by them.
+    pub(super) fn read_clock(&mut self) -> (Tick, Tick) {
+        let elapsed = self.started.elapsed();
+        let gap = elapsed.saturating_sub(self.looked);
+        let paused = if gap >= PAUSE_MIN { gap.as_millis() as u64 / TICK_MS } else { 0 };
+        let pause = Duration::from_millis(paused * TICK_MS);
+        self.started += pause;
+        self.looked = elapsed - pause;
+        let now = self.looked.as_millis() as u64 / TICK_MS;
+        (Tick::try_from(now + 1).unwrap_or(Tick::MAX), Tick::try_from(paused).unwrap_or(Tick::MAX))
     }
 
-    /// Sets the clock ahead by a duration, for tests.
+    /// Sets the clock ahead by a duration in which the shard has not stood still, for tests.
     #[cfg(test)]
-    pub(super) fn pass(&mut self, time: std::time::Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.started -= time;
+        self.looked += time;
+    }
+
+    /// Sets the clock ahead by a duration in which the shard has stood still, for tests.
+    #[cfg(test)]
+    pub(super) fn stand_still(&mut self, time: Duration) {
         self.started -= time;
     }
 
@@ -136,6 +159,12 @@ impl Deadlines {
         }
         None
     }
+}
+
+/// Whether a client has taken none of the bytes that wait for it for too long. Over TCP the kernel finds most of these
+/// clients too; over a Unix socket it finds none.
+pub(super) fn is_stalled(connection: &Connection, settings: &Settings, now: Tick) -> bool {
+    connection.flags.intersects(Flags::BLOCKED) && connection.sent + settings.stall <= now
 }
 
 /// Has a heartbeat sent to the connection if one is due.
@@ -216,6 +245,34 @@ mod tests {
             assert!((100..400).contains(&count), "{count} of 10,000 beat at {beat}");
         }
         assert_eq!(spread(1, 77), 1);
+    }
+
+    #[test]
+    fn time_stands_still_while_the_shard_does() {
+        let mut deadlines = Deadlines::new(0);
+        let (before, _) = deadlines.read_clock();
+        deadlines.stand_still(Duration::from_secs(100));
+        let (now, paused) = deadlines.read_clock();
+        assert!((1000..=1010).contains(&paused) && now - before <= 10, "{paused} {now}");
+        deadlines.pass(Duration::from_secs(100));
+        let (now, paused) = deadlines.read_clock();
+        assert!(paused == 0 && (1000..=1010).contains(&(now - before)), "{paused} {now}");
+        deadlines.stand_still(PAUSE_MIN / 2);
+        assert_eq!(deadlines.read_clock().1, 0, "a late tick is no pause");
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_has_a_deadline_of_its_own() {
+        let settings = Settings::new(Default::default());
+        let mut connection = Connection { state: State::Stream, sent: 100, ..Connection::default() };
+        assert!(!is_stalled(&connection, &settings, Tick::MAX));
+        let due = |connection: &Connection| next_due(connection, 0, &settings, 200, None);
+        assert_eq!(due(&connection), Some(100 + settings.heartbeat_sse));
+        connection.flags.insert(Flags::BLOCKED);
+        (connection.state, connection.deadline) = (State::Closing, 2000);
+        assert_eq!(due(&connection), Some(100 + settings.stall));
+        let end = 100 + settings.stall;
+        assert!(!is_stalled(&connection, &settings, end - 1) && is_stalled(&connection, &settings, end));
     }
 
     #[test]

@@ -160,19 +160,20 @@ impl Identities {
         self.entries.remove(slot).map(|entry| entry.known)
     }
 
-    fn all(&self, index: Index, text: &str) -> Vec<u32> {
+    fn all(&self, index: Index, text: &str) -> impl Iterator<Item = u32> {
         let head = self.first[index as usize].find(text, |slot| name(&self.entries, index, slot));
-        let next = |slot: &u32| self.entries.get(*slot).map(|entry| entry.next[index as usize]).filter(|n| *n != NONE);
-        std::iter::successors(head, next).collect()
+        let next =
+            move |slot: &u32| self.entries.get(*slot).map(|entry| entry.next[index as usize]).filter(|n| *n != NONE);
+        std::iter::successors(head, next)
     }
 
-    /// The connections of one user.
-    pub(super) fn of_user(&self, user: &str) -> Vec<u32> {
+    /// The connections of one user. They may be many.
+    pub(super) fn of_user(&self, user: &str) -> impl Iterator<Item = u32> {
         self.all(Index::User, user)
     }
 
-    /// The connections that came with one token.
-    pub(super) fn of_token(&self, id: &str) -> Vec<u32> {
+    /// The connections that came with one token. They may be many.
+    pub(super) fn of_token(&self, id: &str) -> impl Iterator<Item = u32> {
         self.all(Index::Token, id)
     }
 }
@@ -187,7 +188,8 @@ mod tests {
         Known { user, token, grants: Grants::default(), expires: 5, is_asked: false }
     }
 
-    fn sorted(mut slots: Vec<u32>) -> Vec<u32> {
+    fn sorted(slots: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut slots: Vec<u32> = slots.collect();
         slots.sort_unstable();
         slots
     }
@@ -212,8 +214,8 @@ mod tests {
                 prop_assert_eq!(identities.len(), model.len());
                 for number in 0..4 {
                     let (user, token) = (format!("u{number}"), format!("t{number}"));
-                    let of_user = model.iter().filter(|row| row.1.as_ref() == Some(&user)).map(|row| row.0).collect();
-                    let of_token = model.iter().filter(|row| row.2.as_ref() == Some(&token)).map(|row| row.0).collect();
+                    let of_user = model.iter().filter(|row| row.1.as_ref() == Some(&user)).map(|row| row.0);
+                    let of_token = model.iter().filter(|row| row.2.as_ref() == Some(&token)).map(|row| row.0);
                     prop_assert_eq!(sorted(identities.of_user(&user)), sorted(of_user));
                     prop_assert_eq!(sorted(identities.of_token(&token)), sorted(of_token));
                 }

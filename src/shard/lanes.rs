@@ -10,7 +10,7 @@ use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
 use crate::logic::names::Names;
-use crate::logic::session::LaneKey;
+use crate::logic::session::{Carrier, LaneKey};
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
@@ -19,6 +19,9 @@ use super::settings::{Policies, Policy, ticks};
 
 /// The time for which a lane without subscriptions is kept, for clients that leave and come back.
 const UNUSED_LANE_KEPT: Duration = Duration::from_secs(30);
+/// The same for the lane of polls on a channel that never had an event: the clients of polls come back at once. Other
+/// lanes without an event go with the next tick, so that a channel on which nothing is published costs nothing.
+const SILENT_POLLS_KEPT: Duration = Duration::from_secs(2);
 /// The age of a log's newest event at which the log is emptied, if every reader has everything.
 const LOG_KEPT: Duration = Duration::from_secs(30);
 /// The most bytes that a log keeps for cheap resumes once every reader has everything.
@@ -36,6 +39,37 @@ pub(super) enum Following {
     Yes,
     /// The shard has given the channel up; its number is free once the hub has confirmed that.
     GivenUp,
+}
+
+/// How long a lane without subscriptions is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// The lane never had an event.
+    Silent,
+    /// The lane never had an event, and its clients poll.
+    SilentPolls,
+    /// The lane has had events.
+    Used,
+}
+
+impl Kept {
+    const ALL: [Kept; 3] = [Kept::Silent, Kept::SilentPolls, Kept::Used];
+
+    fn of(lane: &Lane) -> Kept {
+        match lane.key.protocol().carrier() {
+            _ if lane.log.head() > 0 => Kept::Used,
+            Carrier::Poll => Kept::SilentPolls,
+            _ => Kept::Silent,
+        }
+    }
+
+    fn time(self) -> Tick {
+        match self {
+            Kept::Silent => 1,
+            Kept::SilentPolls => ticks(SILENT_POLLS_KEPT),
+            Kept::Used => ticks(UNUSED_LANE_KEPT),
+        }
+    }
 }
 
 /// A channel as the shard knows it.
@@ -148,8 +182,8 @@ pub(super) struct Lanes {
     policies: Policies,
     /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
-    /// Lanes without subscriptions, each with the time at which it may be freed.
-    unused: VecDeque<(Tick, u32)>,
+    /// Lanes without subscriptions, each with the time at which it may be freed, by the [`Kept`] of the lane.
+    unused: [VecDeque<(Tick, u32)>; Kept::ALL.len()],
     /// Logs that may have grown old, each with the time at which it is looked at.
     aging: VecDeque<(Tick, u32)>,
 }
@@ -178,7 +212,7 @@ impl Lanes {
             kept_bytes: 0,
             policies: Policies::default(),
             seen: Id::ZERO,
-            unused: VecDeque::new(),
+            unused: Default::default(),
             aging: VecDeque::new(),
         }
     }
@@ -352,8 +386,14 @@ impl Lanes {
         cell.users -= 1;
         if cell.users == 0 {
             cell.touched = now;
-            self.unused.push_back((now + ticks(UNUSED_LANE_KEPT), lane));
+            self.keep(lane, now);
         }
+    }
+
+    /// Notes when a lane without subscriptions may be freed.
+    fn keep(&mut self, lane: u32, now: Tick) {
+        let kept = Kept::of(&self.cells[lane]);
+        self.unused[kept as usize].push_back((now + kept.time(), lane));
     }
 
     /// Gives the reader at `place` the new number of its subscription.
@@ -404,17 +444,20 @@ impl Lanes {
     /// channel is given up with its last lane, `Some(None)` if there may be more lanes to free, and `None` if there is
     /// none now.
     pub(super) fn free_unused_lane(&mut self, now: Tick) -> Option<Option<u32>> {
-        let (due, lane) = self.unused.front().copied().filter(|(due, _)| *due <= now)?;
-        self.unused.pop_front();
-        debug_assert!(due <= now, "a lane is looked at in its time");
+        let kept = self.next_unused(now)?;
+        let (_, lane) = self.unused[kept as usize].pop_front()?;
         let cell = &self.cells[lane];
-        let is_old = cell.touched + ticks(UNUSED_LANE_KEPT) <= now;
         // A lane that was used since has a later entry of its own.
-        if cell.channel == NONE || !cell.is_unused() || !is_old {
+        if cell.channel == NONE || !cell.is_unused() {
             return Some(None);
         }
-        if cell.walking {
-            self.unused.push_back((now + 1, lane));
+        let is_old = cell.touched + Kept::of(cell).time() <= now;
+        if cell.walking || !is_old && Kept::of(cell) != kept {
+            // The lane is still in the list of walks, or has had its first event without subscriptions.
+            self.keep(lane, now);
+            return Some(None);
+        }
+        if !is_old {
             return Some(None);
         }
         let channel = cell.channel;
@@ -425,24 +468,33 @@ impl Lanes {
         Some(Some(channel))
     }
 
-    /// Empties logs that every reader has read and that had no event for a while.
-    pub(super) fn empty_old_logs(&mut self, now: Tick) {
-        while let Some((due, lane)) = self.aging.front().copied() {
-            if due > now {
-                break;
-            }
-            self.aging.pop_front();
-            let is_read = self.is_read(lane);
-            let cell = &mut self.cells[lane];
-            if cell.log.is_empty() {
-                cell.aging = false;
-            } else if is_read && (cell.is_unused() || cell.touched + ticks(LOG_KEPT) <= now) {
-                cell.aging = false;
-                self.clear_log(lane);
-            } else {
-                self.aging.push_back((now + ticks(LOG_KEPT), lane));
-            }
+    /// The kind of the unused lane that is looked at next, if one's time has come.
+    fn next_unused(&self, now: Tick) -> Option<Kept> {
+        let is_due = |kept: &Kept| self.unused[*kept as usize].front().is_some_and(|(due, _)| *due <= now);
+        Kept::ALL.into_iter().find(is_due)
+    }
+
+    /// Whether lanes or logs wait whose time has come.
+    pub(super) fn has_old(&self, now: Tick) -> bool {
+        self.next_unused(now).is_some() || self.aging.front().is_some_and(|(due, _)| *due <= now)
+    }
+
+    /// Empties the next log that every reader has read and that had no event for a while; returns whether there was one
+    /// to look at.
+    pub(super) fn empty_old_log(&mut self, now: Tick) -> bool {
+        let Some((_, lane)) = self.aging.front().copied().filter(|(due, _)| *due <= now) else { return false };
+        self.aging.pop_front();
+        let is_read = self.is_read(lane);
+        let cell = &mut self.cells[lane];
+        if cell.log.is_empty() {
+            cell.aging = false;
+        } else if is_read && (cell.is_unused() || cell.touched + ticks(LOG_KEPT) <= now) {
+            cell.aging = false;
+            self.clear_log(lane);
+        } else {
+            self.aging.push_back((now + ticks(LOG_KEPT), lane));
         }
+        true
     }
 
     /// Checks the invariants of channels and lanes between two turns.
@@ -505,6 +557,34 @@ mod tests {
         assert!(!lanes.remove_lane(sse));
         assert_eq!(lanes.lanes_of(channel).collect::<Vec<_>>(), [ws]);
         assert!(lanes.remove_lane(ws));
+    }
+
+    /// The channels that are given up at a tick.
+    fn freed(lanes: &mut Lanes, now: Tick) -> Vec<u32> {
+        std::iter::from_fn(|| lanes.free_unused_lane(now)).flatten().collect()
+    }
+
+    #[test]
+    fn a_lane_without_an_event_goes_at_once_and_others_stay_a_while() {
+        let mut lanes = Lanes::new();
+        let [silent, polled, used, late] = ["a", "b", "c", "d"].map(|name| lanes.add(name.into(), 0));
+        let (stream, poll) = (LaneKey::of(Spoken::SSE, true), LaneKey::of(Spoken::POLL, true));
+        let all = [(silent, stream), (polled, poll), (used, stream), (late, stream)];
+        let all = all.map(|(channel, key)| lanes.lane(channel, key));
+        all.iter().for_each(|lane| lanes.enter(*lane));
+        lanes.append(all[2], Id::new(1, 0), 5, |out| out.extend_from_slice(b"frame"));
+        all.iter().for_each(|lane| lanes.leave(*lane, 10));
+        // The event was on its way when the last subscription ended.
+        lanes.append(all[3], Id::new(2, 0), 10, |out| out.extend_from_slice(b"frame"));
+        assert!(!lanes.has_old(10) && freed(&mut lanes, 10).is_empty());
+        assert!(lanes.has_old(11));
+        assert_eq!(freed(&mut lanes, 11), [silent]);
+        assert!(freed(&mut lanes, 29).is_empty());
+        assert_eq!(freed(&mut lanes, 30), [polled]);
+        assert!(freed(&mut lanes, 309).is_empty());
+        assert_eq!(freed(&mut lanes, 310), [used]);
+        assert_eq!(freed(&mut lanes, 311), [late]);
+        assert!(lanes.channels[silent].following == Following::GivenUp);
     }
 
     #[test]

@@ -12,6 +12,11 @@ use super::slots::Slots;
 /// The most bytes that are copied for one send.
 const MERGED_BYTES_MAX: usize = 128 * 1024;
 
+/// The most cursors that are looked at for one poll's answer: about two milliseconds.
+const LOOKS_MAX: usize = 64 * 1024;
+/// The cursors that are looked at in about a microsecond.
+const LOOKS_PER_PIECE: usize = 32;
+
 /// A run of frames of one subscription, before the next frame of another one in the order of ids.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
@@ -61,6 +66,11 @@ impl<'a> Merge<'a> {
         Some(Stretch { index, lane, start, end })
     }
 
+    /// The number of cursors that each stretch is chosen from.
+    fn looks(&self) -> usize {
+        self.cursors.len()
+    }
+
     /// Moves the merge on to `to`, which lies in the stretch.
     pub(super) fn advance(&mut self, stretch: &Stretch, to: Position) {
         debug_assert!(stretch.start < to && to <= stretch.end, "a merge goes forward within its stretch");
@@ -77,9 +87,10 @@ fn copy(lanes: &Lanes, lane: u32, mut from: Position, to: Position, out: &mut Ve
     }
 }
 
-/// Copies a connection's pending frames into one piece of the arena, up to a bound that may fall within a frame.
+/// Copies a connection's pending frames into one piece of the arena, up to a bound that may fall within a frame or that
+/// the batch's budget sets.
 pub(super) fn merge(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -> Piece {
-    let Batch { arena, cursors, .. } = batch;
+    let Batch { arena, cursors, budget, .. } = batch;
     let start = arena.len();
     let mut merge = Merge::new(slots, slot, cursors);
     while arena.len() - start < MERGED_BYTES_MAX
@@ -89,6 +100,10 @@ pub(super) fn merge(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) 
         let end = stretch.end.min(stretch.start + room);
         copy(lanes, stretch.lane, stretch.start, end, arena);
         merge.advance(&stretch, end);
+        budget.spend(1 + merge.looks() / LOOKS_PER_PIECE);
+        if budget.is_spent() {
+            break;
+        }
     }
     Piece::Merged { start, end: arena.len() }
 }
@@ -99,8 +114,8 @@ pub(super) fn is_short_enough(start: Position, head: Position) -> bool {
     head - start <= MERGED_BYTES_MAX as u64
 }
 
-/// Appends the frames between a connection's cursors and the heads, in the order of ids and up to about `bytes_max`,
-/// and moves the cursors. Returns the number of events and the id of the last one.
+/// Appends the frames between a connection's cursors and the heads, in the order of ids and up to about `bytes_max` or
+/// a number of looks at cursors, and moves the cursors. Returns the number of events and the id of the last one.
 pub(super) fn take_pending(
     slots: &mut Slots,
     lanes: &mut Lanes,
@@ -111,7 +126,9 @@ pub(super) fn take_pending(
     let mut cursors = Vec::new();
     let (mut count, mut last) = (0, None);
     let mut merge = Merge::new(slots, slot, &mut cursors);
+    let mut stretches_left = (LOOKS_MAX / merge.looks().max(1)).max(1);
     while out.len() < bytes_max
+        && stretches_left > 0
         && let Some(stretch) = merge.next(lanes)
     {
         let log = &lanes[stretch.lane].log;
@@ -121,6 +138,7 @@ pub(super) fn take_pending(
         count += log.events_between(stretch.start, end) as u64;
         last = log.id_before(end);
         merge.advance(&stretch, end);
+        stretches_left -= 1;
     }
     for (index, cursor) in cursors.into_iter().enumerate() {
         let Some(subscription) = slots[slot].subscription_mut(index) else { continue };

@@ -24,6 +24,7 @@ mod identities;
 mod io;
 mod lag;
 mod lanes;
+mod limits;
 mod merge;
 mod next;
 mod opening;

@@ -29,7 +29,7 @@ pub(super) fn plan(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, batch
         Some(piece) => {
             debug_assert!(slots[slot].fd.is_some(), "a connection that can be sent to has a socket");
             slots[slot].flags.insert(Flags::PLANNED);
-            batch.plans.push(Plan { slot, piece });
+            batch.add(Plan { slot, piece });
         }
         None => on_all_sent(slots, lanes, cx, slot),
     }

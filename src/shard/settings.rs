@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, SlowPolicy};
+use crate::config::{Config, Limits, SlowPolicy};
 use crate::logic::protocol::http::HeadLimits;
 use crate::logic::wheel::Tick;
 
-use super::rates::TalkLimits;
+use super::rates::{Rate, TalkLimits};
 
 /// The shard's coarse time, in milliseconds per tick.
 pub(super) const TICK_MS: u64 = 100;
@@ -32,6 +32,43 @@ pub(super) struct Policy {
     pub(super) presence: bool,
 }
 
+/// The rates that a client may have as a connection, as an address and as a user.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shares {
+    pub(super) connection: Rate,
+    pub(super) address: Rate,
+    pub(super) user: Rate,
+}
+
+/// The limits on rates.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RateLimits {
+    pub(super) requests: Shares,
+    pub(super) new_names: Shares,
+    /// The tokens of an address that do not verify.
+    pub(super) failed_tokens: Rate,
+}
+
+impl RateLimits {
+    fn new(limits: &Limits) -> RateLimits {
+        // A client may name all of its channels at once, and again when it comes back.
+        let channels = limits.subscriptions.saturating_mul(2);
+        RateLimits {
+            requests: Shares {
+                connection: Rate::per_second(limits.request_rate, 0),
+                address: Rate::per_second(limits.request_rate_address, 0),
+                user: Rate::per_second(limits.request_rate_user, 0),
+            },
+            new_names: Shares {
+                connection: Rate::per_second(limits.new_names, channels),
+                address: Rate::per_second(limits.new_names_address, channels),
+                user: Rate::per_second(limits.new_names_user, channels),
+            },
+            failed_tokens: Rate::per_second(limits.failed_tokens, 0),
+        }
+    }
+}
+
 /// The configuration, and the values that a shard has derived from it.
 pub(super) struct Settings {
     pub(super) config: Arc<Config>,
@@ -48,6 +85,13 @@ pub(super) struct Settings {
     pub(super) token_timeout: Tick,
     pub(super) ask_timeout: Tick,
     pub(super) talk: TalkLimits,
+    /// The rates of each connection, each address and each user.
+    pub(super) rates: RateLimits,
+    /// The time in which a client must take some of the bytes that wait for it.
+    pub(super) stall: Tick,
+    /// The most bytes that are held of what a client has sent: of a request, and of a message.
+    pub(super) held_request_max: usize,
+    pub(super) held_message_max: usize,
     pub(super) retry_ms: u64,
     pub(super) trusted: bool,
 }
@@ -69,6 +113,10 @@ impl Settings {
                 messages_max: config.websocket.message_rate,
                 bytes_max: config.websocket.byte_rate as u64,
             },
+            rates: RateLimits::new(&config.limits),
+            stall: ticks(config.heartbeat.tcp_user_timeout).max(1),
+            held_request_max: config.limits.inbound.max(config.http.max_header),
+            held_message_max: config.limits.inbound.max(config.websocket.max_message),
             retry_ms: config.http.retry.as_millis() as u64,
             trusted: !config.server.trusted_proxies.is_empty(),
             config,

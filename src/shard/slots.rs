@@ -194,6 +194,14 @@ impl Slots {
         self.reschedule(slot);
     }
 
+    /// Has the connection looked at by `due`, if it is not looked at earlier.
+    pub(super) fn look_by(&mut self, slot: u32, due: Tick) {
+        let timer = self.cells[slot].timer;
+        if timer == 0 || timer > due {
+            self.reschedule(slot);
+        }
+    }
+
     /// Notes that the time at which the connection must be looked at may have changed.
     pub(super) fn reschedule(&mut self, slot: u32) {
         self.rescheduled.push(slot);
@@ -243,13 +251,16 @@ impl Slots {
         self.dying -= 1;
     }
 
-    /// Frees the slots of connections that died while the ring had no poll of them.
-    pub(super) fn bury_all(&mut self) {
-        while let Some(slot) = self.graves.pop() {
+    /// Frees up to `most` slots of connections that died while the ring had no poll of them; returns whether there are
+    /// more.
+    pub(super) fn bury_some(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(slot) = self.graves.pop() else { return false };
             if self.cells[slot].state == State::Dead {
                 self.bury(slot);
             }
         }
+        !self.graves.is_empty()
     }
 
     /// Stops counting a connection towards its address; returns the address if the connection was counted.

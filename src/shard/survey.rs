@@ -14,13 +14,13 @@ use crate::logic::wheel::Tick;
 use crate::sys::socket::{self, TcpState};
 
 use super::connection::{Connection, Flags, State};
-use super::context::Context;
+use super::context::{Budget, Context};
 use super::lanes::Lanes;
 use super::settings::TICK_MS;
 use super::slots::Slots;
 
-/// The number of slots that one turn looks at.
-const SLOTS_PER_TURN: u32 = 1024;
+/// The pieces of a turn's budget that making a row costs, beside one for each channel that it names.
+const ROW_PIECES: usize = 8;
 /// The most channels that one row names.
 const CHANNELS_SHOWN: usize = 100;
 
@@ -33,6 +33,8 @@ struct Survey {
     matched: u64,
     /// The slots to show so far, each with its connection's backlog in bytes.
     found: Vec<(u64, u32)>,
+    /// The rows of those of them that are made already, once every slot was looked at.
+    rows: Vec<(u64, Box<str>)>,
 }
 
 /// The questions about many connections, in the order in which they came.
@@ -106,7 +108,14 @@ impl Surveys {
     pub(super) fn look(&mut self, view: &View<'_>, cx: &mut Context, request: u64, look: &Arc<Look>) {
         let seen = match &**look {
             Look::Connections(_) => {
-                let survey = Survey { request, look: look.clone(), position: 0, matched: 0, found: Vec::new() };
+                let survey = Survey {
+                    request,
+                    look: look.clone(),
+                    position: 0,
+                    matched: 0,
+                    found: Vec::new(),
+                    rows: Vec::new(),
+                };
                 self.0.push_back(survey);
                 return;
             }
@@ -119,31 +128,20 @@ impl Surveys {
         cx.tell_hub(HubMessage::Seen { request, seen });
     }
 
-    /// Looks at some more slots for the first survey; returns whether there is more to look at.
-    pub(super) fn go_on(&mut self, view: &View<'_>, cx: &mut Context) -> bool {
+    /// Goes on with the first survey, as far as the budget reaches; returns whether there is more to do.
+    pub(super) fn go_on(&mut self, view: &View<'_>, cx: &mut Context, budget: &mut Budget) -> bool {
         let Some(mut survey) = self.0.pop_front() else { return false };
         let look = survey.look.clone();
-        let Look::Connections(filter) = &*look else { return !self.0.is_empty() };
-        let end = survey.position.saturating_add(SLOTS_PER_TURN).min(view.slots.capacity());
-        // The channel's number is looked up in each turn, because it may have changed since the turn before.
-        let channel = filter.channel.as_ref().map(|name| view.lanes.find(name).unwrap_or(NONE));
-        while survey.position < end {
-            let slot = survey.position;
-            survey.position += 1;
-            if view.is_wanted(slot, filter, channel) {
-                survey.matched += 1;
-                survey.add(slot, view.lag(slot), filter);
+        if let Look::Connections(filter) = &*look {
+            survey.search(view, filter, budget);
+            survey.show(view, cx, budget);
+            if !survey.is_over(view) {
+                self.0.push_back(survey);
+                return true;
             }
+            let seen = Seen::Rows { rows: survey.rows, matched: survey.matched };
+            cx.tell_hub(HubMessage::Seen { request: survey.request, seen });
         }
-        if survey.position < view.slots.capacity() {
-            self.0.push_back(survey);
-            return true;
-        }
-        let is_there = |slot: u32| !matches!(view.slots[slot].state, State::Free | State::Dead);
-        let found = survey.found.iter().filter(|(_, slot)| is_there(*slot));
-        let rows = found.map(|(lag, slot)| (*lag, view.row(cx, *slot, false))).collect();
-        let seen = Seen::Rows { rows, matched: survey.matched };
-        cx.tell_hub(HubMessage::Seen { request: survey.request, seen });
         !self.0.is_empty()
     }
 }
@@ -206,6 +204,41 @@ impl View<'_> {
 }
 
 impl Survey {
+    /// Whether every slot was looked at, and every row is made.
+    fn is_over(&self, view: &View<'_>) -> bool {
+        self.position >= view.slots.capacity() && self.found.is_empty()
+    }
+
+    /// Looks at more slots.
+    fn search(&mut self, view: &View<'_>, filter: &ConnectionFilter, budget: &mut Budget) {
+        // The channel's number is looked up in each turn, because it may have changed since the turn before.
+        let channel = filter.channel.as_ref().map(|name| view.lanes.find(name).unwrap_or(NONE));
+        while self.position < view.slots.capacity() && budget.take() {
+            let slot = self.position;
+            self.position += 1;
+            budget.spend(view.slots[slot].subscriptions() / 8);
+            if view.is_wanted(slot, filter, channel) {
+                self.matched += 1;
+                self.add(slot, view.lag(slot), filter);
+            }
+        }
+    }
+
+    /// Makes more rows, once every slot was looked at.
+    fn show(&mut self, view: &View<'_>, cx: &Context, budget: &mut Budget) {
+        if self.position < view.slots.capacity() {
+            return;
+        }
+        while budget.take()
+            && let Some((lag, slot)) = self.found.pop()
+        {
+            if !matches!(view.slots[slot].state, State::Free | State::Dead) {
+                budget.spend(ROW_PIECES + view.slots[slot].subscriptions().min(CHANNELS_SHOWN));
+                self.rows.push((lag, view.row(cx, slot, false)));
+            }
+        }
+    }
+
     fn add(&mut self, slot: u32, lag: u64, filter: &ConnectionFilter) {
         if !filter.slowest_first {
             if self.found.len() < filter.limit {

@@ -8,6 +8,7 @@
 //! [`faulty`] puts a kernel with faults under the shard.
 
 mod asking;
+mod bounds;
 mod client;
 pub(super) mod faulty;
 mod parrot;

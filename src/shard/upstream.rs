@@ -140,6 +140,11 @@ impl Upstream {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
+    /// Whether connections may wait whose message finds room now.
+    pub(super) fn has_waiting_with_room(&self, cx: &Context) -> bool {
+        !self.waiting.is_empty() && self.has_room(cx)
+    }
+
     /// The next connection whose message finds room now.
     pub(super) fn next_with_room(&mut self, slots: &Slots, cx: &Context) -> Option<u32> {
         while self.has_room(cx) {

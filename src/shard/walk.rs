@@ -20,6 +20,9 @@ const VISITS_MAX: usize = 64;
 /// The most readers visited in one turn, with those that need no send.
 const VISITS_PER_TURN: usize = 4096;
 
+/// The pieces of a batch's budget that a poll's answer costs, beside one for each of its channels.
+const POLL_PIECES: usize = 4;
+
 /// A pass over the readers of a lane, from the last one down, so that no reader is missed when another one leaves during
 /// the pass.
 #[derive(Debug, Default)]
@@ -115,7 +118,7 @@ impl Walks {
         (length, plans_max): (Length, usize),
     ) {
         let mut visits = VISITS_PER_TURN;
-        while batch.len() < plans_max && visits > 0 {
+        while !batch.is_full(plans_max) && visits > 0 {
             let Some(mut walk) = self.of(length).pop_front() else { break };
             if !walk.has_begun {
                 walk.set_out(lanes);
@@ -123,7 +126,7 @@ impl Walks {
             let mut left = VISITS_MAX.min(visits);
             visits -= left;
             let mut must_send = false;
-            while left > 0 && !must_send && batch.len() < plans_max {
+            while left > 0 && !must_send && !batch.is_full(plans_max) {
                 let readers = lanes.readers(walk.lane);
                 walk.position = walk.position.min(readers.len());
                 let Some(reader) = walk.position.checked_sub(1).and_then(|place| readers.get(place).copied()) else {
@@ -208,7 +211,9 @@ impl Walk {
             cx.measures.record(Measure::Lag, self.head.saturating_sub(cursor));
         }
         if connection.state == State::Poll {
+            batch.budget.spend(POLL_PIECES + connection.subscriptions());
             polls::answer(slots, lanes, cx, reader.slot);
+            batch.budget.look();
         } else if is_overrun {
             if flags.intersects(Flags::BLOCKED | Flags::REPLAYING) {
                 overrun(slots, lanes, cx, reader, self.lane, self.floor);

@@ -137,11 +137,12 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads some of a connection's bytes into the scratch buffer.
-    pub(super) fn receive(&mut self, slots: &Slots, slot: u32) -> Received {
+    /// Reads some of a connection's bytes into the scratch buffer, `bytes_max` at most.
+    pub(super) fn receive(&mut self, slots: &Slots, slot: u32, bytes_max: usize) -> Received {
         let Some(fd) = &slots[slot].fd else { return Received::Nothing };
+        let bytes_max = bytes_max.min(self.scratch.len());
         loop {
-            return match self.io.receive(fd.as_fd(), &mut self.scratch) {
+            return match self.io.receive(fd.as_fd(), &mut self.scratch[..bytes_max]) {
                 Ok(0) => Received::End,
                 Ok(length) => Received::Bytes(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
@@ -216,6 +217,7 @@ impl Wire {
         if taken < planned {
             account.cx.counters.sends_blocked += 1;
             self.await_room(slots, slot)?;
+            slots.look_by(slot, account.cx.now + account.cx.settings.stall);
         } else if !is_caught_up(slots, lanes, slot) {
             slots.queue(slot);
         }
@@ -236,6 +238,7 @@ impl Wire {
             self.starved.push(slot);
             return Ok(());
         }
+        slots.look_by(slot, cx.now + cx.settings.stall);
         self.await_room(slots, slot)
     }
 }

@@ -148,3 +148,41 @@ fn storms_of_short_connections_leave_nothing_behind() {
     server.publish("a", "alive");
     assert_eq!(stream.next().unwrap().data, "alive");
 }
+
+#[test]
+fn a_channel_without_an_event_costs_nothing_once_nobody_follows_it() {
+    let server = Server::start("[limits]\nchannels = 60");
+    for round in 0..5 {
+        let names: Vec<String> = (0..50).map(|number| format!("{round}-{number}")).collect();
+        let stream = Stream::open(server.address, &format!("/sse?channel={}", names.join(",")));
+        server.await_figure("channels", 50);
+        drop(stream);
+        // Channels of clients that have left would refuse other clients, and publishers.
+        server.await_figure("channels", 0);
+    }
+    let mut http = Http::connect(server.address);
+    assert_eq!(http.get("/poll?channel=polled&wait=0").status, 200);
+    server.await_figure("channels", 0);
+}
+
+#[test]
+fn a_client_of_a_unix_listener_that_takes_nothing_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clients.sock");
+    let config = "[heartbeat]\ntcp_user_timeout = \"500ms\"\n[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"";
+    let server = Server::start_with(config, &["--listen", &format!("unix:{}", path.display())]);
+    let mut deaf = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    deaf.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let upgrade = "GET /ws?channel=a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).unwrap();
+    server.await_figure("connections_sse", 1);
+    server.await_figure("connections_ws", 1);
+    let mut feed = server.feed();
+    let padding = "x".repeat(50_000);
+    super::server::eventually("both are let go", || {
+        super::server::publish(&mut feed, "a", &padding);
+        (server.figure("closed.slow") == 2).then_some(())
+    });
+    server.await_figure("slots", 0);
+}

@@ -146,3 +146,68 @@ fn channels_are_bounded() {
     let command = serde_json::json!({ "op": "publish", "channel": "e", "data": 1 });
     assert_eq!(super::server::code(server.feed().call(command).unwrap_err()), "channels");
 }
+
+#[test]
+fn requests_on_a_connection_have_a_rate() {
+    let server = Server::start("[limits]\nrequest_rate = 1");
+    let mut http = Http::connect(server.address);
+    http.send(&"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(30));
+    let answers: Vec<_> = (0..30).map(|_| http.answer(false)).take_while(|answer| answer.status == 200).collect();
+    assert!((10..20).contains(&answers.len()), "{} of 30 were answered", answers.len());
+    server.await_figure("limited.request_rate", 1);
+    server.await_figure("rejected.429", 1);
+    assert_eq!(get(server.address, "/healthz").status, 200, "another connection has a rate of its own");
+}
+
+#[test]
+fn requests_of_an_address_and_of_a_user_have_a_rate() {
+    let config =
+        "[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n[limits]\nrequest_rate_address = 1\nrequest_rate_user = 1";
+    let server = Server::start(&format!("{}{config}", super::tokens::KEYS));
+    let ask = |client: &str, fields: &str| {
+        let fields = format!("X-Forwarded-For: {client}\r\n{fields}");
+        Http::connect(server.address).request("GET", "/poll?channel=a&wait=0", &fields)
+    };
+    let statuses: Vec<u16> = (0..20).map(|_| ask("192.0.2.1", "").status).collect();
+    assert_eq!(statuses[..10], [401; 10]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(ask("192.0.2.2", "").status, 401);
+    // A user comes from many addresses.
+    let token = super::tokens::token(serde_json::json!({ "sub": "u", "channels": "*" }));
+    let fields = format!("Authorization: Bearer {token}\r\n");
+    let answers: Vec<_> = (0..20).map(|n| ask(&format!("198.51.100.{n}"), &fields)).collect();
+    assert!(answers[..10].iter().all(|answer| answer.status == 200));
+    let refused = answers.iter().find(|answer| answer.status == 429).expect("one is refused");
+    assert_eq!(refused.json()["error"]["code"], "request_rate");
+    assert!(refused.header("retry-after").is_some());
+}
+
+#[test]
+fn new_channels_have_a_rate_and_known_ones_have_none() {
+    let server = Server::start("[limits]\nnew_names = 1\nsubscriptions = 5");
+    let _streams: Vec<Stream> = (0..2).map(|_| Stream::open(server.address, "/sse?channel=known")).collect();
+    let mut socket = super::clients::Socket::open(server.address, "/ws");
+    let mut subscribe = |names: &str| {
+        socket.say(&format!(r#"{{"subscribe":[{names}],"ref":1}}"#));
+        let answer = socket.json();
+        socket.say(&format!(r#"{{"unsubscribe":[{names}],"ref":2}}"#));
+        assert_eq!(socket.json()["ref"], 2);
+        answer["error"]["code"].as_str().map(str::to_owned)
+    };
+    let mut refused = 0;
+    for round in 0..10 {
+        let names: Vec<String> = (0..5).map(|number| format!("\"{round}-{number}\"")).collect();
+        refused += usize::from(subscribe(&names.join(",")).as_deref() == Some("new_names"));
+    }
+    assert!(refused >= 6, "{refused} of 10 messages with 5 new channels each were refused");
+    assert_eq!(subscribe("\"known\""), None);
+    // The same on a connection that polls.
+    let mut http = Http::connect(server.address);
+    let answers: Vec<_> =
+        (0..10).map(|round| http.get(&format!("/poll?wait=0&channel={round}a,{round}b,{round}c"))).collect();
+    let limited = answers.iter().find(|answer| answer.status == 429).expect("one is refused");
+    assert_eq!(limited.json()["error"]["code"], "new_names");
+    assert!(limited.header("retry-after").is_some());
+    assert_eq!(http.get("/poll?wait=0&channel=known").status, 200);
+    assert!(server.figure("limited.new_names") >= 7);
+}

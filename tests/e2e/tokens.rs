@@ -392,3 +392,59 @@ fn a_trusted_proxy_names_the_clients_address() {
         next.head().starts_with("HTTP/1.1 200").then_some(())
     });
 }
+
+#[test]
+fn a_websocket_whose_tokens_fail_one_after_the_other_is_closed() {
+    let server = Server::start(KEYS);
+    let good = format!(r#"{{"token":"{}","ref":1}}"#, token(json!({ "sub": "u", "channels": "*" })));
+    let mut socket = Socket::open(server.address, "/ws?channel=a");
+    let fail = |socket: &mut Socket| {
+        socket.say(r#"{"token":"bad"}"#);
+        assert_eq!(socket.json()["error"]["code"], "invalid_token");
+    };
+    // A token that verifies ends the row of failures.
+    (0..2).for_each(|_| fail(&mut socket));
+    socket.say(&good);
+    assert_eq!(socket.json(), json!({ "ref": 1, "ok": true }));
+    (0..3).for_each(|_| fail(&mut socket));
+    assert_eq!(socket.close_code(), 1008);
+    server.await_figure("closed.bad_tokens", 1);
+    server.await_figure("tokens_refused", 5);
+}
+
+/// A target of a WebSocket's request that the proxy at 127.0.0.1 brings from a client.
+fn socket_from(server: &Server, client: &str) -> Socket {
+    let stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(super::server::PATIENCE)).unwrap();
+    let mut request =
+        tungstenite::client::IntoClientRequest::into_client_request(format!("ws://{}/ws", server.address));
+    request.as_mut().unwrap().headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+    let (socket, _) = tungstenite::client(request.unwrap(), stream).unwrap();
+    Socket { socket, hello: Value::Null }
+}
+
+#[test]
+fn an_address_whose_tokens_fail_is_not_listened_to_for_a_while() {
+    let config = format!("{KEYS}[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n[limits]\nfailed_tokens = 1");
+    let server = Server::start(&config);
+    let ask = |client: &str, token: &str| {
+        let fields = format!("X-Forwarded-For: {client}\r\nAuthorization: Bearer {token}\r\n");
+        Http::connect(server.address).request("GET", "/poll?channel=a&wait=0", &fields)
+    };
+    let good = token(json!({ "channels": "*" }));
+    assert_eq!(ask("192.0.2.1", &good).status, 200);
+    let statuses: Vec<u16> = (0..30).map(|_| ask("192.0.2.1", "bad").status).collect();
+    assert_eq!(statuses[..10], [401; 10], "{statuses:?}");
+    assert!(statuses.contains(&429), "{statuses:?}");
+    // The same holds for tokens that would verify, also within a WebSocket, and for no other address.
+    let answer = ask("192.0.2.1", &good);
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("failed_tokens")));
+    assert!(answer.header("retry-after").is_some());
+    let mut socket = socket_from(&server, "192.0.2.1");
+    socket.say(r#"{"token":"bad","ref":1}"#);
+    assert_eq!(socket.json()["error"]["code"], "failed_tokens");
+    assert_eq!(ask("192.0.2.2", &good).status, 200);
+    let looked_at = server.figure("tokens_refused");
+    assert!(server.figure("limited.failed_tokens") >= 2 && looked_at < 30, "{looked_at}");
+    eventually("the address is listened to again", || (ask("192.0.2.1", &good).status == 200).then_some(()));
+}

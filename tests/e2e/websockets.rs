@@ -151,3 +151,46 @@ fn other_sites_pages_may_not_connect() {
     assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert_eq!(ask("http://localhost").status, 101, "the server's own host");
 }
+
+#[test]
+fn a_server_that_has_stood_still_takes_no_client_for_dead() {
+    const SOCKETS: usize = 300;
+    const REAP: std::time::Duration = std::time::Duration::from_secs(1);
+    let server = Server::start("[heartbeat]\nws = \"300ms\"\nreap = \"1s\"");
+    let mut sockets: Vec<TcpStream> = (0..SOCKETS)
+        .map(|_| {
+            let socket = Socket::open(server.address, "/ws?channel=a");
+            let stream = socket.socket.get_ref().try_clone().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        })
+        .collect();
+    // Each client answers each ping as soon as it has come.
+    let mut answer = || {
+        let mut buffer = [0; 4096];
+        for stream in &mut sockets {
+            let pings = stream.read(&mut buffer).map_or(0, |length| length / 2);
+            (0..pings).for_each(|_| stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).unwrap());
+        }
+    };
+    for _ in 0..3 {
+        let heartbeats = server.figure("heartbeats");
+        super::server::eventually("pings are on their way", || {
+            answer();
+            (server.figure("heartbeats") > heartbeats + 100).then_some(())
+        });
+        server.signal(libc::SIGSTOP);
+        let until = std::time::Instant::now() + REAP * 2;
+        while std::time::Instant::now() < until {
+            answer();
+        }
+        server.signal(libc::SIGCONT);
+    }
+    let turns = server.figure("turns");
+    super::server::eventually("the server goes on", || {
+        answer();
+        (server.figure("turns") > turns + 20).then_some(())
+    });
+    assert_eq!((server.figure("closed.unresponsive"), server.figure("connections_ws")), (0, SOCKETS as u64));
+    assert!(server.figure("pauses") >= 3);
+}

@@ -38,13 +38,13 @@ fn a_user_whom_the_backend_names_later_is_known() {
     model.turns(3);
     answer(&mut model, slot, None, Some("42"));
     assert_eq!(model.shard.slots[slot].subscriptions(), 1);
-    assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
+    assert!(model.shard.access.identities.of_user("42").eq([slot]));
     // The connection keeps its user, whichever the backend names later, and counts once.
     say_to(&far, r#"{"subscribe":["d:3"],"ref":3}"#);
     model.turns(3);
     answer(&mut model, slot, None, Some("43"));
     assert_eq!(model.shard.slots[slot].subscriptions(), 2);
-    assert_eq!(model.shard.access.identities.of_user("42"), [slot]);
+    assert!(model.shard.access.identities.of_user("42").eq([slot]));
     assert!(model.shard.cx.admission.enter_as(&"43".into()) && !model.shard.cx.admission.enter_as(&"42".into()));
     drop(far);
     model.turns(3);
@@ -66,7 +66,7 @@ fn a_user_named_later_with_too_many_connections_is_told_so() {
     answer(&mut model, slot, None, Some("42"));
     assert!(take(&far, 4096).contains(r#""too_many""#));
     assert_eq!(model.shard.slots[slot].subscriptions(), 1);
-    assert_eq!(model.shard.access.identities.of_user("42"), [first]);
+    assert!(model.shard.access.identities.of_user("42").eq([first]));
     assert_eq!(model.shard.cx.counters.refused, 1);
 }
 

@@ -1,6 +1,7 @@
 //! The clients' bytes: reading them, and handing them over by the connection's state.
 
 use std::io;
+use std::time::Duration;
 
 use crate::logic::protocol::proxy::{self, ProxyHeader};
 use crate::logic::reason::Reason;
@@ -16,6 +17,10 @@ use super::{INPUT, Shard, messages, requests};
 
 /// The most reads of one connection in one turn.
 const READS_MAX: usize = 4;
+/// The bytes of input that cost a piece of the budget to take in.
+pub(super) const BYTES_PER_PIECE: usize = 2048;
+/// The budget for the look at a connection's input before its deadline ends it.
+const LAST_LOOK: (usize, Duration) = (64, Duration::from_millis(1));
 
 /// Reads the connections that have input, up to the turn's budget.
 pub(super) fn read_all(shard: &mut Shard) -> io::Result<()> {
@@ -35,9 +40,11 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
     if shard.parked.is_empty() {
         return Ok(());
     }
-    shard.reading = Budget::new(INPUT.0, INPUT.1);
+    shard.reading = Budget::new(INPUT);
     shard.is_caught_up = true;
-    for slot in std::mem::take(&mut shard.parked) {
+    while !shard.reading.is_spent()
+        && let Some(slot) = shard.parked.pop_front()
+    {
         let connection = &mut shard.slots[slot];
         // The hub's messages may have ended the connection.
         if connection.holds().intersects(Hold::INBOX) {
@@ -49,6 +56,19 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
     }
     shard.is_caught_up = false;
     Ok(())
+}
+
+/// Reads what a connection's client may have sent before its deadline, because it may not have been the client who was
+/// late. The turn's budget does not count here: the caller has one.
+pub(super) fn read_before_deadline(shard: &mut Shard, slot: u32) {
+    let budget = std::mem::replace(&mut shard.reading, Budget::new(LAST_LOOK));
+    if shard.slots[slot].may_be_read() {
+        if shard.slots[slot].flags.intersects(Flags::TO_END) {
+            go_on_with_kept_input(shard, slot);
+        }
+        read_socket(shard, slot, false);
+    }
+    shard.reading = budget;
 }
 
 /// Goes on with input that was kept, reads the bytes that have come since, and waits for more.
@@ -78,9 +98,11 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
             shard.slots.read_later(slot);
             return false;
         }
-        match shard.wire.receive(&shard.slots, slot) {
+        let bytes_max = room_for_input(shard, slot).min(shard.wire.scratch.len());
+        match shard.wire.receive(&shard.slots, slot, bytes_max) {
             Received::Nothing => return true,
             Received::End => {
+                shard.reading.spend(shard.slots[slot].subscriptions());
                 on_end(shard, slot);
                 return false;
             }
@@ -91,7 +113,8 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
             Received::Bytes(length) => {
                 shard.cx.counters.received_bytes += length as u64;
                 let mut scratch = std::mem::take(&mut shard.wire.scratch);
-                let is_short = length < scratch.len();
+                let is_short = length < bytes_max;
+                shard.reading.spend(length / BYTES_PER_PIECE);
                 on_bytes(shard, slot, &mut scratch[..length]);
                 shard.wire.scratch = scratch;
                 if is_short && !to_end {
@@ -101,6 +124,19 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
         }
     }
     false
+}
+
+/// The most bytes that may be read of a connection now, so that it holds no more than it may together with what is held of
+/// it already.
+fn room_for_input(shard: &Shard, slot: u32) -> usize {
+    let (connection, settings) = (&shard.slots[slot], &shard.cx.settings);
+    let bytes_max = match connection.state {
+        State::WebSocket => settings.held_message_max,
+        State::Poll => settings.config.limits.inbound,
+        _ => settings.held_request_max,
+    };
+    let held = connection.extra.as_ref().map_or(0, |extra| extra.input.len() + extra.decoder.held());
+    bytes_max.saturating_sub(held).max(1)
 }
 
 /// Ends a connection whose client has closed its sending side: no protocol has a use for a half-open connection.
@@ -137,9 +173,10 @@ fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
 
 /// Keeps bytes that come while a poll is held. They are the next request, which is carried out after the poll's
 /// answer.
-fn keep(shard: &mut Shard, slot: u32, bytes: &[u8]) {
+pub(super) fn keep(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     let connection = &mut shard.slots[slot];
     let input = &mut connection.extra().input;
+    input.reserve_exact(bytes.len());
     input.extend_from_slice(bytes);
     if input.len() >= shard.cx.settings.config.limits.inbound {
         connection.hold(Hold::AHEAD);

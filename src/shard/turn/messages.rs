@@ -15,14 +15,20 @@ use crate::logic::session::{ChannelArg, Intent, Notice, Outcome, Payload, Said};
 
 use super::super::connection::State;
 use super::super::context::Ending;
+use super::super::limits;
 use super::super::opening::Opening;
 use super::super::settings::TICKS_PER_SECOND;
 use super::super::subscriptions::{
     check_room_for_channels, is_subscribed, note_coming, subscribe, take_back, unsubscribe_from,
 };
 use super::super::waiting::{Aside, Hold, Waiting, Wanted};
+use super::input::BYTES_PER_PIECE;
 use super::permission::{self, Permission};
 use super::{Shard, ending, requests};
+
+/// The pieces of the turn's budget that a token costs: verifying a signature takes up to a quarter of a millisecond. The
+/// clock is looked at after each token.
+pub(super) const TOKEN_PIECES: usize = 64;
 
 /// Reads and carries out messages as long as replies find room.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
@@ -58,6 +64,7 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     if connection.state == State::WebSocket {
         let extra = connection.extra();
         extra.input = rest.to_vec();
+        decoder.tidy();
         extra.decoder = decoder;
         connection.tidy();
         if connection.out_waiting() > 0 {
@@ -88,10 +95,23 @@ fn hear(shard: &mut Shard, slot: u32, said: Said<'_>) {
     if !shard.access.talk.count(slot, said.weight, &shard.cx.settings.talk, second) {
         return ending::end(shard, slot, &Ending::new(Reason::Flooding));
     }
+    shard.reading.spend(said.weight / BYTES_PER_PIECE + cost(&said.intent));
     let has_channels = shard.slots[slot].key.protocol().has_channels();
     shard.cx.counters.messages_in += u64::from(has_channels && said.payload.is_some());
     carry_out(shard, slot, said.intent, said.payload);
     shard.carry_out();
+}
+
+/// The pieces of the turn's budget that an intent costs beside the one of every message. Channels are looked up, entered
+/// and left one by one.
+fn cost(intent: &Intent<'_>) -> usize {
+    match intent {
+        Intent::Subscribe { channels, .. } => channels.len(),
+        Intent::Unsubscribe { channels, .. } => channels.len(),
+        // Verifying the token takes longer by two orders of magnitude than anything else.
+        Intent::Token { .. } => TOKEN_PIECES,
+        _ => 0,
+    }
 }
 
 /// Carries out a message's intent. `message` is the message itself, which is put aside if it has to wait.
@@ -187,6 +207,7 @@ fn subscribe_more(
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &channels)?;
+    admit_names(shard, slot, &channels)?;
     let mut refused: Option<Refusal> = None;
     let mut allowed = Vec::with_capacity(channels.len());
     let mut known = HashSet::with_capacity(channels.len());
@@ -236,9 +257,10 @@ fn subscribe_from(shard: &mut Shard, slot: u32, channels: &[(&str, Option<Id>)],
 
 /// Takes a token within the connection: the first one, if the connection waits for it, or the next one.
 fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>) -> Result<(), Refusal> {
-    match permission::take_token(shard, slot, token)? {
-        None => reply(shard, slot, reference, Outcome::Done),
-        Some(wanted) => begin_with_token(shard, slot, *wanted, reference),
+    match permission::take_token(shard, slot, token) {
+        Err(refusal) => return on_refused_token(shard, slot, refusal, reference),
+        Ok(None) => reply(shard, slot, reference, Outcome::Done),
+        Ok(Some(wanted)) => begin_with_token(shard, slot, *wanted, reference),
     }
     for name in shard.access.no_longer_granted(&shard.cx, &shard.slots, &shard.lanes, slot) {
         let _ = unsubscribe_some(shard, slot, &[&*name]);
@@ -253,12 +275,33 @@ fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>
 fn begin_with_token(shard: &mut Shard, slot: u32, mut wanted: Wanted, reference: Option<&str>) {
     let mut then = Vec::new();
     write_reply(shard, slot, reference, Outcome::Done, &mut then);
+    shard.reading.spend(wanted.channels.len());
     // Other connections may have taken the room that there was when the connection was opened.
-    if let Err(refusal) = check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels) {
+    let room = check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels);
+    if let Err(refusal) = room.and_then(|()| admit_names(shard, slot, &wanted.channels)) {
         let refusal = refusal.of_channels(std::mem::take(&mut wanted.channels));
         write_reply(shard, slot, None, Outcome::Refused(&refusal), &mut then);
     }
     requests::begin_subscriptions(shard, slot, &wanted.channels, wanted.after, then);
+}
+
+/// Has a WebSocket whose tokens fail one after the other closed. A token that verifies, but is of another user, is no
+/// failure.
+fn on_refused_token(shard: &mut Shard, slot: u32, refusal: Refusal, reference: Option<&str>) -> Result<(), Refusal> {
+    let has_failed = matches!(refusal.code, Code::InvalidToken | Code::FailedTokens);
+    if !has_failed || shard.access.count_failure(slot) < shard.cx.settings.config.limits.token_tries {
+        return Err(refusal);
+    }
+    reply(shard, slot, reference, Outcome::Refused(&refusal));
+    ending::end(shard, slot, &Ending::new(Reason::BadTokens));
+    Ok(())
+}
+
+/// Counts the channels among `names` that are new to the shard.
+pub(super) fn admit_names(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
+    let Shard { slots, lanes, cx, access, .. } = shard;
+    let user = access.user(slot).map(|user| user.as_str());
+    limits::admit_names(cx, lanes, (slot, &slots[slot]), user, names)
 }
 
 fn unsubscribe_some(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {

@@ -13,14 +13,16 @@ mod messages;
 mod orders;
 mod permission;
 mod requests;
+mod sweep;
 mod time;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::figures::{Counters, Measure, Measures, ShardFigures};
+use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
 
 use super::ShardParts;
@@ -32,6 +34,7 @@ use super::deadlines::Deadlines;
 use super::drain::Drain;
 use super::lanes::Lanes;
 use super::next::plan;
+use super::rates::Rates;
 use super::resume::Resumes;
 use super::settings::Settings;
 use super::slots::Slots;
@@ -39,12 +42,26 @@ use super::survey::{Identified, Surveys, View};
 use super::upstream::Upstream;
 use super::walk::{Length, Walks};
 use super::wire::Wire;
-use orders::Kick;
+#[cfg(test)]
+pub(super) use sweep::LISTED_MAX;
+use sweep::Order;
 
 /// The time for which the shard goes on turning before its driver looks for other readiness.
 const SLICE: Duration = Duration::from_millis(2);
-/// The most reads, requests and messages of clients in one turn, and the time that they may take.
+/// The budgets of the parts of a turn: pieces of work, each of about a microsecond, and a time. Together with the
+/// kernel's work on a batch they stay well below the 50 ms that no turn may take.
+///
+/// This one is for reads, requests and messages of clients. Requests that have waited for the hub's messages have another
+/// one of the same size.
 const INPUT: (usize, Duration) = (4096, Duration::from_millis(4));
+/// The budget for accepting connections.
+const ACCEPT: (usize, Duration) = (512, Duration::from_millis(2));
+/// The budget for merging frames and answering polls in each of the parts of a delivery.
+const MERGE: (usize, Duration) = (4096, Duration::from_millis(2));
+/// The budget for surveys.
+const SURVEY: (usize, Duration) = (1024, Duration::from_millis(1));
+/// The most connections that are closed at the end of a turn.
+const BURIALS_MAX: usize = 512;
 /// The most sends in one batch: about two milliseconds of the kernel's time.
 const BATCH_MAX: usize = 256;
 /// The most sends in one batch for short walks while other sends wait.
@@ -77,10 +94,12 @@ pub(super) struct Shard {
     pub(super) deadlines: Deadlines,
     surveys: Surveys,
     drain: Option<Drain>,
-    /// A kick that the shard is carrying out.
-    kick: Option<Kick>,
-    /// Connections with a request that waits until this turn has worked the hub's messages off.
-    parked: Vec<u32>,
+    /// An order about many connections that the shard is carrying out.
+    pub(super) order: Option<Order>,
+    /// Connections with a request that waits until the hub's messages before it are worked off.
+    parked: VecDeque<u32>,
+    /// The next slot of which the shard looks whether its token has expired while the shard stood still.
+    expired_from: u32,
     /// An empty list whose memory is used while effects are carried out.
     spare_effects: Vec<Effect>,
     /// The hub's messages that were queued before the parked requests are worked off.
@@ -92,6 +111,9 @@ pub(super) struct Shard {
     /// The page that is served at `/`, if there is one.
     page: Option<&'static str>,
     figures: Arc<ShardFigures>,
+    /// The time of the shard's start, from which `longest` counts.
+    started: Instant,
+    longest: Longest,
 }
 
 impl Shard {
@@ -111,6 +133,7 @@ impl Shard {
                 now: 1,
                 counters: Counters::default(),
                 measures: Measures::default(),
+                rates: Rates::new(),
                 effects: Vec::new(),
                 is_draining: false,
                 rng: fastrand::Rng::new(),
@@ -124,14 +147,17 @@ impl Shard {
             deadlines: Deadlines::new(lines_per_second),
             surveys: Surveys::default(),
             drain: None,
-            kick: None,
-            parked: Vec::new(),
+            order: None,
+            parked: VecDeque::new(),
+            expired_from: u32::MAX,
             spare_effects: Vec::new(),
             is_caught_up: false,
             has_ticked: false,
-            reading: Budget::new(0, Duration::ZERO),
+            reading: Budget::new((0, Duration::ZERO)),
             page: parts.page,
             figures: parts.figures,
+            started: Instant::now(),
+            longest: Longest::default(),
         })
     }
 
@@ -168,9 +194,11 @@ impl Shard {
             let next = self.turn()?;
             let now = Instant::now();
             self.cx.measures.record(Measure::Turn, (now - turn_begun).as_micros() as u64);
+            self.longest.note(now - turn_begun, now - self.started);
             turn_begun = now;
             if next != Next::Go || now - begun >= SLICE {
                 self.cx.counters.busy_us += (now - begun).as_micros() as u64;
+                self.cx.counters.turn_longest_us = self.longest.us(now - self.started);
                 self.publish();
                 return Ok(next);
             }
@@ -180,15 +208,15 @@ impl Shard {
     /// One turn; see the module's documentation.
     pub(super) fn turn(&mut self) -> io::Result<Next> {
         self.cx.counters.turns += 1;
-        self.cx.now = self.deadlines.now();
+        self.read_clock();
         let reports = self.wire.take_reports(&mut self.slots, self.upstream.wake())?;
         if reports.inbox {
             self.upstream.note_messages();
         }
-        self.reading = Budget::new(INPUT.0, INPUT.1);
+        self.reading = Budget::new(INPUT);
         input::read_all(self)?;
         if self.acceptor.has_waiting() {
-            self.acceptor.take(&mut self.slots, &mut self.cx, reports.has_more);
+            self.acceptor.take(&mut self.slots, &mut self.cx, Budget::new(ACCEPT), reports.has_more);
             input::read_all(self)?;
         }
         orders::work_off(self);
@@ -196,14 +224,15 @@ impl Shard {
         time::pass(self);
         let more_to_send = self.deliver()?;
         let more_to_show = self.go_on_with_surveys();
-        self.end_turn()?;
+        let more_to_close = self.end_turn()?;
         let more = reports.has_more
+            || more_to_close
             || more_to_send
             || more_to_show
             || self.slots.unread() > 0
-            || self.upstream.has_messages()
+            || !self.parked.is_empty()
+            || orders::has_work(self)
             || self.acceptor.has_waiting()
-            || self.kick.is_some()
             || time::has_more(self)
             // The ring's descriptor does not tell of reports that came while sends were under way.
             || self.wire.io.has_stashed();
@@ -214,19 +243,32 @@ impl Shard {
         })
     }
 
-    /// Frees slots, submits the ring's operations to the kernel, and wakes the hub.
-    fn end_turn(&mut self) -> io::Result<()> {
+    /// Looks at the clock. If the shard has stood still, its time has too, and only tokens have come nearer to their end.
+    fn read_clock(&mut self) {
+        let (now, paused) = self.deadlines.read_clock();
+        self.cx.now = now;
+        if paused > 0 {
+            self.cx.counters.pauses += 1;
+            self.access.note_pause(paused);
+            self.expired_from = 0;
+        }
+    }
+
+    /// Frees slots, submits the ring's operations to the kernel, and wakes the hub. Returns whether there are more slots to
+    /// free.
+    fn end_turn(&mut self) -> io::Result<bool> {
         self.carry_out();
-        self.slots.bury_all();
+        let more_to_close = self.slots.bury_some(BURIALS_MAX);
         let access = &self.access;
         self.deadlines.schedule_all(&mut self.slots, &self.cx, |slot| access.ends(slot));
         self.wire.io.submit()?;
         self.upstream.ring();
-        Ok(())
+        Ok(more_to_close)
     }
 
     /// Sends one batch; returns whether there is more to send.
     fn deliver(&mut self) -> io::Result<bool> {
+        self.wire.batch.begin();
         self.walk(Length::Short, SHORT_MAX);
         self.plan_ready();
         self.walk(Length::Long, BATCH_MAX);
@@ -240,13 +282,19 @@ impl Shard {
 
     fn walk(&mut self, length: Length, plans_max: usize) {
         let Shard { slots, lanes, cx, wire, walks, .. } = self;
+        // Each part has a budget of its own, so that costly sends of one part keep no other from its share.
+        wire.batch.budget = Budget::new(MERGE);
         walks.go_on(slots, lanes, cx, &mut wire.batch, (length, plans_max));
     }
 
     /// Plans sends to connections that are not part of a walk.
     fn plan_ready(&mut self) {
         let Shard { slots, lanes, cx, wire, .. } = self;
+        wire.batch.budget = Budget::new(MERGE);
         for _ in 0..slots.ready.len().min(READY_MAX) {
+            if wire.batch.budget.is_spent() {
+                break;
+            }
             let Some(slot) = slots.ready.pop_front() else { break };
             let flags = &mut slots[slot].flags;
             let has_page = flags.intersects(Flags::PAGE);
@@ -261,7 +309,8 @@ impl Shard {
 
     fn go_on_with_surveys(&mut self) -> bool {
         let Shard { slots, lanes, cx, access, surveys, .. } = self;
-        surveys.go_on(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx)
+        let mut budget = Budget::new(SURVEY);
+        surveys.go_on(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx, &mut budget)
     }
 
     /// Carries out all queued effects, and the effects that these cause.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, Target};
+use crate::link::{ConnectionId, LocalChannel, Replay, ShardMessage};
 use crate::logic::cells::NONE;
 use crate::logic::event::{Draft, Event};
 use crate::logic::id::Id;
@@ -12,63 +12,69 @@ use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{Notice, Outcome};
 
-use super::super::connection::{Flags, State};
+use super::super::connection::State;
 use super::super::context::{Budget, Ending};
 use super::super::drain::Cause;
 use super::super::lanes::Following;
 use super::super::polls;
 use super::super::resume::Page;
-use super::super::subscriptions::unsubscribe_from;
 use super::super::survey::View;
-use super::{Shard, ending, identified, messages, permission, time};
+use super::{Shard, ending, identified, messages, permission, sweep, time};
 
 /// The most messages of the hub in one turn, and the time that they may take.
 const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
 
-/// A kick that may take several turns. The hub's later messages wait for its end.
-pub(super) struct Kick {
-    request: u64,
-    /// The connections that end: their slots and generations.
-    connections: std::vec::IntoIter<(u32, u32)>,
-    /// How many of them were open when the kick came.
-    count: u64,
-    reason: Arc<str>,
-}
-
 /// Works off the hub's messages, up to a budget. No message is taken while a walk holds events back: publishers then
 /// wait for the shard, and clients are not taken for slow because the shard is.
 pub(super) fn work_off(shard: &mut Shard) {
-    let has_work = shard.kick.is_some() || shard.upstream.has_messages();
-    if !has_work || shard.walks.holds_events_back() {
+    if !has_work(shard) || shard.walks.holds_events_back() {
         return;
     }
     shard.upstream.clear_wake();
-    let mut budget = Budget::new(MESSAGES.0, MESSAGES.1);
+    let mut budget = Budget::new(MESSAGES);
     loop {
-        go_on_kicking(shard, &mut budget);
-        if shard.kick.is_some() || shard.walks.holds_events_back() || !budget.take() {
+        hear_with_room(shard, &mut budget);
+        sweep::go_on(shard, &mut budget);
+        if shard.order.is_some() || shard.walks.holds_events_back() || !budget.take() {
             return;
         }
         let Some(message) = shard.upstream.next() else { return };
+        let cost = cost(&message);
         carry_out(shard, message);
         shard.carry_out();
+        budget.spend(cost);
     }
 }
 
-/// Ends connections that the present kick is for, and answers it once all have ended.
-fn go_on_kicking(shard: &mut Shard, budget: &mut Budget) {
-    let Some(mut kick) = shard.kick.take() else { return };
-    while budget.take() {
-        let Some((slot, generation)) = kick.connections.next() else {
-            shard.cx.tell_hub(HubMessage::Kicked { request: kick.request, count: kick.count });
-            return;
-        };
-        if shard.slots[slot].generation == generation {
-            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, &kick.reason));
-            shard.carry_out();
+/// Whether there is something to work off.
+pub(super) fn has_work(shard: &Shard) -> bool {
+    shard.order.is_some() || shard.upstream.has_messages() || shard.upstream.has_waiting_with_room(&shard.cx)
+}
+
+/// The pieces of the budget that a message costs beside the one of every message.
+fn cost(message: &ShardMessage) -> usize {
+    const BYTES_PER_PIECE: usize = 1024;
+    match message {
+        ShardMessage::Event(_, event) => event.weight() / BYTES_PER_PIECE,
+        ShardMessage::Replay(replay) => {
+            let bytes: usize = replay.events.iter().map(|event| event.weight()).sum();
+            replay.events.len() + bytes / BYTES_PER_PIECE
+        }
+        // A message of the client may be carried out, with all of its channels.
+        ShardMessage::Answered { .. } => 64,
+        ShardMessage::Look { .. } | ShardMessage::Pause(_) | ShardMessage::Drain => 64,
+        _ => 0,
+    }
+}
+
+/// Carries out the clients' messages that have waited for room on their way to the backend, as far as there is room.
+fn hear_with_room(shard: &mut Shard, budget: &mut Budget) {
+    while shard.upstream.has_waiting_with_room(&shard.cx) && budget.take() {
+        if let Some(slot) = shard.upstream.next_with_room(&shard.slots, &shard.cx) {
+            messages::hear_again(shard, slot);
+            budget.spend(4);
         }
     }
-    shard.kick = Some(kick);
 }
 
 fn carry_out(shard: &mut Shard, message: ShardMessage) {
@@ -84,25 +90,16 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
         ShardMessage::Ended(channel) => on_ended(shard, channel),
         ShardMessage::Kick { request, target, reason } => {
-            begin_kick(shard, request, &target, reason);
+            sweep::begin_kick(shard, request, target, reason);
         }
-        ShardMessage::SendUser(user, draft) => {
-            for slot in shard.access.identities.of_user(&user) {
-                send_direct(shard, slot, &draft);
-            }
-        }
+        ShardMessage::SendUser(user, draft) => sweep::begin_send(shard, user, draft),
         ShardMessage::Send(connection, draft) => {
             if let Some(slot) = shard.slots.find(shard.cx.index, connection) {
                 send_direct(shard, slot, &draft);
             }
         }
         ShardMessage::Listening(listening) => shard.upstream.listening = listening,
-        ShardMessage::Heard(bytes) => {
-            shard.upstream.free(bytes);
-            while let Some(slot) = shard.upstream.next_with_room(&shard.slots, &shard.cx) {
-                messages::hear_again(shard, slot);
-            }
-        }
+        ShardMessage::Heard(bytes) => shard.upstream.free(bytes),
         ShardMessage::Answered { connection, number, answer } => {
             permission::on_answer(shard, connection, number, answer);
         }
@@ -201,82 +198,8 @@ fn on_published(
     shard.slots.queue(slot);
 }
 
-/// Begins to end the connections that a kick is for. Subscriptions of a user end at once: a user has few connections.
-fn begin_kick(shard: &mut Shard, request: u64, target: &Target, reason: Arc<str>) {
-    let slots = match target {
-        Target::Connection(id) => shard.slots.find(shard.cx.index, *id).into_iter().collect(),
-        Target::User(user) => shard.access.identities.of_user(user),
-        Target::Token { id, until_s } => {
-            shard.access.identities.revoked.add(id.clone(), *until_s);
-            shard.access.identities.of_token(id)
-        }
-        Target::Channel(name) => on_channel(shard, name),
-        Target::Subscription { user, channel } => {
-            let count = unsubscribe_user(shard, user, channel, &reason);
-            shard.cx.tell_hub(HubMessage::Kicked { request, count });
-            return;
-        }
-    };
-    let is_open = |slot: &&u32| matches!(shard.slots[**slot].state, State::Stream | State::WebSocket | State::Poll);
-    let count = slots.iter().filter(is_open).count() as u64;
-    let connections: Vec<(u32, u32)> = slots.into_iter().map(|slot| (slot, shard.slots[slot].generation)).collect();
-    debug_assert!(shard.kick.is_none(), "the hub's messages wait for the end of a kick");
-    shard.kick = Some(Kick { request, connections: connections.into_iter(), count, reason });
-}
-
-/// The connections that are subscribed to a channel.
-fn on_channel(shard: &Shard, name: &str) -> Vec<u32> {
-    let mut slots = Vec::new();
-    let channel = shard.lanes.find(name);
-    for lane in channel.into_iter().flat_map(|channel| shard.lanes.lanes_of(channel)) {
-        let readers = shard.lanes.readers(lane);
-        slots.extend(readers.iter().map(|reader| reader.slot));
-        if shard.lanes[lane].has_waiting(readers.len()) {
-            slots.extend(catching_up_on(shard, lane));
-        }
-    }
-    slots
-}
-
-/// The connections that get missed events of a lane and do not read it yet. No list names them, so all slots are looked
-/// at.
-fn catching_up_on(shard: &Shard, lane: u32) -> Vec<u32> {
-    let is_on = |slot: &u32| {
-        let connection = &shard.slots[*slot];
-        connection.flags.intersects(Flags::REPLAYING)
-            && connection.subscriptions_from(0).any(|s| s.lane == lane && s.place == NONE)
-    };
-    (0..shard.slots.capacity()).filter(is_on).collect()
-}
-
-/// Takes a user's connections off a channel; returns the number of subscriptions that ended.
-fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: &Arc<str>) -> u64 {
-    let Some(number) = shard.lanes.find(channel) else { return 0 };
-    let mut count = 0;
-    for slot in shard.access.identities.of_user(user) {
-        let Shard { slots, lanes, cx, .. } = &mut *shard;
-        let is_subscribed = slots[slot].subscriptions_from(0).any(|s| lanes[s.lane].channel == number);
-        if !is_subscribed {
-            continue;
-        }
-        count += 1;
-        if slots[slot].state == State::Poll {
-            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
-            continue;
-        }
-        unsubscribe_from(slots, lanes, cx, slot, number);
-        let connection = &mut slots[slot];
-        connection.key.notify(&Notice::Unsubscribed { channel, reason }, connection.out());
-        if connection.subscriptions() == 0 && !connection.key.protocol().takes_requests() {
-            ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
-        }
-        shard.slots.queue(slot);
-    }
-    count
-}
-
 /// Sends a message to one connection alone.
-fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
+pub(super) fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
     let connection = &mut shard.slots[slot];
     if !matches!(connection.state, State::Stream | State::WebSocket) {
         return;

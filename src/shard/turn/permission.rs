@@ -4,7 +4,7 @@ use arcstr::ArcStr;
 
 use crate::config::Verdict;
 use crate::link::{Answer, ConnectionId, HubMessage, Question};
-use crate::logic::auth::{Identity, TokenError};
+use crate::logic::auth::Identity;
 use crate::logic::code::Code;
 use crate::logic::protocol::http::Request;
 use crate::logic::refusal::Refusal;
@@ -161,8 +161,12 @@ pub(super) fn take_token(shard: &mut Shard, slot: u32, token: &str) -> Result<Op
     if shard.access.keyring.is_none() {
         return Err(Refusal::new(Code::Unavailable, "this server verifies no tokens"));
     }
-    let verified: Result<Identity, TokenError> = shard.access.verify(&mut shard.cx, token);
-    let identity = verified.map_err(|error| Refusal::new(Code::InvalidToken, error.to_string()))?;
+    let Shard { slots, cx, access, .. } = &mut *shard;
+    let verified = access.verify_of(cx, &slots[slot], token);
+    let identity: Identity = verified.map_err(|refusal| match refusal.code {
+        Code::TokenExpired => Refusal { code: Code::InvalidToken, ..refusal },
+        _ => refusal,
+    })?;
     if let Some(known) = shard.access.identities.get(slot)
         && known.user != identity.user
     {

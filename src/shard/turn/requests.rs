@@ -14,12 +14,13 @@ use crate::logic::protocol::query::{self, SubscribeQuery};
 use crate::logic::protocol::ws;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
-use crate::logic::session::{Carrier, LaneKey, Outcome, Route, Site, Spoken, route};
+use crate::logic::session::{Carrier, LaneKey, Outcome, Protocol, Route, Site, Spoken, route};
 use crate::logic::wheel::Tick;
 
 use super::super::accept::learn_client;
 use super::super::closing::{after_answer, finish, refuse};
 use super::super::connection::{Flags, State};
+use super::super::limits::{admit_request, admit_request_of};
 use super::super::opening::Opening;
 use super::super::polls;
 use super::super::settings::ticks;
@@ -27,6 +28,7 @@ use super::super::subscriptions::{
     can_resume_here, check_room_for_channels, follows_all, note_coming, start_after, start_from_now, subscribe,
 };
 use super::super::waiting::{Hold, Waiting, Wanted};
+use super::input::{keep, read_before_deadline};
 use super::permission::{self, Permission};
 use super::{Shard, messages};
 
@@ -48,7 +50,8 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
         }
     }
     match shard.slots[slot].state {
-        State::Http | State::Poll => shard.slots[slot].extra().input = rest.to_vec(),
+        State::Http => shard.slots[slot].extra().input = rest.to_vec(),
+        State::Poll => keep(shard, slot, rest),
         State::WebSocket if !rest.is_empty() => messages::read(shard, slot, &mut rest.to_vec()),
         _ => {}
     }
@@ -74,7 +77,7 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
         // elsewhere.
         Parsed::Complete { .. } if !shard.is_caught_up && shard.upstream.is_behind() => {
             shard.slots[slot].hold(Hold::INBOX);
-            shard.parked.push(slot);
+            shard.parked.push_back(slot);
             shard.upstream.note_messages();
             None
         }
@@ -106,7 +109,9 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     let flags = &mut shard.slots[slot].flags;
     flags.set(Flags::HTTP_1_1, request.is_http_1_1);
     flags.set(Flags::KEEP_ALIVE, request.keep_alive && !shard.cx.is_draining);
-    let result = learn_client(&mut shard.slots, &mut shard.cx, slot, request);
+    let Shard { slots, cx, .. } = &mut *shard;
+    let learnt = learn_client(slots, cx, slot, request);
+    let result = learnt.and_then(|()| admit_request(cx, slot, &slots[slot]));
     if let Err(refusal) = result.and_then(|()| respond(shard, slot, request)) {
         // The backend's decision was about this request alone.
         shard.slots[slot].take_waiting();
@@ -154,6 +159,8 @@ fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Re
     let response = match route(request, &site)? {
         Route::Session(choice) => {
             let query = query::parse(request.query, shard.cx.settings.config.limits.subscriptions)?;
+            // Each channel is looked up, entered and, by a poll, left.
+            shard.reading.spend(2 * query.channels.len());
             return session(shard, slot, choice(&query), request, query);
         }
         Route::Figures => {
@@ -204,6 +211,7 @@ fn session(
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
+    messages::admit_names(shard, slot, &query.channels)?;
     match protocol.carrier() {
         Carrier::Poll => begin_poll(shard, slot, spoken, request, &query),
         _ => open(shard, slot, spoken, request, &query, Response::events()),
@@ -220,8 +228,13 @@ fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subscri
     if !shard.slots[slot].is_decided() {
         shard.access.forget(&shard.cx, slot);
     }
-    match shard.access.identity_of(&mut shard.cx, request, query)? {
-        Some(identity) => shard.access.remember(&mut shard.cx, slot, identity),
+    let Shard { slots, cx, access, reading, .. } = shard;
+    let Some(token) = access.token_of(cx, request, query) else { return Ok(()) };
+    reading.spend(messages::TOKEN_PIECES);
+    let identity = access.verify_of(cx, &slots[slot], token)?;
+    access.remember(cx, slot, identity)?;
+    match access.user(slot) {
+        Some(user) => admit_request_of(cx, user),
         None => Ok(()),
     }
 }
@@ -252,9 +265,18 @@ fn open_websocket(
             shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
         }
     }
+    if !must_send_token(shard, slot, protocol, query) {
+        messages::admit_names(shard, slot, &query.channels)?;
+    }
     let subprotocol = protocol.subprotocol().filter(|name| ws::offers(request, name));
     open(shard, slot, spoken, request, query, Response::websocket(&upgrade.accept, subprotocol));
     Ok(())
+}
+
+/// Whether a connection must send a token before its subscriptions begin.
+fn must_send_token(shard: &Shard, slot: u32, protocol: &dyn Protocol, query: &SubscribeQuery) -> bool {
+    let may_send_token = protocol.carrier() == Carrier::WebSocket;
+    may_send_token && shard.access.must_send_token(&shard.cx, slot, &shard.slots[slot], &query.channels)
 }
 
 /// Answers a request with a stream or a WebSocket, and begins the session on it.
@@ -286,9 +308,7 @@ fn open(
     }
     if protocol.has_channels() {
         tell_came(shard, slot);
-        let connection = &shard.slots[slot];
-        let may_send_token = protocol.carrier() == Carrier::WebSocket;
-        if may_send_token && shard.access.must_send_token(&shard.cx, slot, connection, &query.channels) {
+        if must_send_token(shard, slot, protocol, query) {
             await_token(shard, slot, query);
         } else {
             begin_subscriptions(shard, slot, &query.channels, query.after, Vec::new());
@@ -401,6 +421,7 @@ fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_
             start_after(slots, lanes, cx, slot, 0, position);
             if wait == 0 || polls::has_news(slots, lanes, slot) {
                 polls::answer_from(slots, lanes, cx, slot, position);
+                shard.reading.look();
             } else {
                 slots.set_deadline(slot, cx.now + wait);
             }
@@ -427,9 +448,14 @@ fn answer_refusal(shard: &mut Shard, slot: u32, refusal: &Refusal, request: &Req
     }
 }
 
-/// Ends a connection whose time for a request is over.
+/// Ends a connection whose time for a request is over, unless a whole request has come by now.
 pub(super) fn on_timeout(shard: &mut Shard, slot: u32) {
+    let before = shard.cx.counters.requests;
+    read_before_deadline(shard, slot);
     let connection = &shard.slots[slot];
+    if connection.state != State::Http || shard.cx.counters.requests != before {
+        return;
+    }
     let has_begun = connection.extra.as_ref().is_some_and(|extra| !extra.input.is_empty());
     let Shard { slots, cx, .. } = shard;
     if has_begun {

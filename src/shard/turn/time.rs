@@ -9,17 +9,22 @@ use crate::logic::reason::Reason;
 use crate::logic::wheel::Tick;
 use crate::sys::memory;
 
-use super::super::connection::State;
+use super::super::connection::{Flags, State};
 use super::super::context::{Budget, Ending};
-use super::super::deadlines::beat;
+use super::super::deadlines::{Due, beat, is_stalled};
 use super::super::drain::{Cause, Drain, Step};
 use super::super::polls;
-use super::{Shard, ending, permission, requests};
+use super::{Shard, ending, input, permission, requests};
 
 /// The ticks after which unused memory is given back to the kernel.
 const TIDY_EVERY: Tick = 10;
 /// The most connections with a due deadline or heartbeat in one turn, and the time that they may take.
 const LOOKS: (usize, Duration) = (16 * 1024, Duration::from_millis(4));
+/// The most lanes and logs that are freed in one turn, and the time that they may take.
+const LANES: (usize, Duration) = (16 * 1024, Duration::from_millis(2));
+/// The most connections that are accepted from the queues of a shard which ends, and the time that they may take: more
+/// than the queues of some listeners hold.
+const LAST_ACCEPTS: (usize, Duration) = (64 * 1024, Duration::from_millis(15));
 
 /// Works off the clock's ticks and the deadlines that have fired.
 pub(super) fn pass(shard: &mut Shard) {
@@ -30,19 +35,62 @@ pub(super) fn pass(shard: &mut Shard) {
     if !has_ticked && !has_more(shard) {
         return;
     }
-    let mut budget = Budget::new(LOOKS.0, LOOKS.1);
+    let mut budget = Budget::new(LOOKS);
     while budget.take()
         && let Some(due) = shard.deadlines.next(&mut shard.slots, shard.cx.now)
     {
+        budget.spend(cost(shard, due));
         look_at(shard, due.slot, due.is_deadline);
         shard.carry_out();
     }
     go_on_draining(shard, &mut budget);
+    look_for_expired(shard, &mut budget);
+    let mut budget = Budget::new(LANES);
+    free_lanes(shard, &mut budget);
+}
+
+/// The pieces of the budget that a look at a connection costs beside the one of every look.
+fn cost(shard: &Shard, due: Due) -> usize {
+    let connection = &shard.slots[due.slot];
+    match connection.state {
+        // The poll is answered, or input is read for the last time.
+        State::Poll => 16 + connection.subscriptions(),
+        _ if due.is_deadline => 4 + connection.subscriptions(),
+        _ => 0,
+    }
+}
+
+/// Frees lanes and logs that nobody needs any more.
+fn free_lanes(shard: &mut Shard, budget: &mut Budget) {
+    let now = shard.cx.now;
+    while budget.take()
+        && let Some(freed) = shard.lanes.free_unused_lane(now)
+    {
+        if let Some(local) = freed {
+            shard.cx.tell_hub(HubMessage::Unfollow { shard: shard.cx.index, local });
+        }
+    }
+    while budget.take() && shard.lanes.empty_old_log(now) {}
+}
+
+/// Has connections looked at whose tokens may have expired while the shard stood still: their entries in the wheel were
+/// made before.
+fn look_for_expired(shard: &mut Shard, budget: &mut Budget) {
+    while shard.expired_from < shard.slots.capacity() && budget.take() {
+        let slot = shard.expired_from;
+        shard.expired_from += 1;
+        if shard.access.ends(slot).is_some() {
+            shard.slots.reschedule(slot);
+        }
+    }
 }
 
 /// Whether the last tick has left something to be done.
 pub(super) fn has_more(shard: &Shard) -> bool {
-    shard.deadlines.has_fired() || shard.drain.as_ref().is_some_and(|drain| drain.has_more(&shard.slots))
+    shard.deadlines.has_fired()
+        || shard.lanes.has_old(shard.cx.now)
+        || shard.expired_from < shard.slots.capacity()
+        || shard.drain.as_ref().is_some_and(|drain| drain.has_more(&shard.slots))
 }
 
 fn tick(shard: &mut Shard) {
@@ -55,12 +103,6 @@ fn tick(shard: &mut Shard) {
     if left_out > 0 {
         info!(target: "ringcast::connection", shard = shard.cx.index, left_out, "log lines about connections were left out");
     }
-    while let Some(freed) = shard.lanes.free_unused_lane(now) {
-        if let Some(local) = freed {
-            shard.cx.tell_hub(HubMessage::Unfollow { shard: shard.cx.index, local });
-        }
-    }
-    shard.lanes.empty_old_logs(now);
     if let Some(drain) = &mut shard.drain {
         drain.on_tick(now);
     }
@@ -78,6 +120,9 @@ fn look_at(shard: &mut Shard, slot: u32, is_deadline: bool) {
     if is_deadline {
         on_deadline(shard, slot);
     }
+    if is_stalled(&shard.slots[slot], &shard.cx.settings, shard.cx.now) {
+        return ending::drop_connection(shard, slot, Reason::Slow);
+    }
     if !end_expired(shard, slot) {
         beat(&mut shard.slots, &shard.cx, slot);
     }
@@ -88,15 +133,33 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
         return;
     }
     match shard.slots[slot].state {
-        State::Proxied => ending::drop_connection(shard, slot, Reason::HandshakeTimeout),
+        State::Proxied => {
+            input::read_before_deadline(shard, slot);
+            if shard.slots[slot].state == State::Proxied {
+                ending::drop_connection(shard, slot, Reason::HandshakeTimeout);
+            }
+        }
         State::Http => requests::on_timeout(shard, slot),
         State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
-        State::WebSocket if shard.slots[slot].awaits_token() => {
-            ending::end(shard, slot, &Ending::new(Reason::Unauthorized));
-        }
-        State::WebSocket => ending::drop_connection(shard, slot, Reason::Unresponsive),
+        State::WebSocket => on_websocket_deadline(shard, slot),
         State::Closing | State::Lingering => ending::drop_connection(shard, slot, Reason::Lingered),
         State::Stream | State::Dead | State::Free => {}
+    }
+}
+
+/// Ends a WebSocket that has not answered a ping, or sent no token, in time. Its bytes may have come in time and wait to be
+/// read.
+fn on_websocket_deadline(shard: &mut Shard, slot: u32) {
+    let awaits_token = shard.slots[slot].awaits_token();
+    input::read_before_deadline(shard, slot);
+    let connection = &shard.slots[slot];
+    if connection.state != State::WebSocket {
+        return;
+    }
+    if awaits_token && connection.awaits_token() {
+        ending::end(shard, slot, &Ending::new(Reason::Unauthorized));
+    } else if !awaits_token && connection.flags.intersects(Flags::PINGED) {
+        ending::drop_connection(shard, slot, Reason::Unresponsive);
     }
 }
 
@@ -121,11 +184,11 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
         return;
     }
     if cause == Cause::End {
-        shard.acceptor.stop(&mut shard.slots, &mut shard.cx);
+        shard.acceptor.stop(&mut shard.slots, &mut shard.cx, Budget::new(LAST_ACCEPTS));
     }
     shard.drain = Some(Drain::new(cause, &shard.slots, shard.cx.now, shard.cx.settings.drain));
     shard.cx.is_draining = true;
-    go_on_draining(shard, &mut Budget::new(LOOKS.0, LOOKS.1));
+    go_on_draining(shard, &mut Budget::new(LOOKS));
 }
 
 /// Ends a pause: the shard takes clients again.
@@ -142,6 +205,10 @@ fn go_on_draining(shard: &mut Shard, budget: &mut Budget) {
     while budget.take()
         && let Some(step) = drain.next(&shard.slots)
     {
+        match step {
+            Step::End(slot) | Step::Cut(slot) => budget.spend(shard.slots[slot].subscriptions()),
+            Step::Over(_) => {}
+        }
         match step {
             Step::End(slot) => {
                 ending::end(shard, slot, &Ending::new(Reason::Drained));

@@ -70,6 +70,18 @@ fn violation<T>(reason: Reason, words: &'static str) -> Result<T, Violation> {
 }
 
 impl Decoder {
+    /// The bytes that are held of an incomplete message.
+    pub fn held(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// Gives up the memory of a message that was handed out.
+    pub fn tidy(&mut self) {
+        if self.is_idle() {
+            self.partial = None;
+        }
+    }
+
     /// Whether no message is incomplete.
     pub fn is_idle(&self) -> bool {
         self.partial.as_ref().is_none_or(|partial| partial.done)
@@ -82,9 +94,7 @@ impl Decoder {
     /// # Errors
     /// If the client breaks the protocol (RFC 6455 §7.1.7).
     pub fn read<'a>(&'a mut self, bytes: &'a mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
-        if self.is_idle() {
-            self.partial = None;
-        }
+        self.tidy();
         if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
             return self.read_on(bytes, message_bytes_max);
         }
