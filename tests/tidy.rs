@@ -17,7 +17,7 @@ const LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 60;
 /// The modules of a shard that every part may use: the two tables, what each part is given, and functions over these. The
 /// other modules are parts, which know none of each other, and the turn and the driver, which no part knows.
-const SHARD_GROUND: [&str; 20] = [
+const SHARD_GROUND: [&str; 21] = [
     "admission",
     "batch",
     "closing",
@@ -37,6 +37,7 @@ const SHARD_GROUND: [&str; 20] = [
     "slots",
     "subscriptions",
     "tests",
+    "unused",
     "waiting",
 ];
 /// The modules of the hub that its parts may use: values without a state of their own, and what turn and driver tell each

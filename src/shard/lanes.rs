@@ -10,18 +10,14 @@ use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
 use crate::logic::names::Names;
-use crate::logic::session::{Carrier, LaneKey};
+use crate::logic::session::LaneKey;
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 
 use super::settings::{Policies, Policy, ticks};
+use super::unused::{Kept, Unused};
 
-/// The time for which a lane without subscriptions is kept, for clients that leave and come back.
-const UNUSED_LANE_KEPT: Duration = Duration::from_secs(30);
-/// The same for the lane of polls on a channel that never had an event: the clients of polls come back at once. Other
-/// lanes without an event go with the next tick, so that a channel on which nothing is published costs nothing.
-const SILENT_POLLS_KEPT: Duration = Duration::from_secs(2);
 /// The age of a log's newest event at which the log is emptied, if every reader has everything.
 const LOG_KEPT: Duration = Duration::from_secs(30);
 /// The most bytes that a log keeps for cheap resumes once every reader has everything.
@@ -39,37 +35,6 @@ pub(super) enum Following {
     Yes,
     /// The shard has given the channel up; its number is free once the hub has confirmed that.
     GivenUp,
-}
-
-/// How long a lane without subscriptions is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    /// The lane never had an event.
-    Silent,
-    /// The lane never had an event, and its clients poll.
-    SilentPolls,
-    /// The lane has had events.
-    Used,
-}
-
-impl Kept {
-    const ALL: [Kept; 3] = [Kept::Silent, Kept::SilentPolls, Kept::Used];
-
-    fn of(lane: &Lane) -> Kept {
-        match lane.key.protocol().carrier() {
-            _ if lane.log.head() > 0 => Kept::Used,
-            Carrier::Poll => Kept::SilentPolls,
-            _ => Kept::Silent,
-        }
-    }
-
-    fn time(self) -> Tick {
-        match self {
-            Kept::Silent => 1,
-            Kept::SilentPolls => ticks(SILENT_POLLS_KEPT),
-            Kept::Used => ticks(UNUSED_LANE_KEPT),
-        }
-    }
 }
 
 /// A channel as the shard knows it.
@@ -182,8 +147,8 @@ pub(super) struct Lanes {
     policies: Policies,
     /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
-    /// Lanes without subscriptions, each with the time at which it may be freed, by the [`Kept`] of the lane.
-    unused: [VecDeque<(Tick, u32)>; Kept::ALL.len()],
+    /// Lanes without subscriptions.
+    unused: Unused,
     /// Logs that may have grown old, each with the time at which it is looked at.
     aging: VecDeque<(Tick, u32)>,
 }
@@ -212,7 +177,7 @@ impl Lanes {
             kept_bytes: 0,
             policies: Policies::default(),
             seen: Id::ZERO,
-            unused: Default::default(),
+            unused: Unused::default(),
             aging: VecDeque::new(),
         }
     }
@@ -386,14 +351,8 @@ impl Lanes {
         cell.users -= 1;
         if cell.users == 0 {
             cell.touched = now;
-            self.keep(lane, now);
+            self.unused.add(lane, Kept::of(cell), now);
         }
-    }
-
-    /// Notes when a lane without subscriptions may be freed.
-    fn keep(&mut self, lane: u32, now: Tick) {
-        let kept = Kept::of(&self.cells[lane]);
-        self.unused[kept as usize].push_back((now + kept.time(), lane));
     }
 
     /// Gives the reader at `place` the new number of its subscription.
@@ -444,8 +403,7 @@ impl Lanes {
     /// channel is given up with its last lane, `Some(None)` if there may be more lanes to free, and `None` if there is
     /// none now.
     pub(super) fn free_unused_lane(&mut self, now: Tick) -> Option<Option<u32>> {
-        let kept = self.next_unused(now)?;
-        let (_, lane) = self.unused[kept as usize].pop_front()?;
+        let (kept, lane) = self.unused.next(now)?;
         let cell = &self.cells[lane];
         // A lane that was used since has a later entry of its own.
         if cell.channel == NONE || !cell.is_unused() {
@@ -454,7 +412,7 @@ impl Lanes {
         let is_old = cell.touched + Kept::of(cell).time() <= now;
         if cell.walking || !is_old && Kept::of(cell) != kept {
             // The lane is still in the list of walks, or has had its first event without subscriptions.
-            self.keep(lane, now);
+            self.unused.add(lane, Kept::of(cell), now);
             return Some(None);
         }
         if !is_old {
@@ -468,15 +426,9 @@ impl Lanes {
         Some(Some(channel))
     }
 
-    /// The kind of the unused lane that is looked at next, if one's time has come.
-    fn next_unused(&self, now: Tick) -> Option<Kept> {
-        let is_due = |kept: &Kept| self.unused[*kept as usize].front().is_some_and(|(due, _)| *due <= now);
-        Kept::ALL.into_iter().find(is_due)
-    }
-
     /// Whether lanes or logs wait whose time has come.
     pub(super) fn has_old(&self, now: Tick) -> bool {
-        self.next_unused(now).is_some() || self.aging.front().is_some_and(|(due, _)| *due <= now)
+        self.unused.has_next(now) || self.aging.front().is_some_and(|(due, _)| *due <= now)
     }
 
     /// Empties the next log that every reader has read and that had no event for a while; returns whether there was one

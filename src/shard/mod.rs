@@ -36,6 +36,7 @@ mod slots;
 mod subscriptions;
 mod survey;
 mod turn;
+mod unused;
 mod upstream;
 mod waiting;
 mod walk;

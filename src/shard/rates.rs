@@ -13,6 +13,8 @@ use super::settings::TICK_MS;
 const BURST_SECS: u32 = 10;
 /// The longest time after which a subject is told to try again, in seconds.
 const RETRY_SECS_MAX: u64 = 60;
+/// The most subjects that pay for one thing: a connection, its address and its user.
+const SUBJECTS_MAX: usize = 3;
 /// The entries that one subject may stand in.
 const WAYS: usize = 8;
 /// The entries of the table: 1 MiB, of which the kernel gives a page when it is touched.
@@ -105,16 +107,19 @@ impl Rates {
     ) -> Result<(), u32> {
         let now = nanoseconds(now);
         let mut missing = 0;
-        for (subject, rate) in subjects.iter().filter(|(_, rate)| rate.each > 0) {
-            let until = self.used_until(self.key(limit, *subject), now).saturating_add(rate.each * units as u64);
-            missing = until.saturating_sub(now + rate.burst).max(missing);
+        let mut wanted = [(0, 0); SUBJECTS_MAX];
+        debug_assert!(subjects.len() <= SUBJECTS_MAX, "a connection, its address and its user");
+        let limited = subjects.iter().filter(|(_, rate)| rate.each > 0);
+        for ((subject, rate), wanted) in limited.zip(&mut wanted) {
+            let key = self.key(limit, *subject);
+            let until = self.used_until(key, now).saturating_add(rate.each * units as u64);
+            missing = until.saturating_sub(now.saturating_add(rate.burst)).max(missing);
+            *wanted = (key, until);
         }
         if missing > 0 {
             return Err(missing.div_ceil(1_000_000_000).min(RETRY_SECS_MAX) as u32);
         }
-        for (subject, rate) in subjects.iter().filter(|(_, rate)| rate.each > 0) {
-            let key = self.key(limit, *subject);
-            let until = self.used_until(key, now) + rate.each * units as u64;
+        for (key, until) in wanted.into_iter().filter(|(key, _)| *key != 0) {
             let place = self.place(key);
             (self.keys[place], self.until[place]) = (key, until);
         }

@@ -211,6 +211,9 @@ impl Survey {
 
     /// Looks at more slots.
     fn search(&mut self, view: &View<'_>, filter: &ConnectionFilter, budget: &mut Budget) {
+        if self.position >= view.slots.capacity() {
+            return;
+        }
         // The channel's number is looked up in each turn, because it may have changed since the turn before.
         let channel = filter.channel.as_ref().map(|name| view.lanes.find(name).unwrap_or(NONE));
         while self.position < view.slots.capacity() && budget.take() {
@@ -221,6 +224,10 @@ impl Survey {
                 self.matched += 1;
                 self.add(slot, view.lag(slot), filter);
             }
+        }
+        if self.position >= view.slots.capacity() {
+            // The rows are made from the end of the list.
+            self.found.reverse();
         }
     }
 

@@ -76,7 +76,7 @@ fn a_kick_by_channel_reaches_clients_within_their_replay() {
 
 #[test]
 fn repeated_subscriptions_take_no_memory_and_replay_once() {
-    let server = Server::start_with(HISTORY, &["--shards", "1"]);
+    let server = Server::start_with(&format!("{HISTORY}[websocket]\nmessage_rate = 0"), &["--shards", "1"]);
     let mut feed = server.feed();
     let text = "x".repeat(50_000);
     publish(&mut feed, "a", &text);

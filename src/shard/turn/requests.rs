@@ -111,7 +111,9 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     flags.set(Flags::KEEP_ALIVE, request.keep_alive && !shard.cx.is_draining);
     let Shard { slots, cx, .. } = &mut *shard;
     let learnt = learn_client(slots, cx, slot, request);
-    let result = learnt.and_then(|()| admit_request(cx, slot, &slots[slot]));
+    // A request that has waited for the backend was counted before.
+    let is_first = !slots[slot].is_decided();
+    let result = learnt.and_then(|()| if is_first { admit_request(cx, slot, &slots[slot]) } else { Ok(()) });
     if let Err(refusal) = result.and_then(|()| respond(shard, slot, request)) {
         // The backend's decision was about this request alone.
         shard.slots[slot].take_waiting();
