@@ -91,6 +91,8 @@ reasons! {
     Expired = "expired", Some(Code::TokenExpired), Bye, "the token has expired";
     /// No token came in time.
     Unauthorized = "unauthorized", Some(Code::Unauthorized), Silent, "no token came in time";
+    /// The hub had no room for the connection's last channel, because clients have brought too many into being.
+    NoRoom = "no_room", Some(Code::Channels), Bye, "the server has no room for more channels";
     /// The client has sent more than `message_rate` or `byte_rate` allows.
     Flooding = "flooding", Some(Code::Flooding), Silent, "too many messages in a second";
 }

@@ -1,3 +1,4 @@
+use super::super::census::ChannelLimits;
 use super::*;
 use crate::link::{FromHub, HubMessage, Replay, Target, to_shard};
 use crate::logic::auth::LEEWAY_MAX_S;
@@ -20,7 +21,7 @@ fn world() -> World {
     let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
     let mut core = Core::new(ids, shards, Box::new(move |_| limits));
     core.keys = Keys::new(Duration::from_millis(100), 10);
-    core.channels.limit_to(4);
+    core.channels.census.limit_to(ChannelLimits { published_max: 4, followed_max: 4, memory_max: u64::MAX });
     World { core, queues, _folder: folder }
 }
 
@@ -28,7 +29,7 @@ impl World {
     fn say(&mut self, line: &str, now_ms: u64) -> serde_json::Value {
         let mut out = Vec::new();
         let Request { reference, command } = parse(line.as_bytes()).unwrap();
-        match self.core.execute(None, command, reference.as_deref(), now_ms, &mut out) {
+        match self.core.execute(None, command, reference.as_deref(), self.core.at(now_ms), &mut out) {
             Ok(_) if out.is_empty() => serde_json::Value::Null,
             Ok(_) => serde_json::from_slice(&out).unwrap(),
             Err(error) => serde_json::Value::String(error.code.into()),
@@ -41,7 +42,7 @@ impl World {
     }
 
     fn follow(&mut self, shard: u16, local: u32, name: &str) {
-        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
+        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, self.core.at(0));
     }
 
     fn received(&mut self, shard: usize) -> Vec<ShardMessage> {
@@ -52,7 +53,8 @@ impl World {
     fn resume(&mut self, locals: &[u32], after: Option<Id>, now_ms: u64) -> Replay {
         self.received(0);
         let channels = locals.to_vec();
-        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, number: 3, channels, after }, now_ms);
+        let now = self.core.at(now_ms);
+        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, number: 3, channels, after }, now);
         match self.received(0).pop() {
             Some(ShardMessage::Replay(replay)) => *replay,
             other => panic!("{other:?}"),
@@ -80,7 +82,7 @@ fn events_go_in_order_to_the_shards_that_follow() {
         .collect();
     assert_eq!(ids, [first, second]);
     assert_eq!(world.received(1).len(), 2);
-    world.core.hear(HubMessage::Unfollow { shard: 0, local: 7 }, 0);
+    world.core.hear(HubMessage::Unfollow { shard: 0, local: 7 }, world.core.at(0));
     world.publish("a", 2000);
     assert!(matches!(world.received(0)[..], [ShardMessage::Unfollowed(7)]));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::link::{ConnectionId, HubMessage, LocalChannel, Replay, ShardMessage, Target};
 use crate::logic::cells::NONE;
+use crate::logic::code::Code;
 use crate::logic::event::{Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::FeedError;
@@ -12,13 +13,14 @@ use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{Notice, Outcome};
 
+use super::super::closing::refuse;
 use super::super::connection::{Flags, State};
 use super::super::context::{Budget, Ending};
 use super::super::drain::Cause;
 use super::super::lanes::Following;
 use super::super::polls;
 use super::super::resume::Page;
-use super::super::subscriptions::unsubscribe_from;
+use super::super::subscriptions::{unsubscribe_all, unsubscribe_from};
 use super::super::survey::View;
 use super::{Shard, ending, identified, messages, permission, time};
 
@@ -80,6 +82,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
                 shard.lanes.remove(channel);
             }
         }
+        ShardMessage::NoRoom(channel) => on_no_room(shard, channel),
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
         ShardMessage::Ended(channel) => on_ended(shard, channel),
         ShardMessage::Kick { request, target, reason } => {
@@ -133,6 +136,38 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
     while lane != NONE {
         lanes[lane].log.set_since(since);
         lane = lanes.next_lane(lane);
+    }
+}
+
+/// Takes a channel's subscribers off it, because the hub has no room for the channel. The shard asks again for the next
+/// subscriber.
+fn on_no_room(shard: &mut Shard, channel: LocalChannel) {
+    if shard.lanes.channels[channel].following != Following::Asked {
+        return;
+    }
+    shard.lanes.channels[channel].following = Following::GivenUp;
+    let name = shard.lanes.channels[channel].name.clone().unwrap_or_default();
+    let words = "this server has no room for more channels";
+    for slot in on_channel(shard, &name) {
+        let refusal = Refusal::new(Code::Channels, words).retry_after(shard.cx.retry_after_secs());
+        let Shard { slots, lanes, cx, .. } = &mut *shard;
+        if slots[slot].state == State::Poll {
+            unsubscribe_all(slots, lanes, cx, slot);
+            refuse(slots, cx, slot, &refusal, Reason::NoRoom);
+            continue;
+        }
+        unsubscribe_from(slots, lanes, cx, slot, channel);
+        if slots[slot].key.protocol().takes_requests() {
+            let refusal = refusal.of_channels(vec![name.to_string()]);
+            messages::reply(shard, slot, None, Outcome::Refused(&refusal));
+        } else if slots[slot].subscriptions() == 0 {
+            ending::end(shard, slot, &Ending::new(Reason::NoRoom));
+        } else {
+            let notice = Notice::Unsubscribed { channel: &name, reason: words };
+            let connection = &mut slots[slot];
+            connection.key.notify(&notice, connection.out());
+        }
+        shard.slots.queue(slot);
     }
 }
 

@@ -171,6 +171,8 @@ const HISTORY_LIMIT_MAX: usize = 1000;
 const EVENT_NAME_BYTES_MAX: usize = 200;
 const KEY_BYTES_MAX: usize = 200;
 const CHANNELS_PER_PUBLISH_MAX: usize = 10_000;
+const REASON_BYTES_MAX: usize = 200;
+const TOKEN_ID_BYTES_MAX: usize = 1024;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -353,7 +355,19 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     if raw.expires.is_some() && raw.jti.is_none() {
         return Err(FeedError::new("bad_field", "the field expires goes with jti"));
     }
-    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+    if raw.jti.as_ref().is_some_and(|id| id.len() > TOKEN_ID_BYTES_MAX) {
+        return Err(FeedError::new("bad_field", format!("the field jti is longer than {TOKEN_ID_BYTES_MAX} bytes")));
+    }
+    Ok(Command::Kick { target, reason: reason(raw, "kicked")? })
+}
+
+/// The reason that clients are told; each connection that ends gets a copy, so it is short.
+fn reason(raw: &RawLine<'_>, default: &str) -> Result<Box<str>, FeedError> {
+    let reason = raw.reason.as_deref().unwrap_or(default);
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(FeedError::new("bad_field", format!("the field reason is longer than {REASON_BYTES_MAX} bytes")));
+    }
+    Ok(reason.into())
 }
 
 fn channels(raw: &RawLine<'_>) -> Result<ChannelFilter, FeedError> {
@@ -425,7 +439,7 @@ fn authorized(raw: &RawLine<'_>) -> Result<Command, FeedError> {
 fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     let user = raw.user.as_deref().ok_or_else(|| FeedError::new("bad_field", "the field user is missing"))?;
     let target = KickTarget::Subscription { user: user.into(), channel: channel(raw.channel.as_deref())? };
-    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("unsubscribed").into() })
+    Ok(Command::Kick { target, reason: reason(raw, "unsubscribed")? })
 }
 
 fn channel(name: Option<&str>) -> Result<ChannelName, FeedError> {

@@ -52,10 +52,11 @@ pub(super) fn world(queue_bytes: usize) -> World {
     core.clock = Box::new(move || {
         let (now, step) = clock.get();
         clock.set((now + step, step));
-        Now { unix_ms: 2000 + now.as_millis() as u64, instant: start + now }
+        Now { unix_ms: 2000 + now.as_millis() as u64, steady_ms: now.as_millis() as u64, instant: start + now }
     });
     core.now = (core.clock)();
     core.sweep_at = core.now.instant;
+    core.rounds_at = core.now.instant;
     core.publishers = Publishers::new(100_000);
     let (drained_sender, drained) = crossbeam_channel::bounded(1);
     let listener = socket::listen_unix(&folder.path().join("feed.sock"), 0o600, None).unwrap();
