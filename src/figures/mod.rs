@@ -5,6 +5,7 @@
 //! in `_total`, and counters of one family are one metric with a label. In `stats` a figure has the counter's own name.
 
 mod hub;
+mod longest;
 mod measures;
 mod shard;
 mod state;
@@ -12,6 +13,7 @@ mod stats;
 mod table;
 
 pub use hub::{HubFigures, HubTable};
+pub use longest::Longest;
 pub use measures::{BUCKETS, Measure, Measures, SharedMeasures};
 pub use shard::{Counters, ShardFigures, ShardTable};
 pub use state::ServerState;

@@ -113,6 +113,8 @@ table! {
     Total busy_us,
     /// Turns of the shard: they go up each second even if nothing happens.
     Total turns,
+    /// Time of the shard's longest turn in the last one to two minutes.
+    Now turn_longest_us,
     /// Batches of sends.
     Total batches,
     /// Passes over a channel's readers that have ended.

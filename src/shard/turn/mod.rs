@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::figures::{Counters, Measure, Measures, ShardFigures};
+use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
 
 use super::ShardParts;
@@ -92,6 +92,9 @@ pub(super) struct Shard {
     /// The page that is served at `/`, if there is one.
     page: Option<&'static str>,
     figures: Arc<ShardFigures>,
+    /// The time of the shard's start, from which `longest` counts.
+    started: Instant,
+    longest: Longest,
 }
 
 impl Shard {
@@ -132,6 +135,8 @@ impl Shard {
             reading: Budget::new(0, Duration::ZERO),
             page: parts.page,
             figures: parts.figures,
+            started: Instant::now(),
+            longest: Longest::default(),
         })
     }
 
@@ -168,9 +173,11 @@ impl Shard {
             let next = self.turn()?;
             let now = Instant::now();
             self.cx.measures.record(Measure::Turn, (now - turn_begun).as_micros() as u64);
+            self.longest.note(now - turn_begun, now - self.started);
             turn_begun = now;
             if next != Next::Go || now - begun >= SLICE {
                 self.cx.counters.busy_us += (now - begun).as_micros() as u64;
+                self.cx.counters.turn_longest_us = self.longest.us(now - self.started);
                 self.publish();
                 return Ok(next);
             }
