@@ -45,7 +45,7 @@ table! {
     Total authorizers_passed_over,
     /// Time by which ids run ahead of the clock now.
     Now ids_ahead_ms,
-    /// Time that the longest turn of the last minute took.
+    /// Time of the hub's longest turn in the last one to two minutes.
     Now turn_longest_us,
     /// Rounds of the hub's clock: they go up each second while the hub is alive.
     Total rounds,

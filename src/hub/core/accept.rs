@@ -76,17 +76,17 @@ impl Core {
         };
         let Some(role) = self.admission.role(peer.uid) else {
             let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
-            return self.refuse(&socket, peer.uid, &FeedError::new("forbidden", message));
+            return self.refuse(&socket, &peer, &FeedError::new("forbidden", message));
         };
         if self.publishers.len() >= self.admission.publishers_max {
             let message = "the feed has as many connections as [feed] max_connections allows";
-            return self.refuse(&socket, peer.uid, &FeedError::new("full", message));
+            return self.refuse(&socket, &peer, &FeedError::new("full", message));
         }
         // The kernel gives the lowest free number, so every number below is taken.
         let below = socket.as_raw_fd().unsigned_abs().into();
         if self.admission.descriptors_max.saturating_sub(below) < DESCRIPTORS_KEPT + DESCRIPTORS_EACH {
             let message = "the server has no descriptors left for the feed; raise LimitNOFILE (ulimit -n)";
-            return self.refuse(&socket, peer.uid, &FeedError::new("full", message));
+            return self.refuse(&socket, &peer, &FeedError::new("full", message));
         }
         if self.may_log() {
             info!(pid = peer.pid, uid = peer.uid, gid = peer.gid, "publisher connected");
@@ -96,10 +96,10 @@ impl Core {
     }
 
     /// Tells a new connection why it is refused, and closes it.
-    fn refuse(&mut self, socket: &OwnedFd, uid: u32, error: &FeedError) {
+    fn refuse(&mut self, socket: &OwnedFd, peer: &socket::Peer, error: &FeedError) {
         HubFigures::add(&self.figures.publishers_refused, 1);
         if self.may_log() {
-            warn!(uid, reason = error.message, "publisher refused");
+            warn!(pid = peer.pid, uid = peer.uid, reason = error.message, "publisher refused");
         }
         let mut line = Vec::new();
         write_error(&mut line, None, error);

@@ -18,7 +18,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::figures::Stats;
+use crate::figures::{Longest, Stats};
 use crate::link::{ShardMessage, ToShard};
 use crate::logic::id::Id;
 use crate::logic::line_budget::LineBudget;
@@ -87,8 +87,8 @@ pub(super) struct Core {
     sweep_left: u32,
     /// The time before which no memory is given back.
     give_back_at: Instant,
-    /// The longest turn in microseconds, and the time up to which it is shown.
-    longest_turn: (u64, Instant),
+    /// The longest turn.
+    longest: Longest,
     /// Whether ids run so far ahead of the clock that a warning was logged.
     are_ids_ahead: bool,
     /// The budget of log lines about publishers.
@@ -139,7 +139,7 @@ impl Core {
             rounds_at: now.instant,
             sweep_left: 0,
             give_back_at: now.instant,
-            longest_turn: (0, now.instant),
+            longest: Longest::default(),
             are_ids_ahead: false,
             log_lines: LineBudget::new(100, LOG_TICKS_PER_SECOND),
             tick_at: None,

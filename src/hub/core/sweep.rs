@@ -21,8 +21,6 @@ const EVENTS_PER_WORK: u64 = 2;
 const GIVING_BACK_SHARE: u32 = 50;
 /// The distance between ids and the clock from which on it is a fault: after a crash ids run up to ten seconds ahead.
 const AHEAD_MS: u64 = 60_000;
-/// The time for which the longest turn is shown.
-const LONGEST_SHOWN: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Sweeps some channels, and once a second does the rest of what is due.
@@ -94,14 +92,11 @@ impl Core {
         self.give_back_at = self.now.instant + begun.elapsed() * GIVING_BACK_SHARE;
     }
 
-    /// Counts the time of a turn that began at `begun`. The longest one is shown for a minute.
+    /// Counts the time of a turn that began at `begun`.
     pub(super) fn note_turn(&mut self, begun: Instant) {
-        let now = (self.clock)().instant;
-        let took_us = now.saturating_duration_since(begun).as_micros() as u64;
-        let (longest_us, until) = self.longest_turn;
-        if took_us >= longest_us || now >= until {
-            self.longest_turn = (took_us, now + LONGEST_SHOWN);
-            HubFigures::set(&self.figures.turn_longest_us, took_us);
-        }
+        let now = (self.clock)();
+        let at = Duration::from_millis(now.steady_ms);
+        self.longest.note(now.instant.saturating_duration_since(begun), at);
+        HubFigures::set(&self.figures.turn_longest_us, self.longest.us(at));
     }
 }

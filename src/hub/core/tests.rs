@@ -2,7 +2,7 @@ use super::super::census::ChannelLimits;
 use super::*;
 use crate::link::{FromHub, HubMessage, Replay, Target, to_shard};
 use crate::logic::auth::LEEWAY_MAX_S;
-use crate::logic::event::Kind;
+use crate::logic::event::{Draft, Kind};
 use crate::logic::history::HistoryLimits;
 use crate::logic::protocol::feed::{Request, parse};
 use crate::sys::wake::Wake;
@@ -219,6 +219,87 @@ fn a_token_is_revoked_for_as_long_as_it_counts() {
         };
         assert_eq!(told, until_s, "shards refuse it for as long");
     }
+}
+
+#[test]
+fn a_shard_is_told_where_clients_have_too_many_channels_and_publishers_go_on() {
+    let mut world = world();
+    for (local, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        world.follow(0, local as u32, name);
+    }
+    let received = world.received(0);
+    assert!(matches!(received[3], ShardMessage::Followed(3, _)));
+    assert!(matches!(received[4], ShardMessage::NoRoom(4)), "{received:?}");
+    let id = world.publish("e", 2000);
+    assert!(world.received(0).is_empty());
+    world.follow(0, 4, "e");
+    assert!(matches!(world.received(0)[..], [ShardMessage::Followed(4, since)] if since == id));
+    // A client's event makes no room for itself either.
+    let draft = Draft { name: None, kind: Kind::Text, payload: "x".into() };
+    let now = world.core.at(2000);
+    assert_eq!(world.core.publish_to("f".into(), draft.clone(), now).unwrap_err().code, "channels");
+    assert!(world.core.publish_to("a".into(), draft, now).is_ok());
+    // A channel that is given up leaves room at once.
+    world.core.hear(HubMessage::Unfollow { shard: 0, local: 1 }, now);
+    world.follow(0, 1, "f");
+    assert!(matches!(world.received(0)[..], [.., ShardMessage::Followed(1, _)]));
+}
+
+#[test]
+fn ages_do_not_depend_on_the_clock_that_ids_follow() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    let base = world.core.at(0);
+    let at = |unix_ms, steady_ms| Now { unix_ms, steady_ms, ..base };
+    let count = |world: &mut World, now: Now| {
+        let index = world.core.channels.find("a").unwrap();
+        world.core.channels.trim(index, now.steady_ms);
+        world.core.channels.history(index).map_or(0, |history| history.len())
+    };
+    let draft = || Draft { name: None, kind: Kind::Text, payload: "x".into() };
+    // Ids are a day ahead of the clock from here on.
+    let ahead = at(86_400_000, 0);
+    world.core.publish_to("a".into(), draft(), ahead).unwrap();
+    let now = at(2000, 100);
+    world.core.publish_to("a".into(), draft(), now).unwrap();
+    assert_eq!(count(&mut world, at(3000, 1000)), 2);
+    assert_eq!(count(&mut world, at(3100, 1001)), 1);
+    assert_eq!(count(&mut world, at(3200, 1101)), 0);
+    // Neither do idempotency keys, whichever way the clock is set.
+    let line = r#"{"op":"publish","channel":"a","data":1,"key":"k","ref":1}"#;
+    let Request { reference, command } = parse(line.as_bytes()).unwrap();
+    let mut ids = Vec::new();
+    for (unix_ms, steady_ms) in [(3000, 2000), (90_000_000, 2050), (0, 2099), (3000, 2100)] {
+        let (mut out, now) = (Vec::new(), at(unix_ms, steady_ms));
+        world.core.execute(None, command.clone(), reference.as_deref(), now, &mut out).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        ids.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!((&ids[1], &ids[2]), (&ids[0], &ids[0]));
+    assert_ne!(ids[3], ids[0], "the window is over");
+}
+
+#[test]
+fn a_long_history_is_answered_in_parts() {
+    let mut world = world();
+    let limits = HistoryLimits { events_max: 100, bytes_max: 1 << 30, age_max_ms: 1_000_000 };
+    world.core.channels = HubChannels::new(2, world.core.ids.last(), Box::new(move |_| limits));
+    let data = "x".repeat(900_000);
+    for _ in 0..7 {
+        world.say(&format!(r#"{{"op":"publish","channel":"a","data":"{data}"}}"#), 2000);
+    }
+    let mut got = Vec::new();
+    let mut after = "0-0".to_owned();
+    loop {
+        let answer = world.say(&format!(r#"{{"op":"history","channel":"a","ref":1,"after":"{after}"}}"#), 2000);
+        let events = answer["events"].as_array().unwrap();
+        got.push(events.len());
+        after = events.last().unwrap()["id"].as_str().unwrap().to_owned();
+        if answer.get("more").is_none() {
+            break;
+        }
+    }
+    assert_eq!(got, [5, 2]);
 }
 
 #[test]

@@ -565,13 +565,16 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_publish_have_bounds() {
+    fn fields_have_bounds() {
         at_most(200, |key| format!(r#"{{"op":"publish","channel":"a","data":1,"key":"{key}"}}"#));
         at_most(200, |name| format!(r#"{{"op":"publish","channel":"a","data":1,"event":"{name}"}}"#));
         at_most(10_000, |names| {
             let names: Vec<_> = names.chars().map(|name| format!("\"{name}\"")).collect();
             format!(r#"{{"op":"publish","channels":[{}],"data":1}}"#, names.join(","))
         });
+        at_most(200, |reason| format!(r#"{{"op":"kick","user":"u","reason":"{reason}"}}"#));
+        at_most(200, |reason| format!(r#"{{"op":"unsubscribe","user":"u","channel":"c","reason":"{reason}"}}"#));
+        at_most(1024, |id| format!(r#"{{"op":"kick","jti":"{id}"}}"#));
         for line in [
             r#"{"op":"publish","channel":"a","data":1,"key":""}"#,
             r#"{"op":"publish","channel":"a","data":1,"event":""}"#,
