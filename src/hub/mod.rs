@@ -22,6 +22,7 @@ mod presence;
 mod publishers;
 mod questions;
 pub mod revocations;
+mod roles;
 mod routes;
 mod shards;
 mod state_file;
@@ -43,8 +44,9 @@ use core::{Core, LOG_TICKS_PER_SECOND, Ports};
 use ids::IdSource;
 use keys::Keys;
 use listeners::Listeners;
-use publishers::{Admission, Publishers};
+use publishers::Publishers;
 use revocations::Revocations;
+use roles::Admission;
 
 pub use crate::figures::HubFigures;
 pub use bare::BareHub;

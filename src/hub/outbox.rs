@@ -51,7 +51,7 @@ impl Outbox {
 
     /// Adds a line, or counts it as left out where too many bytes wait: here, or for `all_are_full` in all outboxes together.
     pub(super) fn push_or_count(&mut self, line: &[u8], all_are_full: bool) {
-        if self.len() + line.len() > OUTBOX_BYTES_MAX || all_are_full && self.len() > 0 {
+        if self.len() + line.len() > OUTBOX_BYTES_MAX || all_are_full && !self.is_empty() {
             self.lost += 1;
         } else {
             self.push(line);

@@ -65,7 +65,7 @@ impl IdempotencyKeys {
     /// Forgets some of the keys that are too old.
     fn forget(&mut self, now_ms: u64) {
         for _ in 0..FORGOTTEN_MAX {
-            if !self.order.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) >= self.window_ms) {
+            if self.order.front().is_none_or(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < self.window_ms) {
                 return;
             }
             self.forget_oldest();

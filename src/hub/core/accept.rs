@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use crate::logic::protocol::feed::{FeedError, write_error};
 use crate::sys::socket;
 
-use super::super::publishers::Role;
+use super::super::roles::Role;
 use super::super::watch::Want;
 use super::{Core, HubFigures, Ports};
 
@@ -19,8 +19,6 @@ const ACCEPTS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Descriptors that the feed's connections leave to the admin listener and to reading the host's figures.
 const DESCRIPTORS_KEPT: u64 = 48;
-/// Descriptors of one connection: its socket, and a copy for each of the two watchers.
-const DESCRIPTORS_EACH: u64 = 3;
 /// Ticks of the budget of log lines in a second.
 pub(in crate::hub) const LOG_TICKS_PER_SECOND: u32 = 10;
 
@@ -44,6 +42,7 @@ impl Core {
             Accepting::Awaited | Accepting::Paused(_) => return,
         }
         self.accepting = Accepting::Ready;
+        self.unwatched = 0;
         for _ in 0..ACCEPTS_MAX {
             match socket::accept(ports.listener.as_fd()) {
                 Ok(Some((socket, _))) => self.welcome(socket),
@@ -82,9 +81,11 @@ impl Core {
             let message = "the feed has as many connections as [feed] max_connections allows";
             return self.refuse(&socket, &peer, &FeedError::new("full", message));
         }
-        // The kernel gives the lowest free number, so every number below is taken.
-        let below = socket.as_raw_fd().unsigned_abs().into();
-        if self.admission.descriptors_max.saturating_sub(below) < DESCRIPTORS_KEPT + DESCRIPTORS_EACH {
+        // The kernel gives the lowest free number, so every number below is taken. Each new connection will need a copy for
+        // watching it, and each connection another one when its socket is full.
+        let below: u64 = socket.as_raw_fd().unsigned_abs().into();
+        let needed = self.unwatched + 1 + self.publishers.len() as u64 + 1;
+        if self.admission.descriptors_max.saturating_sub(below) < DESCRIPTORS_KEPT + needed {
             let message = "the server has no descriptors left for the feed; raise LimitNOFILE (ulimit -n)";
             return self.refuse(&socket, &peer, &FeedError::new("full", message));
         }
@@ -92,6 +93,7 @@ impl Core {
             info!(pid = peer.pid, uid = peer.uid, gid = peer.gid, "publisher connected");
         }
         HubFigures::add(&self.figures.publishers, 1);
+        self.unwatched += 1;
         self.publishers.open(socket, role, &mut self.wants);
     }
 

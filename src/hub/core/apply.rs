@@ -131,13 +131,13 @@ impl Core {
     /// Begins to apply a long line, whose publisher's `work` waits for its end.
     ///
     /// # Errors
-    /// As [`Core::publish`], with the work.
+    /// As [`Core::publish`].
     pub(super) fn begin_applying(
         &mut self,
         command: Command,
         reference: Option<Box<RawValue>>,
         now: Now,
-    ) -> Result<Applying, FeedError> {
+    ) -> Result<Box<Applying>, FeedError> {
         let is_list = events_of(&command).is_some_and(|(_, is_list)| is_list);
         let items = match command {
             Command::Publish(publish) => vec![publish],
@@ -145,12 +145,13 @@ impl Core {
             _ => Vec::new(),
         };
         self.check(&items, Source::Publisher, now)?;
-        Ok(Applying { items, progress: Progress::default(), now, reference, is_list, work: None })
+        Ok(Box::new(Applying { items, progress: Progress::default(), now, reference, is_list, work: None }))
     }
 
     /// Leaves a long line to [`Core::go_on_applying`].
-    pub(super) fn put_applying(&mut self, applying: Applying, work: Work) {
-        self.applying = Some(Applying { work: Some(work), ..applying });
+    pub(super) fn put_applying(&mut self, mut applying: Box<Applying>, work: Work) {
+        applying.work = Some(work);
+        self.applying = Some(applying);
     }
 
     /// Applies more of the long line, if there is one, while the budget lasts and the shards' queues have room. Returns
@@ -159,7 +160,7 @@ impl Core {
         let Some(mut applying) = self.applying.take() else { return true };
         while !budget.is_spent() && !self.hold_back_for_room() {
             if !self.apply_portion(&mut applying, budget) {
-                self.end_applying(applying);
+                self.end_applying(*applying);
                 return true;
             }
         }

@@ -31,9 +31,10 @@ use super::ids::{IdSource, MarkError};
 use super::keys::Keys;
 use super::listeners::Listeners;
 use super::presence::Presence;
-use super::publishers::{Admission, Publishers};
+use super::publishers::Publishers;
 use super::questions::Questions;
 use super::revocations::Revocations;
+use super::roles::Admission;
 use super::shards::Shards;
 use super::trace::Traces;
 use super::watch::Want;
@@ -78,8 +79,10 @@ pub(super) struct Core {
     congested_since: Option<Instant>,
     /// The number of lines that were carried out since the last flush to the shards.
     unflushed_lines: usize,
+    /// Connections that were accepted in this turn and are not watched yet.
+    unwatched: u64,
     /// The long line that is being applied, if there is one.
-    applying: Option<Applying>,
+    applying: Option<Box<Applying>>,
     /// The times of the next sweep, and of the next work that comes once a second.
     sweep_at: Instant,
     rounds_at: Instant,
@@ -134,6 +137,7 @@ impl Core {
             is_hearing: false,
             congested_since: None,
             unflushed_lines: 0,
+            unwatched: 0,
             applying: None,
             sweep_at: now.instant,
             rounds_at: now.instant,

@@ -16,7 +16,8 @@ use crate::link::HubInbox;
 use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Line, Refused, Request, parse, write_error};
 
 use super::super::answers::Answers;
-use super::super::publishers::{Left, Received, Role, Sent, Stopped, Work};
+use super::super::publishers::{Left, Received, Sent, Stopped, Work};
+use super::super::roles::Role;
 use super::super::watch::{Mark, Next, Want};
 use super::accept::Accepting;
 use super::apply::{Applying, is_long};
@@ -55,7 +56,7 @@ enum Carried {
     /// No more lines are carried out now.
     Stopped(Stopped),
     /// The last line was a long one, which is still to be applied.
-    Long(Applying),
+    Long(Box<Applying>),
 }
 
 impl Core {

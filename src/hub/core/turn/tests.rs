@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::hub::core::LOG_TICKS_PER_SECOND;
 use crate::hub::core::sweep::SWEEP_EVERY;
-use crate::hub::publishers::Admission;
+use crate::hub::roles::Admission;
 use crate::link::{ConnectionId, HubMessage, Listening, Seen, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{Draft, Kind};
 use crate::logic::id::Id;
