@@ -236,7 +236,8 @@ section! {
         /// Bytes of channels' names, histories, answers to publishers and lines for listening backends in the hub. Beyond it
         /// the oldest events leave their histories early, and new names are refused. 0 for a quarter of the host's memory,
         /// or of the memory that the process may use (a cgroup's limit), but at least 256 MiB.
-        hub_memory: usize as "units::size" = 0;
+        hub_memory: usize as "units::size" = 0,
+            must be("0, or at least 16MiB", |bytes: &usize| *bytes == 0 || *bytes >= 16 * MIB);
         /// Bytes that a client may send ahead while its poll is held. The kernel keeps further ones.
         inbound: usize as "units::size" = 64 * KIB, must KIB..=GIB;
         /// Bytes, per shard, of clients' messages that the backend or the hub has not taken yet. Beyond it the clients with
