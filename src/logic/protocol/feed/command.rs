@@ -1,7 +1,5 @@
 //! The commands of publishers and backends.
 
-use std::borrow::Cow;
-
 use arcstr::ArcStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +12,7 @@ use crate::logic::json;
 
 use super::listen::{Answer, Listening};
 use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
+use super::raw::{RawItem, RawLine};
 
 /// The command of one line, with its reference.
 #[derive(Clone, Debug)]
@@ -173,75 +172,6 @@ const KEY_BYTES_MAX: usize = 200;
 const CHANNELS_PER_PUBLISH_MAX: usize = 10_000;
 const REASON_BYTES_MAX: usize = 200;
 const TOKEN_ID_BYTES_MAX: usize = 1024;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLine<'a> {
-    #[serde(borrow)]
-    op: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "ref")]
-    reference: Option<&'a RawValue>,
-    #[serde(borrow)]
-    channel: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    channels: Option<Vec<Cow<'a, str>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data_b64: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    items: Option<Vec<RawItem<'a>>>,
-    #[serde(borrow)]
-    user: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    conn: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    jti: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    what: Option<Vec<Cow<'a, str>>>,
-    expires: Option<u64>,
-    ask: Option<u32>,
-    #[serde(borrow)]
-    allow: Option<&'a RawValue>,
-    #[serde(borrow)]
-    after: Option<Cow<'a, str>>,
-    limit: Option<usize>,
-    #[serde(borrow)]
-    prefix: Option<Cow<'a, str>>,
-    cursor: Option<u32>,
-    #[serde(borrow)]
-    address: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    order: Option<Cow<'a, str>>,
-}
-
-/// Reads a member as present even if it is `null`, because `null` is a value that may be published.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawItem<'a> {
-    #[serde(borrow)]
-    channel: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    channels: Option<Vec<Cow<'a, str>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data_b64: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
-}
 
 /// Parses one line as a command.
 pub fn parse(line: &[u8]) -> Result<Request, Refused> {
