@@ -42,7 +42,7 @@ const SHARD_GROUND: [&str; 21] = [
 ];
 /// The modules of the hub that its parts may use: values without a state of their own, and what turn and driver tell each
 /// other. The other modules are parts, which know none of each other.
-const HUB_GROUND: [&str; 5] = ["answers", "looks", "outbox", "state_file", "watch"];
+const HUB_GROUND: [&str; 8] = ["answers", "census", "looks", "outbox", "roles", "routes", "state_file", "watch"];
 /// The only files that may know the runtime.
 const RUNTIME_FILES: [&str; 2] = ["shard/driver.rs", "hub/driver.rs"];
 

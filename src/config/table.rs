@@ -105,6 +105,9 @@ section! {
         group: String = String::new();
         /// The longest command.
         max_line: usize as "units::size" = MIB, must KIB..=GIB;
+        /// Connections of publishers and backends. Further ones are told so and closed. Each takes up to three descriptors,
+        /// and the feed leaves some of the process's to everything else.
+        max_connections: usize = 1024, must 1..=1_000_000;
         /// Users (names or numbers) who may connect; empty for all whom `mode` lets in. The kernel tells the user of each
         /// connection.
         allow_users: Vec<String> = Vec::new();
@@ -230,8 +233,16 @@ section! {
     Limits {
         /// Channels per connection.
         subscriptions: usize = 100, must 1..=1_000_000;
-        /// Channels per shard, and in the hub.
+        /// Channels per shard, and channels of publishers in the hub: those with an event of theirs.
         channels: usize = 1_000_000, must 1..=1_000_000_000;
+        /// Channels in the hub that exist only because clients follow them or publish to them. Clients that ask for further
+        /// ones are refused; publishers and their channels are not concerned.
+        followed_channels: usize = 4_000_000, must 1..=1_000_000_000;
+        /// Bytes of channels' names, histories, answers to publishers and lines for listening backends in the hub. Beyond it
+        /// the oldest events leave their histories early, and new names are refused. 0 for a quarter of the host's memory,
+        /// or of the memory that the process may use (a cgroup's limit), but at least 256 MiB.
+        hub_memory: usize as "units::size" = 0,
+            must be("0, or at least 16MiB", |bytes: &usize| *bytes == 0 || *bytes >= 16 * MIB);
         /// Bytes that are held of what a client has sent: requests and messages that are not whole yet, that wait for the
         /// backend, or that come behind a held poll. `max_header` of a request, or `max_message` of a message, counts
         /// instead if it is larger. The kernel keeps further bytes.

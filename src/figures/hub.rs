@@ -13,8 +13,20 @@ table! {
     Total feed_errors,
     /// Feed connections now.
     Now publishers,
+    /// Feed connections refused because the user may not connect, because there are too many, or for want of descriptors.
+    Total publishers_refused,
+    /// Lines about feed connections that were left out of the log.
+    Total lines_suppressed,
     /// Channels known now.
     Now channels,
+    /// Channels now that no publisher has published to.
+    Now channels_followed,
+    /// Times a shard was refused a channel because clients had brought too many into being.
+    Total follows_refused,
+    /// Bytes now of names, histories, answers and lines for listeners, which have a budget.
+    Now memory_bytes,
+    /// Events that left histories early because the budget of memory was used up.
+    Total history_dropped,
     /// Events in histories now.
     Now history_events,
     /// Bytes in histories now.
@@ -29,6 +41,12 @@ table! {
     Now congested_shard,
     /// Messages of clients that no backend was listening to when they reached the hub.
     Total messages_unheard,
+    /// Times a listener was passed over because it had not answered three questions in a row.
+    Total authorizers_passed_over,
+    /// Time by which ids run ahead of the clock now.
+    Now ids_ahead_ms,
+    /// Time of the hub's longest turn in the last one to two minutes.
+    Now turn_longest_us,
     /// Rounds of the hub's clock: they go up each second while the hub is alive.
     Total rounds,
     lists {}

@@ -44,10 +44,14 @@ impl Answers {
         self.later.push_back((later, Vec::new()));
     }
 
+    /// The bytes of all answers that wait.
+    pub(super) fn len(&self) -> usize {
+        self.ready.len() + self.later.iter().map(|(_, after)| after.len()).sum::<usize>()
+    }
+
     /// Whether so many answers wait that no further line is to be carried out.
     pub(super) fn is_full(&self) -> bool {
-        let held_back: usize = self.later.iter().map(|(_, after)| after.len()).sum();
-        self.later.len() >= LATER_MAX || self.ready.len() + held_back >= ANSWERS_BYTES_MAX
+        self.later.len() >= LATER_MAX || self.len() >= ANSWERS_BYTES_MAX
     }
 
     /// Whether no answer waits.

@@ -20,7 +20,7 @@ impl BareHub {
 
     /// Makes a shard follow a channel.
     pub fn follow(&mut self, shard: u16, local: LocalChannel, name: &str) {
-        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
+        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, self.core.at(0));
     }
 
     /// Hears one message of a shard, and flushes the queues to the shards.
@@ -30,7 +30,8 @@ impl BareHub {
 
     /// Hears several messages, and flushes the queues to the shards once.
     pub fn hear_all(&mut self, messages: impl IntoIterator<Item = HubMessage>, now_ms: u64) {
-        messages.into_iter().for_each(|message| self.core.hear(message, now_ms));
+        let now = self.core.at(now_ms);
+        messages.into_iter().for_each(|message| self.core.hear(message, now));
         self.core.flush();
     }
 
@@ -40,7 +41,8 @@ impl BareHub {
     /// # Errors
     /// The error that a publisher would be answered with.
     pub fn execute(&mut self, request: Request, now_ms: u64, out: &mut Vec<u8>) -> Result<(), FeedError> {
-        self.core.execute(None, request.command, request.reference.as_deref(), now_ms, out)?;
+        let now = self.core.at(now_ms);
+        self.core.execute(None, request.command, request.reference.as_deref(), now, out)?;
         self.core.flush();
         Ok(())
     }

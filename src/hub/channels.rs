@@ -1,4 +1,11 @@
 //! The hub's channels: each one's name, its history, and the shards that want its events.
+//!
+//! Channels of publishers are counted apart from channels that exist only because clients follow them or publish to
+//! them, and each kind has a bound of its own: clients cannot use up the room of publishers. A channel without events
+//! goes with its last follower.
+//!
+//! All of it stays within a budget of memory. Beyond the budget the oldest events of histories go, and new names are
+//! refused.
 
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -6,81 +13,18 @@ use std::sync::Arc;
 use crate::link::{LocalChannel, Replay};
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 use crate::logic::event::{ChannelName, Event, check_channel_name};
-use crate::logic::history::{History, HistoryLimits};
+use crate::logic::history::{EVENT_OVERHEAD, History, HistoryLimits};
 use crate::logic::id::Id;
 use crate::logic::names::Names;
 use crate::logic::protocol::feed::{ChannelRow, FeedError};
+
+use super::census::{Census, Source};
+use super::routes::{Route, RouteLists, Routes};
 
 /// The weight of a page of missed events beyond which the next page begins.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
 /// Channels that are searched for one page of names.
 const PAGE_CELLS: u32 = 10_000;
-
-/// A shard that follows a channel, and the shard's number for the channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Route {
-    pub(super) shard: u16,
-    pub(super) local: LocalChannel,
-}
-
-/// The routes of one channel. Most channels have one subscriber, and so one route.
-#[derive(Clone, Copy, Debug, Default)]
-enum Routes {
-    #[default]
-    None,
-    One {
-        shard: u16,
-        local: LocalChannel,
-    },
-    /// The number of a list of routes.
-    Many(u32),
-}
-
-/// Lists of routes for the channels that more than one shard follows.
-#[derive(Debug, Default)]
-struct RouteLists(Pool<Vec<Route>>);
-
-impl RouteLists {
-    /// Adds a route, or gives a shard's route the new number.
-    fn set(&mut self, routes: &mut Routes, route: Route) {
-        match *routes {
-            Routes::None => *routes = Routes::One { shard: route.shard, local: route.local },
-            Routes::One { shard, .. } if shard == route.shard => *routes = Routes::One { shard, local: route.local },
-            Routes::One { shard, local } => *routes = Routes::Many(self.0.add(vec![Route { shard, local }, route])),
-            Routes::Many(number) => {
-                let list = &mut self.0[number];
-                match list.iter_mut().find(|other| other.shard == route.shard) {
-                    Some(other) => *other = route,
-                    None => list.push(route),
-                }
-            }
-        }
-    }
-
-    fn unset(&mut self, routes: &mut Routes, leaving: u16) {
-        match *routes {
-            Routes::One { shard, .. } if shard == leaving => *routes = Routes::None,
-            Routes::Many(number) => {
-                let list = &mut self.0[number];
-                list.retain(|route| route.shard != leaving);
-                if let [Route { shard, local }] = list[..] {
-                    self.0.remove(number);
-                    *routes = Routes::One { shard, local };
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn of(&self, routes: Routes) -> impl Iterator<Item = Route> {
-        let (one, list) = match routes {
-            Routes::None => (None, &[][..]),
-            Routes::One { shard, local } => (Some(Route { shard, local }), &[][..]),
-            Routes::Many(number) => (None, &self.0[number][..]),
-        };
-        one.into_iter().chain(list.iter().copied())
-    }
-}
 
 /// One channel as the hub keeps it.
 #[derive(Debug)]
@@ -94,6 +38,9 @@ pub(super) struct HubChannel {
     policy: u16,
     /// Whether the channel was ended and nothing was published since.
     pub(super) ended: bool,
+    /// Whether the channel is counted among those of publishers: a publisher's event is in its history, or came since the
+    /// last sweep.
+    is_published: bool,
 }
 
 const _: () = assert!(size_of::<HubChannel>() <= 32, "a million channels must fit");
@@ -101,7 +48,22 @@ const _: () = assert!(wastes_nothing::<HubChannel>());
 
 impl Default for HubChannel {
     fn default() -> HubChannel {
-        HubChannel { name: None, since: Id::ZERO, routes: Routes::None, history: NONE, policy: 0, ended: false }
+        HubChannel {
+            name: None,
+            since: Id::ZERO,
+            routes: Routes::None,
+            history: NONE,
+            policy: 0,
+            ended: false,
+            is_published: false,
+        }
+    }
+}
+
+impl HubChannel {
+    /// Whether the channel has neither events nor followers.
+    fn is_unneeded(&self) -> bool {
+        self.history == NONE && matches!(self.routes, Routes::None)
     }
 }
 
@@ -126,10 +88,14 @@ pub(super) struct HubChannels {
     locals: Vec<Vec<u32>>,
     /// The id after which no event was published on a channel that the hub does not know.
     floor: Id,
-    /// The number of channels that publishers may bring into being.
-    channels_max: usize,
-    /// The channel at which the next sweep begins.
+    /// The numbers of channels of each kind, and their bounds.
+    pub(super) census: Census,
+    /// The channel at which the sweep goes on.
     swept: u32,
+    /// The greatest age of events while histories are over the budget; each round of the sweep halves it.
+    age_max_ms: u64,
+    /// Events that were dropped from histories because the budget of memory was used up.
+    pub(super) dropped_for_memory: u64,
     /// Events in all histories.
     pub(super) history_events: u64,
     /// Bytes in all histories.
@@ -140,8 +106,8 @@ fn name(cells: &Cells<HubChannel>, index: u32) -> &str {
     cells[index].name.as_deref().unwrap_or_default()
 }
 
-/// Channels that one sweep visits.
-const SWEEP: u32 = 10_000;
+/// The age that a sweep begins with when histories are over the budget: a day, in milliseconds.
+const PRESSURE_AGE_MS: u64 = 86_400_000;
 
 impl HubChannels {
     /// No channels yet. None has had an event after `floor`.
@@ -155,38 +121,65 @@ impl HubChannels {
             policies: Vec::new(),
             locals: vec![Vec::new(); shards],
             floor,
-            channels_max: usize::MAX / 2,
+            census: Census::default(),
             swept: 0,
+            age_max_ms: u64::MAX,
+            dropped_for_memory: 0,
             history_events: 0,
             history_bytes: 0,
         }
     }
 
-    /// Sets the number of channels that publishers may bring into being.
-    pub(super) fn limit_to(&mut self, channels_max: usize) {
-        self.channels_max = channels_max;
-    }
-
-    /// Checks that there is room for channels of these names.
+    /// Checks that publishers' events may go to channels of these names.
     ///
     /// # Errors
-    /// If there would be too many channels.
+    /// If publishers would have too many channels.
     pub(super) fn check_room_for<'n>(
         &self,
         names: impl Iterator<Item = &'n ChannelName> + Clone,
     ) -> Result<(), FeedError> {
         // The names are looked up only if there is no room for all of them as new channels.
-        let has_room = |new: usize| self.cells.used() + new <= self.channels_max;
-        if has_room(names.clone().count()) || has_room(names.filter(|name| self.find(name).is_none()).count()) {
+        if self.census.has_room_for_published(names.clone().count()) {
             return Ok(());
         }
-        let message = format!("there are {} channels, and no more are allowed", self.channels_max);
-        Err(FeedError::new("channels", message))
+        let is_new = |name: &&ChannelName| self.find(name).is_none_or(|index| !self.cells[index].is_published);
+        let new = names.filter(is_new).count();
+        if new == 0 || self.census.has_room_for_published(new) {
+            Ok(())
+        } else {
+            Err(self.census.no_room("publishers"))
+        }
+    }
+
+    /// Checks that a client's event may go to the channel of that name.
+    ///
+    /// # Errors
+    /// If the channel would be a new one, and clients have too many.
+    pub(super) fn check_room_for_client(&self, name: &ChannelName) -> Result<(), FeedError> {
+        let has_room = self.census.has_room_for_followed(name) || self.find(name).is_some();
+        if has_room { Ok(()) } else { Err(self.census.no_room("clients")) }
+    }
+
+    /// The channel of that name for a shard that wants to follow it, made if there is none. `None` if it would be a new one
+    /// and clients have too many.
+    pub(super) fn find_or_add_followed(&mut self, name: &ChannelName) -> Option<u32> {
+        let has_room = self.census.has_room_for_followed(name);
+        self.find(name).or_else(|| has_room.then(|| self.find_or_add(name)))
     }
 
     /// The number of channels.
     pub(super) fn used(&self) -> usize {
         self.cells.used()
+    }
+
+    /// The bytes of all names and histories.
+    pub(super) fn memory(&self) -> u64 {
+        self.census.bytes() + self.history_memory()
+    }
+
+    /// The bytes of all histories, with what events take beside their content.
+    fn history_memory(&self) -> u64 {
+        self.history_bytes + self.history_events * EVENT_OVERHEAD as u64
     }
 
     /// The number of the channel of that name, if there is one.
@@ -320,11 +313,25 @@ impl HubChannels {
         self.cells[index] = HubChannel { name: Some(name.clone()), since: self.floor, policy, ..HubChannel::default() };
         let HubChannels { cells, names, .. } = self;
         names.add(index, |index| self::name(cells, index));
+        self.census.add(name);
         index
     }
 
-    /// Puts an event into the channel's history, if the channel keeps one.
-    pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, now_ms: u64) {
+    /// Counts a channel among those of publishers, or no longer.
+    fn count_as(&mut self, index: u32, is_published: bool) {
+        let channel = &mut self.cells[index];
+        if channel.is_published != is_published {
+            channel.is_published = is_published;
+            self.census.count_as(channel.name.as_deref().unwrap_or_default(), is_published);
+        }
+    }
+
+    /// Puts an event into the channel's history, if the channel keeps one. While histories are over the budget, the
+    /// channel's oldest events make room for the new one.
+    pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, source: Source, now_ms: u64) {
+        if source == Source::Publisher {
+            self.count_as(index, true);
+        }
         let channel = &mut self.cells[index];
         let limits = self.policies[usize::from(channel.policy)];
         channel.ended = false;
@@ -335,22 +342,30 @@ impl HubChannels {
         if channel.history == NONE {
             channel.history = self.histories.add(History::new(channel.since));
         }
-        let history = &mut self.histories[channel.history];
-        let before = (history.len() as u64, history.bytes() as u64);
-        history.push(event.clone(), &limits, now_ms);
-        self.history_events = self.history_events + history.len() as u64 - before.0;
-        self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
-    }
-
-    /// Drops the events of a channel that are too old.
-    pub(super) fn trim(&mut self, index: u32, now_ms: u64) {
-        let channel = &mut self.cells[index];
-        if channel.history == NONE {
+        let weight = event.weight();
+        self.change_history(index, |history| {
+            history.push(event.clone(), &limits, now_ms);
+        });
+        if self.cells[index].history == NONE || self.history_memory() <= self.census.history_bytes_max() {
             return;
         }
+        let dropped_before = self.history_events;
+        self.change_history(index, |history| {
+            let target = history.cost().saturating_sub(weight + EVENT_OVERHEAD);
+            while history.cost() > target {
+                history.drop_oldest();
+            }
+        });
+        self.dropped_for_memory += dropped_before - self.history_events;
+        self.age_max_ms = self.age_max_ms.min(PRESSURE_AGE_MS);
+    }
+
+    /// Changes a channel's history, and brings the sums over all histories up to date. A history without events goes.
+    fn change_history(&mut self, index: u32, change: impl FnOnce(&mut History)) {
+        let channel = &mut self.cells[index];
         let history = &mut self.histories[channel.history];
         let before = (history.len() as u64, history.bytes() as u64);
-        history.trim(&self.policies[usize::from(channel.policy)], now_ms);
+        change(history);
         self.history_events = self.history_events + history.len() as u64 - before.0;
         self.history_bytes = self.history_bytes + history.bytes() as u64 - before.1;
         if history.is_empty() {
@@ -358,6 +373,18 @@ impl HubChannels {
             self.histories.remove(channel.history);
             channel.history = NONE;
         }
+    }
+
+    /// Drops events of a channel that are too old. Returns whether there are no more of them.
+    pub(super) fn trim(&mut self, index: u32, now_ms: u64) -> bool {
+        let channel = &self.cells[index];
+        if channel.history == NONE {
+            return true;
+        }
+        let limits = self.policies[usize::from(channel.policy)];
+        let mut is_done = true;
+        self.change_history(index, |history| is_done = history.trim(&limits, now_ms));
+        is_done
     }
 
     /// Gives a shard the channel's events from now on, under the shard's number for it.
@@ -370,11 +397,16 @@ impl HubChannels {
         locals[local as usize] = index;
     }
 
-    /// Gives a shard no more of the channel's events.
+    /// Gives a shard no more of the channel's events. A channel that nothing needs any more, and whose end loses nothing,
+    /// is forgotten.
     pub(super) fn unfollow(&mut self, shard: u16, local: LocalChannel) {
-        if let Some(index) = self.by_local(shard, local) {
-            self.lists.unset(&mut self.cells[index].routes, shard);
-            self.locals[usize::from(shard)][local as usize] = NONE;
+        let Some(index) = self.by_local(shard, local) else { return };
+        self.lists.unset(&mut self.cells[index].routes, shard);
+        self.locals[usize::from(shard)][local as usize] = NONE;
+        let channel = &self.cells[index];
+        // A channel with a later event than the floor is left to the sweep, so that the floor is not raised in a hurry.
+        if channel.is_unneeded() && !channel.is_published && !channel.ended && channel.since <= self.floor {
+            self.forget(index);
         }
     }
 
@@ -384,25 +416,71 @@ impl HubChannels {
         (index != NONE).then_some(index)
     }
 
-    /// Visits some channels: drops old events, and forgets channels without routes and history.
-    pub(super) fn sweep(&mut self, now_ms: u64) {
-        for _ in 0..SWEEP.min(self.cells.capacity()) {
-            let index = self.swept;
-            self.swept = (self.swept + 1) % self.cells.capacity();
-            if self.cells[index].name.is_none() {
-                continue;
-            }
-            self.trim(index, now_ms);
-            let channel = &self.cells[index];
-            if channel.history == NONE && matches!(channel.routes, Routes::None) {
-                self.forget(index);
-            }
+    /// The number of places for channels, which one round of the sweep visits.
+    pub(super) fn places(&self) -> u32 {
+        self.cells.capacity()
+    }
+
+    /// Visits the next channel of the sweep: drops some of its old events, and forgets it if it has neither events nor
+    /// followers. Returns the number of events that were dropped.
+    pub(super) fn sweep_next(&mut self, now_ms: u64) -> u64 {
+        let index = self.swept;
+        let events_before = self.history_events;
+        if index < self.cells.capacity() && self.cells[index].name.is_some() && !self.sweep_channel(index, now_ms) {
+            return events_before - self.history_events;
         }
+        self.swept = index + 1;
+        if self.swept >= self.cells.capacity() {
+            self.swept = 0;
+            self.end_round();
+        }
+        events_before - self.history_events
+    }
+
+    /// Sweeps one channel; returns whether that is done.
+    fn sweep_channel(&mut self, index: u32, now_ms: u64) -> bool {
+        if !self.trim(index, now_ms) || !self.relieve(index, now_ms) {
+            return false;
+        }
+        let channel = &self.cells[index];
+        if channel.is_unneeded() {
+            self.forget(index);
+        } else if channel.history == NONE {
+            self.count_as(index, false);
+        }
+        true
+    }
+
+    /// Drops events of a channel that are older than the budget of memory allows at present; returns whether there are no
+    /// more of them.
+    fn relieve(&mut self, index: u32, now_ms: u64) -> bool {
+        let age_max_ms = self.age_max_ms;
+        if age_max_ms == u64::MAX || self.cells[index].history == NONE || !self.is_pressed() {
+            return true;
+        }
+        let events_before = self.history_events;
+        let mut is_done = true;
+        self.change_history(index, |history| is_done = history.expire(age_max_ms, now_ms));
+        self.dropped_for_memory += events_before - self.history_events;
+        is_done
+    }
+
+    /// Whether histories take so much of the budget that older events must go.
+    pub(super) fn is_pressed(&self) -> bool {
+        let room = self.census.history_bytes_max();
+        self.age_max_ms != u64::MAX && self.history_memory() > room - room / 16
+    }
+
+    /// Ends a round of the sweep: events must be younger in the next round if histories are still over the budget.
+    fn end_round(&mut self) {
+        self.age_max_ms = if self.is_pressed() { self.age_max_ms / 2 } else { u64::MAX };
     }
 
     fn forget(&mut self, index: u32) {
         let HubChannels { cells, names, .. } = self;
         names.remove(index, |index| name(cells, index));
+        self.count_as(index, false);
+        self.census.remove(name(&self.cells, index));
         // The channel's last event is lost now, and the floor is what every unknown channel answers with.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
@@ -412,12 +490,19 @@ impl HubChannels {
 
 #[cfg(test)]
 mod tests {
+    use super::super::census::ChannelLimits;
     use super::*;
     use crate::logic::event::{Draft, Kind};
 
     fn channels(events_max: usize) -> HubChannels {
         let limits = HistoryLimits { events_max, bytes_max: 1000, age_max_ms: 100 };
         HubChannels::new(2, Id::new(5, 0), Box::new(move |_| limits))
+    }
+
+    fn sweep(channels: &mut HubChannels, now_ms: u64) {
+        for _ in 0..channels.places() {
+            channels.sweep_next(now_ms);
+        }
     }
 
     fn event(ms: u64) -> Arc<Event> {
@@ -430,11 +515,11 @@ mod tests {
         let mut channels = channels(10);
         let index = channels.find_or_add(&"c".into());
         assert_eq!(channels.complete_since(index), Id::new(5, 0));
-        channels.remember(index, &event(10), 10);
+        channels.remember(index, &event(10), Source::Publisher, 10);
         assert_eq!(channels.complete_since(index), Id::new(5, 0));
-        channels.sweep(50);
+        sweep(&mut channels, 50);
         assert_eq!(channels.find("c"), Some(index));
-        channels.sweep(200);
+        sweep(&mut channels, 200);
         assert_eq!(channels.find("c"), None);
         assert_eq!((channels.history_events, channels.history_bytes), (0, 0));
         let index = channels.find_or_add(&"c".into());
@@ -445,7 +530,7 @@ mod tests {
     fn without_history_only_what_follows_the_last_event_is_complete() {
         let mut channels = channels(0);
         let index = channels.find_or_add(&"c".into());
-        channels.remember(index, &event(10), 10);
+        channels.remember(index, &event(10), Source::Publisher, 10);
         assert_eq!(channels.complete_since(index), Id::new(10, 0));
     }
 
@@ -460,10 +545,81 @@ mod tests {
         assert_eq!(channels.by_local(1, 4), Some(index));
         channels.unfollow(0, 7);
         assert_eq!(channels.routes(index).collect::<Vec<_>>(), [Route { shard: 1, local: 4 }]);
-        assert_eq!(channels.lists.0.len(), 0, "the list's number can be used again");
+        assert_eq!(channels.lists.len(), 0, "the list's number can be used again");
         channels.unfollow(1, 4);
-        assert_eq!(channels.routes(index).count(), 0);
-        channels.sweep(0);
-        assert_eq!(channels.find("c"), None);
+        assert_eq!(channels.find("c"), None, "nothing needs it any more");
+    }
+
+    #[test]
+    fn a_channel_without_events_goes_with_its_last_follower_and_any_other_stays() {
+        let mut channels = channels(10);
+        let [silent, loud, ended] = ["silent", "loud", "ended"].map(|name| channels.find_or_add(&name.into()));
+        for (local, index) in [silent, loud, ended].into_iter().enumerate() {
+            channels.follow(index, 0, local as u32);
+        }
+        channels.remember(loud, &event(10), Source::Client, 10);
+        channels.get_mut(ended).ended = true;
+        (0..3).for_each(|local| channels.unfollow(0, local));
+        assert_eq!(["silent", "loud", "ended"].map(|name| channels.find(name)), [None, Some(loud), Some(ended)]);
+        assert_eq!((channels.used(), channels.census.followed()), (2, 2));
+        sweep(&mut channels, 1000);
+        assert_eq!((channels.used(), channels.census.followed(), channels.memory()), (0, 0, 0));
+    }
+
+    #[test]
+    fn clients_and_publishers_have_room_of_their_own() {
+        let mut channels = channels(10);
+        channels.census.limit_to(ChannelLimits { published_max: 2, followed_max: 2, memory_max: u64::MAX });
+        let names: Vec<ChannelName> = ["a", "b", "c", "$d"].map(Into::into).into();
+        let followed = channels.find_or_add_followed(&names[0]).unwrap();
+        channels.follow(followed, 0, 0);
+        assert!(channels.find_or_add_followed(&names[1]).is_some());
+        assert_eq!(channels.find_or_add_followed(&names[2]), None);
+        assert!(channels.check_room_for_client(&names[1]).is_ok());
+        assert_eq!(channels.check_room_for_client(&names[2]).unwrap_err().code, "channels");
+        assert!(channels.check_room_for_client(&names[3]).is_ok(), "the server's own channel");
+        // The room of publishers is whole, and a channel that a publisher takes over leaves room for clients.
+        assert!(channels.check_room_for([&names[0], &names[2]].into_iter()).is_ok());
+        channels.remember(followed, &event(10), Source::Publisher, 10);
+        assert_eq!((channels.census.followed(), channels.census.published()), (1, 1));
+        assert!(channels.find_or_add_followed(&names[2]).is_some());
+        assert!(channels.check_room_for([&names[0], &names[1]].into_iter()).is_ok());
+        let error = channels.check_room_for([&names[1], &names[2]].into_iter()).unwrap_err();
+        assert_eq!(error.code, "channels");
+        // Without events a followed channel is one of clients again.
+        sweep(&mut channels, 1000);
+        assert_eq!((channels.census.followed(), channels.census.published()), (1, 0));
+    }
+
+    #[test]
+    fn names_and_histories_stay_within_the_budget_and_old_events_go_first() {
+        let limits = HistoryLimits { events_max: 1000, bytes_max: 1 << 20, age_max_ms: PRESSURE_AGE_MS };
+        let mut channels = HubChannels::new(1, Id::ZERO, Box::new(move |_| limits));
+        let memory_max = 100_000;
+        channels.census.limit_to(ChannelLimits { published_max: 1 << 20, followed_max: 1 << 20, memory_max });
+        let mut followed = 0;
+        while channels.find_or_add_followed(&format!("f{followed}").as_str().into()).is_some() {
+            followed += 1;
+        }
+        assert!((200..300).contains(&followed), "{followed} names are a quarter");
+        let mut newest = 0;
+        for round in 1..=3000_u64 {
+            let name: ChannelName = format!("p{}", round % 10).as_str().into();
+            channels.check_room_for([&name].into_iter()).unwrap();
+            let index = channels.find_or_add(&name);
+            let now_ms = round * 1000;
+            channels.remember(index, &event(round), Source::Publisher, now_ms);
+            assert!(channels.memory() <= memory_max / 4 * 3 + 200, "{} in round {round}", channels.memory());
+            // The sweep is slower than the publishers.
+            channels.sweep_next(now_ms);
+            newest = now_ms;
+        }
+        assert!(channels.dropped_for_memory > 0 && channels.is_pressed());
+        for _ in 0..20 * channels.places() {
+            channels.sweep_next(newest);
+        }
+        assert!(!channels.is_pressed());
+        let newest_of = |name: &str| channels.history(channels.find(name).unwrap()).unwrap().len();
+        assert!((0..10).all(|n| newest_of(&format!("p{n}")) > 0), "every channel has its newest events");
     }
 }

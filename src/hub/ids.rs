@@ -2,22 +2,30 @@
 //!
 //! A mark on disk is the millisecond up to which ids may have been given. It is written ahead, so that giving an id costs
 //! no write. A start and a clean stop write the last id itself, so that ids do not run ahead of the clock.
+//!
+//! The mark is one line, `MILLISECONDS CHECKSUM`, which is always written in place: that needs neither a descriptor nor
+//! room on the disk, and a line within one sector is written whole or not at all.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::state_file::{self, Outlives};
+use super::state_file::StateFile;
 use crate::logic::id::Id;
 
 /// The distance between the newest id and the mark that is written ahead.
 const RESERVE_MS: u64 = 10_000;
+/// The distance from the clock up to which a mark is believed: 400 days, in milliseconds.
+const AHEAD_MAX_MS: u64 = 400 * DAY_MS;
+/// The same for a mark without a checksum, in which a damaged digit cannot be told from a right one.
+const UNCHECKED_AHEAD_MAX_MS: u64 = DAY_MS;
+const DAY_MS: u64 = 86_400_000;
 
 /// The source of ids.
 #[derive(Debug)]
 pub struct IdSource {
     last: Id,
     mark_ms: u64,
-    path: PathBuf,
+    file: StateFile,
 }
 
 /// The reason why the mark cannot be used.
@@ -26,22 +34,32 @@ pub enum MarkError {
     /// The file could not be read or written.
     #[error("cannot {what} {path}, which keeps ids from going backwards: {source}")]
     Io {
-        /// The call that failed: "read" or "write".
+        /// The call that failed: "open", "read" or "write".
         what: &'static str,
         /// The path of the file.
         path: String,
         /// The kernel's error.
         source: io::Error,
     },
-    /// The file holds something else than a mark.
+    /// The file holds something else than a mark, or a mark with another checksum.
     #[error(
-        "{path} should hold one number (the last id's milliseconds) but holds {found:?}; remove it if that is right"
+        "{path} should hold the last id's milliseconds and their checksum but holds {found:?}: it is damaged; if the clock is right, remove it"
     )]
-    Malformed {
+    Damaged {
         /// The path of the file.
         path: String,
         /// The beginning of its text.
         found: String,
+    },
+    /// The mark is further ahead of the clock than can be.
+    #[error(
+        "{path} says that ids were given up to {ahead_days} days from now: set the clock right, or remove the file if the clock is right"
+    )]
+    Implausible {
+        /// The path of the file.
+        path: String,
+        /// The distance between the clock and the mark.
+        ahead_days: u64,
     },
 }
 
@@ -49,23 +67,26 @@ impl IdSource {
     /// Starts after every id that the mark at `path` covers, and writes the first mark, which covers no id yet.
     ///
     /// # Errors
-    /// If the file cannot be read or written, or holds something else than a mark.
+    /// If the file cannot be opened, read or written, or holds no mark that can be believed at `now_ms`, in milliseconds
+    /// since 1970.
     pub fn open(path: &Path, now_ms: u64) -> Result<IdSource, MarkError> {
-        let mark_ms = match std::fs::read_to_string(path) {
+        let failed = |what, source| MarkError::Io { what, path: path.display().to_string(), source };
+        let is_new = !path.exists();
+        let mut file = StateFile::open(path).map_err(|source| failed("open", source))?;
+        let bytes = file.read().map_err(|source| failed("read", source))?;
+        let mark_ms = match String::from_utf8_lossy(&bytes).trim_matches('\0') {
+            _ if is_new => 0,
             // A power failure came before the kernel wrote the text to disk. The file's time of writing is known, and no
             // mark was further ahead of it.
-            Ok(text) if text.trim_matches('\0').is_empty() => written_ms(path) + RESERVE_MS,
-            Ok(text) => text.trim().parse().ok().filter(|ms| *ms < Id::MAX.ms()).ok_or_else(|| {
-                MarkError::Malformed { path: path.display().to_string(), found: text.chars().take(40).collect() }
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(source) => return Err(MarkError::Io { what: "read", path: path.display().to_string(), source }),
+            "" => file.written_ms() + RESERVE_MS,
+            text => read_mark(text, path, now_ms)?,
         };
         // All ids of the mark's millisecond may have been given.
         let last = Id::new(now_ms.max(mark_ms + 1), 0);
-        let mut ids = IdSource { last, mark_ms: 0, path: path.to_path_buf() };
+        let mut ids = IdSource { last, mark_ms: 0, file };
         // No id has been given yet, and a start that fails must not push ids ahead of the clock.
         ids.write_mark(last.ms())?;
+        ids.file.cut(mark_line(0).len() as u64).map_err(|source| failed("write", source))?;
         Ok(ids)
     }
 
@@ -103,18 +124,43 @@ impl IdSource {
     }
 
     fn write_mark(&mut self, mark_ms: u64) -> Result<(), MarkError> {
-        let written = state_file::replace(&self.path, &format!("{mark_ms}\n"), 0o666, Outlives::Process);
-        written.map_err(|source| MarkError::Io { what: "write", path: self.path.display().to_string(), source })?;
+        let written = self.file.write_at(mark_line(mark_ms).as_bytes(), 0);
+        written.map_err(|source| {
+            let path = self.file.path().display().to_string();
+            MarkError::Io { what: "write", path, source }
+        })?;
         self.mark_ms = mark_ms;
         Ok(())
     }
 }
 
-/// The time at which a file was last written, in milliseconds since 1970; 0 if that is not known.
-fn written_ms(path: &Path) -> u64 {
-    let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    let since = written.and_then(|written| written.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_millis() as u64)
+/// The line of a mark; all lines have the same length.
+fn mark_line(mark_ms: u64) -> String {
+    format!("{mark_ms:014} {:08x}\n", checksum(mark_ms))
+}
+
+/// A checksum of a mark (FNV-1a), by which damage of any of its digits is noticed.
+fn checksum(mark_ms: u64) -> u32 {
+    mark_ms.to_be_bytes().iter().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Reads a mark, with or without a checksum.
+fn read_mark(text: &str, path: &Path, now_ms: u64) -> Result<u64, MarkError> {
+    let damaged = || MarkError::Damaged { path: path.display().to_string(), found: text.chars().take(40).collect() };
+    let (digits, sum) = match text.trim().split_once(' ') {
+        Some((digits, sum)) => (digits, Some(sum)),
+        None => (text.trim(), None),
+    };
+    let mark_ms = digits.parse().ok().filter(|ms| *ms < Id::MAX.ms()).ok_or_else(damaged)?;
+    if sum.is_some_and(|sum| u32::from_str_radix(sum, 16) != Ok(checksum(mark_ms))) {
+        return Err(damaged());
+    }
+    let ahead_max_ms = if sum.is_some() { AHEAD_MAX_MS } else { UNCHECKED_AHEAD_MAX_MS };
+    let ahead_ms = mark_ms.saturating_sub(now_ms);
+    if ahead_ms > ahead_max_ms {
+        return Err(MarkError::Implausible { path: path.display().to_string(), ahead_days: ahead_ms / DAY_MS });
+    }
+    Ok(mark_ms)
 }
 
 #[cfg(test)]
@@ -156,7 +202,7 @@ mod tests {
         let path = folder.path().join("ids");
         for mark in ["", "\0\0\0\0"] {
             std::fs::write(&path, mark).unwrap();
-            let written = written_ms(&path);
+            let written = StateFile::open(&path).unwrap().written_ms();
             assert!(written > 0);
             let ids = IdSource::open(&path, 5).unwrap();
             assert!(ids.last().ms() > written + RESERVE_MS, "{:?}", ids.last());
@@ -178,12 +224,54 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_mark_is_an_error_not_a_zero() {
+    fn a_damaged_mark_is_an_error_not_a_zero_and_no_other_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.ids");
-        for mark in ["abc".to_owned(), u64::MAX.to_string(), Id::MAX.ms().to_string()] {
+        let line = mark_line(1_000_000);
+        let mut damaged = vec!["abc".to_owned(), u64::MAX.to_string(), Id::MAX.ms().to_string()];
+        // Each digit of a mark, and each of its checksum.
+        for place in (0..line.len() - 1).filter(|place| line.as_bytes()[*place] != b' ') {
+            let mut other = line.clone().into_bytes();
+            other[place] = if other[place] == b'7' { b'6' } else { b'7' };
+            damaged.push(String::from_utf8(other).unwrap());
+        }
+        for mark in damaged {
             std::fs::write(&path, &mark).unwrap();
-            assert!(matches!(IdSource::open(&path, 5), Err(MarkError::Malformed { .. })), "{mark}");
+            let error = IdSource::open(&path, 1_000_000).unwrap_err();
+            assert!(matches!(error, MarkError::Damaged { .. }), "{mark}: {error}");
+        }
+        std::fs::write(&path, line).unwrap();
+        assert_eq!(IdSource::open(&path, 5).unwrap().last(), Id::new(1_000_001, 0));
+    }
+
+    #[test]
+    fn a_mark_far_ahead_of_the_clock_is_refused_and_one_without_a_checksum_sooner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        let now_ms = 1_700_000_000_000;
+        let opened = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            IdSource::open(&path, now_ms)
+        };
+        for (days, sum) in [(1, false), (400, true)] {
+            let text = |ms: u64| if sum { mark_line(ms) } else { format!("{ms}\n") };
+            assert_eq!(opened(text(now_ms + days * DAY_MS)).unwrap().last().ms(), now_ms + days * DAY_MS + 1);
+            let error = opened(text(now_ms + (days + 1) * DAY_MS)).unwrap_err();
+            assert!(matches!(error, MarkError::Implausible { ahead_days, .. } if ahead_days == days + 1), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mark_needs_no_room_and_no_descriptor_and_stays_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ids");
+        std::fs::write(&path, "1000000\n").unwrap();
+        let mut ids = IdSource::open(&path, 1_000_000).unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+        let before = inode(&path);
+        for round in 0..3 {
+            ids.reserve(1_000_000 + round * RESERVE_MS).unwrap();
+            assert_eq!((inode(&path), std::fs::read(&path).unwrap().len()), (before, mark_line(0).len()));
         }
     }
 }

@@ -8,6 +8,7 @@ mod accounts;
 mod answers;
 mod bare;
 mod busiest;
+mod census;
 mod channels;
 mod core;
 mod driver;
@@ -15,11 +16,14 @@ pub mod ids;
 mod keys;
 mod listeners;
 mod looks;
+mod memory;
 mod outbox;
 mod presence;
 mod publishers;
 mod questions;
 pub mod revocations;
+mod roles;
+mod routes;
 mod shards;
 mod state_file;
 mod trace;
@@ -32,16 +36,22 @@ use std::time::Duration;
 
 use crate::figures::Stats;
 use crate::link::{HubInbox, ToShard};
+use crate::logic::line_budget::LineBudget;
+use crate::sys::fdtable::raise_descriptor_limit;
 
-use core::{Core, Ports};
+use census::ChannelLimits;
+use core::{Core, LOG_TICKS_PER_SECOND, Ports};
 use ids::IdSource;
 use keys::Keys;
-use publishers::{Admission, Publishers};
+use listeners::Listeners;
+use publishers::Publishers;
 use revocations::Revocations;
+use roles::Admission;
 
 pub use crate::figures::HubFigures;
 pub use bare::BareHub;
 pub use channels::HistoryPolicy;
+pub use memory::{memory_max, most_bytes};
 
 /// Everything that a hub is made of.
 pub struct HubParts {
@@ -55,8 +65,18 @@ pub struct HubParts {
     pub readers: Vec<u32>,
     /// The longest line of a publisher, in bytes.
     pub max_line: usize,
+    /// The most connections of publishers, beside the server's own.
+    pub publishers_max: usize,
     /// The most channels that publishers may create.
     pub channels_max: usize,
+    /// The most channels that only clients have brought into being.
+    pub followed_max: usize,
+    /// The bytes of names, histories, answers and lines for listeners.
+    pub memory_max: u64,
+    /// The time in which a listener must answer a question about a client.
+    pub ask_timeout: Duration,
+    /// The most log lines about publishers per second.
+    pub log_lines_per_second: u32,
     /// The time for which a publish's idempotency key is remembered.
     pub idempotency_window: Duration,
     /// The most idempotency keys that are remembered.
@@ -85,11 +105,23 @@ pub fn run(parts: HubParts) -> io::Result<()> {
     let mut core = Core::new(parts.ids, parts.shards, parts.history);
     core.keys = Keys::new(parts.idempotency_window, parts.idempotency_keys);
     core.publishers = Publishers::new(parts.max_line);
-    core.admission = Admission { allowed_users: parts.allowed_users, readers: parts.readers };
+    core.publishers.limit_to(usize::try_from(parts.memory_max / 4).unwrap_or(usize::MAX));
+    core.listeners = Listeners::new(parts.ask_timeout.as_millis() as u64);
+    core.log_lines = LineBudget::new(parts.log_lines_per_second, LOG_TICKS_PER_SECOND);
+    core.admission = Admission {
+        allowed_users: parts.allowed_users,
+        readers: parts.readers,
+        publishers_max: parts.publishers_max,
+        descriptors_max: raise_descriptor_limit()?,
+    };
     core.figures = parts.stats.hub.clone();
     core.stats = parts.stats;
     core.revocations = parts.revocations;
-    core.channels.limit_to(parts.channels_max);
+    core.channels.census.limit_to(ChannelLimits {
+        published_max: parts.channels_max,
+        followed_max: parts.followed_max,
+        memory_max: parts.memory_max,
+    });
     for stream in parts.own {
         core.open_own(stream.into());
     }

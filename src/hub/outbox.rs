@@ -49,9 +49,9 @@ impl Outbox {
         self.owed.push_back((self.sent + self.len() as u64, owed));
     }
 
-    /// Adds a line, or counts it as left out where too many bytes wait.
-    pub(super) fn push_or_count(&mut self, line: &[u8]) {
-        if self.len() + line.len() > OUTBOX_BYTES_MAX {
+    /// Adds a line, or counts it as left out where too many bytes wait: here, or for `all_are_full` in all outboxes together.
+    pub(super) fn push_or_count(&mut self, line: &[u8], all_are_full: bool) {
+        if self.len() + line.len() > OUTBOX_BYTES_MAX || all_are_full && !self.is_empty() {
             self.lost += 1;
         } else {
             self.push(line);
@@ -146,12 +146,12 @@ mod tests {
     fn lines_that_may_be_left_out_are_bounded_and_counted_where_they_would_have_stood() {
         let mut outbox = Outbox::default();
         outbox.push(&vec![b'x'; OUTBOX_BYTES_MAX]);
-        outbox.push_or_count(b"lost\n");
-        outbox.push_or_count(b"lost\n");
+        outbox.push_or_count(b"lost\n", false);
+        outbox.push_or_count(b"lost\n", false);
         assert_eq!(outbox.len(), OUTBOX_BYTES_MAX);
         outbox.push(b"an answer\n");
         send(&mut outbox, OUTBOX_BYTES_MAX);
-        outbox.push_or_count(b"told\n");
+        outbox.push_or_count(b"told\n", false);
         let expected = b"{\"op\":\"lost\",\"count\":2}\nan answer\ntold\n";
         assert_eq!(outbox.unsent(), expected);
         send(&mut outbox, expected.len());
@@ -162,10 +162,19 @@ mod tests {
     fn lines_left_out_are_told_of_even_if_nothing_comes_after_them() {
         let mut outbox = Outbox::default();
         outbox.push(&vec![b'x'; OUTBOX_BYTES_MAX]);
-        outbox.push_or_count(b"lost\n");
+        outbox.push_or_count(b"lost\n", false);
         assert_eq!(outbox.unsent().len(), OUTBOX_BYTES_MAX, "a full outbox is not made longer");
         send(&mut outbox, OUTBOX_BYTES_MAX);
         assert!(!outbox.is_empty());
+        assert_eq!(outbox.unsent(), b"{\"op\":\"lost\",\"count\":1}\n");
+    }
+
+    #[test]
+    fn while_all_outboxes_together_are_full_a_line_is_added_only_where_none_waits() {
+        let mut outbox = Outbox::default();
+        outbox.push_or_count(b"one\n", true);
+        outbox.push_or_count(b"two\n", true);
+        assert_eq!(send(&mut outbox, 4).0, b"one\n");
         assert_eq!(outbox.unsent(), b"{\"op\":\"lost\",\"count\":1}\n");
     }
 

@@ -1,6 +1,6 @@
 //! Presence: the users on each channel whose users are counted, over all shards.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
 
@@ -9,16 +9,18 @@ use crate::logic::protocol::feed::{PresenceAnswer, PresentUser};
 /// The connections on one channel.
 #[derive(Debug, Default)]
 struct Present {
-    /// By user, the number of the user's connections.
-    users: HashMap<ArcStr, u32>,
+    /// By user, the number of the user's connections. A tree, because a hash table grows by copying all of it at once.
+    users: BTreeMap<ArcStr, u32>,
     /// Connections of clients whose token names no user.
     anonymous: u32,
+    /// The sum of the users' connections.
+    of_users: u64,
 }
 
 /// All channels whose users are counted and that have a connection.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    channels: HashMap<u32, Present>,
+    channels: BTreeMap<u32, Present>,
 }
 
 impl Presence {
@@ -26,7 +28,10 @@ impl Presence {
     pub(super) fn join(&mut self, channel: u32, user: Option<&ArcStr>) -> bool {
         let present = self.channels.entry(channel).or_default();
         let count = match user {
-            Some(user) => present.users.entry(user.clone()).or_default(),
+            Some(user) => {
+                present.of_users += 1;
+                present.users.entry(user.clone()).or_default()
+            }
             None => &mut present.anonymous,
         };
         *count += 1;
@@ -44,6 +49,7 @@ impl Presence {
             Some(user) => {
                 let Some(count) = present.users.get_mut(user) else { return false };
                 *count -= 1;
+                present.of_users -= 1;
                 let is_last = *count == 0;
                 if is_last {
                     present.users.remove(user);
@@ -59,10 +65,11 @@ impl Presence {
 
     /// The answer to the command `presence`, with at most `users_max` users. A channel that does not exist has no number.
     pub(super) fn answer(&self, channel: Option<u32>, users_max: usize) -> PresenceAnswer<'_> {
-        let Some(Present { users, anonymous }) = channel.and_then(|channel| self.channels.get(&channel)) else {
+        let Some(Present { users, anonymous, of_users }) = channel.and_then(|channel| self.channels.get(&channel))
+        else {
             return PresenceAnswer { connections: 0, count: 0, users: Vec::new() };
         };
-        let connections = users.values().map(|count| u64::from(*count)).sum::<u64>() + u64::from(*anonymous);
+        let connections = of_users + u64::from(*anonymous);
         let shown = users.iter().take(users_max);
         PresenceAnswer {
             connections,

@@ -14,40 +14,14 @@ use crate::sys::socket;
 
 use super::answers::{Answers, Later};
 use super::outbox::Outbox;
+use super::roles::Role;
 use super::watch::Want;
 
+/// Sends to one publisher before others have their turn, and the most bytes of each.
+const SENDS_MAX: usize = 4;
+const SEND_BYTES_MAX: usize = 256 * 1024;
 /// The most bytes that one read takes.
 const READ_BYTES: usize = 64 * 1024;
-
-/// The permissions of a publisher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// The connection is the server's own and may do everything.
-    Own,
-    /// The publisher may do everything that the feed offers.
-    Publisher,
-    /// Commands that change nothing.
-    Reader,
-}
-
-/// Which users may connect to the feed.
-#[derive(Debug, Default)]
-pub(super) struct Admission {
-    /// Users that may publish, by their ids; empty for all that the socket's mode lets in.
-    pub(super) allowed_users: Vec<u32>,
-    /// Users that may only look, by their ids.
-    pub(super) readers: Vec<u32>,
-}
-
-impl Admission {
-    /// The role of a user, if it may connect.
-    pub(super) fn role(&self, user: u32) -> Option<Role> {
-        if self.readers.contains(&user) {
-            return Some(Role::Reader);
-        }
-        (self.allowed_users.is_empty() || self.allowed_users.contains(&user)).then_some(Role::Publisher)
-    }
-}
 
 /// The source of a publisher's next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +65,8 @@ struct Publisher {
     is_told: bool,
     /// Whether the publisher's number is among `unsent`.
     is_unsent: bool,
+    /// The waiting bytes that [`Publishers::waiting_bytes`] has for this publisher.
+    counted: usize,
 }
 
 /// The result of reading a publisher.
@@ -156,9 +132,14 @@ pub(super) struct Publishers {
     runnable: VecDeque<usize>,
     /// Publishers that something is to be sent to.
     unsent: VecDeque<usize>,
+    /// The number of the server's own connections.
+    own: usize,
     /// The buffer of all reads.
     buffer: Box<[u8]>,
     line_bytes_max: usize,
+    /// The bytes of answers and lines that wait for all publishers.
+    waiting_bytes: usize,
+    waiting_bytes_max: usize,
 }
 
 impl Publishers {
@@ -169,9 +150,41 @@ impl Publishers {
             readable: VecDeque::new(),
             runnable: VecDeque::new(),
             unsent: VecDeque::new(),
+            own: 0,
             buffer: vec![0; READ_BYTES].into(),
             line_bytes_max,
+            waiting_bytes: 0,
+            waiting_bytes_max: usize::MAX,
         }
+    }
+
+    /// Sets the bytes that may wait for all publishers together. Beyond it, lines that may be left out are counted instead,
+    /// and a publisher's lines are carried out only while nothing waits for it.
+    pub(super) fn limit_to(&mut self, waiting_bytes_max: usize) {
+        self.waiting_bytes_max = waiting_bytes_max;
+    }
+
+    /// The bytes of answers and lines that wait for all publishers.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Whether more bytes wait for all publishers together than may.
+    pub(super) fn are_full(&self) -> bool {
+        self.waiting_bytes > self.waiting_bytes_max
+    }
+
+    /// Brings the sum of waiting bytes up to date after a change of a publisher's output.
+    fn recount(&mut self, number: usize) {
+        let Some(publisher) = self.list.get_mut(number) else { return };
+        let waiting = publisher.outbox.len() + publisher.answers.len();
+        self.waiting_bytes = self.waiting_bytes + waiting - publisher.counted;
+        publisher.counted = waiting;
+    }
+
+    /// The number of publishers, without the server's own connections.
+    pub(super) fn len(&self) -> usize {
+        self.list.len() - self.own
     }
 
     /// The longest line, in bytes.
@@ -181,6 +194,7 @@ impl Publishers {
 
     /// Adds a publisher; returns its number.
     pub(super) fn open(&mut self, socket: OwnedFd, role: Role, wants: &mut Vec<Want>) -> usize {
+        self.own += usize::from(role == Role::Own);
         let number = self.list.insert(Publisher {
             socket,
             role,
@@ -192,6 +206,7 @@ impl Publishers {
             outbox: Outbox::default(),
             is_told: false,
             is_unsent: false,
+            counted: 0,
         });
         wants.extend([Want::Opened(number), Want::Readable(number)]);
         number
@@ -199,7 +214,9 @@ impl Publishers {
 
     /// Takes a publisher out. Its socket is shut down, which makes the driver's watchers of it return.
     pub(super) fn close(&mut self, number: usize, wants: &mut Vec<Want>) -> Option<Left> {
-        let Publisher { socket, role, answers, outbox, .. } = self.list.try_remove(number)?;
+        let Publisher { socket, role, answers, outbox, counted, .. } = self.list.try_remove(number)?;
+        self.waiting_bytes -= counted;
+        self.own -= usize::from(role == Role::Own);
         socket::shutdown(socket.as_fd());
         wants.push(Want::Closed(number));
         Some(Left { role, answers, outbox })
@@ -295,7 +312,10 @@ impl Publishers {
         publisher.lines = lines;
         publisher.answers = answers;
         let has_answers = !publisher.answers.is_empty();
-        let Input::Lines { more } = publisher.input else { return };
+        let input = publisher.input;
+        self.recount(number);
+        let Some(publisher) = self.list.get_mut(number) else { return };
+        let Input::Lines { more } = input else { return };
         match stopped {
             Stopped::Done if more => {
                 publisher.input = Input::Readable;
@@ -351,12 +371,14 @@ impl Publishers {
 
     /// Adds a line for a publisher, or counts it as left out where too many bytes wait.
     pub(super) fn tell_or_count(&mut self, number: usize, line: &[u8]) {
-        self.add(number, |outbox| outbox.push_or_count(line));
+        let are_full = self.are_full();
+        self.add(number, |outbox| outbox.push_or_count(line, are_full));
     }
 
     fn add(&mut self, number: usize, add: impl FnOnce(&mut Outbox)) {
         if let Some(publisher) = self.list.get_mut(number) {
             add(&mut publisher.outbox);
+            self.recount(number);
             self.mark_unsent(number);
         }
     }
@@ -390,14 +412,21 @@ impl Publishers {
         let Some(publisher) = self.list.get_mut(number) else { return Sent::Open };
         publisher.answers.settle(settle);
         let before = publisher.output;
-        if let Err(error) = publisher.send(release) {
-            return Sent::Broken(error);
+        let sent = publisher.send(release);
+        self.recount(number);
+        match sent {
+            Ok(true) => {}
+            Ok(false) => self.mark_unsent(number),
+            Err(error) => return Sent::Broken(error),
         }
+        let are_full = self.are_full();
+        let Some(publisher) = self.list.get_mut(number) else { return Sent::Open };
+        let must_wait = publisher.answers.is_full() || are_full && !publisher.outbox.is_empty();
         if before != Output::Full && publisher.output == Output::Full {
             wants.push(Want::Writable(number));
         }
         match publisher.input {
-            Input::Held { more } if !publisher.answers.is_full() => {
+            Input::Held { more } if !must_wait => {
                 publisher.input = Input::Lines { more };
                 self.runnable.push_back(number);
                 Sent::Open
@@ -416,6 +445,7 @@ impl Publishers {
         }
         publisher.output = Output::Refused;
         publisher.outbox.clear(release);
+        self.recount(number);
         // Where an answer waits that was not in the outbox yet, the next attempt to send it ends the connection.
         self.mark_unsent(number);
         true
@@ -423,20 +453,22 @@ impl Publishers {
 }
 
 impl Publisher {
-    /// Sends everything that waits, until the socket takes no more.
-    fn send(&mut self, mut release: impl FnMut(usize)) -> io::Result<()> {
-        loop {
+    /// Sends what waits, until the socket takes no more. Returns whether that is so, or nothing waits any more: otherwise the
+    /// publisher has had its share, and the rest is sent later.
+    fn send(&mut self, mut release: impl FnMut(usize)) -> io::Result<bool> {
+        for _ in 0..SENDS_MAX {
             let answers = self.answers.ready();
             match self.output {
-                Output::Refused if answers.is_empty() => return Ok(()),
+                Output::Refused if answers.is_empty() => return Ok(true),
                 Output::Refused => return Err(io::ErrorKind::BrokenPipe.into()),
                 _ if answers.is_empty() => {}
                 _ => self.outbox.take_answers(answers),
             }
             let bytes = self.outbox.unsent();
             if bytes.is_empty() || self.output == Output::Full {
-                return Ok(());
+                return Ok(true);
             }
+            let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX)];
             let wanted = bytes.len();
             match socket::send(self.socket.as_fd(), bytes) {
                 Ok(taken) => {
@@ -450,5 +482,6 @@ impl Publisher {
                 Err(error) => return Err(error),
             }
         }
+        Ok(false)
     }
 }

@@ -13,8 +13,8 @@ const TRACES_MAX: usize = 100;
 pub(super) struct Traces {
     /// The numbers of the publishers that trace a channel.
     by_channel: HashMap<ChannelName, Vec<usize>>,
-    /// By publisher, the number of channels that it traces.
-    counts: HashMap<usize, usize>,
+    /// By publisher, the channels that it traces.
+    by_publisher: HashMap<usize, Vec<ChannelName>>,
 }
 
 impl Traces {
@@ -26,25 +26,25 @@ impl Traces {
         if self.of(&channel).contains(&publisher) {
             return Ok(());
         }
-        let count = self.counts.entry(publisher).or_default();
-        if *count >= TRACES_MAX {
+        let own = self.by_publisher.entry(publisher).or_default();
+        if own.len() >= TRACES_MAX {
             let message = format!("a connection traces at most {TRACES_MAX} channels");
             return Err(FeedError::new("traces", message));
         }
-        *count += 1;
+        own.push(channel.clone());
         self.by_channel.entry(channel).or_default().push(publisher);
         Ok(())
     }
 
     /// Ends a publisher's traces, if it has any.
     pub(super) fn remove(&mut self, publisher: usize) {
-        if self.counts.remove(&publisher).is_none() {
-            return;
-        }
-        self.by_channel.retain(|_, publishers| {
+        for channel in self.by_publisher.remove(&publisher).into_iter().flatten() {
+            let Some(publishers) = self.by_channel.get_mut(&channel) else { continue };
             publishers.retain(|other| *other != publisher);
-            !publishers.is_empty()
-        });
+            if publishers.is_empty() {
+                self.by_channel.remove(&channel);
+            }
+        }
     }
 
     /// The publishers that get a copy of a channel's events.
@@ -78,6 +78,6 @@ mod tests {
         traces.remove(1);
         assert_eq!((traces.of(&a), traces.of(&more)), (&[2][..], &[2][..]));
         traces.remove(2);
-        assert!(traces.by_channel.is_empty() && traces.counts.is_empty());
+        assert!(traces.by_channel.is_empty() && traces.by_publisher.is_empty());
     }
 }

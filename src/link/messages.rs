@@ -158,6 +158,9 @@ pub enum ShardMessage {
     Position(Id),
     /// The queue has no event of the channel from here on.
     Unfollowed(LocalChannel),
+    /// The answer to [`HubMessage::Follow`] where the hub has no room for a channel that no publisher has published to:
+    /// the queue has no event of the channel.
+    NoRoom(LocalChannel),
     /// A page of missed events, the answer to [`HubMessage::Resume`].
     Replay(Box<Replay>),
     /// The publisher has ended the channel.

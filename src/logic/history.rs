@@ -17,14 +17,32 @@ pub struct HistoryLimits {
     pub age_max_ms: u64,
 }
 
+/// The most events that one call drops for their age. The rest is dropped by later calls, so that no call takes long.
+const EXPIRED_MAX: usize = 256;
+/// Room for events that an emptying history keeps.
+const ROOM_MIN: usize = 64;
+
+/// The bytes that one kept event takes beside those that [`Event::weight`] counts: its place here, and the event itself.
+pub const EVENT_OVERHEAD: usize = 112;
+
+/// An event with the time at which it arrived. The id does not tell that time: ids run ahead of a clock that was set
+/// back.
+#[derive(Debug)]
+struct Kept {
+    event: Arc<Event>,
+    arrived_ms: u64,
+}
+
 /// The newest events of one channel.
+///
+/// Times are milliseconds of any clock that only goes forwards.
 ///
 /// # Invariants
 /// - Events are in the order of their ids.
 /// - Every event of the channel whose id is greater than `complete_since` is kept.
 #[derive(Debug, Default)]
 pub struct History {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Kept>,
     bytes: usize,
     complete_since: Id,
 }
@@ -35,29 +53,45 @@ impl History {
         History { events: VecDeque::new(), bytes: 0, complete_since }
     }
 
-    /// Adds the newest event and drops events that are over the limits.
+    /// Adds the newest event, which has arrived at `now_ms`, and drops events that are over the limits.
     pub fn push(&mut self, event: Arc<Event>, limits: &HistoryLimits, now_ms: u64) {
-        debug_assert!(self.events.back().is_none_or(|newest| newest.id < event.id), "events come in order");
+        debug_assert!(self.events.back().is_none_or(|newest| newest.event.id < event.id), "events come in order");
         self.bytes += event.weight();
-        self.events.push_back(event);
+        self.events.push_back(Kept { event, arrived_ms: now_ms });
         self.trim(limits, now_ms);
     }
 
-    /// Drops the events that are over the limits at `now_ms`.
-    pub fn trim(&mut self, limits: &HistoryLimits, now_ms: u64) {
-        while let Some(oldest) = self.events.front() {
-            let over = self.events.len() > limits.events_max
-                || self.bytes > limits.bytes_max
-                || now_ms.saturating_sub(oldest.id.ms()) > limits.age_max_ms;
-            if !over {
-                break;
-            }
-            self.bytes -= oldest.weight();
-            self.complete_since = oldest.id;
-            self.events.pop_front();
+    /// Drops the events that are over the limits at `now_ms`. Returns whether all are dropped that are too old: one call
+    /// drops only so many.
+    pub fn trim(&mut self, limits: &HistoryLimits, now_ms: u64) -> bool {
+        while self.events.len() > limits.events_max || self.bytes > limits.bytes_max {
+            self.drop_oldest();
         }
+        self.expire(limits.age_max_ms, now_ms)
+    }
+
+    /// Drops events older than `age_max_ms` at `now_ms`. Returns whether all of them are dropped: one call drops only so
+    /// many.
+    pub fn expire(&mut self, age_max_ms: u64, now_ms: u64) -> bool {
+        let is_old = |oldest: &Kept| now_ms.saturating_sub(oldest.arrived_ms) > age_max_ms;
+        for _ in 0..EXPIRED_MAX {
+            if !self.events.front().is_some_and(is_old) {
+                return true;
+            }
+            self.drop_oldest();
+        }
+        !self.events.front().is_some_and(is_old)
+    }
+
+    /// Drops the oldest event, if there is one. Room that was needed for many events is given back when few are left.
+    pub fn drop_oldest(&mut self) {
+        let Some(oldest) = self.events.pop_front() else { return };
+        self.bytes -= oldest.event.weight();
+        self.complete_since = oldest.event.id;
         if self.events.is_empty() {
             self.events = VecDeque::new();
+        } else if self.events.capacity() > ROOM_MIN && self.events.len() < self.events.capacity() / 8 {
+            self.events.shrink_to(self.events.len() * 2);
         }
     }
 
@@ -68,8 +102,8 @@ impl History {
 
     /// The kept events with ids greater than `after`, oldest first.
     pub fn after(&self, after: Id) -> impl Iterator<Item = &Arc<Event>> {
-        let start = self.events.partition_point(|event| event.id <= after);
-        self.events.range(start..)
+        let start = self.events.partition_point(|kept| kept.event.id <= after);
+        self.events.range(start..).map(|kept| &kept.event)
     }
 
     /// Whether no event is kept.
@@ -80,6 +114,11 @@ impl History {
     /// The number of kept events.
     pub fn len(&self) -> usize {
         self.events.len()
+    }
+
+    /// The bytes of memory that the kept events take, about.
+    pub fn cost(&self) -> usize {
+        self.bytes + self.events.len() * EVENT_OVERHEAD
     }
 
     /// The kept bytes, as [`Event::weight`] counts them.
@@ -113,6 +152,52 @@ mod tests {
         assert_eq!((history.len(), history.complete_since()), (1, Id::new(4, 0)));
         history.trim(&limits, 1006);
         assert_eq!((history.len(), history.bytes(), history.complete_since()), (0, 0, Id::new(5, 0)));
+    }
+
+    #[test]
+    fn the_age_of_an_event_is_counted_from_its_arrival_and_not_from_its_id() {
+        let limits = HistoryLimits { events_max: 10, bytes_max: 100, age_max_ms: 1000 };
+        let mut history = History::new(Id::ZERO);
+        // Ids run a day ahead of the clock.
+        for arrived_ms in [10, 20] {
+            history.push(event(86_400_000 + arrived_ms, 1), &limits, arrived_ms);
+        }
+        assert!(history.trim(&limits, 1010));
+        assert_eq!(history.len(), 2);
+        assert!(history.trim(&limits, 1011));
+        assert_eq!((history.len(), history.complete_since()), (1, Id::new(86_400_010, 0)));
+        assert!(history.trim(&limits, 1021) && history.is_empty());
+    }
+
+    #[test]
+    fn one_call_drops_so_many_old_events_and_says_whether_there_are_more() {
+        let limits = HistoryLimits { events_max: usize::MAX, bytes_max: usize::MAX, age_max_ms: 10 };
+        let mut history = History::new(Id::ZERO);
+        let count = EXPIRED_MAX * 2 + 1;
+        for ms in 0..count as u64 {
+            history.push(event(ms + 1, 1), &limits, 0);
+        }
+        assert!(history.trim(&limits, 10));
+        for left in [EXPIRED_MAX + 1, 1] {
+            assert!(!history.trim(&limits, 11));
+            assert_eq!(history.len(), left);
+        }
+        assert!(history.trim(&limits, 11) && history.is_empty());
+        assert_eq!(history.complete_since(), Id::new(count as u64, 0));
+    }
+
+    #[test]
+    fn room_for_many_events_is_given_back_when_few_are_left() {
+        let limits = HistoryLimits { events_max: 4096, bytes_max: usize::MAX, age_max_ms: 10 };
+        let mut history = History::new(Id::ZERO);
+        for ms in 1..=4096 {
+            history.push(event(ms, 1), &limits, 0);
+        }
+        for _ in 0..4000 {
+            history.drop_oldest();
+        }
+        assert!(history.events.capacity() < 1024, "{}", history.events.capacity());
+        assert_eq!((history.len(), history.bytes()), (96, 96));
     }
 
     #[test]

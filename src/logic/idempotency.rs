@@ -5,11 +5,28 @@ use std::sync::Arc;
 
 use super::id::Id;
 
+/// Keys that one call forgets beside the one that it adds, so that no call takes long.
+const FORGOTTEN_MAX: usize = 4;
+
+/// The ids that all keys may have together, on average per key: a key of a publish to many channels counts for several.
+const IDS_PER_KEY: usize = 16;
+
+/// The ids of one publish, with the time of the publish.
+#[derive(Debug)]
+struct Answered {
+    ids: Box<[Id]>,
+    at_ms: u64,
+}
+
 /// The remembered keys, bounded in time and number.
+///
+/// Times are milliseconds of any clock that only goes forwards.
 #[derive(Debug)]
 pub struct IdempotencyKeys {
-    ids: HashMap<Arc<str>, Box<[Id]>>,
+    known: HashMap<Arc<str>, Answered>,
     order: VecDeque<(u64, Arc<str>)>,
+    /// The ids of all keys.
+    ids: usize,
     window_ms: u64,
     keys_max: usize,
 }
@@ -18,13 +35,15 @@ impl IdempotencyKeys {
     /// A table that keeps keys for `window_ms`, and at most `keys_max` of them: beyond that the oldest are forgotten
     /// early.
     pub fn new(window_ms: u64, keys_max: usize) -> IdempotencyKeys {
-        IdempotencyKeys { ids: HashMap::new(), order: VecDeque::new(), window_ms, keys_max }
+        IdempotencyKeys { known: HashMap::new(), order: VecDeque::new(), ids: 0, window_ms, keys_max }
     }
 
     /// The ids that the key's first publish was answered with, if it came within the window.
     pub fn get(&mut self, key: &str, now_ms: u64) -> Option<&[Id]> {
-        self.expire(now_ms);
-        self.ids.get(key).map(|ids| &ids[..])
+        self.forget(now_ms);
+        let window_ms = self.window_ms;
+        let answered = self.known.get(key).filter(|answered| now_ms.saturating_sub(answered.at_ms) < window_ms)?;
+        Some(&answered.ids)
     }
 
     /// Remembers the ids that the publish with `key` was answered with.
@@ -34,28 +53,43 @@ impl IdempotencyKeys {
         }
         let key: Arc<str> = key.into();
         self.order.push_back((now_ms, key.clone()));
-        self.ids.insert(key, ids.into());
-        self.expire(now_ms);
+        self.ids += ids.len();
+        let before = self.known.insert(key, Answered { ids: ids.into(), at_ms: now_ms });
+        self.ids -= before.map_or(0, |answered| answered.ids.len());
+        while self.order.len() > self.keys_max || self.order.len() > 1 && self.ids / IDS_PER_KEY > self.keys_max {
+            self.forget_oldest();
+        }
+        self.forget(now_ms);
     }
 
-    fn expire(&mut self, now_ms: u64) {
-        while let Some((at, key)) = self.order.front() {
-            if self.order.len() <= self.keys_max && now_ms.saturating_sub(*at) < self.window_ms {
-                break;
+    /// Forgets some of the keys that are too old.
+    fn forget(&mut self, now_ms: u64) {
+        for _ in 0..FORGOTTEN_MAX {
+            if self.order.front().is_none_or(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < self.window_ms) {
+                return;
             }
-            self.ids.remove(key);
-            self.order.pop_front();
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((at_ms, key)) = self.order.pop_front() else { return };
+        // A key that was used again after its window has a later entry of its own.
+        if self.known.get(&key).is_some_and(|answered| answered.at_ms == at_ms)
+            && let Some(answered) = self.known.remove(&key)
+        {
+            self.ids -= answered.ids.len();
         }
     }
 
     /// The number of remembered keys.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.known.len()
     }
 
     /// Whether no key is remembered.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.known.is_empty()
     }
 }
 
@@ -85,6 +119,36 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_as_good_as_forgotten_after_its_window_and_all_are_forgotten_bit_by_bit() {
+        let mut keys = IdempotencyKeys::new(100, 1000);
+        for n in 0..500 {
+            keys.insert(&n.to_string(), &[Id::new(n, 0)], 0);
+        }
+        assert_eq!(keys.get("499", 100), None);
+        assert_eq!(keys.len(), 500 - FORGOTTEN_MAX);
+        keys.insert("499", &[Id::new(7, 0)], 150);
+        for _ in 0..200 {
+            assert_eq!(keys.get("499", 150), Some(&[Id::new(7, 0)][..]), "the later use has its own window");
+        }
+        assert_eq!(keys.len(), 1);
+    }
+
+    #[test]
+    fn a_key_with_many_ids_counts_for_several() {
+        let mut keys = IdempotencyKeys::new(1000, 4);
+        let many = [Id::ZERO; 4 * IDS_PER_KEY];
+        keys.insert("many", &many, 0);
+        keys.insert("few", &many[..IDS_PER_KEY], 0);
+        assert_eq!(keys.get("many", 0), None, "the oldest went");
+        assert_eq!(keys.len(), 1);
+        keys.insert("more", &[Id::ZERO; 100 * IDS_PER_KEY], 0);
+        assert_eq!(keys.get("few", 0), None);
+        assert_eq!((keys.len(), keys.ids), (1, 100 * IDS_PER_KEY), "the newest stays");
+        keys.insert("one", &[Id::ZERO], 0);
+        assert_eq!((keys.len(), keys.ids), (1, 1));
+    }
+
+    #[test]
     fn no_key_is_remembered_where_none_may_be() {
         let mut keys = IdempotencyKeys::new(1000, 0);
         keys.insert("a", &[Id::ZERO], 0);
@@ -108,7 +172,7 @@ mod tests {
                 let first = inserted.len().saturating_sub(keys_max);
                 let remembered = |place: usize, at: u64| place >= first && now - at < window_ms;
                 let count = inserted.iter().enumerate().filter(|(place, (at, ..))| remembered(*place, *at)).count();
-                prop_assert_eq!((keys.len(), keys.is_empty()), (count, false));
+                prop_assert!(keys.len() >= count && keys.len() <= keys_max && !keys.is_empty());
                 for (place, (at, key, ids)) in inserted.iter().enumerate() {
                     prop_assert_eq!(keys.get(key, now), Some(&ids[..]).filter(|_| remembered(place, *at)));
                 }

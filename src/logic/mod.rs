@@ -12,6 +12,7 @@ pub mod history;
 pub mod id;
 pub mod idempotency;
 pub mod json;
+pub mod line_budget;
 pub mod log;
 pub mod names;
 pub mod protocol;

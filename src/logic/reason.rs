@@ -93,6 +93,8 @@ reasons! {
     Unauthorized = "unauthorized", Some(Code::Unauthorized), Silent, "no token came in time";
     /// As many tokens as `token_tries` allows did not verify, one after the other.
     BadTokens = "bad_tokens", Some(Code::InvalidToken), Silent, "too many tokens that do not verify";
+    /// The hub had no room for the connection's last channel, because clients have brought too many into being.
+    NoRoom = "no_room", Some(Code::Channels), Bye, "the server has no room for more channels";
     /// The client has sent more than `message_rate` or `byte_rate` allows.
     Flooding = "flooding", Some(Code::Flooding), Silent, "too many messages in a second";
 }

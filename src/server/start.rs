@@ -206,7 +206,12 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
         allowed_users: users.allowed,
         readers: users.readers,
         max_line: config.feed.max_line,
+        publishers_max: config.feed.max_connections,
         channels_max: config.limits.channels,
+        followed_max: config.limits.followed_channels,
+        memory_max: hub::memory_max(&config.limits),
+        ask_timeout: config.auth.ask_timeout,
+        log_lines_per_second: config.log.connections_per_second,
         idempotency_window: config.feed.idempotency_window,
         idempotency_keys: config.feed.idempotency_keys,
         history: Box::new(move |channel| match channel {

@@ -40,7 +40,9 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // The file is never removed: otherwise two servers could each lock a file of this name.
     let path = folder.join(format!("{name}.lock"));
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let mut file = OpenOptions::new();
+    file.write(true).create(true).truncate(false).mode(0o600);
+    let file = file.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(failed)?;
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => StartError::StateInUse(path.display().to_string()),
         TryLockError::Error(source) => failed(source),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::logic::line_budget::LineBudget;
 use crate::logic::wheel::{Tick, Wheel};
 
 use super::connection::{Connection, Flags, State};
@@ -85,7 +86,7 @@ impl Deadlines {
             started: Instant::now(),
             looked: Duration::ZERO,
             fired: VecDeque::new(),
-            lines: LineBudget::new(lines_per_second),
+            lines: LineBudget::new(lines_per_second, TICKS_PER_SECOND),
         }
     }
 
@@ -193,45 +194,6 @@ pub(super) fn beat(slots: &mut Slots, cx: &Context, slot: u32) {
     }
 }
 
-/// The number of log lines about connections that are left in this second.
-#[derive(Debug)]
-pub(super) struct LineBudget {
-    per_second: u32,
-    second: Tick,
-    used: u32,
-    /// The lines left out in earlier seconds that are not reported yet.
-    left_out: u32,
-}
-
-impl LineBudget {
-    pub(super) fn new(per_second: u32) -> LineBudget {
-        LineBudget { per_second, second: 0, used: 0, left_out: 0 }
-    }
-
-    /// Takes one line off the budget; returns whether one was left.
-    pub(super) fn take(&mut self, now: Tick) -> bool {
-        self.pass_time(now);
-        self.used += 1;
-        self.used <= self.per_second
-    }
-
-    fn pass_time(&mut self, now: Tick) {
-        let second = now / TICKS_PER_SECOND;
-        if second != self.second {
-            self.second = second;
-            self.left_out += self.used.saturating_sub(self.per_second);
-            self.used = 0;
-        }
-    }
-
-    /// The number of lines left out in the seconds that are over. Each line is reported once.
-    pub(super) fn left_out(&mut self, now: Tick) -> u32 {
-        self.pass_time(now);
-        let left_out = std::mem::take(&mut self.left_out);
-        if self.per_second > 0 { left_out } else { 0 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,16 +235,5 @@ mod tests {
         assert_eq!(due(&connection), Some(100 + settings.stall));
         let end = 100 + settings.stall;
         assert!(!is_stalled(&connection, &settings, end - 1) && is_stalled(&connection, &settings, end));
-    }
-
-    #[test]
-    fn lines_are_bounded_per_second() {
-        let mut lines = LineBudget::new(2);
-        assert!(lines.take(10) && lines.take(11));
-        assert!(!lines.take(12));
-        assert_eq!(lines.left_out(12), 0, "the second is not over");
-        assert!(lines.take(20));
-        assert_eq!((lines.left_out(20), lines.left_out(21)), (1, 0));
-        assert!(!LineBudget::new(0).take(5));
     }
 }

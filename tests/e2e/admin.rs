@@ -138,6 +138,7 @@ fn errors_are_as_the_document_says() {
     let history = "/v1/channels/{channel}/history";
     assert_eq!(refused("get", history, "/v1/channels/%ff/history", "", ""), (400, "bad_field".into()));
     // A failure of the server is answered with 503: here a folder has the name of the server's file.
+    std::fs::remove_file(server.feed_path.with_extension("revoked")).unwrap();
     std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
     let kicked = refused("post", "/v1/kick", "/v1/kick", JSON, &json!({ "jti": "lost" }).to_string());
     assert_eq!(kicked, (503, "not_kept".into()));

@@ -38,6 +38,41 @@ impl Listener {
 }
 
 #[test]
+fn a_backend_that_hangs_is_passed_over_until_it_answers() {
+    let server = Server::start("[auth]\nask_backend = true\nask_timeout = \"200ms\"");
+    let working = Listener::open(&server, &["authorize"]);
+    let mut hanging = Listener::open(&server, &["authorize"]);
+    let answer = |question: &Value| json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": true, "ref": 9 });
+    std::thread::spawn(move || {
+        let mut writer = working.reader.get_ref().try_clone().unwrap();
+        for line in working.reader.lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["op"] == "authorize" && writeln!(writer, "{}", answer(&line)).is_err() {
+                return;
+            }
+        }
+    });
+    let address = server.address;
+    let poll = move || std::thread::spawn(move || get(address, "/poll?channel=a&wait=0").status);
+    // The newest listener is asked first. It is given up after three questions without an answer.
+    let mut refused = 0;
+    while poll().join().unwrap() == 403 {
+        refused += 1;
+        assert!(refused < 10, "the other one is asked");
+    }
+    assert!(refused >= 3, "{refused}");
+    assert_eq!(server.stats()["node"]["authorizers_passed_over"], 1);
+    // A late answer shows that the newest one works again.
+    let questions: Vec<Value> = (0..refused).map(|_| hanging.next()).collect();
+    hanging.say(answer(&questions[0]));
+    assert_eq!(hanging.next()["ref"], 9);
+    let asked = poll();
+    let question = hanging.next();
+    hanging.say(answer(&question));
+    assert_eq!(asked.join().unwrap(), 200);
+}
+
+#[test]
 fn clients_speak_with_the_backend() {
     let server = Server::start_with(KEYS, &["--shards", "2"]);
     let open = |sub: &str| {

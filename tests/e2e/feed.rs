@@ -224,7 +224,7 @@ fn publishers_are_logged_and_can_be_restricted() {
     assert_eq!(raw.line()["error"]["code"], "forbidden");
     let pid = eventually("it is in the log", || {
         let log = server.log.lock().unwrap();
-        log.iter().find(|line| line["message"] == "publisher connected").map(|line| line["pid"].clone())
+        log.iter().find(|line| line["message"] == "publisher refused").map(|line| line["pid"].clone())
     });
     assert_eq!(pid, std::process::id());
 }

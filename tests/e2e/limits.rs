@@ -1,6 +1,6 @@
 use std::process::Stdio;
 
-use super::clients::{Http, Stream, get};
+use super::clients::{Http, Socket, Stream, get};
 use super::server::{Server, eventually};
 
 #[test]
@@ -143,8 +143,40 @@ fn channels_are_bounded() {
         ["a", "b", "c"].iter().map(|name| Stream::open(server.address, &format!("/sse?channel={name}"))).collect();
     let answer = get(server.address, "/sse?channel=d");
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("channels")));
-    let command = serde_json::json!({ "op": "publish", "channel": "e", "data": 1 });
-    assert_eq!(super::server::code(server.feed().call(command).unwrap_err()), "channels");
+    let mut feed = server.feed();
+    let mut publish =
+        |channel: &str| feed.call(serde_json::json!({ "op": "publish", "channel": channel, "data": 1, "ref": 1 }));
+    for channel in ["e", "f", "a"] {
+        publish(channel).unwrap();
+    }
+    assert_eq!(super::server::code(publish("g").unwrap_err()), "channels");
+    assert!(publish("e").is_ok(), "channels that there are go on");
+}
+
+#[test]
+fn clients_cannot_use_up_the_room_of_publishers() {
+    let server = Server::start("[limits]\nfollowed_channels = 2");
+    let _streams: Vec<Stream> =
+        ["a", "b"].iter().map(|name| Stream::open(server.address, &format!("/sse?channel={name}"))).collect();
+    // Each transport is told, and its other channels stay.
+    let mut stream = Stream::open(server.address, "/sse?channel=c");
+    let bye = stream.next().unwrap();
+    assert_eq!((bye.name.as_str(), bye.data.contains("\"channels\"")), ("ringcast.bye", true), "{}", bye.data);
+    assert!(stream.next().is_none(), "the stream has ended");
+    let answer = get(server.address, "/poll?channel=c&wait=20");
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("channels")));
+    let mut socket = Socket::open(server.address, "/ws?channel=a");
+    socket.say(r#"{"subscribe":["c","b"]}"#);
+    let refused = socket.json();
+    assert_eq!((&refused["error"]["code"], &refused["error"]["channels"][0]), (&"channels".into(), &"c".into()));
+    server.publish("b", "for b");
+    assert_eq!(socket.json()["data"], "for b");
+    assert!(server.stats()["node"]["follows_refused"].as_u64() >= Some(3));
+    // Publishers go on, and their channels can be followed.
+    server.publish("c", "for c");
+    let mut stream = Stream::open(server.address, "/sse?channel=c");
+    server.publish("c", "again");
+    assert_eq!(stream.next().unwrap().data, "again");
 }
 
 #[test]

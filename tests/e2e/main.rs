@@ -22,6 +22,7 @@ mod server;
 mod service;
 mod slow;
 mod soak;
+mod state;
 mod streams;
 mod tokens;
 mod tuning;

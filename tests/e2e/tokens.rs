@@ -226,6 +226,7 @@ fn a_revoked_token_is_refused_within_the_leeway_after_its_expiry() {
 fn a_revocation_that_cannot_be_written_down_holds_and_says_so() {
     let server = Server::start(KEYS);
     // This folder has the name of the file that the server would write.
+    std::fs::remove_file(server.feed_path.with_extension("revoked")).unwrap();
     std::fs::create_dir(server.feed_path.with_extension("revoked")).unwrap();
     let error = server.feed().call(json!({ "op": "kick", "jti": "lost" })).unwrap_err().to_string();
     assert!(error.contains("revoked only until the server ends: cannot write "), "{error}");

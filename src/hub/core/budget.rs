@@ -9,11 +9,13 @@ const LOOK_EVERY: usize = 32;
 
 /// The time, on the wall clock and on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
-    /// Milliseconds since 1970.
-    pub(super) unix_ms: u64,
+pub(in crate::hub) struct Now {
+    /// Milliseconds since 1970, by a clock that may be set.
+    pub(in crate::hub) unix_ms: u64,
+    /// Milliseconds of a clock that only goes forwards, by which ages are counted.
+    pub(in crate::hub) steady_ms: u64,
     /// The monotonic time, for durations.
-    pub(super) instant: Instant,
+    pub(in crate::hub) instant: Instant,
 }
 
 /// A clock: the host's, or a test's.
@@ -21,7 +23,12 @@ pub(super) type Clock = Box<dyn Fn() -> Now>;
 
 /// The clock of the host.
 pub(super) fn clock() -> Clock {
-    Box::new(|| Now { unix_ms: unix_ms(), instant: Instant::now() })
+    let start = Instant::now();
+    Box::new(move || {
+        let instant = Instant::now();
+        let steady_ms = instant.saturating_duration_since(start).as_millis() as u64 + 1;
+        Now { unix_ms: unix_ms(), steady_ms, instant }
+    })
 }
 
 /// The rest of a stage's share of the turn.
@@ -63,9 +70,10 @@ mod tests {
 
     #[test]
     fn work_and_time_end_a_budget_whichever_is_spent_first() {
-        let start = Now { unix_ms: 0, instant: Instant::now() };
-        let at =
-            |ms| -> Clock { Box::new(move || Now { unix_ms: ms, instant: start.instant + Duration::from_millis(ms) }) };
+        let start = Now { unix_ms: 0, steady_ms: 0, instant: Instant::now() };
+        let at = |ms| -> Clock {
+            Box::new(move || Now { unix_ms: ms, steady_ms: ms, instant: start.instant + Duration::from_millis(ms) })
+        };
         let mut now = start;
         let mut budget = Budget::new(100, start, Duration::from_millis(5));
         budget.spend(99, &at(4), &mut now);

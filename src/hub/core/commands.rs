@@ -14,14 +14,20 @@ use crate::logic::protocol::feed::{
 };
 
 use super::super::answers::Later;
+use super::super::census::Source;
 use super::super::looks::View;
 use super::super::questions::Gathered;
 use super::Core;
+use super::budget::Now;
 
 /// The time for which a revoked token is refused where its expiry is not named: 30 days, in seconds.
 const REVOKED_FOR_S: u64 = 30 * 86400;
 /// Users that one answer to `presence` names, at most.
 const USERS_MAX: usize = 10_000;
+/// Bytes of one answer to `history` beyond which the rest is left for the next question, and the same while too many
+/// answers wait to be read.
+const HISTORY_BYTES_MAX: usize = 4 << 20;
+const HISTORY_BYTES_FEW: usize = 64 << 10;
 
 /// The outcome of a command: its answer is written, or comes later, or is an error.
 type Outcome = Result<Option<Later>, FeedError>;
@@ -37,28 +43,29 @@ impl Core {
         from: Option<usize>,
         command: Command,
         reference: Option<&RawValue>,
-        now_ms: u64,
+        now: Now,
         out: &mut Vec<u8>,
     ) -> Outcome {
         match command {
             Command::Publish(publish) => {
-                let ids = self.publish(std::slice::from_ref(&publish), now_ms)?;
+                let ids = self.publish(std::slice::from_ref(&publish), Source::Publisher, now)?;
                 if let Some(reference) = reference {
                     write_ids(out, reference, &ids, publish.is_list);
                 }
                 return Ok(None);
             }
             Command::Batch(items) => {
-                let ids = self.publish(&items, now_ms)?;
+                let ids = self.publish(&items, Source::Publisher, now)?;
                 if let Some(reference) = reference {
                     write_ids(out, reference, &ids, true);
                 }
                 return Ok(None);
             }
-            Command::Kick { target, reason } => return self.kick(from, target, &reason, reference, now_ms),
+            Command::Kick { target, reason } => return self.kick(from, target, &reason, reference, now),
             Command::End(channel) => self.end(&channel)?,
             Command::Send { target, draft } => self.send_to(target, draft)?,
             Command::Authorized { connection, number, answer } => {
+                self.note_authorized(from);
                 let id = self.connection_of_a_shard(&connection)?;
                 self.shards.stage(id.shard, ShardMessage::Answered { connection: id, number, answer });
             }
@@ -73,7 +80,7 @@ impl Core {
                     self.traces.add(channel, from)?;
                 }
             }
-            question => return self.answer(from, question, reference.unwrap_or(RawValue::NULL), now_ms, out),
+            question => return self.answer(from, question, reference.unwrap_or(RawValue::NULL), now, out),
         }
         if let Some(reference) = reference {
             write_ok(out, reference);
@@ -87,11 +94,11 @@ impl Core {
         from: Option<usize>,
         question: Command,
         reference: &RawValue,
-        now_ms: u64,
+        now: Now,
         out: &mut Vec<u8>,
     ) -> Outcome {
         let (look, view) = match question {
-            Command::Channels(filter) => self.channels_to_show(&filter, now_ms),
+            Command::Channels(filter) => self.channels_to_show(&filter, now),
             Command::Connections(filter) => {
                 let view = View::of_connections(filter.limit, filter.slowest_first);
                 (Look::Connections(filter), view)
@@ -114,7 +121,7 @@ impl Core {
                 return Ok(None);
             }
             Command::History { channel, after, limit } => {
-                self.write_history(&channel, after, limit, now_ms, reference, out);
+                self.write_history(&channel, after, limit, now, reference, out);
                 return Ok(None);
             }
             // The other commands have no answer of their own.
@@ -140,8 +147,8 @@ impl Core {
     }
 
     /// The view of channels that a filter names, and the question to the shards for the channels' subscribers.
-    fn channels_to_show(&self, filter: &ChannelFilter, now_ms: u64) -> (Look, View) {
-        let busiest = self.busiest.list(now_ms);
+    fn channels_to_show(&self, filter: &ChannelFilter, now: Now) -> (Look, View) {
+        let busiest = self.busiest.list(now.steady_ms);
         let (indexes, cursor) = match filter {
             ChannelFilter::Busiest { limit } => {
                 let known = busiest.iter().map(|(index, _)| *index);
@@ -167,7 +174,7 @@ impl Core {
         target: KickTarget,
         reason: &str,
         reference: Option<&RawValue>,
-        now_ms: u64,
+        now: Now,
     ) -> Outcome {
         let mut kept = Ok(());
         let mut ended: fn(u64) -> Ended = Ended::Kicked;
@@ -180,9 +187,9 @@ impl Core {
                 // revocation covers the longest one.
                 let until_s = match until_s {
                     Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
-                    None => now_ms / 1000 + REVOKED_FOR_S,
+                    None => now.unix_ms / 1000 + REVOKED_FOR_S,
                 };
-                kept = self.revocations.add(&id, until_s, now_ms / 1000);
+                kept = self.revocations.add(&id, until_s);
                 Target::Token { id, until_s }
             }
             KickTarget::Subscription { user, channel } => {
@@ -216,19 +223,25 @@ impl Core {
         name: &str,
         after: Option<Id>,
         limit: usize,
-        now_ms: u64,
+        now: Now,
         reference: &RawValue,
         out: &mut Vec<u8>,
     ) {
         let index = self.channels.find(name);
+        let bytes_max = if self.publishers.are_full() { HISTORY_BYTES_FEW } else { HISTORY_BYTES_MAX };
         if let Some(index) = index {
-            self.channels.trim(index, now_ms);
+            self.channels.trim(index, now.steady_ms);
         }
         write_ready_made(out, reference, |out| {
             out.extend_from_slice(b",\"events\":[");
             let start = out.len();
             let history = index.and_then(|index| self.channels.history(index));
+            let mut has_more = false;
             for event in history.into_iter().flat_map(|history| history.after(after.unwrap_or(Id::ZERO))).take(limit) {
+                has_more = out.len() - start >= bytes_max;
+                if has_more {
+                    break;
+                }
                 event.write_json(out);
                 out.push(b',');
             }
@@ -238,6 +251,9 @@ impl Core {
             out.extend_from_slice(b"],\"complete_since\":\"");
             index.map_or(self.applied, |index| self.channels.complete_since(index)).write(out);
             out.push(b'"');
+            if has_more {
+                out.extend_from_slice(b",\"more\":true");
+            }
         });
     }
 

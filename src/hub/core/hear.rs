@@ -11,19 +11,28 @@ use crate::logic::json;
 use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 
 use super::super::outbox::OUTBOX_BYTES_MAX;
+use super::budget::Now;
 use super::{Core, HubFigures};
 
-/// The work that a message counts for: a page of missed events is put together from histories.
-pub(super) fn cost(message: &HubMessage) -> usize {
-    match message {
-        HubMessage::Resume { after: Some(_), .. } => 16,
-        _ => 1,
-    }
-}
+/// Bytes of a line for a listener that count for one unit of work.
+const LINE_BYTES_PER_WORK: usize = 512;
 
 impl Core {
+    /// The work that a message counts for: a page of missed events is put together from histories, and each listener gets a
+    /// copy of a line.
+    pub(super) fn cost(&self, message: &HubMessage) -> usize {
+        match message {
+            HubMessage::Resume { after: Some(_), channels, .. } => 32 + channels.len(),
+            HubMessage::Said { data, .. } => 1 + self.listeners.len() * (1 + data.len() / LINE_BYTES_PER_WORK),
+            HubMessage::Came { .. } | HubMessage::Gone { .. } => 1 + self.listeners.len(),
+            HubMessage::Publish { draft, .. } => 1 + draft.payload.len() / LINE_BYTES_PER_WORK,
+            HubMessage::Seen { .. } => 16,
+            _ => 1,
+        }
+    }
+
     /// Carries out one message of a shard or the server.
-    pub(in crate::hub) fn hear(&mut self, message: HubMessage, now_ms: u64) {
+    pub(in crate::hub) fn hear(&mut self, message: HubMessage, now: Now) {
         match message {
             HubMessage::Follow { shard, local, name } => self.follow(shard, local, &name),
             HubMessage::Unfollow { shard, local } => {
@@ -31,7 +40,7 @@ impl Core {
                 self.shards.stage(shard, ShardMessage::Unfollowed(local));
             }
             HubMessage::Resume { shard, slot, generation, number, channels, after } => {
-                let replay = self.channels.replay(shard, &channels, after, self.applied, now_ms);
+                let replay = self.channels.replay(shard, &channels, after, self.applied, now.steady_ms);
                 self.shards.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
             }
             HubMessage::Kicked { request, count } => {
@@ -54,16 +63,16 @@ impl Core {
                 self.tell_of_connection(&Notice::Disconnect { conn: &who.connection, user, reason });
             }
             HubMessage::Publish { from, channel, draft, reference } => {
-                self.client_publishes(&from, channel, draft, reference, now_ms);
+                self.client_publishes(&from, channel, draft, reference, now);
             }
-            HubMessage::Join { shard, local, user } => self.join(shard, local, user, now_ms),
-            HubMessage::Leave { shard, local, user } => self.leave(shard, local, user, now_ms),
+            HubMessage::Join { shard, local, user } => self.join(shard, local, user, now),
+            HubMessage::Leave { shard, local, user } => self.leave(shard, local, user, now),
             HubMessage::Drained { cut, .. } => {
                 self.drained += 1;
                 self.cut += cut;
             }
             HubMessage::Figures(draft) => {
-                if let Err(error) = self.publish_to(FIGURES_CHANNEL.into(), draft, now_ms) {
+                if let Err(error) = self.publish_to(FIGURES_CHANNEL.into(), draft, now) {
                     tracing::debug!(error = error.message, "the figures could not be published");
                 }
             }
@@ -74,8 +83,13 @@ impl Core {
         }
     }
 
+    /// Routes a channel's events to a shard, unless clients have brought too many channels into being.
     fn follow(&mut self, shard: u16, local: LocalChannel, name: &ChannelName) {
-        let index = self.channels.find_or_add(name);
+        let Some(index) = self.channels.find_or_add_followed(name) else {
+            HubFigures::add(&self.figures.follows_refused, 1);
+            self.shards.stage(shard, ShardMessage::NoRoom(local));
+            return;
+        };
         self.channels.follow(index, shard, local);
         self.shards.stage(shard, ShardMessage::Followed(local, self.applied));
         if self.channels.get(index).ended {
@@ -112,8 +126,15 @@ impl Core {
     /// Asks the backend about a client without a token. A backend that is far behind would answer too late, and is not
     /// asked: the client is treated as configured for that case.
     fn ask(&mut self, who: &Speaker, question: &Question) {
-        let Some(listener) = self.listeners.authorizer() else { return };
-        if self.publishers.unsent_bytes(listener) > OUTBOX_BYTES_MAX {
+        let Some(chosen) = self.listeners.choose_authorizer(self.now.steady_ms) else { return };
+        if chosen.newly_silent > 0 {
+            HubFigures::add(&self.figures.authorizers_passed_over, chosen.newly_silent as u64);
+            tracing::warn!(
+                "a backend has not answered three questions in a row; another one is asked until it answers"
+            );
+        }
+        let listener = chosen.publisher;
+        if self.publishers.unsent_bytes(listener) > OUTBOX_BYTES_MAX || self.publishers.are_full() {
             return;
         }
         let Question { number, channels, address, authorization, cookie, origin } = question;
@@ -130,6 +151,13 @@ impl Core {
         notice.write(&mut line);
         self.publishers.tell(listener, &line);
         self.line = line;
+    }
+
+    /// Notes that a publisher has answered a question about a client.
+    pub(super) fn note_authorized(&mut self, publisher: Option<usize>) {
+        if publisher.is_some_and(|publisher| self.listeners.note_answer(publisher)) {
+            tracing::info!("a backend that had been silent answers again, and is asked again");
+        }
     }
 
     /// Tells the listeners of connections of a connect or disconnect.
@@ -155,11 +183,11 @@ impl Core {
         channel: ChannelName,
         draft: Draft,
         reference: Option<Box<str>>,
-        now_ms: u64,
+        now: Now,
     ) {
         let shard = from.connection.shard;
         let bytes = upstream_weight(draft.payload.len());
-        let result = self.publish_to(channel, draft, now_ms);
+        let result = self.publish_to(channel, draft, now);
         if reference.is_some() || result.is_err() {
             let result = result.map_err(|FeedError { code, message }| (code, message));
             self.shards.stage(shard, ShardMessage::Published { connection: from.connection, reference, result });
@@ -172,24 +200,24 @@ impl Core {
     }
 
     /// Counts a connection on a channel whose users are counted.
-    fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
+    fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now: Now) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.join(index, user.as_ref()) {
-            self.publish_presence(index, "ringcast.join", user, now_ms);
+            self.publish_presence(index, "ringcast.join", user, now);
         }
     }
 
     /// Counts a connection on such a channel no more.
-    fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now_ms: u64) {
+    fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now: Now) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
         if self.presence.leave(index, user.as_ref()) {
-            self.publish_presence(index, "ringcast.leave", user, now_ms);
+            self.publish_presence(index, "ringcast.leave", user, now);
         }
     }
 
     /// Publishes on a channel that a user has come or gone. A channel that was ended gets no such event: an event would take
     /// the end back, which only publishers may.
-    fn publish_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now_ms: u64) {
+    fn publish_presence(&mut self, index: u32, name: &str, user: Option<ArcStr>, now: Now) {
         let entry = self.channels.get(index);
         if entry.ended {
             return;
@@ -198,7 +226,7 @@ impl Core {
         let mut payload = Vec::new();
         json::write(&serde_json::json!({ "user": user.as_str() }), &mut payload);
         let draft = Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() };
-        if let Err(error) = self.publish_to(channel, draft, now_ms) {
+        if let Err(error) = self.publish_to(channel, draft, now) {
             tracing::warn!(error = error.message, "a user's join or leave could not be published");
         }
     }

@@ -6,19 +6,22 @@
 //! messages,
 //! and `apply` puts events into history and the shards' queues.
 
+mod accept;
 mod apply;
 mod budget;
 mod commands;
 mod hear;
+mod sweep;
 mod turn;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::figures::Stats;
+use crate::figures::{Longest, Stats};
 use crate::link::{ShardMessage, ToShard};
 use crate::logic::id::Id;
+use crate::logic::line_budget::LineBudget;
 
 use super::HubFigures;
 use super::accounts::Accounts;
@@ -28,16 +31,19 @@ use super::ids::{IdSource, MarkError};
 use super::keys::Keys;
 use super::listeners::Listeners;
 use super::presence::Presence;
-use super::publishers::{Admission, Publishers};
+use super::publishers::Publishers;
 use super::questions::Questions;
 use super::revocations::Revocations;
+use super::roles::Admission;
 use super::shards::Shards;
 use super::trace::Traces;
 use super::watch::Want;
 
+use accept::Accepting;
+use apply::Applying;
 use budget::{Clock, Now};
-use turn::Accepting;
 
+pub(super) use accept::LOG_TICKS_PER_SECOND;
 pub(super) use turn::Ports;
 
 /// The hub's state: its parts, and the fields that belong to no part.
@@ -75,7 +81,23 @@ pub(super) struct Core {
     congested_since: Option<Instant>,
     /// The number of lines that were carried out since the last flush to the shards.
     unflushed_lines: usize,
+    /// Connections that were accepted in this turn and are not watched yet.
+    unwatched: u64,
+    /// The long line that is being applied, if there is one.
+    applying: Option<Box<Applying>>,
+    /// The times of the next sweep, and of the next work that comes once a second.
     sweep_at: Instant,
+    rounds_at: Instant,
+    /// Channels that this sweep has not visited yet.
+    sweep_left: u32,
+    /// The time before which no memory is given back.
+    give_back_at: Instant,
+    /// The longest turn.
+    longest: Longest,
+    /// Whether ids run so far ahead of the clock that a warning was logged.
+    are_ids_ahead: bool,
+    /// The budget of log lines about publishers.
+    pub(super) log_lines: LineBudget,
     /// The time at which the driver will mark the next tick.
     tick_at: Option<Instant>,
     /// Shards that have let all their clients go.
@@ -118,13 +140,26 @@ impl Core {
             is_hearing: false,
             congested_since: None,
             unflushed_lines: 0,
+            unwatched: 0,
+            applying: None,
             sweep_at: now.instant,
+            rounds_at: now.instant,
+            sweep_left: 0,
+            give_back_at: now.instant,
+            longest: Longest::default(),
+            are_ids_ahead: false,
+            log_lines: LineBudget::new(100, LOG_TICKS_PER_SECOND),
             tick_at: None,
             drained: 0,
             cut: 0,
             is_stopped: false,
             line: Vec::new(),
         }
+    }
+
+    /// The time `now_ms` on both clocks, for a hub that is driven by hand.
+    pub(super) fn at(&self, now_ms: u64) -> Now {
+        Now { unix_ms: now_ms, steady_ms: now_ms, ..self.now }
     }
 
     /// Gives every shard its batch of messages, with the number of bytes that are off its account.
@@ -143,6 +178,9 @@ impl Core {
     /// Brings the figures up to date that are not counted as things happen.
     pub(super) fn publish_figures(&self) {
         HubFigures::set(&self.figures.channels, self.channels.used() as u64);
+        HubFigures::set(&self.figures.channels_followed, self.channels.census.followed() as u64);
+        HubFigures::set(&self.figures.memory_bytes, self.channels.memory() + self.publishers.waiting_bytes() as u64);
+        HubFigures::set(&self.figures.history_dropped, self.channels.dropped_for_memory);
         HubFigures::set(&self.figures.history_events, self.channels.history_events);
         HubFigures::set(&self.figures.history_bytes, self.channels.history_bytes);
         HubFigures::set(&self.figures.queued_bytes, self.shards.waiting_bytes() as u64);

@@ -1,7 +1,8 @@
+use super::super::census::ChannelLimits;
 use super::*;
 use crate::link::{FromHub, HubMessage, Replay, Target, to_shard};
 use crate::logic::auth::LEEWAY_MAX_S;
-use crate::logic::event::Kind;
+use crate::logic::event::{Draft, Kind};
 use crate::logic::history::HistoryLimits;
 use crate::logic::protocol::feed::{Request, parse};
 use crate::sys::wake::Wake;
@@ -20,7 +21,7 @@ fn world() -> World {
     let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
     let mut core = Core::new(ids, shards, Box::new(move |_| limits));
     core.keys = Keys::new(Duration::from_millis(100), 10);
-    core.channels.limit_to(4);
+    core.channels.census.limit_to(ChannelLimits { published_max: 4, followed_max: 4, memory_max: u64::MAX });
     World { core, queues, _folder: folder }
 }
 
@@ -28,7 +29,7 @@ impl World {
     fn say(&mut self, line: &str, now_ms: u64) -> serde_json::Value {
         let mut out = Vec::new();
         let Request { reference, command } = parse(line.as_bytes()).unwrap();
-        match self.core.execute(None, command, reference.as_deref(), now_ms, &mut out) {
+        match self.core.execute(None, command, reference.as_deref(), self.core.at(now_ms), &mut out) {
             Ok(_) if out.is_empty() => serde_json::Value::Null,
             Ok(_) => serde_json::from_slice(&out).unwrap(),
             Err(error) => serde_json::Value::String(error.code.into()),
@@ -41,7 +42,7 @@ impl World {
     }
 
     fn follow(&mut self, shard: u16, local: u32, name: &str) {
-        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, 0);
+        self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, self.core.at(0));
     }
 
     fn received(&mut self, shard: usize) -> Vec<ShardMessage> {
@@ -52,7 +53,8 @@ impl World {
     fn resume(&mut self, locals: &[u32], after: Option<Id>, now_ms: u64) -> Replay {
         self.received(0);
         let channels = locals.to_vec();
-        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, number: 3, channels, after }, now_ms);
+        let now = self.core.at(now_ms);
+        self.core.hear(HubMessage::Resume { shard: 0, slot: 1, generation: 2, number: 3, channels, after }, now);
         match self.received(0).pop() {
             Some(ShardMessage::Replay(replay)) => *replay,
             other => panic!("{other:?}"),
@@ -80,7 +82,7 @@ fn events_go_in_order_to_the_shards_that_follow() {
         .collect();
     assert_eq!(ids, [first, second]);
     assert_eq!(world.received(1).len(), 2);
-    world.core.hear(HubMessage::Unfollow { shard: 0, local: 7 }, 0);
+    world.core.hear(HubMessage::Unfollow { shard: 0, local: 7 }, world.core.at(0));
     world.publish("a", 2000);
     assert!(matches!(world.received(0)[..], [ShardMessage::Unfollowed(7)]));
 }
@@ -217,6 +219,87 @@ fn a_token_is_revoked_for_as_long_as_it_counts() {
         };
         assert_eq!(told, until_s, "shards refuse it for as long");
     }
+}
+
+#[test]
+fn a_shard_is_told_where_clients_have_too_many_channels_and_publishers_go_on() {
+    let mut world = world();
+    for (local, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        world.follow(0, local as u32, name);
+    }
+    let received = world.received(0);
+    assert!(matches!(received[3], ShardMessage::Followed(3, _)));
+    assert!(matches!(received[4], ShardMessage::NoRoom(4)), "{received:?}");
+    let id = world.publish("e", 2000);
+    assert!(world.received(0).is_empty());
+    world.follow(0, 4, "e");
+    assert!(matches!(world.received(0)[..], [ShardMessage::Followed(4, since)] if since == id));
+    // A client's event makes no room for itself either.
+    let draft = Draft { name: None, kind: Kind::Text, payload: "x".into() };
+    let now = world.core.at(2000);
+    assert_eq!(world.core.publish_to("f".into(), draft.clone(), now).unwrap_err().code, "channels");
+    assert!(world.core.publish_to("a".into(), draft, now).is_ok());
+    // A channel that is given up leaves room at once.
+    world.core.hear(HubMessage::Unfollow { shard: 0, local: 1 }, now);
+    world.follow(0, 1, "f");
+    assert!(matches!(world.received(0)[..], [.., ShardMessage::Followed(1, _)]));
+}
+
+#[test]
+fn ages_do_not_depend_on_the_clock_that_ids_follow() {
+    let mut world = world();
+    world.follow(0, 0, "a");
+    let base = world.core.at(0);
+    let at = |unix_ms, steady_ms| Now { unix_ms, steady_ms, ..base };
+    let count = |world: &mut World, now: Now| {
+        let index = world.core.channels.find("a").unwrap();
+        world.core.channels.trim(index, now.steady_ms);
+        world.core.channels.history(index).map_or(0, |history| history.len())
+    };
+    let draft = || Draft { name: None, kind: Kind::Text, payload: "x".into() };
+    // Ids are a day ahead of the clock from here on.
+    let ahead = at(86_400_000, 0);
+    world.core.publish_to("a".into(), draft(), ahead).unwrap();
+    let now = at(2000, 100);
+    world.core.publish_to("a".into(), draft(), now).unwrap();
+    assert_eq!(count(&mut world, at(3000, 1000)), 2);
+    assert_eq!(count(&mut world, at(3100, 1001)), 1);
+    assert_eq!(count(&mut world, at(3200, 1101)), 0);
+    // Neither do idempotency keys, whichever way the clock is set.
+    let line = r#"{"op":"publish","channel":"a","data":1,"key":"k","ref":1}"#;
+    let Request { reference, command } = parse(line.as_bytes()).unwrap();
+    let mut ids = Vec::new();
+    for (unix_ms, steady_ms) in [(3000, 2000), (90_000_000, 2050), (0, 2099), (3000, 2100)] {
+        let (mut out, now) = (Vec::new(), at(unix_ms, steady_ms));
+        world.core.execute(None, command.clone(), reference.as_deref(), now, &mut out).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        ids.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!((&ids[1], &ids[2]), (&ids[0], &ids[0]));
+    assert_ne!(ids[3], ids[0], "the window is over");
+}
+
+#[test]
+fn a_long_history_is_answered_in_parts() {
+    let mut world = world();
+    let limits = HistoryLimits { events_max: 100, bytes_max: 1 << 30, age_max_ms: 1_000_000 };
+    world.core.channels = HubChannels::new(2, world.core.ids.last(), Box::new(move |_| limits));
+    let data = "x".repeat(900_000);
+    for _ in 0..7 {
+        world.say(&format!(r#"{{"op":"publish","channel":"a","data":"{data}"}}"#), 2000);
+    }
+    let mut got = Vec::new();
+    let mut after = "0-0".to_owned();
+    loop {
+        let answer = world.say(&format!(r#"{{"op":"history","channel":"a","ref":1,"after":"{after}"}}"#), 2000);
+        let events = answer["events"].as_array().unwrap();
+        got.push(events.len());
+        after = events.last().unwrap()["id"].as_str().unwrap().to_owned();
+        if answer.get("more").is_none() {
+            break;
+        }
+    }
+    assert_eq!(got, [5, 2]);
 }
 
 #[test]

@@ -7,27 +7,26 @@
 //! Two promises rest on the order. A shard's `Follow` is heard before the lines of a publisher that may know of it. And
 //! the events of a line are in the shards' queues before the line's answer is sent.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use crate::link::{HubInbox, ShardMessage};
-use crate::logic::protocol::feed::{FeedError, Line, parse, write_error};
-use crate::sys::{memory, socket};
+use crate::link::HubInbox;
+use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Line, Refused, Request, parse, write_error};
 
-use super::super::publishers::{Left, Received, Role, Sent, Stopped, Work};
+use super::super::answers::Answers;
+use super::super::publishers::{Left, Received, Sent, Stopped, Work};
+use super::super::roles::Role;
 use super::super::watch::{Mark, Next, Want};
+use super::accept::Accepting;
+use super::apply::{Applying, is_long};
 use super::budget::Budget;
-use super::{Core, HubFigures, hear};
+use super::{Core, HubFigures};
 
-/// The most connections that one turn accepts.
-const ACCEPTS_MAX: usize = 64;
 /// The most publishers that one turn reads.
 const READS_MAX: usize = 32;
-/// Work of one turn on the shards' messages, by [`hear::cost`].
+/// Work of one turn on the shards' messages, by [`Core::cost`].
 const HEARD_MAX: usize = 10_000;
 /// Work of one turn on publishers' lines, by [`line_cost`].
 const LINES_MAX: usize = 10_000;
@@ -35,16 +34,13 @@ const LINES_MAX: usize = 10_000;
 const SENDS_MAX: usize = 256;
 /// Time that hearing, carrying out lines, and sending may take in one turn, each.
 const STAGE_MAX: Duration = Duration::from_millis(1);
+/// Bytes of answers that count for one unit of work.
+const ANSWER_BYTES_PER_WORK: usize = 512;
 
 /// Lines of one publisher that are carried out before those of others.
 const SLICE_LINES: usize = 256;
 /// Lines that are carried out before the shards get their events.
 const FLUSH_LINES: usize = 256;
-/// Time before the kernel is asked again for a connection that it could not give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time between two sweeps.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
 /// The hub's inputs besides its publishers, and its output to the server.
 pub(in crate::hub) struct Ports {
     /// The feed's listener.
@@ -55,21 +51,19 @@ pub(in crate::hub) struct Ports {
     pub(in crate::hub) drained: crossbeam_channel::Sender<u64>,
 }
 
-/// Whether connections wait to be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepting {
-    /// No connection waits, as far as is known: the driver watches the listener.
-    Awaited,
-    /// Connections may wait.
-    Ready,
-    /// The kernel could not give a connection, and is not asked again before this time.
-    Paused(Instant),
+/// The result of carrying out a slice of a publisher's lines.
+enum Carried {
+    /// No more lines are carried out now.
+    Stopped(Stopped),
+    /// The last line was a long one, which is still to be applied.
+    Long(Box<Applying>),
 }
 
 impl Core {
     /// One turn: takes the driver's marks, goes through all stages, and leaves wants for the driver in `wants`.
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
+        let begun = self.now.instant;
         self.take_marks(ports, marks);
         self.accept(ports);
         self.read_publishers(&ports.inbox);
@@ -81,11 +75,10 @@ impl Core {
         self.carry_out_lines();
         self.flush();
         self.send();
-        if self.now.instant >= self.sweep_at {
-            self.sweep();
-        }
+        self.sweep();
         // Messages that were sent are off the shards' accounts, and shards must know of listeners that have gone.
         self.flush();
+        self.note_turn(begun);
         self.next()
     }
 
@@ -110,60 +103,6 @@ impl Core {
         while let Some(asker) = self.questions.expire(self.now.instant) {
             self.publishers.mark_unsent(asker);
         }
-    }
-
-    /// Accepts connections, unless none waits or the kernel was out of resources a moment ago.
-    fn accept(&mut self, ports: &Ports) {
-        match self.accepting {
-            Accepting::Paused(until) if until <= self.now.instant => {}
-            Accepting::Ready => {}
-            Accepting::Awaited | Accepting::Paused(_) => return,
-        }
-        self.accepting = Accepting::Ready;
-        for _ in 0..ACCEPTS_MAX {
-            match socket::accept(ports.listener.as_fd()) {
-                Ok(Some((socket, _))) => self.welcome(socket),
-                Ok(None) => {
-                    self.accepting = Accepting::Awaited;
-                    self.wants.push(Want::Listener);
-                    return;
-                }
-                // The connection has gone before it was accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    warn!(%error, "a publisher cannot be accepted");
-                    self.accepting = Accepting::Paused(self.now.instant + ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Admits an accepted connection as a publisher, or sends it the reason why not.
-    fn welcome(&mut self, socket: OwnedFd) {
-        let peer = match socket::peer(socket.as_fd()) {
-            Ok(peer) => peer,
-            Err(error) => {
-                debug!(%error, "a publisher's connection broke");
-                return;
-            }
-        };
-        info!(pid = peer.pid, uid = peer.uid, gid = peer.gid, "publisher connected");
-        let Some(role) = self.admission.role(peer.uid) else {
-            let message = format!("user {} may not publish here; see [feed] allow_users", peer.uid);
-            let mut line = Vec::new();
-            write_error(&mut line, None, &FeedError::new("forbidden", message));
-            // A new socket has room for one line, and a peer that has gone needs no reason.
-            let _ = socket::send(socket.as_fd(), &line);
-            return;
-        };
-        HubFigures::add(&self.figures.publishers, 1);
-        self.publishers.open(socket, role, &mut self.wants);
-    }
-
-    /// Admits a connection of the server's own as a publisher.
-    pub(in crate::hub) fn open_own(&mut self, socket: OwnedFd) {
-        self.publishers.open(socket, Role::Own, &mut self.wants);
     }
 
     /// Reads publishers that the driver has marked, and those whose last read was a full one.
@@ -205,8 +144,8 @@ impl Core {
                 break;
             };
             self.heard += 1;
-            let cost = hear::cost(&message);
-            self.hear(message, self.now.unix_ms);
+            let cost = self.cost(&message);
+            self.hear(message, self.now);
             budget.spend(cost, &self.clock, &mut self.now);
         }
         if self.drained == self.shards.len() && drained_before < self.drained {
@@ -217,12 +156,22 @@ impl Core {
     /// Carries out lines of publishers, a slice of each in turn.
     fn carry_out_lines(&mut self) {
         let mut budget = self.begin_stage(LINES_MAX);
+        if !self.go_on_applying(&mut budget) {
+            return;
+        }
         while !budget.is_spent() && !self.hold_back_for_room() {
             // An empty queue from the shards holds no message that a line would have to wait for.
             let heard = if self.is_hearing { self.heard } else { u64::MAX };
             let Some(mut work) = self.publishers.next_work(heard) else { return };
-            let stopped = self.carry_out(&mut work, &mut budget);
-            self.publishers.give_back(work, stopped, &mut self.wants);
+            match self.carry_out(&mut work, &mut budget) {
+                Carried::Stopped(stopped) => self.publishers.give_back(work, stopped, &mut self.wants),
+                Carried::Long(applying) => {
+                    self.put_applying(applying, work);
+                    if !self.go_on_applying(&mut budget) {
+                        return;
+                    }
+                }
+            }
             if self.unflushed_lines >= FLUSH_LINES {
                 self.flush();
             }
@@ -230,54 +179,66 @@ impl Core {
     }
 
     /// Carries out a slice of one publisher's lines.
-    fn carry_out(&mut self, work: &mut Work, budget: &mut Budget) -> Stopped {
+    fn carry_out(&mut self, work: &mut Work, budget: &mut Budget) -> Carried {
         for _ in 0..SLICE_LINES {
-            if work.answers.is_full() {
-                return Stopped::Full;
+            if work.answers.is_full() || self.publishers.are_full() && self.publishers.unsent_bytes(work.number) > 0 {
+                return Carried::Stopped(Stopped::Full);
             }
             if budget.is_spent() {
-                return Stopped::Paused;
+                return Carried::Stopped(Stopped::Paused);
             }
-            let Some(line) = work.lines.next_line() else { return Stopped::Done };
+            let Work { number, role, lines, answers } = &mut *work;
+            let Some(line) = lines.next_line() else { return Carried::Stopped(Stopped::Done) };
             budget.spend(line_cost(&line), &self.clock, &mut self.now);
             self.unflushed_lines += 1;
-            let (reference, result) = match line {
-                Line::TooLong => {
-                    let max = self.publishers.line_bytes_max();
-                    let message = format!("the line is longer than {max} bytes and was skipped");
-                    (None, Err(FeedError::new("too_long", message)))
+            let (reference, outcome) = match self.read_line(&line, *role) {
+                Ok(Request { reference, command }) if is_long(&command) => {
+                    match self.begin_applying(command, reference.clone(), self.now) {
+                        Ok(applying) => return Carried::Long(applying),
+                        Err(error) => (reference, Err(error)),
+                    }
                 }
-                Line::Whole(line) => match parse(line) {
-                    Err(refused) => (refused.reference, Err(refused.error)),
-                    Ok(request) if work.role == Role::Reader && !request.command.is_read_only() => {
-                        let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
-                        (request.reference, Err(FeedError::new("forbidden", message)))
-                    }
-                    Ok(request) => {
-                        let reference = request.reference;
-                        let now_ms = self.now.unix_ms;
-                        let tail = work.answers.tail();
-                        let result =
-                            self.execute(Some(work.number), request.command, reference.as_deref(), now_ms, tail);
-                        (reference, result)
-                    }
-                },
+                Ok(Request { reference, command }) => {
+                    let tail = answers.tail();
+                    let before = tail.len();
+                    let cost = command_cost(&command);
+                    let outcome = self.execute(Some(*number), command, reference.as_deref(), self.now, tail);
+                    let written = tail.len() - before;
+                    budget.spend(cost + written / ANSWER_BYTES_PER_WORK, &self.clock, &mut self.now);
+                    (reference, outcome)
+                }
+                Err(refused) => (refused.reference, Err(refused.error)),
             };
-            match result {
+            match outcome {
                 Ok(None) => {}
-                Ok(Some(later)) => work.answers.push_later(later),
+                Ok(Some(later)) => answers.push_later(later),
                 Err(error) => {
                     HubFigures::add(&self.figures.feed_errors, 1);
-                    write_error(work.answers.tail(), reference.as_deref(), &error);
+                    write_error(answers.tail(), reference.as_deref(), &error);
                 }
             }
         }
-        Stopped::Paused
+        Carried::Stopped(Stopped::Paused)
+    }
+
+    /// Reads a line as a command that the publisher may give.
+    fn read_line(&self, line: &Line<'_>, role: Role) -> Result<Request, Refused> {
+        let Line::Whole(line) = line else {
+            let max = self.publishers.line_bytes_max();
+            let message = format!("the line is longer than {max} bytes and was skipped");
+            return Err(Refused { reference: None, error: FeedError::new("too_long", message) });
+        };
+        let request = parse(line)?;
+        if role == Role::Reader && !request.command.is_read_only() {
+            let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
+            return Err(Refused { reference: request.reference, error: FeedError::new("forbidden", message) });
+        }
+        Ok(request)
     }
 
     /// Holds publishers' lines back while a shard's queue is full; the shard rings the hub when there is room. Returns
     /// whether that is so.
-    fn hold_back_for_room(&mut self) -> bool {
+    pub(super) fn hold_back_for_room(&mut self) -> bool {
         if !self.shards.is_congested() {
             self.end_congestion();
             return false;
@@ -332,7 +293,7 @@ impl Core {
     }
 
     /// Begins a stage with its full budget.
-    fn begin_stage(&mut self, work: usize) -> Budget {
+    pub(super) fn begin_stage(&mut self, work: usize) -> Budget {
         self.now = (self.clock)();
         Budget::new(work, self.now, STAGE_MAX)
     }
@@ -342,7 +303,10 @@ impl Core {
         let Some(left) = self.publishers.close(number, &mut self.wants) else { return };
         let Left { role, answers, mut outbox } = left;
         outbox.clear(|owed| self.accounts.release(owed));
-        answers.questions().for_each(|question| self.questions.forget(question));
+        let held = self.take_applying_work(number).map(|work| work.answers);
+        for question in answers.questions().chain(held.iter().flat_map(Answers::questions)) {
+            self.questions.forget(question);
+        }
         self.stop_telling(number);
         if role != Role::Own {
             HubFigures::subtract(&self.figures.publishers, 1);
@@ -357,35 +321,17 @@ impl Core {
         }
     }
 
-    /// Drops old events and forgets unused channels, some at a time, and brings the figures up to date.
-    fn sweep(&mut self) {
-        self.channels.sweep(self.now.unix_ms);
-        self.busiest.pass_time(self.now.unix_ms);
-        self.announce_position();
-        self.publish_figures();
-        HubFigures::add(&self.figures.rounds, 1);
-        memory::give_back();
-        self.sweep_at = self.now.instant + SWEEP_EVERY;
-    }
-
-    /// Tells the shards up to where they have had every event. Without it a shard whose channels are quiet would have clients
-    /// resume from an old position.
-    fn announce_position(&mut self) {
-        if self.announced < self.applied {
-            self.announced = self.applied;
-            self.shards.stage_all(|| ShardMessage::Position(self.applied));
-        }
-    }
-
     /// Decides what comes after this turn.
     fn next(&mut self) -> Next {
-        let lines_wait = self.publishers.has_runnable() && self.congested_since.is_none();
+        let has_lines = self.publishers.has_runnable() || self.applying.is_some();
+        let lines_wait = has_lines && self.congested_since.is_none();
         let is_accepting = self.accepting == Accepting::Ready;
         if lines_wait
             || is_accepting
             || self.is_hearing
             || self.publishers.has_readable()
             || self.publishers.has_unsent()
+            || self.is_sweeping()
         {
             return Next::Again;
         }
@@ -400,6 +346,18 @@ impl Core {
             self.wants.push(Want::Tick(next.saturating_duration_since(self.now.instant)));
         }
         Next::Wait
+    }
+}
+
+/// The work that a command counts for beside its line and its answer.
+fn command_cost(command: &Command) -> usize {
+    match command {
+        // Figures of the process are read from files of the kernel's.
+        Command::Stats => 64,
+        Command::Channels(_) => 64,
+        Command::Kick { target: KickTarget::Token { .. }, .. } => 32,
+        Command::Presence(_) | Command::History { .. } => 16,
+        _ => 0,
     }
 }
 

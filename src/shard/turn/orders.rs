@@ -87,6 +87,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
                 shard.lanes.remove(channel);
             }
         }
+        ShardMessage::NoRoom(channel) => on_no_room(shard, channel),
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
         ShardMessage::Ended(channel) => on_ended(shard, channel),
         ShardMessage::Kick { request, target, reason } => {
@@ -131,6 +132,14 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
     while lane != NONE {
         lanes[lane].log.set_since(since);
         lane = lanes.next_lane(lane);
+    }
+}
+
+/// Gives up a channel for which the hub has no room. The shard asks again for the next subscriber.
+fn on_no_room(shard: &mut Shard, channel: LocalChannel) {
+    if shard.lanes.channels[channel].following == Following::Asked {
+        shard.lanes.channels[channel].following = Following::GivenUp;
+        sweep::begin_no_room(shard, channel);
     }
 }
 

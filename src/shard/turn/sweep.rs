@@ -4,15 +4,18 @@
 use std::sync::Arc;
 
 use crate::link::{HubMessage, LocalChannel, Target};
+use crate::logic::code::Code;
 use crate::logic::event::{ChannelName, Draft};
 use crate::logic::reason::Reason;
-use crate::logic::session::Notice;
+use crate::logic::refusal::Refusal;
+use crate::logic::session::{Notice, Outcome};
 use crate::logic::wheel::Tick;
 
+use super::super::closing::refuse;
 use super::super::connection::State;
 use super::super::context::{Budget, Ending};
-use super::super::subscriptions::unsubscribe_from;
-use super::{Shard, ending, orders};
+use super::super::subscriptions::{unsubscribe_all, unsubscribe_from};
+use super::{Shard, ending, messages, orders};
 
 /// The most connections that are put on a list when an order begins. For more of them all slots are looked at, some in
 /// each turn.
@@ -34,6 +37,8 @@ pub(super) enum Action {
     Unsubscribe { request: u64, name: ChannelName, channel: LocalChannel, reason: Arc<str> },
     /// The connection gets a message.
     Send(Draft),
+    /// The connection is taken off a channel for which the hub has no room.
+    NoRoom { name: ChannelName, channel: LocalChannel },
 }
 
 /// The connections that an order is about.
@@ -75,6 +80,13 @@ pub(super) fn begin_kick(shard: &mut Shard, request: u64, target: Target, reason
 pub(super) fn begin_send(shard: &mut Shard, user: arcstr::ArcStr, draft: Draft) {
     let connections = of_target(shard, Target::User(user));
     begin(shard, Action::Send(draft), connections);
+}
+
+/// Begins to take the subscribers off a channel for which the hub has no room.
+pub(super) fn begin_no_room(shard: &mut Shard, channel: LocalChannel) {
+    let name = shard.lanes.channels[channel].name.clone().unwrap_or_default();
+    let connections = on_channel(shard, &name);
+    begin(shard, Action::NoRoom { name, channel }, connections);
 }
 
 fn begin(shard: &mut Shard, action: Action, connections: Connections) {
@@ -194,6 +206,10 @@ impl Action {
                 orders::send_direct(shard, slot, draft);
                 false
             }
+            Action::NoRoom { name, channel } => {
+                refuse_room(shard, slot, (name, *channel));
+                false
+            }
         }
     }
 }
@@ -204,7 +220,7 @@ impl Order {
             Action::Kick { request, .. } | Action::Unsubscribe { request, .. } => {
                 shard.cx.tell_hub(HubMessage::Kicked { request, count: self.count });
             }
-            Action::Send(_) => {}
+            Action::Send(_) | Action::NoRoom { .. } => {}
         }
     }
 }
@@ -227,4 +243,27 @@ fn unsubscribe(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChanne
     }
     shard.slots.queue(slot);
     true
+}
+
+/// Takes a connection off a channel for which the hub has no room, and says so.
+fn refuse_room(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChannel)) {
+    let words = Reason::NoRoom.words();
+    let refusal = Refusal::new(Code::Channels, words).retry_after(shard.cx.retry_after_secs());
+    let Shard { slots, lanes, cx, .. } = &mut *shard;
+    if slots[slot].state == State::Poll {
+        unsubscribe_all(slots, lanes, cx, slot);
+        return refuse(slots, cx, slot, &refusal, Reason::NoRoom);
+    }
+    unsubscribe_from(slots, lanes, cx, slot, channel);
+    if slots[slot].key.protocol().takes_requests() {
+        let refusal = refusal.of_channels(vec![name.to_owned()]);
+        messages::reply(shard, slot, None, Outcome::Refused(&refusal));
+    } else if slots[slot].subscriptions() == 0 {
+        ending::end(shard, slot, &Ending::new(Reason::NoRoom));
+    } else {
+        let notice = Notice::Unsubscribed { channel: name, reason: words };
+        let connection = &mut slots[slot];
+        connection.key.notify(&notice, connection.out());
+    }
+    shard.slots.queue(slot);
 }

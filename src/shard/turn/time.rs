@@ -109,7 +109,7 @@ fn tick(shard: &mut Shard) {
     if now.is_multiple_of(TIDY_EVERY) {
         memory::give_back();
     }
-    if now.is_multiple_of(60 * TIDY_EVERY) {
+    if now.is_multiple_of(TIDY_EVERY) {
         shard.access.tidy();
     }
     shard.cx.measures.publish(&shard.figures.measures);

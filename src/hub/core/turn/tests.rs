@@ -1,18 +1,22 @@
 //! Turns over socket pairs, step by step. The test acts as the driver.
 
+mod bounds;
 mod world;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
 use super::*;
-use crate::hub::publishers::Admission;
+use crate::hub::core::sweep::SWEEP_EVERY;
+use crate::hub::roles::Admission;
 use crate::link::{ConnectionId, HubMessage, Listening, Seen, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{Draft, Kind};
+use crate::sys::socket;
 
 use world::{Far, World, world};
 
@@ -347,7 +351,8 @@ fn users_are_let_in_as_the_configuration_says() {
     let own = socket::peer(UnixStream::pair().unwrap().0.as_fd()).unwrap().uid;
     let path = world.folder.path().join("feed.sock");
     let connect = |world: &mut World, allowed_users: &[u32], readers: &[u32]| {
-        world.core.admission = Admission { allowed_users: allowed_users.into(), readers: readers.into() };
+        world.core.admission =
+            Admission { allowed_users: allowed_users.into(), readers: readers.into(), ..Admission::default() };
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_nonblocking(true).unwrap();
         world.settle();

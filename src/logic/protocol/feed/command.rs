@@ -1,7 +1,5 @@
 //! The commands of publishers and backends.
 
-use std::borrow::Cow;
-
 use arcstr::ArcStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +12,7 @@ use crate::logic::json;
 
 use super::listen::{Answer, Listening};
 use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
+use super::raw::{RawItem, RawLine};
 
 /// The command of one line, with its reference.
 #[derive(Clone, Debug)]
@@ -171,75 +170,8 @@ const HISTORY_LIMIT_MAX: usize = 1000;
 const EVENT_NAME_BYTES_MAX: usize = 200;
 const KEY_BYTES_MAX: usize = 200;
 const CHANNELS_PER_PUBLISH_MAX: usize = 10_000;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLine<'a> {
-    #[serde(borrow)]
-    op: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "ref")]
-    reference: Option<&'a RawValue>,
-    #[serde(borrow)]
-    channel: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    channels: Option<Vec<Cow<'a, str>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data_b64: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    items: Option<Vec<RawItem<'a>>>,
-    #[serde(borrow)]
-    user: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    conn: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    jti: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    what: Option<Vec<Cow<'a, str>>>,
-    expires: Option<u64>,
-    ask: Option<u32>,
-    #[serde(borrow)]
-    allow: Option<&'a RawValue>,
-    #[serde(borrow)]
-    after: Option<Cow<'a, str>>,
-    limit: Option<usize>,
-    #[serde(borrow)]
-    prefix: Option<Cow<'a, str>>,
-    cursor: Option<u32>,
-    #[serde(borrow)]
-    address: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    order: Option<Cow<'a, str>>,
-}
-
-/// Reads a member as present even if it is `null`, because `null` is a value that may be published.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawItem<'a> {
-    #[serde(borrow)]
-    channel: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    channels: Option<Vec<Cow<'a, str>>>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data_b64: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
-}
+const REASON_BYTES_MAX: usize = 200;
+const TOKEN_ID_BYTES_MAX: usize = 1024;
 
 /// Parses one line as a command.
 pub fn parse(line: &[u8]) -> Result<Request, Refused> {
@@ -353,7 +285,19 @@ fn kick(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     if raw.expires.is_some() && raw.jti.is_none() {
         return Err(FeedError::new("bad_field", "the field expires goes with jti"));
     }
-    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("kicked").into() })
+    if raw.jti.as_ref().is_some_and(|id| id.len() > TOKEN_ID_BYTES_MAX) {
+        return Err(FeedError::new("bad_field", format!("the field jti is longer than {TOKEN_ID_BYTES_MAX} bytes")));
+    }
+    Ok(Command::Kick { target, reason: reason(raw, "kicked")? })
+}
+
+/// The reason that clients are told; each connection that ends gets a copy, so it is short.
+fn reason(raw: &RawLine<'_>, default: &str) -> Result<Box<str>, FeedError> {
+    let reason = raw.reason.as_deref().unwrap_or(default);
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(FeedError::new("bad_field", format!("the field reason is longer than {REASON_BYTES_MAX} bytes")));
+    }
+    Ok(reason.into())
 }
 
 fn channels(raw: &RawLine<'_>) -> Result<ChannelFilter, FeedError> {
@@ -425,7 +369,7 @@ fn authorized(raw: &RawLine<'_>) -> Result<Command, FeedError> {
 fn unsubscribe(raw: &RawLine<'_>) -> Result<Command, FeedError> {
     let user = raw.user.as_deref().ok_or_else(|| FeedError::new("bad_field", "the field user is missing"))?;
     let target = KickTarget::Subscription { user: user.into(), channel: channel(raw.channel.as_deref())? };
-    Ok(Command::Kick { target, reason: raw.reason.as_deref().unwrap_or("unsubscribed").into() })
+    Ok(Command::Kick { target, reason: reason(raw, "unsubscribed")? })
 }
 
 fn channel(name: Option<&str>) -> Result<ChannelName, FeedError> {
@@ -554,13 +498,16 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_publish_have_bounds() {
+    fn fields_have_bounds() {
         at_most(200, |key| format!(r#"{{"op":"publish","channel":"a","data":1,"key":"{key}"}}"#));
         at_most(200, |name| format!(r#"{{"op":"publish","channel":"a","data":1,"event":"{name}"}}"#));
         at_most(10_000, |names| {
             let names: Vec<_> = names.chars().map(|name| format!("\"{name}\"")).collect();
             format!(r#"{{"op":"publish","channels":[{}],"data":1}}"#, names.join(","))
         });
+        at_most(200, |reason| format!(r#"{{"op":"kick","user":"u","reason":"{reason}"}}"#));
+        at_most(200, |reason| format!(r#"{{"op":"unsubscribe","user":"u","channel":"c","reason":"{reason}"}}"#));
+        at_most(1024, |id| format!(r#"{{"op":"kick","jti":"{id}"}}"#));
         for line in [
             r#"{"op":"publish","channel":"a","data":1,"key":""}"#,
             r#"{"op":"publish","channel":"a","data":1,"event":""}"#,

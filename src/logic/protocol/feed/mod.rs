@@ -4,6 +4,7 @@ mod command;
 mod lines;
 mod listen;
 mod look;
+mod raw;
 mod reply;
 
 pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, draft_of, parse};

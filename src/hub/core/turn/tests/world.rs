@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::hub::core::budget::Now;
 use crate::hub::core::{Core, Ports};
 use crate::hub::ids::IdSource;
-use crate::hub::publishers::{Publishers, Role};
+use crate::hub::publishers::Publishers;
+use crate::hub::roles::Role;
 use crate::hub::watch::{Mark, Next, Want};
 use crate::link::{FromHub, ShardMessage, ToHub, to_hub, to_shard};
 use crate::logic::history::HistoryLimits;
@@ -52,10 +53,11 @@ pub(super) fn world(queue_bytes: usize) -> World {
     core.clock = Box::new(move || {
         let (now, step) = clock.get();
         clock.set((now + step, step));
-        Now { unix_ms: 2000 + now.as_millis() as u64, instant: start + now }
+        Now { unix_ms: 2000 + now.as_millis() as u64, steady_ms: now.as_millis() as u64, instant: start + now }
     });
     core.now = (core.clock)();
     core.sweep_at = core.now.instant;
+    core.rounds_at = core.now.instant;
     core.publishers = Publishers::new(100_000);
     let (drained_sender, drained) = crossbeam_channel::bounded(1);
     let listener = socket::listen_unix(&folder.path().join("feed.sock"), 0o600, None).unwrap();
