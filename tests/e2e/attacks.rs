@@ -186,3 +186,21 @@ fn a_client_of_a_unix_listener_that_takes_nothing_is_let_go() {
     });
     server.await_figure("slots", 0);
 }
+
+#[test]
+fn the_time_for_a_request_does_not_pass_while_the_server_stands_still() {
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
+    let server = Server::start("[server]\nhandshake_timeout = \"3s\"");
+    let mut http = Http::connect(server.address);
+    http.send("GET /healthz HTTP/1.1\r\n");
+    server.await_figure("received_bytes", 23);
+    server.signal(libc::SIGSTOP);
+    std::thread::sleep(LIMIT * 4 / 3);
+    server.signal(libc::SIGCONT);
+    // The clock has ticked several times since.
+    let turns = server.figure("turns");
+    super::server::eventually("the server goes on", || (server.figure("turns") > turns + 5).then_some(()));
+    http.send("Host: x\r\n\r\n");
+    assert_eq!(http.answer(false).status, 200);
+    server.await_at_least("pauses", 1);
+}

@@ -169,8 +169,7 @@ fn receive(stream: &mut TcpStream) -> Vec<Back> {
 }
 
 fn suite() -> (Server, Suite) {
-    let config =
-        "[diagnostics]\necho_path = \"/echo\"\n[websocket]\nmax_message = \"16MiB\"\n[limits]\nreplies = \"20MiB\"";
+    let config = "[diagnostics]\necho_path = \"/echo\"\n[websocket]\nmax_message = \"16MiB\"\nmessage_rate = 0\n[limits]\nreplies = \"20MiB\"";
     let server = Server::start(config);
     let address = server.address;
     (server, Suite { address, cases: 0 })
