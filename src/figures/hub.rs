@@ -29,7 +29,7 @@ table! {
     Now congested_shard,
     /// Messages of clients that no backend was listening to when they reached the hub.
     Total messages_unheard,
-    /// Rounds of the hub's clock: they go up each second while the hub is alive.
+    /// Turns of the hub: they go up several times a second even if nothing happens.
     Total rounds,
     lists {}
 }

@@ -6,6 +6,7 @@
 
 mod hub;
 mod measures;
+mod server;
 mod shard;
 mod state;
 mod stats;
@@ -13,6 +14,7 @@ mod table;
 
 pub use hub::{HubFigures, HubTable};
 pub use measures::{BUCKETS, Measure, Measures, SharedMeasures};
+pub use server::{ServerFigures, ServerTable};
 pub use shard::{Counters, ShardFigures, ShardTable};
 pub use state::ServerState;
 pub use stats::Stats;

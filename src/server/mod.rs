@@ -5,10 +5,12 @@ mod error;
 mod keys;
 mod listeners;
 mod logging;
+mod panics;
 mod service;
 mod sockets;
 mod start;
 mod state;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +19,13 @@ use crossbeam_channel::Receiver;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::figures::ServerState;
+use crate::figures::{ServerFigures, ServerState};
 use crate::link::{HubMessage, ToHub};
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::SocketFile;
 use crate::sys::{memory, process};
 
+use logging::Logging;
 use state::StateLock;
 
 pub use error::StartError;
@@ -36,13 +39,21 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// If the server cannot start.
 pub fn run(config: Config) -> Result<(), StartError> {
     process::note_start();
-    let log_filter = logging::start(&config.log)?;
     signal::block()?;
+    let figures = Arc::default();
+    let logging = logging::start(&config.log, Arc::clone(&figures))?;
+    let result = serve(config, logging, figures);
+    logging::write_last_lines();
+    result
+}
+
+fn serve(config: Config, logging: Logging, figures: Arc<ServerFigures>) -> Result<(), StartError> {
+    panics::end_the_process(logging.lines.clone());
     if let Err(error) = memory::refuse_huge_pages() {
         warn!(%error, "the kernel keeps huge pages switched on; memory per connection will be higher");
     }
     let config = Arc::new(config);
-    let server = start::start(&config, log_filter)?;
+    let server = start::start(&config, logging, figures)?;
     let signals = listen_for_signals();
     server.serve(&config, &signals);
     Ok(())

@@ -44,6 +44,8 @@ const FLUSH_LINES: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The longest time between two turns: an idle hub can be told from one that stands still.
+const TURN_EVERY: Duration = Duration::from_millis(200);
 
 /// The hub's inputs besides its publishers, and its output to the server.
 pub(in crate::hub) struct Ports {
@@ -70,6 +72,7 @@ impl Core {
     /// One turn: takes the driver's marks, goes through all stages, and leaves wants for the driver in `wants`.
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
+        HubFigures::add(&self.figures.rounds, 1);
         self.take_marks(ports, marks);
         self.accept(ports);
         self.read_publishers(&ports.inbox);
@@ -362,7 +365,6 @@ impl Core {
         self.channels.sweep(self.now.unix_ms);
         self.busiest.pass_time(self.now.unix_ms);
         self.publish_figures();
-        HubFigures::add(&self.figures.rounds, 1);
         memory::give_back();
         self.sweep_at = self.now.instant + SWEEP_EVERY;
     }
@@ -384,7 +386,7 @@ impl Core {
             Accepting::Awaited | Accepting::Ready => None,
         };
         let times = [Some(self.sweep_at), self.questions.deadline(), paused];
-        let next = times.into_iter().flatten().fold(self.sweep_at, Instant::min);
+        let next = times.into_iter().flatten().fold(self.now.instant + TURN_EVERY, Instant::min);
         if self.tick_at.is_none_or(|tick_at| next < tick_at) {
             self.tick_at = Some(next);
             self.wants.push(Want::Tick(next.saturating_duration_since(self.now.instant)));
