@@ -13,6 +13,8 @@ table! {
     Now log_waiting_ms,
     /// Times a shard or the hub stood still for a second.
     Total standstills,
+    /// Times the whole process stood still for a second or more: stopped, frozen with its host, or without processor time.
+    Total freezes,
     lists {}
 }
 

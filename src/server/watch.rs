@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOKS_STILL: u32 = 4;
 /// The time that a thread has to report its stack.
 const REPORT_MAX: Duration = Duration::from_millis(500);
+/// The shortest pause of the whole process that is told.
+const FREEZE_MIN: Duration = Duration::from_secs(1);
 /// Frames of a stack that are logged; the innermost ones tell the place.
 const FRAMES_LOGGED: usize = 32;
 
@@ -53,7 +55,9 @@ pub(super) fn start(watched: Vec<Arc<Watched>>, stats: Arc<Stats>, lines: Lines)
     std::thread::Builder::new().name("watch".into()).spawn(move || {
         let mut pulse = Pulse::default();
         loop {
+            let begun = Instant::now();
             std::thread::sleep(LOOK_EVERY);
+            note_freeze(begun.elapsed(), &stats);
             stats.server.log_waiting_ms.store(lines.waiting().as_millis() as u64, Ordering::Relaxed);
             let rounds = stats.rounds();
             for (index, change) in pulse.look(rounds.iter().map(|(_, rounds)| *rounds)) {
@@ -65,6 +69,18 @@ pub(super) fn start(watched: Vec<Arc<Watched>>, stats: Arc<Stats>, lines: Lines)
         }
     })?;
     Ok(())
+}
+
+/// Counts and logs a pause of the whole process, which shows in a sleep that took much longer than it should.
+fn note_freeze(slept: Duration, stats: &Stats) {
+    if slept >= LOOK_EVERY + FREEZE_MIN {
+        stats.server.freezes.fetch_add(1, Ordering::Relaxed);
+        let milliseconds = (slept - LOOK_EVERY).as_millis() as u64;
+        warn!(
+            milliseconds,
+            "the whole process stood still: it was stopped, frozen with its host, or had no processor time"
+        );
+    }
 }
 
 /// Logs that a thread stands still and where, or that it goes on.
@@ -131,6 +147,15 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sleep_that_takes_too_long_is_a_freeze() {
+        let stats = Stats::default();
+        for slept in [LOOK_EVERY, LOOK_EVERY + FREEZE_MIN / 2, LOOK_EVERY + FREEZE_MIN, Duration::from_secs(100)] {
+            note_freeze(slept, &stats);
+        }
+        assert_eq!(stats.server.freezes.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn a_standstill_is_told_once_and_so_is_its_end() {

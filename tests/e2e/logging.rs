@@ -4,13 +4,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringcast::feed::client::FeedClient;
 use serde_json::{Value, json};
 
 use super::clients::{Http, Stream, get};
-use super::server::{PATIENCE, command, eventually, publish};
+use super::server::{command, eventually, publish};
 use super::tokens::{KEYS, token};
 
 /// A server whose log is read by the test alone: if the test does not read, nobody does.
@@ -21,6 +21,8 @@ struct Unread {
     address: SocketAddr,
     admin: SocketAddr,
     feed: PathBuf,
+    /// The folder of the server's files, for as long as the server runs.
+    #[cfg_attr(not(feature = "faults"), allow(dead_code))]
     folder: tempfile::TempDir,
 }
 
@@ -162,9 +164,14 @@ fn nothing_that_a_client_says_escapes_its_line() {
             "User-Agent: {field}\r\nAuthorization: Bearer {bearer}\r\nCookie: a={field}\r\nX-Forwarded-For: {field}\r\n"
         );
         let mut opened = 0;
-        for target in [format!("/sse?channel={encoded}"), "/sse?channel=a".into(), format!("/{encoded}")] {
+        for (target, host) in [
+            (format!("/sse?channel={encoded}"), "localhost"),
+            ("/sse?channel=a".into(), "localhost"),
+            ("/sse?channel=a".into(), &*field),
+            (format!("/{encoded}"), "localhost"),
+        ] {
             let mut http = Http::connect(server.address);
-            http.send(&format!("GET {target} HTTP/1.1\r\nHost: {field}\r\n{fields}\r\n"));
+            http.send(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"));
             opened += usize::from(http.head().starts_with("HTTP/1.1 200"));
         }
         assert!(opened > 0, "no stream was opened, so nothing was logged");
@@ -194,8 +201,27 @@ fn nothing_that_a_client_says_escapes_its_line() {
     }
 }
 
+#[test]
+fn a_pause_of_the_whole_process_is_told_and_is_no_standstill() {
+    let mut server = Unread::start("", "json");
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    // SAFETY: sends signals to a child that has not been waited for, so its number is still its own.
+    let signal = |signal| assert_eq!(unsafe { libc::kill(server.child.id() as i32, signal) }, 0);
+    signal(libc::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(2));
+    signal(libc::SIGCONT);
+    let line: Value = serde_json::from_str(&server.read_until("the whole process stood still")).unwrap();
+    assert!(line["milliseconds"].as_u64().unwrap() >= 1000, "{line}");
+    assert_eq!((server.process("freezes"), server.process("standstills")), (1, 0));
+    publish(&mut FeedClient::connect(&server.feed).unwrap(), "a", "on");
+    assert_eq!(stream.next().unwrap().data, "on");
+}
+
 #[cfg(feature = "faults")]
 mod on_purpose {
+    use std::time::Instant;
+
+    use super::super::server::PATIENCE;
     use super::*;
 
     #[test]
