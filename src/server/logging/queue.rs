@@ -108,7 +108,7 @@ pub(super) fn start(output: File, figures: Arc<ServerFigures>) -> io::Result<Lin
     Ok(Lines { sender, progress })
 }
 
-/// The writing thread.
+/// The thread that writes lines, and what the log has been told of dropped ones.
 struct Writer {
     output: File,
     lines: Receiver<Vec<u8>>,
