@@ -96,11 +96,20 @@ impl Server {
         info!("stopped");
     }
 
+    /// Reads the keys again, in a thread of its own: a file on a disk that stands still must not keep signals waiting.
     fn reload(&self, config: &Config) {
         if !config.auth.has_keys() {
             info!("there are no keys to read again; the configuration is read at the start only");
-        } else if keys::reload(&config.auth, &self.to_hub) {
-            info!("keys are read again; the rest of the configuration is read at the start only");
+            return;
+        }
+        let (auth, to_hub) = (config.auth.clone(), self.to_hub.clone());
+        let read = move || {
+            if keys::reload(&auth, &to_hub) {
+                info!("keys are read again; the rest of the configuration is read at the start only");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(read) {
+            warn!(%error, "the keys for tokens cannot be read again");
         }
     }
 

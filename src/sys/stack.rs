@@ -126,7 +126,7 @@ pub fn here() -> Vec<usize> {
 }
 
 /// The frames of a stack as text: function, file and line, as far as the program's tables tell, else the address. Frames of
-/// this module and of the signal are left out.
+/// this module, of the signal, and of the thread's start are left out.
 pub fn describe(frames: &[usize]) -> Vec<String> {
     let mut described = Vec::new();
     for (place, address) in frames.iter().enumerate() {
@@ -154,11 +154,19 @@ pub fn describe(frames: &[usize]) -> Vec<String> {
         own.iter().any(|own| frame.starts_with(own)) && !frame.contains("::tests::")
     };
     let first = described.iter().rposition(is_own).map_or(0, |last| last + 1);
-    described.split_off(first)
+    // What calls the thread's first function is the same for all threads.
+    let is_start = |frame: &String| frame.starts_with("std::sys::backtrace::__rust_begin_short_backtrace");
+    let end = described.iter().position(is_start).unwrap_or(described.len());
+    // The return from the signal's handler has no name.
+    let named = described.drain(first..end.max(first)).skip_while(|frame| frame.starts_with("0x"));
+    named.collect()
 }
 
-/// A file's path from its last folder named `src`, and with that folder's own name, as it is known to its readers.
+/// A file's path as it is known to its readers: of this program from the top of its sources, of another crate from its name.
 fn short(path: &str) -> &str {
+    if let Some(own) = path.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/")) {
+        return own;
+    }
     let Some(source) = path.rfind("/src/") else { return path };
     path[..source].rfind('/').map_or(path, |folder| &path[folder + 1..])
 }
@@ -224,5 +232,6 @@ mod tests {
             "monoio-0.2.4/src/driver/mod.rs"
         );
         assert_eq!(short("src/shard/mod.rs"), "src/shard/mod.rs");
+        assert_eq!(short(concat!(env!("CARGO_MANIFEST_DIR"), "/src/shard/mod.rs")), "src/shard/mod.rs");
     }
 }
