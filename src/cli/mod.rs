@@ -54,7 +54,7 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Check whether this host is ready for what is configured, and say what to change first.
     #[command(
-        after_help = "Exit status: 0 ready, 3 something will hurt under the configured load, 1 it cannot work.\nExample: ringcast doctor --config /etc/ringcast/ringcast.toml --connections 500000"
+        after_help = "Exit status: 0 ready, 3 something will hurt under the configured load, 1 it cannot work.\nExample: ringcast doctor --config /etc/ringcast/ringcast.toml --connections 500000 --channels 100000"
     )]
     Doctor(doctor::DoctorArgs),
     /// Check or print the configuration.

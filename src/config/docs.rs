@@ -94,6 +94,15 @@ mod tests {
     }
 
     #[test]
+    fn every_quantity_has_bounds() {
+        let once = Config::sections().into_iter().flat_map(|(_, _, keys)| keys);
+        for key in once.chain(TokenKey::keys()).chain(NamespacePolicy::keys()) {
+            let unbounded = ["number", "size", "duration"];
+            assert!(!unbounded.contains(&key.allowed.as_str()), "{} may be as large as anyone likes", key.name);
+        }
+    }
+
+    #[test]
     fn help_is_a_sentence_with_the_default() {
         let all = Config::sections().into_iter().flat_map(|(_, _, keys)| keys).filter(|key| key.flag.is_some());
         for key in all {

@@ -23,6 +23,8 @@ const GIB: usize = 1 << 30;
 /// The shortest time that the server's clock of 100 ms can tell from none.
 const TICK: Duration = Duration::from_millis(100);
 const WEEK: Duration = Duration::from_hours(7 * 24);
+const MONTH: Duration = Duration::from_hours(30 * 24);
+const DECADE: Duration = Duration::from_hours(3650 * 24);
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -65,9 +67,9 @@ section! {
         max_connections: usize = 1_000_000, must 1..=1_000_000_000;
         /// Connections from one address (of IPv6, from one /64); 0 for no limit. Further clients are answered 429 with
         /// `Retry-After`.
-        per_address: u32 = 0;
+        per_address: u32 = 0, must ..=1_000_000_000;
         /// Connections of one user, by the token's `sub`; 0 for no limit. Further ones are answered 429 with `Retry-After`.
-        per_user: u32 = 0;
+        per_user: u32 = 0, must ..=1_000_000_000;
         /// New connections from one address per second, after a burst of as many; 0 for no limit. Further clients are
         /// answered 429 with `Retry-After`.
         connect_rate: u32 = 0, must ..=1_000_000;
@@ -115,9 +117,9 @@ section! {
         /// listening to `connections`.
         readers: Vec<String> = Vec::new();
         /// The time for which the `key` of a publish is remembered.
-        idempotency_window: Duration as "units::duration" = secs(120);
+        idempotency_window: Duration as "units::duration" = secs(120), must ..=MONTH;
         /// The number of keys that are remembered; beyond it the oldest are forgotten early.
-        idempotency_keys: usize = 100_000;
+        idempotency_keys: usize = 100_000, must ..=100_000_000;
     }
 }
 
@@ -149,9 +151,9 @@ section! {
         /// browsers and may always connect. Without any, those of `[http] cors_origins` except `"*"`.
         origins: Vec<String> = Vec::new();
         /// Messages (and pings) from one client per second; 0 for no limit. More end the connection with close code 1008.
-        message_rate: u32 = 1000;
+        message_rate: u32 = 1000, must ..=1_000_000_000;
         /// Bytes of messages from one client per second; 0 for no limit. More end the connection with close code 1008.
-        byte_rate: usize as "units::size" = 0;
+        byte_rate: usize as "units::size" = 0, must ..=1024 * GIB;
     }
 }
 
@@ -291,11 +293,11 @@ section! {
     /// `[namespace."*"]` is for all other channels, and for the keys that a namespace does not set.
     NamespacePolicy, written as Namespace {
         /// Events that the history of a channel holds at most; 0 for no history.
-        history_events: usize = 1000;
+        history_events: usize = 1000, must ..=1_000_000_000;
         /// Bytes that the history of a channel holds at most.
-        history_bytes: usize as "units::size" = MIB;
+        history_bytes: usize as "units::size" = MIB, must ..=1024 * GIB;
         /// The age at which an event leaves the history.
-        history_ttl: Duration as "units::duration" = secs(600);
+        history_ttl: Duration as "units::duration" = secs(600), must ..=DECADE;
         /// Framed bytes that a client whose connection takes no more may be behind.
         max_lag: usize as "units::size" = 256 * KIB, must 4 * KIB..=1024 * GIB;
         /// What happens to a client that is further behind. `disconnect`: it is cut off (close code 1013, or the stream's
@@ -334,7 +336,7 @@ section! {
             flag Flag { name: "log-level", value: "LEVEL", variable: "RINGCAST_LOG_LEVEL" };
         /// Lines about connections that come and go, per second and shard. Further ones are counted (`lines_suppressed`),
         /// and the count is logged once a second.
-        connections_per_second: u32 = 100;
+        connections_per_second: u32 = 100, must ..=1_000_000;
     }
 }
 
@@ -346,7 +348,12 @@ section! {
         listen: AdminAddress as "units::text" = AdminAddress::At(SocketAddr::from(([127, 0, 0, 1], 8081))),
             flag Flag { name: "admin", value: "ADDRESS", variable: "RINGCAST_ADMIN" };
         /// The token that every request but those for health must present, as `Authorization: Bearer …`; empty for none.
+        /// Without it, requests for contents (channels, events, users, connections) and changes are refused once `[auth]` has
+        /// keys or `ask_backend`.
         token: String = String::new();
+        /// Names by which requests and pages may call this host, beside its addresses, `localhost` and its own name. A proxy
+        /// that passes on its own name needs this.
+        hosts: Vec<String> = Vec::new();
     }
 }
 

@@ -52,15 +52,33 @@ fn is_token(shown: &str, token: &str) -> bool {
     shown.as_bytes().ct_eq(token.as_bytes()).into()
 }
 
-/// Whether a request names this host by its address or as `localhost`. The page of another site cannot do that in a
-/// browser, even if the site's name is made to resolve to this host (DNS rebinding).
-fn names_address(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
-    let name = match host.rsplit_once(':') {
+/// A host's name in a `Host` field or an origin (RFC 9110 §7.2), without the port.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        _ => authority,
+    }
+}
+
+/// Whether an authority (a host and perhaps a port) is an address, `localhost`, or one of `names`. The page of another site
+/// cannot use these in a browser, even if the site's name is made to resolve to this host (DNS rebinding).
+fn is_this_host(authority: &str, names: &[String]) -> bool {
+    let name = without_port(authority);
+    name.eq_ignore_ascii_case("localhost")
+        || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || names.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// Whether a request comes from a page of this listener, or from no page. An origin (RFC 6454 §7) is that of this listener
+/// if it has the request's own host and port, or one of the listener's `names`.
+fn is_own_origin(headers: &HeaderMap, names: &[String]) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let authority = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    authority.is_some_and(|authority| {
+        host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
+            || names.iter().any(|own| own.eq_ignore_ascii_case(without_port(authority)))
+    })
 }
 
 /// Reads a body of `length_max` bytes at most. A longer body is read to its end and dropped, because a client that is
@@ -84,12 +102,17 @@ async fn read_body(body: Body, length_max: usize) -> Result<Bytes, ApiError> {
 }
 
 /// Checks that a request may be answered: with the token or, where none is configured, if the request names this host
-/// and changes nothing that the feed's permissions protect.
+/// and changes nothing that is protected elsewhere.
 ///
 /// # Errors
 /// The answer to a request that is refused.
 fn check(control: &Control, request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
+    if !is_own_origin(headers, &control.names) {
+        let message = "a page of another site may not ask this; [admin] hosts can name the hosts whose pages may";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin", message));
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     if !control.token.is_empty() {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -97,16 +120,14 @@ fn check(control: &Control, request: &Request) -> Result<(), ApiError> {
             let message = "present [admin] token as Authorization: Bearer";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "token", message));
         }
-    } else if !names_address(headers) {
-        let message = "without an [admin] token, name this host by its address or as localhost";
+    } else if host.is_some_and(|host| !is_this_host(host, &control.names)) {
+        let message = "without an [admin] token, name this host by its address, as localhost, by its own name, or by one \
+                       of [admin] hosts";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "host", message));
     }
     let changes = changes(request);
-    // The kernel tells the user at the other end of the feed, but not the one at the other end of a TCP connection.
-    if changes && control.token.is_empty() && control.feed_is_narrowed {
-        let message = "set [admin] token to change anything here: [feed] group, allow_users or readers restricts who \
-                       may, and without a token every user of this host could";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token", message));
+    if changes {
+        check_change(control)?;
     }
     // The page of another site may send forms and plain text, but JSON only after a preflight, which is refused here.
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -115,6 +136,47 @@ fn check(control: &Control, request: &Request) -> Result<(), ApiError> {
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message));
     }
     Ok(())
+}
+
+/// Checks that a request that passed all else may change something: the kernel tells the user at the other end of the feed,
+/// but not the one at the other end of a TCP connection.
+///
+/// # Errors
+/// If there is no token, and the configuration restricts the feed or the clients.
+fn check_change(control: &Control) -> Result<(), ApiError> {
+    check_contents(control)?;
+    if control.token.is_empty() && control.feed_is_narrowed {
+        let message = "set [admin] token to change anything here: [feed] group, allow_users or readers restricts who \
+                       may, and without a token every user of this host could";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token", message));
+    }
+    Ok(())
+}
+
+/// Checks that a request that passed all else may see or change what clients see.
+///
+/// # Errors
+/// If there is no token, and clients need one.
+fn check_contents(control: &Control) -> Result<(), ApiError> {
+    if !may_see_contents(control) {
+        let message = "set [admin] token for this: [auth] says which clients may see what, and without a token every user \
+                       of this host could see it here; figures and health need none";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token", message));
+    }
+    Ok(())
+}
+
+/// Whether requests that pass the guard may see what clients see: they had to present a token, or clients need none either.
+pub(super) fn may_see_contents(control: &Control) -> bool {
+    !control.token.is_empty() || !control.clients_are_checked
+}
+
+/// Lets a request for channels, events, users or connections through if it may be answered.
+pub(super) async fn guard_contents(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    match check_contents(&control) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 /// Whether a request is to change something.
@@ -180,14 +242,57 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_no_address() {
-        let named =
-            |host: &'static str| names_address(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]));
-        for good in ["127.0.0.1:8081", "localhost", "localhost:8081", "[::1]:8081", "[::1]", "10.0.0.1"] {
-            assert!(named(good), "{good}");
+    fn a_foreign_name_is_not_this_host() {
+        let names = ["web1".to_owned(), "admin.example".to_owned()];
+        for good in [
+            "127.0.0.1:8081",
+            "localhost",
+            "LocalHost:8081",
+            "[::1]:8081",
+            "[::1]",
+            "10.0.0.1",
+            "WEB1:8081",
+            "admin.example",
+        ] {
+            assert!(is_this_host(good, &names), "{good}");
         }
-        for bad in ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example"] {
-            assert!(!named(bad), "{bad}");
+        for bad in [
+            "evil.example",
+            "evil.example:8081",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "web1.evil.example",
+            "",
+        ] {
+            assert!(!is_this_host(bad, &names), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_pages_of_the_listener_itself_may_ask() {
+        let asked = |host: &'static str, origin: &'static str| {
+            let fields = [(header::HOST, host), (header::ORIGIN, origin)];
+            let headers = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
+            is_own_origin(&HeaderMap::from_iter(headers), &["admin.example".to_owned()])
+        };
+        for (host, origin) in [
+            ("127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("localhost:8081", "http://LOCALHOST:8081"),
+            ("web1", "https://web1"),
+            // A proxy passes its own name on as the origin, and this host's address as the host.
+            ("127.0.0.1:8081", "https://admin.example"),
+        ] {
+            assert!(asked(host, origin), "{host} {origin}");
+        }
+        for (host, origin) in [
+            ("127.0.0.1:8081", "http://evil.example"),
+            ("127.0.0.1:8081", "http://127.0.0.1:8080"),
+            ("127.0.0.1:8081", "null"),
+            ("127.0.0.1:8081", ""),
+            ("127.0.0.1:8081", "http://admin.example.evil.example"),
+        ] {
+            assert!(!asked(host, origin), "{host} {origin}");
+        }
+        assert!(is_own_origin(&HeaderMap::new(), &[]), "this is no browser");
     }
 }

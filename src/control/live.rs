@@ -19,7 +19,7 @@ use crate::logic::event::{Draft, Kind};
 use crate::sys::socket;
 
 use super::Control;
-use super::access::ApiError;
+use super::access::{self, ApiError};
 
 /// How often the figures are published.
 const EVERY: Duration = Duration::from_secs(1);
@@ -43,7 +43,8 @@ pub(super) async fn publish(control: Arc<Control>) {
             round = 0;
             continue;
         }
-        if round.is_multiple_of(LISTS_EVERY) {
+        // The lists show names and addresses, which nobody may see here where clients are checked and there is no token.
+        if round.is_multiple_of(LISTS_EVERY) && access::may_see_contents(&control) {
             channels = list(&control, "channels", &json!({ "limit": ROWS })).await;
             slowest = list(&control, "connections", &json!({ "limit": ROWS, "order": "slowest" })).await;
         }

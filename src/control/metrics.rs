@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{self, Registry};
 
-use crate::figures::{BUCKETS, Figure, HubFigures, Kind, Measure, ShardTable, Stats, Unit};
+use crate::figures::{BUCKETS, Figure, HubFigures, Kind, Measure, ServerTable, ShardTable, Stats, Unit};
 use crate::sys::process;
 
 /// How the figures are written.
@@ -159,6 +159,11 @@ impl Figures {
         encode_table(encoder, "hub_", HubFigures::FIGURES, &[hub])
     }
 
+    fn encode_server(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let server = Counted { shard: None, values: self.0.server.values().collect() };
+        encode_table(encoder, "", ServerTable::<AtomicU64>::FIGURES, &[server])
+    }
+
     fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let shards = self.0.shards.iter().enumerate();
         let counted = shards.map(|(number, shard)| Counted {
@@ -195,6 +200,7 @@ impl Collector for Figures {
         self.encode_hub(&mut encoder)?;
         self.encode_shards(&mut encoder)?;
         self.encode_measures(&mut encoder)?;
+        self.encode_server(&mut encoder)?;
         let ready = ConstGauge::new(u64::from(self.0.state.is_ready()));
         let about = "Whether new clients are welcome: 1, or 0 while the server is starting, paused or going away";
         ready.encode(encoder.encode_descriptor("ready", about, None, MetricType::Gauge)?)?;
@@ -217,7 +223,7 @@ impl Collector for Process {
         };
         let about = "Anonymous memory in RAM";
         gauge("process_resident_memory", about, Some(registry::Unit::Bytes), usage.memory_bytes as f64)?;
-        let about = "Descriptors of the hub and the control thread; connections are in the shards' own tables";
+        let about = "Descriptors of the hub; the control thread and each shard have tables of their own";
         gauge("process_open_fds", about, None, process::descriptors() as f64)?;
         let about = "Time since the start";
         gauge("process_uptime", about, Some(registry::Unit::Seconds), usage.uptime.as_secs_f64())?;

@@ -10,6 +10,7 @@ mod pages;
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::figures::Stats;
 use crate::link::ToHub;
+use crate::sys::fdtable;
 
 use calls::Feed;
 
@@ -61,6 +63,10 @@ pub struct ControlParts {
     pub max_line: usize,
     /// Whether the feed is for certain users only, so that changes need a token.
     pub feed_is_narrowed: bool,
+    /// Whether clients need tokens or the backend's consent, so that what they see needs a token here.
+    pub clients_are_checked: bool,
+    /// The names that requests may call this host by, beside its addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// What the handlers of requests share.
@@ -80,6 +86,8 @@ struct Control {
     changing: Semaphore,
     max_line: usize,
     feed_is_narrowed: bool,
+    clients_are_checked: bool,
+    names: Vec<String>,
 }
 
 /// Requests of each kind that are answered at a time.
@@ -98,18 +106,31 @@ struct Bounds {
 
 const BOUNDS: Bounds = Bounds { connections: 512, head: Duration::from_secs(10), deaf: Duration::from_secs(30) };
 
-/// Starts the control thread, which serves until the process ends.
+/// Starts the control thread, which serves until the process ends. The thread has a descriptor table of its own, so that it
+/// has descriptors left when publishers have taken all of the hub's.
 ///
 /// # Errors
-/// If the thread or its runtime cannot be made.
+/// If the thread, its table or its runtime cannot be made.
 pub fn start(parts: ControlParts) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started_sender, started) = crossbeam_channel::bounded(1);
     std::thread::Builder::new().name("control".into()).spawn(move || {
+        let runtime = match begin(&parts) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started_sender.send(Err(error))),
+        };
+        let _ = started_sender.send(Ok(()));
         if let Err(error) = runtime.block_on(run(parts)) {
             tracing::error!(%error, "the admin listener has failed; clients are still served");
         }
     })?;
-    Ok(())
+    started.recv().unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Gives the calling thread its own descriptor table and its runtime.
+fn begin(parts: &ControlParts) -> io::Result<tokio::runtime::Runtime> {
+    let [ask, publish] = &parts.feeds;
+    fdtable::isolate(&[parts.listener.as_fd(), ask.as_fd(), publish.as_fd(), parts.to_hub.descriptor()])?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 async fn run(parts: ControlParts) -> io::Result<()> {
@@ -127,6 +148,8 @@ async fn run(parts: ControlParts) -> io::Result<()> {
         changing: Semaphore::new(REQUESTS_MAX),
         max_line: parts.max_line,
         feed_is_narrowed: parts.feed_is_narrowed,
+        clients_are_checked: parts.clients_are_checked,
+        names: parts.names,
     });
     tokio::spawn(live::publish(control.clone()));
     parts.listener.set_nonblocking(true)?;
@@ -159,20 +182,23 @@ async fn serve(mut listener: tokio::net::TcpListener, router: Router, bounds: Bo
 }
 
 fn router(control: Arc<Control>) -> Router {
-    let guarded = Router::new()
-        .route("/metrics", get(pages::metrics))
-        .route("/stats", get(api::stats))
-        .route("/v1/stats", get(api::stats))
+    let contents = Router::new()
         .route("/v1/channels", get(api::channels))
         .route("/v1/channels/{channel}/history", get(api::history))
         .route("/v1/channels/{channel}/presence", get(api::presence))
         .route("/v1/connections", get(api::connections))
         .route("/v1/connections/{conn}", get(api::connection))
+        .layer(from_fn_with_state(control.clone(), access::guard_contents));
+    let guarded = Router::new()
+        .route("/metrics", get(pages::metrics))
+        .route("/stats", get(api::stats))
+        .route("/v1/stats", get(api::stats))
         .route("/v1/publish", post(api::publish))
         .route("/v1/kick", post(api::kick))
         .route("/v1/drain", get(api::drain).put(api::set_drain))
         .route("/v1/log", get(api::log).put(api::set_log))
         .route("/v1/live", get(live::live))
+        .merge(contents)
         // `access::guard` has read the body, with a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(control.clone(), access::guard));

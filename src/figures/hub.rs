@@ -47,7 +47,7 @@ table! {
     Now ids_ahead_ms,
     /// Time of the hub's longest turn in the last one to two minutes.
     Now turn_longest_us,
-    /// Rounds of the hub's clock: they go up each second while the hub is alive.
+    /// Turns of the hub: they go up several times a second even if nothing happens.
     Total rounds,
     lists {}
 }

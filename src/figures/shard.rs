@@ -142,6 +142,8 @@ table! {
     Total ring_submissions,
     /// Times the ring's completion queue had overflowed.
     Total ring_overflows,
+    /// Times the kernel had no memory for the ring's operations.
+    Total ring_hungry,
     /// Lines about connections that were left out of the log.
     Total lines_suppressed,
     /// Times the shard stood still for a second or more, because the process or the host was stopped.

@@ -10,13 +10,17 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::logic::json;
 use crate::sys::process;
 
-use super::{BUCKETS, Figure, HubFigures, Label, Measure, ServerState, ShardFigures, ShardTable};
+use super::{
+    BUCKETS, Figure, HubFigures, Label, Measure, ServerFigures, ServerState, ServerTable, ShardFigures, ShardTable,
+};
 
 /// Every figure of the server.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// What holds for the server as a whole.
     pub state: Arc<ServerState>,
+    /// The counters of the server as a whole.
+    pub server: Arc<ServerFigures>,
     /// The hub's figures.
     pub hub: Arc<HubFigures>,
     /// The shards' figures, by the shards' numbers.
@@ -43,6 +47,10 @@ impl Stats {
                 ready: self.state.is_ready(),
             },
             process: Process {
+                counters: Counters {
+                    figures: ServerTable::<AtomicU64>::FIGURES,
+                    values: self.server.values().collect(),
+                },
                 version: env!("CARGO_PKG_VERSION"),
                 memory_bytes: usage.memory_bytes,
                 cpu_ms: usage.cpu.as_millis() as u64,
@@ -57,7 +65,7 @@ impl Stats {
 #[derive(Serialize)]
 struct All<'a> {
     node: Node<'a>,
-    process: Process,
+    process: Process<'a>,
     shards: Vec<Shard<'a>>,
 }
 
@@ -70,7 +78,9 @@ struct Node<'a> {
 }
 
 #[derive(Serialize)]
-struct Process {
+struct Process<'a> {
+    #[serde(flatten)]
+    counters: Counters<'a>,
     version: &'static str,
     memory_bytes: u64,
     cpu_ms: u64,

@@ -66,7 +66,7 @@ codes! {
     TokenExpired = "token_expired", 401, closes 4001;
     /// The token, or the feed's configuration, does not allow this.
     Forbidden = "forbidden", 403, closes 1008;
-    /// Pages of this origin may not open a WebSocket.
+    /// Pages of this origin may not open a WebSocket, or use the admin API.
     Origin = "origin", 403;
     /// There is nothing at this path.
     NotFound = "not_found", 404;

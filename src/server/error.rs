@@ -62,6 +62,19 @@ pub enum StartError {
     /// The level of the log is none, and no directives either.
     #[error("[log] level {0}")]
     LogLevel(String),
+    /// The limit of descriptors leaves none for clients.
+    #[error(
+        "the limit of open files is {limit}, and a server of {shards} shards needs at least {least} to serve anybody; raise \
+         LimitNOFILE in the unit (ulimit -n), or lower [server] shards"
+    )]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+        /// The least limit that the server starts with.
+        least: u64,
+        /// The number of shards.
+        shards: usize,
+    },
     /// Another system call has failed.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),

@@ -5,10 +5,12 @@ mod error;
 mod keys;
 mod listeners;
 mod logging;
+mod panics;
 mod service;
 mod sockets;
 mod start;
 mod state;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +19,13 @@ use crossbeam_channel::Receiver;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::figures::ServerState;
+use crate::figures::{ServerFigures, ServerState};
 use crate::link::{HubMessage, ToHub};
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::SocketFile;
 use crate::sys::{memory, process};
 
+use logging::Logging;
 use state::StateLock;
 
 pub use error::StartError;
@@ -36,13 +39,21 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// If the server cannot start.
 pub fn run(config: Config) -> Result<(), StartError> {
     process::note_start();
-    let log_filter = logging::start(&config.log)?;
     signal::block()?;
+    let figures = Arc::default();
+    let logging = logging::start(&config.log, Arc::clone(&figures))?;
+    let result = serve(config, logging, figures);
+    logging::write_last_lines();
+    result
+}
+
+fn serve(config: Config, logging: Logging, figures: Arc<ServerFigures>) -> Result<(), StartError> {
+    panics::end_the_process(logging.lines.clone());
     if let Err(error) = memory::refuse_huge_pages() {
         warn!(%error, "the kernel keeps huge pages switched on; memory per connection will be higher");
     }
     let config = Arc::new(config);
-    let server = start::start(&config, log_filter)?;
+    let server = start::start(&config, logging, figures)?;
     let signals = listen_for_signals();
     server.serve(&config, &signals);
     Ok(())
@@ -85,11 +96,20 @@ impl Server {
         info!("stopped");
     }
 
+    /// Reads the keys again, in a thread of its own: a file on a disk that stands still must not keep signals waiting.
     fn reload(&self, config: &Config) {
         if !config.auth.has_keys() {
             info!("there are no keys to read again; the configuration is read at the start only");
-        } else if keys::reload(&config.auth, &self.to_hub) {
-            info!("keys are read again; the rest of the configuration is read at the start only");
+            return;
+        }
+        let (auth, to_hub) = (config.auth.clone(), self.to_hub.clone());
+        let read = move || {
+            if keys::reload(&auth, &to_hub) {
+                info!("keys are read again; the rest of the configuration is read at the start only");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(read) {
+            warn!(%error, "the keys for tokens cannot be read again");
         }
     }
 

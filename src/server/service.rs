@@ -13,6 +13,8 @@ use crate::figures::Stats;
 
 /// The interval at which the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// The time for which the log's reader may take nothing before the status line says so.
+const LOG_WAITING_MAX_MS: u64 = 1000;
 
 /// The notifications' thread, as the main thread knows it.
 pub(super) struct Service {
@@ -70,8 +72,12 @@ fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
 
 fn status(stats: &Stats) -> String {
     let shards = stats.shards.len();
+    let log = match stats.server.log_waiting_ms.load(Ordering::Relaxed) {
+        0..LOG_WAITING_MAX_MS => String::new(),
+        waiting => format!("; the log's reader has taken nothing for {} s", waiting / 1000),
+    };
     format!(
-        "{} connections on {shards} shards, {} channels",
+        "{} connections on {shards} shards, {} channels{log}",
         stats.state.connections(),
         stats.hub.channels.load(Ordering::Relaxed)
     )
@@ -101,6 +107,18 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_status_tells_of_a_log_that_nobody_reads() {
+        let stats = Stats::default();
+        assert_eq!(status(&stats), "0 connections on 0 shards, 0 channels");
+        stats.server.log_waiting_ms.store(2500, Ordering::Relaxed);
+        assert!(
+            status(&stats).ends_with("0 channels; the log's reader has taken nothing for 2 s"),
+            "{}",
+            status(&stats)
+        );
+    }
 
     #[test]
     fn a_thread_that_stands_still_is_named() {

@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
-use crate::control::{self, ControlParts, LogFilter};
-use crate::figures::Stats;
+use crate::control::{self, ControlParts};
+use crate::figures::{ServerFigures, Stats};
 use crate::hub::{self, HubParts};
 use crate::link::{self, FIGURES_CHANNEL, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
@@ -20,35 +20,46 @@ use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
+use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 
+use super::logging::Logging;
 use super::sockets::Sockets;
 use super::state::State;
+use super::watch::{self, Watched};
 use super::{Server, StartError, demo, keys, service};
 
 /// How long shards may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
 /// Fewer descriptors than this are the default of a host, and not enough for a connection server.
 const DESCRIPTORS_LOW: u64 = 10_000;
+/// The least limit of descriptors for a server without shards: a shard keeps 128 for itself and for refusals, and 64 are for
+/// clients, or for publishers.
+const DESCRIPTORS_MIN: u64 = 192;
+/// The descriptors that the hub's table has more for each shard: its queues, its ring, and a listener or two.
+const DESCRIPTORS_PER_SHARD: u64 = 8;
 
 /// Starts all threads and waits until every shard takes clients.
 ///
 /// # Errors
 /// If the host lacks something, something is in use, or a thread cannot start.
-pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Result<Server, StartError> {
-    check_host()?;
+pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerFigures>) -> Result<Server, StartError> {
+    let descriptors = check_host()?;
     // Before the keys are read, so that no later change of their files is missed.
     let looks = keys::look(&config.auth);
     let plan = Plan::new(config)?;
     let shards = plan.shards;
+    check_descriptors(descriptors, shards)?;
     let Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files } =
         Sockets::open(config, shards, plan.cores.as_deref())?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
-    let figures = (0..shards).map(|_| Arc::default()).collect();
-    let stats = Arc::new(Stats { state: server_state.clone(), hub: Arc::default(), shards: figures });
+    let by_shard = (0..shards).map(|_| Arc::default()).collect();
+    let state_figures = server_state.clone();
+    let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
     let client_side = ClientSide { listeners: clients.by_shard, admission };
-    let Threads { to_hub, hub, drained, feeds } = start_threads(config, plan, feed, state, client_side, &stats)?;
+    let Threads { to_hub, hub, drained, feeds, watched } =
+        start_threads(config, plan, feed, state, client_side, &stats)?;
     if let Some(listener) = admin {
         control::start(ControlParts {
             listener,
@@ -57,13 +68,16 @@ pub(super) fn start(config: &Arc<Config>, log_filter: Arc<dyn LogFilter>) -> Res
             feeds,
             own_listener: own_address,
             to_hub: to_hub.clone(),
-            log_filter,
+            log_filter: logging.filter,
             max_line: config.feed.max_line,
             feed_is_narrowed: is_narrowed(&config.feed) || feed_is_inherited,
+            clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
+            names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
         })?;
     }
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
     server_state.set_started();
+    watch::start(watched, stats.clone(), logging.lines)?;
     let service = service::start(stats)?;
     info!(shards, feed = %config.feed.path.display(), "ready");
     let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
@@ -80,11 +94,21 @@ fn is_narrowed(feed: &config::Feed) -> bool {
     !(feed.group.is_empty() && feed.allow_users.is_empty() && feed.readers.is_empty())
 }
 
-/// Asks the host for what every shard needs: one sentence here is better than an error number from each thread.
-fn check_host() -> Result<(), StartError> {
+/// Asks the host for what every shard needs: one sentence here is better than an error number from each thread. Returns the
+/// limit of descriptors.
+fn check_host() -> Result<u64, StartError> {
     Ring::new(64).map_err(|error| StartError::Thread(explain_setup_error(&error)))?;
-    let descriptors = raise_descriptor_limit()?;
-    if descriptors < DESCRIPTORS_LOW {
+    Ok(raise_descriptor_limit()?)
+}
+
+/// Refuses a limit of descriptors with which the server would be ready and serve nobody.
+fn check_descriptors(limit: u64, shards: usize) -> Result<(), StartError> {
+    let least = DESCRIPTORS_MIN + DESCRIPTORS_PER_SHARD * shards as u64;
+    if limit < least {
+        return Err(StartError::Descriptors { limit, least, shards });
+    }
+    if limit < DESCRIPTORS_LOW {
+        let descriptors = limit;
         warn!(descriptors, "each shard can hold about that many connections; raise LimitNOFILE (ulimit -n) for more");
     }
     Ok(())
@@ -133,6 +157,8 @@ struct Threads {
     drained: Receiver<u64>,
     /// The admin listener's connections to the feed.
     feeds: [UnixStream; 2],
+    /// The hub and the shards, for the watch over them.
+    watched: Vec<Arc<Watched>>,
 }
 
 /// What the shards have for clients.
@@ -180,13 +206,14 @@ fn start_threads(
     let own = vec![asked, published];
     let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender };
     let parts = hub_parts(config, plan.users, state, stats, ends);
-    let hub = spawn("hub", move || hub::run(parts))?;
+    let watched: Vec<Arc<Watched>> = (0..=shards.len()).map(|_| Arc::default()).collect();
+    let hub = spawn("hub", watched[0].clone(), move || hub::run(parts))?;
     let count = shards.len();
-    for part in shards {
-        spawn(&format!("shard-{}", part.index), move || shard::run(part))?;
+    for (part, watched) in shards.into_iter().zip(&watched[1..]) {
+        spawn(&format!("shard-{}", part.index), watched.clone(), move || shard::run(part))?;
     }
     wait_for_shards(&started, count)?;
-    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish] })
+    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish], watched })
 }
 
 /// The hub's ends of its sockets and queues.
@@ -229,13 +256,19 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
 }
 
 /// Starts a thread that the server cannot be without: if the thread fails, the process ends.
-fn spawn(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn(
+    name: &str,
+    watched: Arc<Watched>,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let label = name.to_string();
     std::thread::Builder::new().name(name.into()).spawn(move || {
+        watched.begin();
         if let Err(error) = run() {
             error!(thread = label, %error, "a thread cannot go on; the server ends");
             std::process::exit(1);
         }
+        watched.end();
     })
 }
 
@@ -253,6 +286,15 @@ fn wait_for_shards(started: &Receiver<Result<(), String>>, shards: usize) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_that_leaves_no_descriptor_for_clients_is_refused() {
+        assert!(check_descriptors(200, 1).is_ok() && check_descriptors(1 << 20, 1024).is_ok());
+        for (limit, shards) in [(0, 1), (130, 1), (199, 1), (1024, 128)] {
+            let error = check_descriptors(limit, shards).unwrap_err().to_string();
+            assert!(error.contains(&format!("is {limit}")) && error.contains("LimitNOFILE"), "{error}");
+        }
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

@@ -4,13 +4,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// If the file that `RINGCAST_FAULT_STALL` names is there, removes it and stops the calling shard for good.
-pub(super) fn stall_if_asked(shard: u16) {
-    let Some(file) = std::env::var_os("RINGCAST_FAULT_STALL").map(PathBuf::from) else { return };
-    if shard == 0 && file.exists() && std::fs::remove_file(&file).is_ok() {
+/// Stops the calling shard for good if the file that `RINGCAST_FAULT_STALL` names is there, and panics if the one that
+/// `RINGCAST_FAULT_PANIC` names is. The file is removed before.
+pub(super) fn fail_if_asked(shard: u16) {
+    if shard == 0 && is_asked("RINGCAST_FAULT_STALL") {
         tracing::warn!(shard, "stalled on purpose");
         loop {
             std::thread::sleep(Duration::from_secs(3600));
         }
     }
+    assert!(shard != 0 || !is_asked("RINGCAST_FAULT_PANIC"), "panicked on purpose\nin two lines");
+}
+
+fn is_asked(variable: &str) -> bool {
+    let file = std::env::var_os(variable).map(PathBuf::from);
+    file.is_some_and(|file| file.exists() && std::fs::remove_file(&file).is_ok())
 }

@@ -17,4 +17,5 @@ pub mod process;
 pub mod ring;
 pub mod signal;
 pub mod socket;
+pub mod stack;
 pub mod wake;

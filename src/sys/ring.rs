@@ -10,8 +10,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::process;
 
 /// Readable: there is data, or the peer has closed.
 pub const POLL_IN: u32 = libc::POLLIN as u32;
@@ -26,6 +29,13 @@ pub const POLL_HUP: u32 = libc::POLLHUP as u32;
 
 /// The most sends that one [`Ring::send_batch`] takes.
 pub const SEND_BATCH_MAX: usize = 512;
+
+/// The first pause after the kernel had no memory for the ring's operations.
+const HUNGRY_PAUSE_MIN: Duration = Duration::from_micros(250);
+/// The longest such pause.
+const HUNGRY_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// The tries in a row after which the kernel is not waited for any more: some half a minute.
+const HUNGRY_TRIES_MAX: u32 = 600;
 
 /// `user_data` of sends: this bit and the index within the batch. Callers' own values stay below it.
 const SEND_TAG: u64 = 1 << 63;
@@ -49,6 +59,8 @@ pub struct RingCounters {
     pub submissions: u64,
     /// Times the completion queue was found to have overflowed into the kernel.
     pub overflows: u64,
+    /// Times the kernel had no memory for the operations.
+    pub hungry: u64,
 }
 
 /// One io_uring, owned by one thread.
@@ -59,6 +71,11 @@ pub struct Ring {
     /// Scratch for building a batch before any of it reaches the submission queue.
     entries: Vec<squeue::Entry>,
     counters: RingCounters,
+    /// The tries in a row for which the kernel had no memory.
+    hungry: u32,
+    /// The next calls that fail for want of memory.
+    #[cfg(test)]
+    refusals: u32,
 }
 
 impl Ring {
@@ -81,6 +98,9 @@ impl Ring {
             stashed: VecDeque::new(),
             entries: Vec::with_capacity(SEND_BATCH_MAX),
             counters: RingCounters::default(),
+            hungry: 0,
+            #[cfg(test)]
+            refusals: 0,
         })
     }
 
@@ -134,20 +154,59 @@ impl Ring {
         if self.inner.submission().is_empty() {
             return Ok(());
         }
-        self.enter(0)
+        self.enter(0, &mut []).map(|_| ())
     }
 
-    fn enter(&mut self, want: usize) -> io::Result<()> {
+    /// Enters the kernel once; returns the number of sends whose completions had to be taken for it, with their results in
+    /// `results`.
+    fn enter(&mut self, want: usize, results: &mut [i32]) -> io::Result<usize> {
         self.counters.enters += 1;
-        match self.inner.submit_and_wait(want) {
-            Ok(_) => Ok(()),
-            // EBUSY and EAGAIN: completions must be reaped first; the caller's next pass does that.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
-                self.stash_completions(&mut []);
-                Ok(())
+        let error = match self.try_enter(want) {
+            Ok(_) => {
+                self.hungry = 0;
+                return Ok(0);
             }
-            Err(error) => Err(error),
+            Err(error) => error,
+        };
+        let stashed = self.stashed.len();
+        match error.raw_os_error() {
+            // EBUSY: completions must be taken first. EAGAIN: that too may help, if the kernel has no memory.
+            Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => {
+                let sends = self.stash_completions(results);
+                let is_stuck =
+                    error.raw_os_error() == Some(libc::EAGAIN) && sends == 0 && self.stashed.len() == stashed;
+                if is_stuck {
+                    self.wait_for_memory(error)?;
+                }
+                Ok(sends)
+            }
+            _ => Err(error),
         }
+    }
+
+    fn try_enter(&mut self, want: usize) -> io::Result<usize> {
+        #[cfg(test)]
+        if self.refusals > 0 {
+            self.refusals -= 1;
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        self.inner.submit_and_wait(want)
+    }
+
+    /// Pauses before the next try, because the kernel has no memory for the ring's operations. The pauses double up to
+    /// [`HUNGRY_PAUSE_MAX`]: trying at once, again and again, would take the processor from those who could give memory back.
+    ///
+    /// # Errors
+    /// The kernel's error after [`HUNGRY_TRIES_MAX`] tries.
+    fn wait_for_memory(&mut self, error: io::Error) -> io::Result<()> {
+        self.counters.hungry += 1;
+        self.hungry += 1;
+        if self.hungry > HUNGRY_TRIES_MAX {
+            return Err(error);
+        }
+        let pause = HUNGRY_PAUSE_MIN * (1 << (self.hungry - 1).min(8));
+        std::thread::sleep(pause.min(HUNGRY_PAUSE_MAX));
+        Ok(())
     }
 
     /// Sends each slice on its socket without blocking; `results[i]` is then the number of bytes taken or a
@@ -199,12 +258,12 @@ impl Ring {
         while missing > 0 {
             // Sends complete while they are submitted, so one enter normally brings all of them; `want` counts
             // what lies in the queue already, so it can only return early, never hang on a poll's completion.
-            if let Err(error) = self.enter(1) {
-                eprintln!("ringcast: the ring broke while sends were in flight: {error}");
+            let taken = self.enter(1, results).unwrap_or_else(|error| {
+                process::say_at_once(&format!("ringcast: the ring broke while sends were in flight: {error}\n"));
                 // Returning would end the borrow of memory that the kernel may still read.
                 std::process::abort();
-            }
-            missing -= self.stash_completions(results);
+            });
+            missing -= taken + self.stash_completions(results);
         }
     }
 
@@ -424,8 +483,41 @@ mod tests {
         assert!(ring.has_stashed(), "waiting on the descriptor would not end for this one");
         assert_eq!(collect(&mut ring).len(), 1);
         assert!(!ring.has_stashed());
-        let RingCounters { enters, submissions, overflows } = ring.counters();
-        assert!(enters >= 2 && submissions == 2 && overflows == 0);
+        let RingCounters { enters, submissions, overflows, hungry } = ring.counters();
+        assert!(enters >= 2 && submissions == 2 && overflows == 0 && hungry == 0);
+    }
+
+    #[test]
+    fn a_kernel_without_memory_is_asked_again_after_pauses() {
+        let mut ring = Ring::new(256).unwrap();
+        let (a, mut b) = UnixStream::pair().unwrap();
+        ring.refusals = 12;
+        let begun = std::time::Instant::now();
+        let mut results = Vec::new();
+        ring.send_batch([(a.as_fd(), &b"late"[..])].into_iter(), &mut results).unwrap();
+        // The pauses double: a quarter of a millisecond, half a one, … and then 50 ms each.
+        assert!(begun.elapsed() > Duration::from_millis(200), "{:?}", begun.elapsed());
+        assert_eq!((&results[..], ring.counters().hungry, ring.hungry), (&[4][..], 12, 0));
+        let mut read = [0; 4];
+        std::io::Read::read_exact(&mut b, &mut read).unwrap();
+        assert_eq!(&read, b"late");
+        // What was not handed over stays in the queue.
+        ring.arm_poll(b.as_fd(), POLL_IN, 7).unwrap();
+        ring.refusals = 1;
+        ring.submit().unwrap();
+        ring.submit().unwrap();
+        ring.send_batch([(a.as_fd(), &b"more"[..])].into_iter(), &mut results).unwrap();
+        assert_eq!(results, [4]);
+        assert_eq!(collect(&mut ring).iter().map(|completion| completion.user_data).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn a_kernel_that_never_has_memory_is_given_up() {
+        let mut ring = Ring::new(256).unwrap();
+        ring.refusals = u32::MAX;
+        ring.hungry = HUNGRY_TRIES_MAX;
+        ring.nudge(1).unwrap();
+        assert_eq!(ring.submit().unwrap_err().raw_os_error(), Some(libc::EAGAIN));
     }
 
     #[test]

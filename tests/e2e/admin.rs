@@ -354,6 +354,16 @@ fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     };
     assert_eq!(request("Host: localhost:8081\r\n"), 200);
     assert_eq!(request("Host: rebound.example\r\n"), 403);
+    if let Some(name) = ringcast::sys::process::host_name() {
+        assert_eq!(request(&format!("Host: {name}:8081\r\n")), 200);
+    }
+    let named = Server::start("[admin]\nhosts = [\"admin.example\"]");
+    let answer = |host: &str| {
+        let mut http = Http::connect(named.admin);
+        http.send(&format!("GET /v1/stats HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        http.answer(false).status
+    };
+    assert_eq!((answer("admin.example"), answer("rebound.example")), (200, 403));
     for media in ["", "Content-Type: text/plain\r\n", "Content-Type: application/x-www-form-urlencoded\r\n"] {
         let answer = send(&server, "POST", "/v1/publish", media, "{\"channel\":\"a\",\"data\":1}");
         assert_eq!((answer.status, answer.json()["error"]["code"].as_str().unwrap()), (415, "media_type"));
@@ -365,6 +375,75 @@ fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     // Clients may not subscribe to the server's own channel.
     assert_eq!(get(server.address, "/figures").status, 404);
     assert_eq!(get(server.address, "/sse?channel=$figures").status, 400);
+}
+
+#[test]
+fn a_page_of_another_site_is_refused_with_and_without_a_token() {
+    for token in ["", "[admin]\ntoken = \"secret\""] {
+        let server = Server::start(token);
+        let document = ask(&server, "/v1/openapi.json");
+        let request = |path: &'static str, origin: &str| {
+            let fields = format!("Authorization: Bearer secret\r\nOrigin: {origin}\r\n");
+            let answer = Http::connect(server.admin).request("GET", path, &fields);
+            if answer.status != 200 {
+                is_as_described(&document, ("get", path), &answer);
+                assert_eq!(answer.json()["error"]["code"], "origin");
+            }
+            answer.status
+        };
+        for path in ["/v1/stats", "/v1/connections", "/metrics", "/v1/log"] {
+            assert_eq!(request(path, "http://evil.example"), 403, "{path}");
+            assert_eq!(request(path, "null"), 403, "{path}");
+            assert_eq!(request(path, "http://localhost"), 200, "{path}: `request` names the host so");
+        }
+    }
+}
+
+#[test]
+fn what_clients_need_a_token_for_needs_one_here_too() {
+    for checked in [super::tokens::KEYS, "[auth]\nask_backend = true\n"] {
+        let server = Server::start(checked);
+        let document = ask(&server, "/v1/openapi.json");
+        server.publish("secret:1", "secret:payload");
+        let contents = [
+            ("/v1/channels", "/v1/channels"),
+            ("/v1/channels/{channel}/history", "/v1/channels/secret:1/history"),
+            ("/v1/channels/{channel}/presence", "/v1/channels/secret:1/presence"),
+            ("/v1/connections", "/v1/connections"),
+            ("/v1/connections/{conn}", "/v1/connections/0.1.1"),
+        ];
+        for (path, target) in contents {
+            let answer = get(server.admin, target);
+            assert_eq!(answer.status, 403, "{path}");
+            is_as_described(&document, ("get", path), &answer);
+            let error = answer.json()["error"].clone();
+            assert_eq!(error["code"], "no_token");
+            assert!(error["message"].as_str().unwrap().starts_with("set [admin] token"), "{error}");
+        }
+        for (method, path, body) in [
+            ("POST", "/v1/publish", json!({ "channel": "a", "data": 1 })),
+            ("POST", "/v1/kick", json!({ "channel": "a" })),
+            ("PUT", "/v1/drain", json!({ "draining": true })),
+        ] {
+            assert_eq!(call(&server, method, path, &body).1["error"]["code"], "no_token", "{path}");
+        }
+        // Figures, health and status are shown, and none of them tells of a channel.
+        for path in ["/healthz", "/readyz", "/metrics", "/v1/stats", "/stats", "/v1/drain", "/v1/log"] {
+            let answer = get(server.admin, path);
+            assert!(answer.status == 200 && !answer.body.contains("secret:"), "{path}: {}", answer.body);
+        }
+        let mut viewer = Stream::open(server.admin, "/v1/live");
+        for _ in 0..2 {
+            let data = viewer.next().unwrap().data;
+            assert!(data.contains("\"channels\":[]") && !data.contains("secret:"), "{data}");
+        }
+    }
+    // With a token everything is shown to its bearer.
+    let server = Server::start(&format!("{}[admin]\ntoken = \"t\"", super::tokens::KEYS));
+    server.publish("secret:1", "secret:payload");
+    let with = |path: &str| Http::connect(server.admin).request("GET", path, "Authorization: Bearer t\r\n");
+    assert!(with("/v1/channels/secret:1/history").body.contains("secret:payload"));
+    assert_eq!(get(server.admin, "/v1/channels").status, 401);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod admin;
 mod attacks;
 mod backend;
+mod bounds;
 mod catching_up;
 mod clients;
 mod command_line;
@@ -14,6 +15,7 @@ mod faults;
 mod feed;
 mod http_cases;
 mod limits;
+mod logging;
 mod order;
 mod polls;
 mod proxies;

@@ -148,3 +148,52 @@ fn inherited_sockets_are_checked_like_own_ones() {
         assert!(said.contains(says), "{said}");
     }
 }
+
+/// Starts the server with a limit of descriptors.
+fn start_with_descriptors(limit: u32, admin: &str, folder: &std::path::Path) -> std::process::Child {
+    let script = format!(
+        "ulimit -n {limit}; exec {} serve --shards 1 --admin {admin} --listen 127.0.0.1:0 --feed {}",
+        env!("CARGO_BIN_EXE_ringcast"),
+        folder.join("feed.sock").display()
+    );
+    let mut shell = std::process::Command::new("bash");
+    shell.arg("-c").arg(script).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn too_few_descriptors_to_serve_anybody_are_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for limit in [60, 130, 190] {
+        let mut child = start_with_descriptors(limit, "off", folder.path());
+        let status = super::server::eventually("the start is refused", || child.try_wait().unwrap());
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("the limit of open files is {limit}")), "{said}");
+    }
+}
+
+#[test]
+fn publishers_that_take_all_descriptors_leave_some_for_the_admin_listener() {
+    use super::clients::get;
+    use super::server::eventually;
+    let folder = tempfile::tempdir().unwrap();
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut child = start_with_descriptors(300, &admin.to_string(), folder.path());
+    let mut log = child.stderr.take().unwrap();
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    eventually("it is ready", || {
+        let is_open = std::net::TcpStream::connect(admin).is_ok();
+        (is_open && get(admin, "/readyz").status == 200).then_some(())
+    });
+    let connect = |_| std::os::unix::net::UnixStream::connect(folder.path().join("feed.sock")).ok();
+    let publishers: Vec<_> = (0..400).map(connect).collect();
+    for path in ["/healthz", "/metrics", "/v1/stats"] {
+        for _ in 0..20 {
+            assert_eq!(get(admin, path).status, 200, "{path}");
+        }
+    }
+    drop(publishers);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::config::{Config, ListenAddress};
 
 use super::host::Host;
+use super::memory::{self, Numbers};
 use super::{Finding, Severity};
 
 /// The memory that a connection takes in the process, as measured (docs/benchmarks.md) and with a margin.
@@ -25,6 +26,8 @@ pub(super) struct Question<'a> {
     pub(super) config: &'a Config,
     /// The number of connections to be ready for.
     pub(super) connections: u64,
+    /// The number of channels to compute the most memory for, if that was asked for.
+    pub(super) channels: Option<u64>,
     /// The number of shards.
     pub(super) shards: u64,
     /// The number of cores that the process may use.
@@ -38,7 +41,7 @@ pub(super) struct Question<'a> {
 }
 
 fn finding(severity: Severity, about: &'static str, found: String, why: &str, change: String) -> Finding {
-    Finding { severity, about, found, why: why.into(), change }
+    Finding { severity, about, found, why: why.into(), change, terms: Vec::new() }
 }
 
 fn fine(about: &'static str, found: String) -> Finding {
@@ -61,6 +64,7 @@ impl Question<'_> {
         let mut findings = vec![self.kernel(), self.io_uring()];
         findings.extend(self.descriptors());
         findings.push(self.memory());
+        findings.extend(self.most_memory());
         findings.extend(self.settings());
         findings.extend(self.ports());
         findings.push(self.feed());
@@ -159,6 +163,24 @@ impl Question<'_> {
             () if need > limit / 4 * 3 => finding(Severity::Warn, "memory", text, why, change),
             () => fine("memory", text),
         }
+    }
+
+    /// The most memory that the server can ever use, with the terms of the sum.
+    fn most_memory(&self) -> Option<Finding> {
+        let channels = self.channels?;
+        let numbers = Numbers { connections: self.connections, channels, shards: self.shards };
+        let terms = memory::terms(self.config, numbers);
+        let tcp_mem = self.host.numbers("net.ipv4.tcp_mem").get(2).copied();
+        let (idle, most) = memory::kernel(numbers, tcp_mem, PAGE);
+        let text = format!(
+            "{} in the process at most, whatever clients do ({} connections, {channels} channels); in the kernel {} while \
+             connections are idle, and {} of TCP at most",
+            memory::readable(memory::total(&terms)),
+            self.connections,
+            memory::readable(idle),
+            most.map_or("an unknown amount".into(), memory::readable)
+        );
+        Some(Finding { terms, ..fine("most memory", text) })
     }
 
     fn settings(&self) -> Vec<Finding> {

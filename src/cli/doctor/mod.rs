@@ -2,6 +2,7 @@
 
 mod checks;
 mod host;
+mod memory;
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use crate::sys::{affinity, clock, socket};
 
 use checks::Question;
 use host::Host;
+use memory::Term;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,6 +49,9 @@ struct Finding {
     /// What to change; empty if nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     change: String,
+    /// The terms of a sum, if what was found is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    terms: Vec<Term>,
 }
 
 /// For which configuration to check the host.
@@ -57,6 +62,9 @@ pub(super) struct DoctorArgs {
     /// The number of connections to check for, if not the configured maximum.
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
+    /// Also compute the most memory that the server can ever use, with this number of channels.
+    #[arg(long, value_name = "M")]
+    channels: Option<u64>,
     /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -75,6 +83,7 @@ pub(super) fn run(args: &DoctorArgs) -> super::Result<ExitCode> {
     let question = Question {
         host: &host,
         connections: args.connections.unwrap_or(config.server.max_connections as u64),
+        channels: args.channels,
         config: &config,
         shards: shards as u64,
         cores: cores as u64,
@@ -108,6 +117,13 @@ fn report(findings: &[Finding]) -> String {
             Severity::Fail => "FAIL",
         };
         text.push_str(&format!("{mark}  {:<30} {}\n", finding.about, finding.found));
+        for Term { about, formula, bytes } in &finding.terms {
+            text.push_str(&format!(
+                "      {:>10}  {about:<32} {}\n",
+                memory::readable(*bytes),
+                formula.replace('`', "")
+            ));
+        }
         if !finding.why.is_empty() {
             text.push_str(&format!("      {}\n      change: {}\n", finding.why, finding.change));
         }

@@ -41,6 +41,9 @@ const ANSWER_BYTES_PER_WORK: usize = 512;
 const SLICE_LINES: usize = 256;
 /// Lines that are carried out before the shards get their events.
 const FLUSH_LINES: usize = 256;
+/// The longest time between two turns: an idle hub can be told from one that stands still.
+const TURN_EVERY: Duration = Duration::from_millis(200);
+
 /// The hub's inputs besides its publishers, and its output to the server.
 pub(in crate::hub) struct Ports {
     /// The feed's listener.
@@ -64,6 +67,7 @@ impl Core {
     pub(in crate::hub) fn turn(&mut self, ports: &Ports, marks: &mut Vec<Mark>) -> Next {
         self.now = (self.clock)();
         let begun = self.now.instant;
+        HubFigures::add(&self.figures.rounds, 1);
         self.take_marks(ports, marks);
         self.accept(ports);
         self.read_publishers(&ports.inbox);
@@ -340,7 +344,7 @@ impl Core {
             Accepting::Awaited | Accepting::Ready => None,
         };
         let times = [Some(self.sweep_at), self.questions.deadline(), paused];
-        let next = times.into_iter().flatten().fold(self.sweep_at, Instant::min);
+        let next = times.into_iter().flatten().fold(self.now.instant + TURN_EVERY, Instant::min);
         if self.tick_at.is_none_or(|tick_at| next < tick_at) {
             self.tick_at = Some(next);
             self.wants.push(Want::Tick(next.saturating_duration_since(self.now.instant)));

@@ -375,6 +375,7 @@ impl Shard {
         counters.ring_enters = ring.enters;
         counters.ring_submissions = ring.submissions;
         counters.ring_overflows = ring.overflows;
+        counters.ring_hungry = ring.hungry;
         counters.publish(&self.figures);
     }
 }

@@ -96,7 +96,7 @@ pub(super) fn has_more(shard: &Shard) -> bool {
 fn tick(shard: &mut Shard) {
     let now = shard.cx.now;
     #[cfg(feature = "faults")]
-    crate::shard::faults::stall_if_asked(shard.cx.index);
+    crate::shard::faults::fail_if_asked(shard.cx.index);
     shard.deadlines.advance(now);
     shard.wire.feed_starved(&mut shard.slots);
     let left_out = shard.deadlines.lines.left_out(now);

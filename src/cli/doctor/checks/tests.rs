@@ -40,6 +40,7 @@ fn ask(changed: &[(&str, &str)], connections: u64, config: &Config, ring_error: 
         host: &host,
         config,
         connections,
+        channels: Some(100),
         shards: 4,
         cores: 8,
         process: "self".into(),
@@ -130,4 +131,13 @@ fn a_feed_for_everybody_is_pointed_out() {
     config.feed.path = folder.path().join("file");
     std::fs::write(&config.feed.path, "").unwrap();
     assert_eq!(severity(&config), Severity::Fail);
+}
+
+#[test]
+fn the_most_memory_is_the_sum_of_its_terms() {
+    let findings = ask(&[], 1000, &Config::default(), None);
+    let most = findings.iter().find(|finding| finding.about == "most memory").unwrap();
+    let sum: u64 = most.terms.iter().map(|term| term.bytes).sum();
+    assert!(most.found.starts_with(&memory::readable(sum)), "{most:?}");
+    assert!(most.found.contains("2259 MiB of TCP at most"), "{most:?}");
 }
