@@ -75,6 +75,18 @@ impl Decoder {
         self.partial.as_ref().is_none_or(|partial| partial.done)
     }
 
+    /// The bytes of memory that the decoder holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.bytes.capacity())
+    }
+
+    /// Gives back the memory of a message that was handed out.
+    pub fn tidy(&mut self) {
+        if self.is_idle() {
+            self.partial = None;
+        }
+    }
+
     /// Reads a frame, or the part of its payload that has arrived, from the beginning of `bytes`, unmasking it in place.
     /// A message may have `message_bytes_max` bytes; a longer one is refused by the frame header that announces it. A
     /// message that has arrived whole is not copied.
@@ -82,9 +94,7 @@ impl Decoder {
     /// # Errors
     /// If the client breaks the protocol (RFC 6455 §7.1.7).
     pub fn read<'a>(&'a mut self, bytes: &'a mut [u8], message_bytes_max: usize) -> Result<Read<'a>, Violation> {
-        if self.is_idle() {
-            self.partial = None;
-        }
+        self.tidy();
         if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
             return self.read_on(bytes, message_bytes_max);
         }
