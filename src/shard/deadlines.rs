@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::logic::cells::Slack;
 use crate::logic::wheel::{Tick, Wheel};
 
 use super::connection::{Connection, Flags, State};
@@ -111,6 +112,11 @@ impl Deadlines {
             let tick = self.wheel.now();
             self.fired.extend(hints.map(|hint| (hint, tick)));
         }
+    }
+
+    /// Gives back the memory of a list that was long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.fired.give_back_slack();
     }
 
     /// Whether entries have fired that are not worked off yet.

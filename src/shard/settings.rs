@@ -50,10 +50,12 @@ pub(super) struct Settings {
     pub(super) talk: TalkLimits,
     pub(super) retry_ms: u64,
     pub(super) trusted: bool,
+    /// The bytes of memory that slow clients may make the shard hold.
+    pub(super) lag_memory: u64,
 }
 
 impl Settings {
-    pub(super) fn new(config: Arc<Config>) -> Settings {
+    pub(super) fn new(config: Arc<Config>, lag_memory: u64) -> Settings {
         Settings {
             head: HeadLimits { head_bytes_max: config.http.max_header },
             handshake: ticks(config.server.handshake_timeout).max(1),
@@ -70,6 +72,7 @@ impl Settings {
                 bytes_max: config.websocket.byte_rate as u64,
             },
             retry_ms: config.http.retry.as_millis() as u64,
+            lag_memory,
             trusted: !config.server.trusted_proxies.is_empty(),
             config,
         }

@@ -14,6 +14,7 @@ mod faults;
 mod feed;
 mod http_cases;
 mod limits;
+mod memory;
 mod order;
 mod polls;
 mod proxies;

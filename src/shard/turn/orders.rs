@@ -39,14 +39,15 @@ pub(super) struct Kick {
 /// wait for the shard, and clients are not taken for slow because the shard is.
 pub(super) fn work_off(shard: &mut Shard) {
     let has_work = shard.kick.is_some() || shard.upstream.has_messages();
-    if !has_work || shard.walks.holds_events_back() {
+    if !has_work || shard.walks.holds_events_back() || shard.is_short_of_memory() {
         return;
     }
     shard.upstream.clear_wake();
     let mut budget = Budget::new(MESSAGES.0, MESSAGES.1);
     loop {
         go_on_kicking(shard, &mut budget);
-        if shard.kick.is_some() || shard.walks.holds_events_back() || !budget.take() {
+        let is_held_back = shard.walks.holds_events_back() || shard.is_short_of_memory();
+        if shard.kick.is_some() || is_held_back || !budget.take() {
             return;
         }
         let Some(message) = shard.upstream.next() else { return };
@@ -58,7 +59,7 @@ pub(super) fn work_off(shard: &mut Shard) {
 /// Ends connections that the present kick is for, and answers it once all have ended.
 fn go_on_kicking(shard: &mut Shard, budget: &mut Budget) {
     let Some(mut kick) = shard.kick.take() else { return };
-    while budget.take() {
+    while !shard.is_short_of_memory() && budget.take() {
         let Some((slot, generation)) = kick.connections.next() else {
             shard.cx.tell_hub(HubMessage::Kicked { request: kick.request, count: kick.count });
             return;
@@ -197,6 +198,7 @@ fn on_published(
             messages::reply(shard, slot, reference, Outcome::Refused(&refusal));
         }
     }
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }
 
@@ -266,6 +268,8 @@ fn unsubscribe_user(shard: &mut Shard, user: &str, channel: &str, reason: &Arc<s
         unsubscribe_from(slots, lanes, cx, slot, number);
         let connection = &mut slots[slot];
         connection.key.notify(&Notice::Unsubscribed { channel, reason }, connection.out());
+        slots.weigh(slot);
+        let connection = &slots[slot];
         if connection.subscriptions() == 0 && !connection.key.protocol().takes_requests() {
             ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
         }
@@ -285,5 +289,6 @@ fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
         return ending::end(shard, slot, &ending);
     }
     connection.key.notify(&Notice::Direct(draft), connection.out());
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }
