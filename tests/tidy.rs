@@ -17,7 +17,8 @@ const LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 60;
 /// The modules of a shard that every part may use: the two tables, what each part is given, and functions over these. The
 /// other modules are parts, which know none of each other, and the turn and the driver, which no part knows.
-const SHARD_GROUND: [&str; 21] = [
+const SHARD_GROUND: [&str; 22] = [
+    "account",
     "admission",
     "batch",
     "closing",

@@ -258,6 +258,12 @@ section! {
         queue: usize as "units::size" = 64 * MIB, must 64 * KIB..=1024 * GIB;
         /// Bytes of events, per shard, that all clients have read and that are kept for cheap resumes (for at most 30 s).
         retained: usize as "units::size" = 16 * MIB, must ..=1024 * GIB;
+        /// Bytes of memory that slow clients may make the server hold, divided among the shards: logs that are kept because a
+        /// client is behind, missed events and replies that wait to be taken, and input that is not whole yet. Beyond it the
+        /// clients that are furthest behind are disconnected (`slow`). 0 stands for a quarter of the host's memory, or of the
+        /// control group's limit, and at least 64 MiB.
+        lag_memory: usize as "units::size" = 0,
+            must be("0, or at least 1MiB", |bytes: &usize| *bytes == 0 || *bytes >= MIB);
         /// Unsent bytes that the kernel takes per connection (`TCP_NOTSENT_LOWAT`).
         not_sent: usize as "units::size" = 64 * KIB, must 4 * KIB..=GIB;
         /// Connections that may wait to be accepted, per shard; `net.core.somaxconn` caps it.

@@ -62,6 +62,14 @@ table! {
     Now channels,
     /// Framed bytes kept in channel logs now.
     Now log_bytes,
+    /// Memory of the channel logs that are kept now because a client does not have everything.
+    Now lagging_bytes,
+    /// Memory of answers, replies and pages of missed events that wait to be sent now.
+    Now output_bytes,
+    /// Memory of clients' requests and messages that are not whole or not carried out yet.
+    Now input_bytes,
+    /// Memory that slow clients may make the shard hold: the most of lagging logs, output and input together.
+    Now lag_memory_bytes,
     /// Bytes that wait in the queue from the hub now.
     Now queued_bytes,
     /// Bytes by which the slowest client was behind when its channel was last walked.
@@ -118,6 +126,8 @@ table! {
     Total heartbeats,
     /// Slow clients that were disconnected.
     Total slow_disconnected,
+    /// Connections cut off because slow clients had used up the shard's memory for them, those furthest behind first.
+    Total memory_disconnected,
     /// Times a slow client was moved on with a notice of the gap.
     Total slow_gaps,
     /// Times a slow client was moved on to the newest event.

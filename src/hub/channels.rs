@@ -266,15 +266,15 @@ impl HubChannels {
         loop {
             let next = sources.iter_mut().filter_map(|source| source.peek().map(|event| event.id)).min();
             let Some(id) = next else { break };
-            if weight >= PAGE_BYTES_MAX {
-                replay.last = false;
-                break;
-            }
             // Ids are unique, so exactly one history is at this id.
             let Some(event) = sources.iter_mut().find_map(|source| source.next_if(|event| event.id == id)) else {
                 break;
             };
             weight += event.weight() + 64;
+            if weight > PAGE_BYTES_MAX && !replay.events.is_empty() {
+                replay.last = false;
+                break;
+            }
             replay.events.push(event.clone());
         }
         if !replay.last {

@@ -3,6 +3,8 @@
 //! A `Vec` would double: at a million connections that is a pause for copying and twice the memory. Free
 //! cells are linked through themselves, so an empty table costs nothing beside its chunks.
 
+use std::collections::VecDeque;
+
 /// The number that stands for no cell.
 pub const NONE: u32 = u32::MAX;
 
@@ -112,6 +114,36 @@ impl<T> std::ops::IndexMut<u32> for Cells<T> {
     }
 }
 
+/// A list that gives back the memory of elements which it had once and will hardly have again soon.
+pub trait Slack {
+    /// Gives back most of the list's free room, if the list is long and hardly a quarter of it is used.
+    fn give_back_slack(&mut self);
+}
+
+/// The room that a list keeps in any case, in elements.
+const ROOM_KEPT: usize = 1024;
+
+/// The room that a list of `len` elements is cut to, if that is worth the copying.
+fn room(len: usize, capacity: usize) -> Option<usize> {
+    (capacity > ROOM_KEPT && len < capacity / 4).then(|| (len * 2).max(ROOM_KEPT))
+}
+
+impl<T> Slack for Vec<T> {
+    fn give_back_slack(&mut self) {
+        if let Some(room) = room(self.len(), self.capacity()) {
+            self.shrink_to(room);
+        }
+    }
+}
+
+impl<T> Slack for VecDeque<T> {
+    fn give_back_slack(&mut self) {
+        if let Some(room) = room(self.len(), self.capacity()) {
+            self.shrink_to(room);
+        }
+    }
+}
+
 /// Values by number, for fields that only some cells of a table need.
 #[derive(Debug, Default)]
 pub struct Pool<T: Default> {
@@ -173,6 +205,27 @@ impl<T: Default> std::ops::IndexMut<u32> for Pool<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_gives_back_the_room_of_elements_that_have_gone() {
+        let mut list: Vec<u8> = vec![0; 100_000];
+        list.give_back_slack();
+        assert_eq!(list.capacity(), 100_000, "a full list keeps its room");
+        list.truncate(25_000);
+        list.give_back_slack();
+        assert_eq!(list.capacity(), 100_000, "a quarter is used");
+        list.truncate(24_999);
+        list.give_back_slack();
+        assert_eq!((list.len(), list.capacity()), (24_999, 49_998));
+        list.clear();
+        list.give_back_slack();
+        assert_eq!(list.capacity(), 1024);
+        list.give_back_slack();
+        assert_eq!(list.capacity(), 1024, "so much room is kept");
+        let mut queue: VecDeque<u32> = VecDeque::with_capacity(5000);
+        queue.give_back_slack();
+        assert!((1024..5000).contains(&queue.capacity()), "{}", queue.capacity());
+    }
     use proptest::prelude::*;
 
     /// A cell so large that a chunk has few of them.

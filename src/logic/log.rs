@@ -35,6 +35,8 @@ struct Kept {
     chunks: VecDeque<Chunk>,
     marks: VecDeque<Mark>,
     tail: Position,
+    /// The capacities of all chunks together.
+    allocated: usize,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,9 @@ impl Log {
             kept.chunks.push_back(Chunk { base: head, bytes: Vec::new() });
         }
         let Some(chunk) = kept.chunks.back_mut() else { return };
+        let allocated = chunk.bytes.capacity();
         write(&mut chunk.bytes);
+        kept.allocated += chunk.bytes.capacity() - allocated;
         self.head = chunk.base + chunk.bytes.len() as u64;
         debug_assert!(self.head > head, "no frame is empty");
         kept.marks.push_back(Mark { id, end: self.head });
@@ -197,9 +201,23 @@ impl Log {
             }
         }
         while kept.chunks.front().is_some_and(|chunk| chunk.base + chunk.bytes.len() as u64 <= kept.tail) {
-            kept.chunks.pop_front();
+            let chunk = kept.chunks.pop_front();
+            kept.allocated -= chunk.map_or(0, |chunk| chunk.bytes.capacity());
         }
         kept.tail - before
+    }
+
+    /// Gives back memory that the kept frames do not need: the part of the oldest chunk that is dropped already, and the
+    /// room at the ends of chunks. The call copies up to all kept bytes.
+    pub fn compact(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        let Some(first) = kept.chunks.front_mut() else { return };
+        first.bytes.drain(..(kept.tail - first.base) as usize);
+        first.base = kept.tail;
+        kept.chunks.iter_mut().for_each(|chunk| chunk.bytes.shrink_to_fit());
+        kept.chunks.shrink_to_fit();
+        kept.marks.shrink_to_fit();
+        kept.allocated = kept.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum::<usize>();
     }
 
     /// Drops all kept frames and returns the number of their bytes.
@@ -214,6 +232,13 @@ impl Log {
     /// The framed bytes that are kept.
     pub fn kept_bytes(&self) -> u64 {
         self.head - self.tail()
+    }
+
+    /// The bytes of memory that the kept frames take, with their marks and with room that is not used yet.
+    pub fn memory_bytes(&self) -> u64 {
+        let Some(kept) = &self.kept else { return 0 };
+        let marks = kept.marks.capacity() * size_of::<Mark>() + kept.chunks.capacity() * size_of::<Chunk>();
+        (size_of::<Kept>() + kept.allocated + marks) as u64
     }
 
     /// Whether no frame is kept.
@@ -300,6 +325,40 @@ mod tests {
         // This is twice as much as a socket's send buffer takes at first, so a subscriber that resumes gets it in one
         // send.
         assert_eq!(filled(&[1000; 131]).bytes(0, 131_000).len(), 131_000);
+    }
+
+    #[test]
+    fn the_memory_of_a_log_is_that_of_its_frames_and_marks() {
+        let mut log = Log::new(Some(Id::ZERO));
+        assert_eq!(log.memory_bytes(), 0);
+        log.append(Id::new(1, 0), |out| *out = vec![1; 1000]);
+        let one = log.memory_bytes();
+        let beside = size_of::<Kept>() + 4 * (size_of::<Mark>() + size_of::<Chunk>());
+        assert_eq!(one, 1000 + beside as u64);
+        log.append(Id::new(2, 0), |out| {
+            out.reserve_exact(500_000 - out.len());
+            out.push(2);
+        });
+        assert_eq!(log.memory_bytes(), one - 1000 + 500_000);
+        log.clear();
+        assert_eq!(log.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn a_compact_log_has_no_room_for_frames_that_are_dropped() {
+        let mut log = filled(&[50_000; 5]);
+        log.trim(200_000);
+        assert!(log.memory_bytes() > 99_000, "the chunk of two frames is kept for the last one's sake");
+        let kept = log.bytes(200_000, log.head()).to_vec();
+        log.compact();
+        assert!(log.memory_bytes() < 50_000 + 1000, "{}", log.memory_bytes());
+        assert_eq!(log.bytes(200_000, log.head()), kept);
+        assert_eq!((log.tail(), log.head(), log.kept_bytes()), (200_000, 250_000, 50_000));
+        log.append(Id::new(6, 0), |out| out.extend_from_slice(b"more"));
+        assert_eq!(log.bytes(250_000, log.head()), b"more");
+        let mut empty = Log::new(None);
+        empty.compact();
+        assert!(empty.is_empty());
     }
 
     /// A plain model of a log: all frames that were ever appended, and the number of those that are dropped.
@@ -419,7 +478,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn behaves_as_the_model(
-            since in any::<bool>(), steps in prop::collection::vec((0u8..6, 1usize..40_000, any::<prop::sample::Index>()), 1..40),
+            since in any::<bool>(), steps in prop::collection::vec((0u8..7, 1usize..40_000, any::<prop::sample::Index>()), 1..40),
         ) {
             let since = since.then(|| Id::new(3, 0));
             let mut log = Log::new(since);
@@ -442,9 +501,12 @@ mod tests {
                         let position = *place.get(&all);
                         prop_assert_eq!(log.trim(position), model.drop_until(position));
                     }
+                    5 => log.compact(),
                     _ => prop_assert_eq!(log.clear(), model.drop_until(model.head())),
                 }
                 model.check(&log);
+                let is_exact = |kept: &Kept| kept.allocated == kept.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum::<usize>();
+                prop_assert!(log.kept.as_deref().is_none_or(is_exact));
             }
             model.check_read(&log, model.tail(), model.head());
             let boundaries: Vec<_> = model.boundaries().collect();

@@ -20,6 +20,7 @@ use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
+use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 
@@ -187,6 +188,7 @@ fn start_threads(
             index: index as u16,
             core: plan.cores.as_ref().map(|cores| cores[index]),
             config: config.clone(),
+            lag_memory: shard::lag_memory(config, memory::available(), plan.shards),
             listeners,
             from_hub,
             to_hub: to_hub.clone(),

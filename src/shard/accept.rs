@@ -299,6 +299,7 @@ fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal:
     cx.counters.closed[Reason::Refused as usize] += 1;
     slots[slot].flags.insert(Flags::REFUSED);
     *slots[slot].out() = answer;
+    slots.weigh(slot);
     slots.set_deadline(slot, cx.now + cx.settings.linger);
     slots.read_soon(slot);
     slots.queue(slot);

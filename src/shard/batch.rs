@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::logic::cells::Slack;
 use crate::logic::log::Position;
 
 use super::connection::Connection;
@@ -93,6 +94,14 @@ impl Batch {
     /// Whether more bytes may be copied for this batch.
     pub(super) fn has_room_to_copy(&self) -> bool {
         self.arena.len() < ARENA_BYTES_MAX
+    }
+
+    /// Gives back memory of a batch that was large once. The batch is empty.
+    pub(super) fn give_back_slack(&mut self) {
+        debug_assert!(self.plans.is_empty(), "a batch is sent within its turn");
+        self.plans.give_back_slack();
+        self.arena.give_back_slack();
+        self.cursors.give_back_slack();
     }
 
     /// Each planned send: the socket and its bytes.

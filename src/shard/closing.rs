@@ -42,6 +42,7 @@ pub(super) fn finish(slots: &mut Slots, cx: &mut Context, slot: u32, reason: Rea
     record_end(slots, cx, slot, reason);
     slots.enter_state(slot, State::Closing);
     slots.set_deadline(slot, cx.now + cx.settings.linger);
+    slots.weigh(slot);
     slots.queue(slot);
 }
 
@@ -49,6 +50,7 @@ pub(super) fn finish(slots: &mut Slots, cx: &mut Context, slot: u32, reason: Rea
 pub(super) fn after_answer(slots: &mut Slots, cx: &mut Context, slot: u32) {
     if slots[slot].flags.intersects(Flags::KEEP_ALIVE) {
         slots.set_deadline(slot, cx.now + cx.settings.keep_alive);
+        slots.weigh(slot);
         slots.queue(slot);
     } else {
         finish(slots, cx, slot, Reason::Answered);

@@ -15,6 +15,7 @@ use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
 
+use super::account::Buffers;
 use super::opening::Opening;
 use super::waiting::{Asking, Hold, Waiting};
 
@@ -244,18 +245,28 @@ pub(super) struct Extra {
     /// The subscription whose frame is sent in part, while [`Flags::MID_FRAME`] is set.
     pub(super) mid: u32,
     /// The lost events of which the client must still be told.
-    pub(super) gap: Option<Gap>,
+    pub(super) gap: Option<Box<Gap>>,
     /// The origin of the page that may read a held poll's answer, if it is another one than the server's.
     pub(super) origin: Option<Box<str>>,
     /// The cause for which the next request or message waits.
     pub(super) waiting: Waiting,
     /// The resumes in the order of the client's requests; the first one is under way.
     pub(super) resumes: VecDeque<Resume>,
+    /// The bytes of the buffers that stand on the shard's account.
+    pub(super) counted: Buffers,
 }
 
+const _: () = assert!(size_of::<Extra>() == 192, "each connection on several channels has one");
+
 impl Extra {
+    /// The bytes of memory that the buffers hold now.
+    pub(super) fn buffers(&self) -> Buffers {
+        let input = self.input.capacity() + self.decoder.memory_bytes() + self.waiting.memory_bytes();
+        Buffers { output: self.out.capacity(), input }
+    }
+
     /// Whether no field is in use, so that the box can be dropped.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.out.is_empty()
             && self.input.is_empty()
             && self.more.is_empty()
@@ -351,13 +362,6 @@ impl Connection {
     /// Whether a WebSocket may do nothing before it has sent its first token.
     pub(super) fn awaits_token(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| matches!(extra.waiting, Waiting::Token(_)))
-    }
-
-    /// Drops the box of fields if none of them is in use.
-    pub(super) fn tidy(&mut self) {
-        if self.extra.as_ref().is_some_and(|extra| extra.is_idle()) {
-            self.extra = None;
-        }
     }
 
     /// The buffer whose bytes are sent before any live event.
@@ -482,8 +486,7 @@ mod tests {
         connection.remove_subscription(1);
         connection.remove_subscription(0);
         assert_eq!(connection.subscriptions(), 0);
-        connection.tidy();
-        assert!(connection.extra.is_none());
+        assert!(connection.extra.is_some_and(|extra| extra.is_idle()));
     }
 
     #[test]

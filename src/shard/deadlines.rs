@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::logic::cells::Slack;
 use crate::logic::line_budget::LineBudget;
 use crate::logic::wheel::{Tick, Wheel};
 
@@ -137,6 +138,11 @@ impl Deadlines {
         }
     }
 
+    /// Gives back the memory of a list that was long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.fired.give_back_slack();
+    }
+
     /// Whether entries have fired that are not worked off yet.
     pub(super) fn has_fired(&self) -> bool {
         !self.fired.is_empty()
@@ -225,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_has_a_deadline_of_its_own() {
-        let settings = Settings::new(Default::default());
+        let settings = Settings::new(Default::default(), u64::MAX);
         let mut connection = Connection { state: State::Stream, sent: 100, ..Connection::default() };
         assert!(!is_stalled(&connection, &settings, Tick::MAX));
         let due = |connection: &Connection| next_due(connection, 0, &settings, 200, None);

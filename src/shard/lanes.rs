@@ -1,6 +1,8 @@
 //! The channels that a shard follows, and their lanes. A *lane* is a channel's log in one protocol and coding, with the
 //! list of its readers; a channel has a lane for each protocol and coding that subscribers use.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::ops::{Index, IndexMut};
@@ -13,7 +15,7 @@ use crate::logic::names::Names;
 use crate::logic::session::LaneKey;
 use crate::logic::wheel::Tick;
 
-use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
+use crate::logic::cells::{Cell, Cells, NONE, Pool, Slack, wastes_nothing};
 
 use super::settings::{Policies, Policy, ticks};
 use super::unused::{Kept, Unused};
@@ -91,6 +93,9 @@ pub(super) struct Lane {
     pub(super) walking: bool,
     /// Whether the lane is in the list of logs that are looked at for their age.
     pub(super) aging: bool,
+    /// Whether the log is kept because a reader does not have everything; its memory is part of
+    /// [`Lanes::lagging_bytes`] then.
+    lags: bool,
 }
 
 const _: () = assert!(size_of::<Lane>() <= 56, "a channel of its own for each connection must cost little");
@@ -109,6 +114,7 @@ impl Default for Lane {
             key: LaneKey::default(),
             walking: false,
             aging: false,
+            lags: false,
         }
     }
 }
@@ -144,6 +150,8 @@ pub(super) struct Lanes {
     lists: Pool<Vec<Reader>>,
     /// The framed bytes that all logs keep.
     pub(super) kept_bytes: u64,
+    /// The memory of the logs that are kept because a reader does not have everything.
+    pub(super) lagging_bytes: u64,
     policies: Policies,
     /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
@@ -175,6 +183,7 @@ impl Lanes {
             names: Names::new(RandomState::new()),
             lists: Pool::default(),
             kept_bytes: 0,
+            lagging_bytes: 0,
             policies: Policies::default(),
             seen: Id::ZERO,
             unused: Unused::default(),
@@ -306,7 +315,11 @@ impl Lanes {
     /// Adds a reader that stands at `cursor` and returns its place.
     pub(super) fn add_reader(&mut self, lane: u32, reader: Reader, cursor: Position) -> u32 {
         let lane = &mut self.cells[lane];
-        lane.at_head += u32::from(cursor == lane.log.head());
+        let has_everything = cursor == lane.log.head();
+        lane.at_head += u32::from(has_everything);
+        if !has_everything && !std::mem::replace(&mut lane.lags, true) {
+            self.lagging_bytes += lane.log.memory_bytes();
+        }
         match lane.reader {
             NO_READER => {
                 lane.reader = reader;
@@ -367,38 +380,6 @@ impl Lanes {
         }
     }
 
-    /// Appends an event's frame to a log. No reader has everything now, and the log is looked at for its age after a
-    /// while.
-    pub(super) fn append(&mut self, lane: u32, id: Id, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
-        let cell = &mut self.cells[lane];
-        let before = cell.log.head();
-        cell.log.append(id, write);
-        cell.at_head = 0;
-        // Without subscriptions `touched` is the time at which the last one ended.
-        if cell.users > 0 {
-            cell.touched = now;
-        }
-        self.kept_bytes += cell.log.head() - before;
-        if !std::mem::replace(&mut cell.aging, true) {
-            self.aging.push_back((now + ticks(LOG_KEPT), lane));
-        }
-    }
-
-    /// Trims a log that every reader has read: frames for cheap resumes stay, within `budget` bytes over all logs.
-    pub(super) fn settle(&mut self, lane: u32, budget: u64) {
-        let cell = &self.cells[lane];
-        if cell.log.is_empty() || !self.is_read(lane) {
-            return;
-        }
-        let cost = self.kept_bytes + self.aging.len() as u64 * LOG_OVERHEAD;
-        if cost > budget {
-            self.clear_log(lane);
-        } else if cell.log.kept_bytes() > RETAINED_PER_LOG {
-            let floor = cell.log.floor(self.max_lag(lane).min(RETAINED_PER_LOG));
-            self.trim(lane, floor);
-        }
-    }
-
     /// Frees the next lane that has had no subscriptions for a while. Returns `Some` with the lane's channel if the
     /// channel is given up with its last lane, `Some(None)` if there may be more lanes to free, and `None` if there is
     /// none now.
@@ -449,13 +430,19 @@ impl Lanes {
         true
     }
 
+    /// Gives back the memory of lists that were long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.unused.give_back_slack();
+        self.aging.give_back_slack();
+    }
+
     /// Checks the invariants of channels and lanes between two turns.
     ///
     /// # Panics
     /// If an invariant does not hold.
     #[cfg(test)]
     pub(super) fn check_invariants(&self) {
-        let mut kept = 0;
+        let (mut kept, mut lagging) = (0, 0);
         for lane in 0..self.cells.capacity() {
             let cell = &self.cells[lane];
             if cell.channel == NONE {
@@ -465,18 +452,15 @@ impl Lanes {
             let readers = self.readers(lane).len();
             assert!(cell.at_head as usize <= readers && readers <= cell.users as usize, "{lane} {cell:?}");
             assert!(self.lanes_of(cell.channel).any(|other| other == lane), "a lane stands in its channel's list");
+            assert_eq!(cell.lags, !self.is_read(lane), "a log is on the account while a reader is behind: {cell:?}");
+            lagging += if cell.lags { cell.log.memory_bytes() } else { 0 };
         }
-        assert_eq!(kept, self.kept_bytes);
+        assert_eq!((kept, lagging), (self.kept_bytes, self.lagging_bytes));
     }
 
-    /// Drops the frames before `position`.
-    pub(super) fn trim(&mut self, lane: u32, position: Position) {
-        self.kept_bytes -= self.cells[lane].log.trim(position);
-    }
-
-    /// Drops all frames of a log.
-    pub(super) fn clear_log(&mut self, lane: u32) {
-        self.kept_bytes -= self.cells[lane].log.clear();
+    /// The number of lanes, used or free.
+    pub(super) fn capacity(&self) -> u32 {
+        self.cells.capacity()
     }
 }
 

@@ -1,9 +1,13 @@
 //! Merging frames of several lanes in the order of their ids. A connection that lags gets this order too, so that its
 //! client can resume after the last id without a loss. The same copying joins frames that lie in two chunks of one log.
 
+use std::sync::Arc;
+
 use crate::logic::cells::NONE;
+use crate::logic::event::Event;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
+use crate::logic::session::LaneKey;
 
 use super::batch::{Batch, Piece};
 use super::lanes::Lanes;
@@ -11,6 +15,9 @@ use super::slots::Slots;
 
 /// The most bytes that are copied for one send.
 const MERGED_BYTES_MAX: usize = 128 * 1024;
+/// The most framed bytes of a page of missed events, beside a single event that is larger. What is left of the hub's page
+/// is asked for again, because some texts grow manifold when they are framed.
+pub(super) const PAGE_FRAMED_MAX: usize = 128 * 1024;
 
 /// The most cursors that are looked at for one poll's answer: about two milliseconds.
 const LOOKS_MAX: usize = 64 * 1024;
@@ -148,4 +155,135 @@ pub(super) fn take_pending(
         cell.at_head += u32::from(has_moved && cursor == cell.log.head());
     }
     (count, last)
+}
+
+/// Appends the frames of a page's events that `is_wanted`, up to [`PAGE_FRAMED_MAX`]. Returns the number of frames, and
+/// the id of the last event that the frames reach up to, if they do not reach to the end of the page.
+pub(super) fn frame_page(
+    key: LaneKey,
+    events: &[Arc<Event>],
+    is_wanted: impl Fn(&Event) -> bool,
+    out: &mut Vec<u8>,
+) -> (u64, Option<Id>) {
+    let start = out.len();
+    let (mut count, mut before) = (0, None);
+    for event in events {
+        if is_wanted(event) {
+            let end = out.len();
+            key.frame(event, out);
+            if count > 0 && out.len() - start > PAGE_FRAMED_MAX {
+                out.truncate(end);
+                break;
+            }
+            count += 1;
+        }
+        before = Some(event.id);
+    }
+    (count, before.filter(|id| events.last().is_some_and(|last| last.id != *id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::tables::{Tables, id};
+    use super::*;
+    use crate::config::SlowPolicy;
+    use crate::logic::event::{Draft, Kind};
+
+    /// A stream on three lanes whose events are interleaved: 1 5 6, 2 3, and 4, of ten bytes each.
+    fn interleaved() -> (Tables, u32) {
+        let mut tables = Tables::new();
+        let lanes = [(); 3].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes);
+        for (number, lane) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 0), (6, 0)] {
+            tables.append(lanes[lane], number, 10);
+        }
+        (tables, slot)
+    }
+
+    fn taken(tables: &mut Tables, slot: u32, bytes_max: usize) -> (String, u64, Option<Id>) {
+        let mut out = Vec::new();
+        let (count, last) = take_pending(&mut tables.slots, &mut tables.lanes, slot, &mut out, bytes_max);
+        (out.iter().step_by(10).map(|byte| char::from(*byte)).collect(), count, last)
+    }
+
+    #[test]
+    fn frames_of_several_lanes_come_in_the_order_of_ids() {
+        let (mut tables, slot) = interleaved();
+        assert_eq!(taken(&mut tables, slot, 1000), ("123456".into(), 6, Some(id(6))));
+        let cursors: Vec<Position> = tables.slots[slot].subscriptions_from(0).map(|s| s.cursor).collect();
+        assert_eq!(cursors, [30, 20, 10]);
+        assert!(tables.slots[slot].subscriptions_from(0).all(|s| tables.lanes.is_read(s.lane)));
+        assert_eq!(taken(&mut tables, slot, 1000), (String::new(), 0, None));
+    }
+
+    #[test]
+    fn as_many_whole_frames_are_taken_as_the_bound_reaches_into() {
+        for (bytes_max, expected) in [(0, ""), (1, "1"), (10, "1"), (11, "12"), (30, "123"), (35, "1234")] {
+            let (mut tables, slot) = interleaved();
+            let last = expected.len().checked_sub(1).map(|_| id(expected.len() as u64));
+            assert_eq!(
+                taken(&mut tables, slot, bytes_max),
+                (expected.into(), expected.len() as u64, last),
+                "{bytes_max}"
+            );
+            // What is left comes next.
+            let rest = &"123456"[expected.len()..];
+            assert_eq!(taken(&mut tables, slot, 1000).0, rest);
+        }
+    }
+
+    #[test]
+    fn one_send_has_a_bounded_number_of_copied_bytes() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes);
+        for number in 1..=4 {
+            tables.append(lanes[number % 2], number as u64, 50_000);
+        }
+        let Tables { slots, lanes, batch, .. } = &mut tables;
+        batch.arena.extend_from_slice(b"before");
+        let piece = merge(slots, lanes, batch, slot);
+        let Piece::Merged { start, end } = piece else { panic!("{piece:?}") };
+        assert_eq!((start, end - start), (6, MERGED_BYTES_MAX));
+        let bytes = &batch.arena[start..end];
+        assert_eq!([bytes[0], bytes[50_000], bytes[100_000], bytes[MERGED_BYTES_MAX - 1]], *b"1233");
+        assert!(is_short_enough(7, 7 + MERGED_BYTES_MAX as u64) && !is_short_enough(7, 8 + MERGED_BYTES_MAX as u64));
+    }
+
+    fn event(number: u64, bytes: usize) -> Arc<Event> {
+        let draft = Draft { name: None, kind: Kind::Text, payload: vec![b'x'; bytes].into() };
+        Arc::new(Event { id: id(number), channel: "c".into(), draft })
+    }
+
+    fn page(events: &[Arc<Event>], wanted: impl Fn(u64) -> bool) -> (usize, u64, Option<Id>) {
+        let mut out = b"before".to_vec();
+        let (count, until) = frame_page(LaneKey::default(), events, |event| wanted(event.id.ms()), &mut out);
+        assert_eq!(&out[..6], b"before");
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches("data: ").count() as u64, count);
+        (text.len() - 6, count, until)
+    }
+
+    #[test]
+    fn a_page_ends_before_the_frame_that_is_too_much() {
+        let events: Vec<_> = (1..=5).map(|number| event(number, 40_000)).collect();
+        let (bytes, count, until) = page(&events, |_| true);
+        assert_eq!((count, until), (3, Some(id(3))));
+        assert!((120_000..PAGE_FRAMED_MAX).contains(&bytes));
+        assert_eq!(page(&events[..3], |_| true), (bytes, 3, None));
+        let large = [event(1, 200_000), event(2, 1)];
+        let (bytes, count, until) = page(&large, |_| true);
+        assert_eq!((bytes > 200_000, count, until), (true, 1, Some(id(1))), "a large event has a page of its own");
+        assert_eq!(page(&[], |_| true), (0, 0, None));
+    }
+
+    #[test]
+    fn events_that_are_not_wanted_are_passed_over() {
+        let events: Vec<_> = (1..=6).map(|number| event(number, 40_000)).collect();
+        let (_, count, until) = page(&events, |number| number % 2 == 0);
+        assert_eq!((count, until), (3, None));
+        assert_eq!(page(&events, |_| false), (0, 0, None));
+        let (_, count, until) = page(&events, |number| number != 4);
+        assert_eq!((count, until), (3, Some(id(4))), "the page reaches up to the event before the next frame");
+    }
 }

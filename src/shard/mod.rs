@@ -10,6 +10,7 @@
 
 mod accept;
 mod access;
+mod account;
 mod admission;
 mod batch;
 mod closing;
@@ -25,6 +26,7 @@ mod io;
 mod lag;
 mod lanes;
 mod limits;
+mod memory;
 mod merge;
 mod next;
 mod opening;
@@ -50,6 +52,7 @@ use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 
 pub use crate::logic::reason::Reason;
+pub use account::{Term, lag_memory, memory_most};
 pub use admission::Admission;
 pub use driver::run;
 
@@ -74,6 +77,8 @@ pub struct ShardParts {
     pub core: Option<usize>,
     /// The configuration.
     pub config: Arc<Config>,
+    /// The bytes of memory that slow clients may make the shard hold: its part of `[limits] lag_memory`.
+    pub lag_memory: u64,
     /// The shard's listeners.
     pub listeners: Vec<Listener>,
     /// The shard's end of the queue from the hub.

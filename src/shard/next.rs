@@ -115,11 +115,12 @@ fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
     let position = connection.gap_position(&gap);
     let notice = Notice::Gap { after: gap.after, resumed: gap.resumed, position };
     connection.key.notify(&notice, connection.out());
+    slots.weigh(slot);
 }
 
 /// Goes on with the steps of a connection that had to wait until all of its bytes were sent.
 fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
-    slots[slot].tidy();
+    slots.tidy(slot);
     let connection = &mut slots[slot];
     let waited_for_room = connection.holds().intersects(Hold::REPLIES);
     connection.release(Hold::REPLIES);
@@ -144,5 +145,130 @@ fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32
             subscriptions::leave_ended(slots, lanes, cx, slot);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::Gap;
+    use super::super::tests::tables::{Tables, id};
+    use super::*;
+    use crate::config::SlowPolicy;
+
+    /// The next piece for a connection, which is not sent.
+    fn next(tables: &mut Tables, slot: u32) -> Option<Piece> {
+        let Tables { slots, lanes, cx, batch } = tables;
+        batch.plans.clear();
+        plan(slots, lanes, cx, batch, slot);
+        slots[slot].flags.remove(Flags::PLANNED);
+        batch.plans.pop().map(|plan| plan.piece)
+    }
+
+    /// A stream on a lane with two events of ten bytes.
+    fn with_two() -> (Tables, u32) {
+        let mut tables = Tables::new();
+        let lane = tables.lane(SlowPolicy::Gap);
+        let slot = tables.stream(&[lane]);
+        (1..=2).for_each(|number| tables.append(lane, number, 10));
+        (tables, slot)
+    }
+
+    fn run(piece: Option<Piece>) -> Option<(Position, Position)> {
+        match piece? {
+            Piece::Run { start, end, .. } => Some((start, end)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn one_send_has_everything_up_to_the_head() {
+        let (mut tables, slot) = with_two();
+        assert_eq!(run(next(&mut tables, slot)), Some((0, 20)));
+        tables.set_cursor(slot, 0, 13, true);
+        assert_eq!(run(next(&mut tables, slot)), Some((13, 20)), "a frame that is sent in part too");
+        tables.set_cursor(slot, 0, 20, false);
+        assert!(next(&mut tables, slot).is_none());
+    }
+
+    #[test]
+    fn a_frame_is_finished_before_anything_else_is_sent() {
+        for flag in [Flags::HEARTBEAT, Flags::REPLAYING, Flags::empty()] {
+            let (mut tables, slot) = with_two();
+            tables.set_cursor(slot, 0, 3, true);
+            tables.slots[slot].flags.insert(flag);
+            if flag.is_empty() {
+                tables.slots[slot].out().extend_from_slice(b"reply");
+            }
+            assert_eq!(run(next(&mut tables, slot)), Some((3, 10)), "{flag:?}");
+        }
+        let (mut tables, slot) = with_two();
+        tables.set_cursor(slot, 0, 3, true);
+        tables.slots[slot].extra().gap = Some(Box::new(Gap { after: id(1), resumed: id(2) }));
+        assert_eq!(run(next(&mut tables, slot)), Some((3, 10)), "a gap is told after the frame");
+        assert!(tables.slots[slot].extra().gap.is_some());
+    }
+
+    #[test]
+    fn a_frame_of_one_of_several_channels_is_finished_first() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes);
+        tables.append(lanes[0], 1, 10);
+        tables.append(lanes[1], 2, 10);
+        tables.set_cursor(slot, 1, 4, true);
+        assert_eq!(run(next(&mut tables, slot)), Some((4, 10)));
+        tables.set_cursor(slot, 1, 10, false);
+        assert_eq!(run(next(&mut tables, slot)), Some((0, 10)), "one lane alone is not copied");
+        tables.set_cursor(slot, 1, 0, false);
+        assert!(matches!(next(&mut tables, slot), Some(Piece::Merged { start: 0, end: 20 })));
+    }
+
+    #[test]
+    fn answers_go_before_heartbeats_and_these_before_events() {
+        let (mut tables, slot) = with_two();
+        tables.slots[slot].out().extend_from_slice(b"reply");
+        tables.slots[slot].flags.insert(Flags::HEARTBEAT);
+        assert!(matches!(next(&mut tables, slot), Some(Piece::Out)));
+        tables.slots[slot].extra().out.clear();
+        assert!(matches!(next(&mut tables, slot), Some(Piece::Heartbeat)));
+        tables.slots[slot].flags.remove(Flags::HEARTBEAT);
+        tables.slots[slot].flags.insert(Flags::REPLAYING);
+        assert!(next(&mut tables, slot).is_none(), "live events wait for the missed ones");
+        tables.slots[slot].flags.remove(Flags::REPLAYING);
+        assert_eq!(run(next(&mut tables, slot)), Some((0, 20)));
+    }
+
+    #[test]
+    fn a_gap_is_told_between_two_frames() {
+        let (mut tables, slot) = with_two();
+        tables.slots[slot].extra().gap = Some(Box::new(Gap { after: id(1), resumed: id(2) }));
+        assert!(matches!(next(&mut tables, slot), Some(Piece::Out)));
+        assert!(
+            tables.out(slot).contains("ringcast.gap") && tables.out(slot).contains("id: 2-0"),
+            "{}",
+            tables.out(slot)
+        );
+        assert_eq!(tables.cx.counters.gaps, 1);
+        tables.slots.check_invariants();
+    }
+
+    #[test]
+    fn a_connection_without_room_or_in_a_plan_gets_no_other() {
+        for (flag, state) in [
+            (Flags::BLOCKED, State::Stream),
+            (Flags::PLANNED, State::Stream),
+            (Flags::empty(), State::Lingering),
+            (Flags::empty(), State::Dead),
+        ] {
+            let (mut tables, slot) = with_two();
+            tables.slots[slot].out().extend_from_slice(b"bytes");
+            tables.slots[slot].flags.insert(flag);
+            tables.slots.enter_state(slot, state);
+            assert!(next(&mut tables, slot).is_none(), "{flag:?} {state:?}");
+        }
+        let (mut tables, slot) = with_two();
+        tables.slots.enter_state(slot, State::Closing);
+        assert!(next(&mut tables, slot).is_none(), "a connection that ends gets no event");
+        assert_eq!(tables.slots[slot].state, State::Lingering, "it has everything");
     }
 }

@@ -61,5 +61,6 @@ impl Opening {
             }
         }
         connection.out().extend_from_slice(&self.then);
+        slots.weigh(slot);
     }
 }

@@ -11,7 +11,7 @@ use super::closing::after_answer;
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
 use super::lanes::{Following, Lanes};
-use super::merge::take_pending;
+use super::merge::{frame_page, take_pending};
 use super::slots::Slots;
 use super::subscriptions::unsubscribe_all;
 use super::waiting::Hold;
@@ -84,13 +84,12 @@ pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context,
 pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, replay: &Replay) {
     let slot = replay.slot;
     let mut events = Vec::new();
-    for event in &replay.events {
-        slots[slot].key.frame(event, &mut events);
-    }
-    count_events(slots, cx, slot, replay.events.len() as u64);
+    let (count, until) = frame_page(slots[slot].key, &replay.events, |_| true, &mut events);
+    count_events(slots, cx, slot, count);
     let has_gap = replay.gap.is_some();
     cx.counters.gaps += u64::from(has_gap);
-    let answer = Answer { events: &events, next: replay.until, has_gap, is_whole: replay.last };
+    let (next, is_whole) = (until.unwrap_or(replay.until), replay.last && until.is_none());
+    let answer = Answer { events: &events, next, has_gap, is_whole };
     write_answer(slots, lanes, cx, slot, answer);
     await_request(slots, cx, slot);
 }

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use crate::link::{HubMessage, LocalChannel, Replay};
-use crate::logic::cells::NONE;
+use crate::logic::cells::{NONE, Slack};
+use crate::logic::event::Event;
 use crate::logic::id::Id;
 use crate::logic::session::Notice;
 use crate::logic::wheel::Tick;
@@ -12,6 +13,7 @@ use crate::logic::wheel::Tick;
 use super::connection::{Flags, Resume, State};
 use super::context::Context;
 use super::lanes::Lanes;
+use super::merge::frame_page;
 use super::opening::Opening;
 use super::slots::Slots;
 use super::subscriptions::read_from_head;
@@ -44,6 +46,11 @@ impl Resumes {
     #[cfg(test)]
     pub(super) fn pending(&self) -> (usize, usize) {
         (self.asked, self.waiting.len())
+    }
+
+    /// Gives back the memory of a list that was long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.waiting.give_back_slack();
     }
 
     /// Asks the hub for the events that the subscriptions from number `first` on have missed after `after`; without a
@@ -173,22 +180,20 @@ impl Resumes {
             let position = is_single.then_some(resumed);
             key.notify(&Notice::Gap { after, resumed, position }, connection.out());
         }
-        let mut count = 0;
-        for event in &replay.events {
-            // Events of a channel that was unsubscribed meanwhile are left out.
-            if lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel)) {
-                key.frame(event, connection.out());
-                count += 1;
-            }
-        }
+        // Events of a channel that was unsubscribed meanwhile are left out.
+        let is_wanted = |event: &Event| lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel));
+        let (count, until) = frame_page(key, &replay.events, is_wanted, connection.out());
+        // A slow client keeps the page's memory for a while, so there is no room in it that is not needed.
+        connection.out().shrink_to_fit();
         cx.counters.deliveries += count;
         connection.events = connection.events.saturating_add(count as u32);
-        if replay.last {
+        if replay.last && until.is_none() {
             self.end(slots, lanes, cx, slot);
         } else if let Some(resume) = connection.resume_mut() {
-            resume.after = Some(replay.until);
+            resume.after = Some(until.unwrap_or(replay.until));
             resume.page_due = true;
         }
+        slots.weigh(slot);
         slots.queue(slot);
     }
 

@@ -94,10 +94,12 @@ pub(super) struct Settings {
     pub(super) held_message_max: usize,
     pub(super) retry_ms: u64,
     pub(super) trusted: bool,
+    /// The bytes of memory that slow clients may make the shard hold.
+    pub(super) lag_memory: u64,
 }
 
 impl Settings {
-    pub(super) fn new(config: Arc<Config>) -> Settings {
+    pub(super) fn new(config: Arc<Config>, lag_memory: u64) -> Settings {
         Settings {
             head: HeadLimits { head_bytes_max: config.http.max_header },
             handshake: ticks(config.server.handshake_timeout).max(1),
@@ -118,6 +120,7 @@ impl Settings {
             held_request_max: config.limits.inbound.max(config.http.max_header),
             held_message_max: config.limits.inbound.max(config.websocket.max_message),
             retry_ms: config.http.retry.as_millis() as u64,
+            lag_memory,
             trusted: !config.server.trusted_proxies.is_empty(),
             config,
         }

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::collections::VecDeque;
 
 use crate::link::ConnectionId;
-use crate::logic::cells::{Cells, NONE};
+use crate::logic::cells::{Cells, NONE, Slack};
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
 
+use super::account::Buffers;
 use super::connection::{Connection, Flags, Peer, State};
 
 /// The bits of a generation. The others are left for the marks beside it in a poll's `user_data`.
@@ -42,6 +43,8 @@ pub(super) struct Slots {
     /// Connections that are being told that there is no room for them.
     pub(super) refusals: usize,
     open: Open,
+    /// The bytes of memory that all connections' buffers hold, as far as they are weighed.
+    pub(super) buffers: Buffers,
 }
 
 impl Index<u32> for Slots {
@@ -69,6 +72,7 @@ impl Slots {
             dying: 0,
             refusals: 0,
             open: Open::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -188,6 +192,33 @@ impl Slots {
         self.unread.len()
     }
 
+    /// Brings the account up to date with what the connection's buffers hold. Each function that lets them grow or shrink
+    /// calls this at its end.
+    pub(super) fn weigh(&mut self, slot: u32) {
+        if let Some(extra) = &mut self.cells[slot].extra {
+            let now = extra.buffers();
+            if now != extra.counted {
+                self.buffers.replace(extra.counted, now);
+                extra.counted = now;
+            }
+        }
+    }
+
+    /// Drops the connection's box of fields if none of them is in use, and weighs it else.
+    pub(super) fn tidy(&mut self, slot: u32) {
+        match &self.cells[slot].extra {
+            Some(extra) if extra.is_idle() => self.drop_extra(slot),
+            _ => self.weigh(slot),
+        }
+    }
+
+    /// Drops the connection's box of fields, and takes its buffers off the account.
+    fn drop_extra(&mut self, slot: u32) {
+        if let Some(extra) = self.cells[slot].extra.take() {
+            self.buffers.replace(extra.counted, Buffers::default());
+        }
+    }
+
     /// Sets the connection's deadline, at which it ends whatever else happens.
     pub(super) fn set_deadline(&mut self, slot: u32, deadline: Tick) {
         self.cells[slot].deadline = deadline;
@@ -214,7 +245,7 @@ impl Slots {
             socket::shutdown_write(fd.as_fd());
         }
         self.enter_state(slot, State::Lingering);
-        self.cells[slot].extra = None;
+        self.drop_extra(slot);
         self.set_deadline(slot, deadline);
         if !self.cells[slot].flags.intersects(Flags::ARMED) {
             // The client's end may have come already.
@@ -231,8 +262,8 @@ impl Slots {
         if flags.intersects(Flags::REFUSED) {
             self.refusals -= 1;
         }
+        self.drop_extra(slot);
         let connection = &mut self.cells[slot];
-        connection.extra = None;
         match &connection.fd {
             // A poll reports the shutdown and ends with that.
             Some(fd) if flags.intersects(Flags::ARMED | Flags::ARMED_OUT) => socket::shutdown(fd.as_fd()),
@@ -263,6 +294,14 @@ impl Slots {
         !self.graves.is_empty()
     }
 
+    /// Gives back the memory of lists that were long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.ready.give_back_slack();
+        self.unread.give_back_slack();
+        self.rescheduled.give_back_slack();
+        self.graves.give_back_slack();
+    }
+
     /// Stops counting a connection towards its address; returns the address if the connection was counted.
     pub(super) fn uncount(&mut self, slot: u32) -> Option<IpAddr> {
         let connection = &mut self.cells[slot];
@@ -279,6 +318,7 @@ impl Slots {
     pub(super) fn check_invariants(&self) {
         let (mut dying, mut used, mut refusals) = (0, 0, 0);
         let mut counted = Slots::new();
+        let mut buffers = Buffers::default();
         for slot in 0..self.capacity() {
             let connection = &self.cells[slot];
             let flags = connection.flags;
@@ -286,6 +326,10 @@ impl Slots {
             dying += usize::from(connection.state == State::Dead);
             if let Some(gauge) = counted.gauge(connection.state) {
                 *gauge += 1;
+            }
+            if let Some(extra) = &connection.extra {
+                assert_eq!(extra.counted, extra.buffers(), "{slot} {connection:?} is weighed");
+                buffers.replace(Buffers::default(), extra.counted);
             }
             if connection.state == State::Free {
                 continue;
@@ -298,5 +342,6 @@ impl Slots {
             assert!(connection.fd.is_some(), "a connection has a socket");
         }
         assert_eq!((counted.open, dying, used, refusals), (self.open, self.dying, self.used(), self.refusals));
+        assert_eq!(buffers, self.buffers, "the sum is that of the parts");
     }
 }

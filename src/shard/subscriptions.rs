@@ -14,7 +14,8 @@ use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{Carrier, Notice};
 
-use super::connection::{State, Subscription};
+use super::account::{LAST_WORDS_MAX, is_over};
+use super::connection::{Flags, State, Subscription};
 use super::context::{Context, Effect, Ending};
 use super::lanes::{Following, Lanes, Reader};
 use super::slots::Slots;
@@ -244,13 +245,33 @@ pub(super) fn unsubscribe_from(
     position.is_some()
 }
 
+/// The number of bytes that are left of the frame that is sent in part; 0 if no frame is.
+pub(super) fn rest_of_frame(slots: &Slots, lanes: &Lanes, slot: u32) -> usize {
+    let connection = &slots[slot];
+    let subscription = connection.mid_frame().and_then(|index| connection.subscription(index));
+    subscription.map_or(0, |s| (lanes[s.lane].log.frame_boundary(s.cursor) - s.cursor) as usize)
+}
+
+/// Has a connection dropped that may have got part of a frame; it gets nothing more until then.
+pub(super) fn give_up(slots: &mut Slots, cx: &mut Context, slot: u32) {
+    slots[slot].set_mid_frame(None);
+    slots[slot].flags.insert(Flags::BLOCKED);
+    cx.effect(Effect::Drop { slot, reason: Reason::Slow });
+}
+
 /// Copies the rest of a subscription's frame to the front of `out`, if the frame is sent in part. The cursor then
 /// stands between two frames and can be moved.
+///
+/// If the shard has no memory for a long rest, the connection is dropped instead: nothing can follow within a frame.
 pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
-    let connection = &mut slots[slot];
-    if connection.mid_frame() != Some(index) {
+    if slots[slot].mid_frame() != Some(index) {
         return;
     }
+    let rest = rest_of_frame(slots, lanes, slot);
+    if rest > LAST_WORDS_MAX && is_over(slots, lanes, cx, rest as u64) {
+        return give_up(slots, cx, slot);
+    }
+    let connection = &mut slots[slot];
     connection.set_mid_frame(None);
     let Some(&Subscription { lane, cursor, .. }) = connection.subscription(index) else { return };
     let cell = &mut lanes[lane];
@@ -263,6 +284,8 @@ pub(super) fn finish_frame(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Contex
     connection.events = connection.events.saturating_add(events);
     cx.counters.deliveries += u64::from(events);
     cell.at_head += u32::from(boundary == cell.log.head());
+    lanes.settle(lane, cx.settings.config.limits.retained as u64);
+    slots.weigh(slot);
 }
 
 /// Takes a connection that has everything off the channels that have ended. The connection ends with its last
@@ -281,7 +304,8 @@ pub(super) fn leave_ended(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
         unsubscribe(slots, lanes, cx, slot, index);
         let connection = &mut slots[slot];
         connection.key.notify(&Notice::Ended { channel: &name }, connection.out());
-        if connection.subscriptions() == 0 {
+        slots.weigh(slot);
+        if slots[slot].subscriptions() == 0 {
             cx.effect(Effect::End { slot, ending: Ending::new(Reason::Ended) });
             return;
         }

@@ -11,10 +11,12 @@ mod asking;
 mod bounds;
 mod client;
 pub(super) mod faulty;
+mod memory;
 mod parrot;
 mod poll;
 mod proxied;
 mod subscribe;
+pub(super) mod tables;
 mod turns;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use super::account::used;
 use super::connection::State;
 use super::lanes::Following;
 use super::resume::PAGES_ASKED_MAX;
@@ -74,6 +77,8 @@ fn is_lossy(channel: usize) -> bool {
     CHANNELS[channel].starts_with('l')
 }
 
+/// The memory of slow clients where it must be used up at times.
+const LITTLE_MEMORY: u64 = 48 << 10;
 /// The room for batches in the queue to the shard if the queue must never be full.
 const BATCHES_MAX: usize = 4096;
 /// The room for batches in the queue to the shard if the queue must be full at times.
@@ -89,6 +94,13 @@ impl Model {
         let mut model = Model::with_queue(seed, BATCHES_FEW);
         let rate = model.rng.u8(1..80);
         model.shard.wire.io.faults = Some(Faults::new(seed, rate));
+        model
+    }
+
+    /// A model whose slow clients have little memory, with faults of the kernel for every other seed.
+    fn with_little_memory(seed: u64) -> Model {
+        let mut model = if seed.is_multiple_of(2) { Model::new(seed) } else { Model::with_faults(seed) };
+        model.shard.cx.settings.lag_memory = LITTLE_MEMORY;
         model
     }
 
@@ -114,6 +126,7 @@ impl Model {
             core: None,
             admission: Arc::new(Admission::new(&config.server)),
             config: Arc::new(config),
+            lag_memory: u64::MAX,
             listeners: Vec::new(),
             from_hub,
             to_hub,
@@ -169,6 +182,10 @@ impl Model {
         // A log holds a few times the largest allowed backlog, however slow its clients are.
         let lanes = CHANNELS.len() as u64 * 3;
         assert!(self.shard.lanes.kept_bytes <= lanes * 4 * MAX_LAG as u64 + (32 << 10), "memory is bounded");
+        let Shard { slots, lanes, cx, .. } = &self.shard;
+        let over = used(slots, lanes).saturating_sub(cx.settings.lag_memory);
+        // The last event has a frame of at most 5000 bytes in each of three lanes, whose chunks may double.
+        assert!(over <= 64 << 10, "what slow clients take is bounded: {over} bytes more");
         next
     }
 
@@ -225,7 +242,7 @@ impl Model {
         let mut config = (*self.shard.cx.settings.config).clone();
         change(&mut config);
         self.shard.cx.admission = Arc::new(Admission::new(&config.server));
-        self.shard.cx.settings = Settings::new(Arc::new(config));
+        self.shard.cx.settings = Settings::new(Arc::new(config), u64::MAX);
     }
 
     /// The id of the newest event on a channel, as the hub remembers it.
@@ -267,21 +284,7 @@ impl Model {
         };
         let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
         (&far).write_all(head.as_bytes()).unwrap();
-        self.clients.push(Client {
-            stream: far,
-            speaks,
-            is_resumed,
-            channels,
-            bytes: Vec::new(),
-            text: String::new(),
-            has_head: false,
-            since,
-            newest_at_head: Id::MAX,
-            last: since,
-            gaps: Vec::new(),
-            received: Vec::new(),
-            is_over: false,
-        });
+        self.clients.push(Client { is_resumed, ..Client::new(far, speaks, channels, since) });
         // A client that has the answer's head gets every event from there on.
         let index = self.clients.len() - 1;
         for _ in 0..50 {
@@ -419,8 +422,13 @@ fn run(mut model: Model) -> Model {
     model
 }
 
-/// Runs the model with many seeds, or with those that the environment names, and adds up the figures.
-fn run_all(count: u64, new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe) -> HashMap<&'static str, u64> {
+/// Runs the model with many seeds, or with those that the environment names, and adds up the figures. `is_short`: the
+/// memory of slow clients is used up at times.
+fn run_all(
+    count: u64,
+    is_short: bool,
+    new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe,
+) -> HashMap<&'static str, u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("RINGCAST_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
@@ -436,6 +444,7 @@ fn run_all(count: u64, new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe) -
         let counters = &model.shard.cx.counters;
         for (name, figure) in [
             ("slow clients cut off", counters.slow_disconnected),
+            ("clients cut off for memory", counters.memory_disconnected),
             ("slow clients told of a gap", counters.slow_gaps),
             ("slow clients moved on", counters.slow_skips),
             ("resumed in the shard", counters.resumed_here),
@@ -452,22 +461,30 @@ fn run_all(count: u64, new: impl Fn(u64) -> Model + std::panic::RefUnwindSafe) -
     }
     println!("{seeds:?}: {figures:?}");
     let is_whole = seeds.end - seeds.start >= 100;
+    if !is_short {
+        assert_eq!(figures.remove("clients cut off for memory"), Some(0), "there is enough memory");
+    }
     assert!(!is_whole || figures.values().all(|figure| *figure > 0), "everything has happened: {figures:?}");
     figures
 }
 
 #[test]
 fn the_model_of_delivery_holds() {
-    assert_eq!(run_all(150, Model::new).len(), 8);
+    assert_eq!(run_all(150, false, Model::new).len(), 8);
 }
 
 #[test]
 fn the_model_of_delivery_holds_for_a_made_up_protocol() {
     let new = |seed| Model { languages: &[Speaks::Parrot, Speaks::Sse], ..Model::with_faults(seed) };
-    assert_eq!(run_all(100, new).len(), 14);
+    assert_eq!(run_all(100, false, new).len(), 14);
 }
 
 #[test]
 fn the_model_of_delivery_holds_with_a_kernel_that_has_faults() {
-    assert_eq!(run_all(150, Model::with_faults).len(), 14);
+    assert_eq!(run_all(150, false, Model::with_faults).len(), 14);
+}
+
+#[test]
+fn the_model_of_delivery_holds_with_little_memory() {
+    assert_eq!(run_all(150, true, Model::with_little_memory).len(), 15);
 }

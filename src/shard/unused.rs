@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::logic::cells::Slack;
 use crate::logic::session::Carrier;
 use crate::logic::wheel::Tick;
 
@@ -67,6 +68,11 @@ impl Unused {
     pub(super) fn next(&mut self, now: Tick) -> Option<(Kept, u32)> {
         let kept = Kept::ALL.into_iter().find(|kept| self.is_due(*kept, now))?;
         self.0[kept as usize].pop_front().map(|(_, lane)| (kept, lane))
+    }
+
+    /// Gives back the memory of queues that were long once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.0.iter_mut().for_each(Slack::give_back_slack);
     }
 
     fn is_due(&self, kept: Kept, now: Tick) -> bool {

@@ -32,6 +32,14 @@ pub(super) enum Aside {
 }
 
 impl Aside {
+    /// The message's bytes.
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Aside::Text(text) => text.len(),
+            Aside::Binary(bytes) => bytes.len(),
+        }
+    }
+
     pub(super) fn new(message: Payload<'_>) -> Aside {
         match message {
             Payload::Text(text) => Aside::Text(text.into()),
@@ -89,4 +97,43 @@ pub(super) enum Waiting {
     Backend(Box<Asking>),
     /// The backend has answered, and the request or message is carried out next.
     Decided(Box<Decided>),
+}
+
+impl Waiting {
+    /// The bytes of memory that the message or the channels which wait take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let names = |names: &[String]| names.iter().map(|name| size_of::<String>() + name.capacity()).sum();
+        let message = |message: &Option<Aside>| message.as_ref().map_or(0, Aside::memory_bytes);
+        match self {
+            Waiting::Nothing => 0,
+            Waiting::Token(wanted) => names(&wanted.channels),
+            Waiting::Upstream(aside) => aside.memory_bytes(),
+            Waiting::Backend(asking) => names(&asking.channels) + message(&asking.message),
+            Waiting::Decided(decided) => message(&decided.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_has_the_size_of_its_bytes() {
+        let channels = || vec!["abc".to_owned(), "defg".to_owned()];
+        let named = 2 * size_of::<String>() + 7;
+        let text = Aside::new(Payload::Text("12345"));
+        let binary = || Aside::new(Payload::Binary(&[0; 9]));
+        let asking = Asking { number: 1, channels: channels(), message: Some(text) };
+        let decided = Decided { outcome: Ok(()), message: Some(binary()) };
+        for (waiting, bytes) in [
+            (Waiting::Nothing, 0),
+            (Waiting::Token(Box::new(Wanted { channels: channels(), after: None })), named),
+            (Waiting::Upstream(binary()), 9),
+            (Waiting::Backend(Box::new(asking)), named + 5),
+            (Waiting::Decided(Box::new(decided)), 9),
+        ] {
+            assert_eq!(waiting.memory_bytes(), bytes, "{waiting:?}");
+        }
+    }
 }

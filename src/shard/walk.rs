@@ -227,3 +227,123 @@ impl Walk {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::tables::Tables;
+    use super::*;
+    use crate::config::SlowPolicy;
+
+    /// Goes on with the walks of a length and takes the planned sends out, without sending them.
+    fn go_on(walks: &mut Walks, tables: &mut Tables, length: Length, plans_max: usize) -> Vec<u32> {
+        let Tables { slots, lanes, cx, batch } = tables;
+        walks.go_on(slots, lanes, cx, batch, (length, plans_max));
+        batch.plans.drain(..).map(|plan| plan.slot).inspect(|slot| slots[*slot].flags.remove(Flags::PLANNED)).collect()
+    }
+
+    /// A lane that keeps at most 1000 bytes for a slow reader, and its readers.
+    fn with_readers(count: usize) -> (Tables, u32, Vec<u32>) {
+        let mut tables = Tables::new();
+        let lane = tables.lane(SlowPolicy::Gap);
+        let slots = (0..count).map(|_| tables.stream(&[lane])).collect();
+        (tables, lane, slots)
+    }
+
+    #[test]
+    fn every_reader_is_visited_once_from_the_last_one_down() {
+        let (mut tables, lane, slots) = with_readers(5);
+        tables.append(lane, 1, 10);
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        walks.begin(&mut tables.lanes, lane);
+        assert_eq!((walks.short.len(), walks.long.len()), (1, 0), "one walk for a lane");
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Long, 100), [0u32; 0]);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 2), [slots[4], slots[3]]);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [slots[2], slots[1], slots[0]]);
+        assert!(walks.is_empty() && !tables.lanes[lane].walking);
+        assert_eq!(tables.cx.counters.walks, 1);
+    }
+
+    #[test]
+    fn a_walk_of_many_readers_is_long_and_one_of_none_does_not_begin() {
+        for (count, lengths) in [(0, (0, 0)), (VISITS_MAX, (1, 0)), (VISITS_MAX + 1, (0, 1))] {
+            let (mut tables, lane, _) = with_readers(count);
+            let mut walks = Walks::default();
+            walks.begin(&mut tables.lanes, lane);
+            assert_eq!((walks.short.len(), walks.long.len()), lengths, "{count}");
+            assert_eq!(tables.lanes[lane].walking, count > 0);
+        }
+    }
+
+    #[test]
+    fn readers_with_everything_and_readers_without_room_get_no_send() {
+        let (mut tables, lane, slots) = with_readers(3);
+        tables.append(lane, 1, 10);
+        tables.set_cursor(slots[1], 0, 10, false);
+        tables.slots[slots[2]].flags.insert(Flags::BLOCKED);
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [slots[0]]);
+        assert_eq!(tables.cx.counters.lag_max_bytes, 10);
+    }
+
+    #[test]
+    fn a_reader_without_room_before_the_floor_is_moved_on_and_the_log_is_trimmed() {
+        let (mut tables, lane, slots) = with_readers(2);
+        (1..=12).for_each(|number| tables.append(lane, number, 100));
+        tables.slots[slots[0]].flags.insert(Flags::BLOCKED);
+        tables.set_cursor(slots[1], 0, 1200, false);
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [0u32; 0]);
+        assert_eq!((tables.cursor(slots[0], 0), tables.cx.counters.slow_gaps), (200, 1));
+        assert_eq!(tables.lanes[lane].log.tail(), 200, "a thousand bytes are kept");
+        assert!(walks.is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_the_shard_has_not_got_round_to_keeps_its_frames() {
+        let (mut tables, lane, slots) = with_readers(1);
+        (1..=12).for_each(|number| tables.append(lane, number, 100));
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100)[0], slots[0]);
+        assert_eq!((tables.cursor(slots[0], 0), tables.lanes[lane].log.tail()), (0, 0), "nothing is dropped");
+        assert_eq!(tables.cx.counters.slow_gaps, 0);
+        assert!(!walks.is_empty(), "another walk follows");
+    }
+
+    #[test]
+    fn a_planned_reader_before_the_floor_is_sent_to_first() {
+        let (mut tables, lane, slots) = with_readers(2);
+        (1..=12).for_each(|number| tables.append(lane, number, 100));
+        tables.slots[slots[1]].flags.insert(Flags::PLANNED);
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [0u32; 0]);
+        assert_eq!(walks.short[0].position, 2, "the walk waits for the batch");
+        tables.set_cursor(slots[1], 0, 300, false);
+        tables.slots[slots[1]].flags.insert(Flags::PLANNED);
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 1), [slots[0]], "after the floor it may wait");
+    }
+
+    #[test]
+    fn a_lane_that_outgrows_its_walk_holds_events_back_until_the_walk_is_over() {
+        let (mut tables, lane, _) = with_readers(2);
+        tables.append(lane, 1, 500);
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        tables.append(lane, 2, 1500);
+        walks.begin(&mut tables.lanes, lane);
+        assert!(!walks.holds_events_back(), "the walk has not begun");
+        go_on(&mut walks, &mut tables, Length::Short, 1);
+        tables.append(lane, 3, 1000);
+        walks.begin(&mut tables.lanes, lane);
+        assert!(!walks.holds_events_back(), "it has grown by what a reader may be behind");
+        tables.append(lane, 4, 1);
+        walks.begin(&mut tables.lanes, lane);
+        assert!(walks.holds_events_back());
+        go_on(&mut walks, &mut tables, Length::Short, 100);
+        assert!(!walks.holds_events_back());
+    }
+}

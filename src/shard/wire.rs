@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::figures::Measure;
-use crate::logic::cells::NONE;
+use crate::logic::cells::{NONE, Slack};
 use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 use crate::sys::clock::unix_ms;
@@ -162,6 +162,15 @@ impl Wire {
         }
     }
 
+    /// Gives back the memory of batches that were large once.
+    pub(super) fn give_back_slack(&mut self) {
+        self.batch.give_back_slack();
+        self.completions.give_back_slack();
+        self.results.give_back_slack();
+        self.stretches.give_back_slack();
+        self.starved.give_back_slack();
+    }
+
     /// Sends the batch and moves every connection on by the bytes that the kernel took.
     pub(super) fn send(&mut self, slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context) -> io::Result<()> {
         if self.batch.plans.is_empty() {
@@ -214,6 +223,7 @@ impl Wire {
                 end - start
             }
         };
+        slots.weigh(slot);
         if taken < planned {
             account.cx.counters.sends_blocked += 1;
             self.await_room(slots, slot)?;
@@ -375,5 +385,117 @@ impl Account<'_> {
             subscription.cursor = to;
         }
         lane.at_head += u32::from(to == lane.log.head() && from.start != to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::tables::{Tables, id};
+    use super::*;
+    use crate::config::SlowPolicy;
+
+    fn accounted(tables: &mut Tables, slot: u32, run: Stretch, taken: usize) {
+        let Tables { slots, lanes, cx, .. } = tables;
+        Account { cx, sent_ms: 1 }.run(slots, lanes, slot, run, taken);
+    }
+
+    #[test]
+    fn a_run_moves_the_cursor_by_what_the_kernel_took() {
+        // Three frames of ten bytes: what is taken, and then the cursor, the events, whether a frame is sent in part.
+        for (taken, events, is_mid) in
+            [(0, 0, true), (7, 1, false), (8, 1, true), (17, 2, false), (26, 2, true), (27, 3, false)]
+        {
+            let mut tables = Tables::new();
+            let lane = tables.lane(SlowPolicy::Gap);
+            let slot = tables.stream(&[lane]);
+            (1..=3).for_each(|number| tables.append(lane, number, 10));
+            tables.set_cursor(slot, 0, 3, true);
+            accounted(&mut tables, slot, Stretch { index: 0, lane, start: 3, end: 30 }, taken);
+            assert_eq!(tables.cursor(slot, 0), 3 + taken as u64);
+            assert_eq!(
+                (tables.slots[slot].events, tables.cx.counters.deliveries),
+                (events, u64::from(events)),
+                "{taken}"
+            );
+            assert_eq!(tables.slots[slot].mid_frame(), is_mid.then_some(0), "{taken}");
+            assert_eq!(tables.lanes.is_read(lane), taken == 27);
+            tables.lanes.check_invariants();
+        }
+    }
+
+    #[test]
+    fn a_merged_send_moves_all_cursors_that_it_went_over() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes);
+        for (number, lane) in [(1, 0), (2, 1), (3, 0)] {
+            tables.append(lanes[lane], number, 10);
+        }
+        let (mut cursors, mut stretches) = (Vec::new(), Vec::new());
+        let Tables { slots, lanes: table, cx, .. } = &mut tables;
+        Account { cx, sent_ms: 1 }.merged(slots, table, slot, 14, &mut cursors, &mut stretches);
+        assert_eq!((tables.cursor(slot, 0), tables.cursor(slot, 1)), (10, 4));
+        assert_eq!((tables.slots[slot].mid_frame(), tables.slots[slot].events), (Some(1), 1));
+        let Tables { slots, lanes: table, cx, .. } = &mut tables;
+        Account { cx, sent_ms: 1 }.merged(slots, table, slot, 16, &mut cursors, &mut stretches);
+        assert_eq!((tables.cursor(slot, 0), tables.cursor(slot, 1)), (20, 10));
+        assert_eq!((tables.slots[slot].mid_frame(), tables.slots[slot].events), (None, 3));
+        assert_eq!(tables.cx.counters.deliveries, 3);
+        assert!(lanes.iter().all(|lane| tables.lanes.is_read(*lane)) && stretches.is_empty());
+        tables.lanes.check_invariants();
+    }
+
+    #[test]
+    fn an_answer_goes_on_where_the_kernel_stopped_and_leaves_no_memory() {
+        let mut tables = Tables::new();
+        let slot = tables.stream(&[]);
+        tables.slots[slot].out().extend_from_slice(b"0123456789");
+        assert_eq!(account_out(&mut tables.slots, slot, 4), 10);
+        assert_eq!(tables.out(slot), "456789");
+        assert_eq!(account_out(&mut tables.slots, slot, 6), 6);
+        let extra = tables.slots[slot].extra();
+        assert_eq!((extra.out.capacity(), extra.out_sent), (0, 0));
+        assert_eq!(account_out(&mut tables.slots, slot, 0), 0);
+    }
+
+    #[test]
+    fn the_rest_of_a_heartbeat_comes_first() {
+        let mut tables = Tables::new();
+        let slot = tables.stream(&[]);
+        tables.slots[slot].flags.insert(Flags::HEARTBEAT);
+        let whole = heartbeat(&tables.slots[slot]);
+        tables.slots[slot].out().extend_from_slice(b"reply");
+        assert_eq!(account_heartbeat(&mut tables.slots, &mut tables.cx, slot, whole.len() - 1), whole.len());
+        assert_eq!(tables.slots[slot].out_bytes(), [&whole[whole.len() - 1..], b"reply"].concat());
+        assert!(!tables.slots[slot].flags.intersects(Flags::HEARTBEAT));
+        tables.slots[slot].extra().out.clear();
+        account_heartbeat(&mut tables.slots, &mut tables.cx, slot, whole.len());
+        assert_eq!((tables.out(slot), tables.cx.counters.heartbeats), ("", 2));
+    }
+
+    #[test]
+    fn a_connection_is_caught_up_if_nothing_is_pending() {
+        let mut tables = Tables::new();
+        let lane = tables.lane(SlowPolicy::Gap);
+        let slot = tables.stream(&[lane]);
+        tables.append(lane, 1, 10);
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, slot));
+        tables.set_cursor(slot, 0, 10, false);
+        assert!(is_caught_up(&tables.slots, &tables.lanes, slot));
+        tables.slots[slot].flags.insert(Flags::HEARTBEAT);
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, slot));
+        tables.slots[slot].flags.remove(Flags::HEARTBEAT);
+        let channel = tables.lanes[lane].channel;
+        tables.lanes.channels[channel].ended = true;
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, slot), "the end must be told");
+        tables.lanes.channels[channel].ended = false;
+        tables.slots[slot].extra();
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, slot));
+        tables.slots.tidy(slot);
+        tables.slots.enter_state(slot, State::Closing);
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, slot));
+        let idle = tables.stream(&[]);
+        assert!(!is_caught_up(&tables.slots, &tables.lanes, idle));
+        assert_eq!(tables.lanes[lane].log.id_at(0), Some(id(1)));
     }
 }

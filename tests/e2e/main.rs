@@ -16,6 +16,7 @@ mod feed;
 mod http_cases;
 mod limits;
 mod logging;
+mod memory;
 mod order;
 mod polls;
 mod proxies;

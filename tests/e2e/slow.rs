@@ -9,7 +9,7 @@ use super::clients::{Http, Stream};
 use super::server::{PATIENCE, Server, eventually, publish};
 
 /// A client with a small receive buffer, which does not read until [`read_on`].
-fn lazy(server: &Server, target: &str) -> Http {
+pub fn lazy(server: &Server, target: &str) -> Http {
     let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&server.address.into()).unwrap();

@@ -37,6 +37,25 @@ pub(super) enum Speaks {
 }
 
 impl Client {
+    /// A client that has asked for channels, and must get what comes after a position.
+    pub(super) fn new(stream: UnixStream, speaks: Speaks, channels: Vec<usize>, since: Id) -> Client {
+        Client {
+            stream,
+            speaks,
+            is_resumed: false,
+            channels,
+            bytes: Vec::new(),
+            text: String::new(),
+            has_head: false,
+            since,
+            newest_at_head: Id::MAX,
+            last: since,
+            gaps: Vec::new(),
+            received: Vec::new(),
+            is_over: false,
+        }
+    }
+
     /// Reads the received bytes as events and notices.
     pub(super) fn understand(&mut self) {
         if !self.has_head {

@@ -54,6 +54,7 @@ fn live_events_go_on_when_a_replay_is_unsubscribed() {
 #[test]
 fn a_client_that_is_catching_up_is_heard_between_two_pages() {
     let (mut model, slot, far) = catching_up_with(40);
+    model.configure(|config| config.limits.replies = 32 * 1024);
     let waiting = model.shard.slots[slot].out_waiting();
     assert!(waiting > model.shard.cx.settings.config.limits.replies, "too much for it to be heard now");
     say_to(&far, r#"{"unsubscribe":["d:1"],"ref":7}"#);

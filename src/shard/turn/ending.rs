@@ -1,5 +1,6 @@
 //! Ending connections, in all parts that hold something of them.
 
+use crate::logic::protocol::ws::Decoder;
 use crate::logic::reason::Reason;
 use crate::logic::retry;
 
@@ -32,6 +33,7 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
         extra.resumes.clear();
         extra.gap = None;
         extra.input = Vec::new();
+        extra.decoder = Decoder::default();
     }
     if matches!(state, State::Stream | State::WebSocket) {
         connection.key.close(&ending.farewell(retry_ms), connection.out());

@@ -25,11 +25,12 @@ const LAST_LOOK: (usize, Duration) = (64, Duration::from_millis(1));
 /// Reads the connections that have input, up to the turn's budget.
 pub(super) fn read_all(shard: &mut Shard) -> io::Result<()> {
     for _ in 0..shard.slots.unread() {
-        if shard.reading.is_spent() {
+        if shard.reading.is_spent() || shard.is_short_of_memory() {
             break;
         }
         let Some(slot) = shard.slots.next_unread() else { break };
         read(shard, slot)?;
+        shard.slots.weigh(slot);
         shard.carry_out();
     }
     Ok(())
@@ -51,6 +52,7 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
             connection.release(Hold::INBOX);
             connection.flags.insert(Flags::TO_END);
             read(shard, slot)?;
+            shard.slots.weigh(slot);
             shard.carry_out();
         }
     }

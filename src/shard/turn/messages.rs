@@ -66,8 +66,8 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
         extra.input = rest.to_vec();
         decoder.tidy();
         extra.decoder = decoder;
-        connection.tidy();
-        if connection.out_waiting() > 0 {
+        shard.slots.tidy(slot);
+        if shard.slots[slot].out_waiting() > 0 {
             shard.slots.queue(slot);
         }
     }
@@ -179,6 +179,7 @@ pub(super) fn hear_again(shard: &mut Shard, slot: u32) {
     if connection.state == State::WebSocket && connection.holds().is_empty() {
         shard.slots.read_later(slot);
     }
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
+use crate::logic::cells::Slack;
 
 use super::ShardParts;
 use super::accept::{self, Acceptor, Queue};
@@ -33,6 +34,7 @@ use super::context::{Budget, Context, Effect};
 use super::deadlines::Deadlines;
 use super::drain::Drain;
 use super::lanes::Lanes;
+use super::memory::Memory;
 use super::next::plan;
 use super::rates::Rates;
 use super::resume::Resumes;
@@ -87,6 +89,7 @@ pub(super) struct Shard {
     pub(super) cx: Context,
     pub(super) wire: Wire,
     pub(super) walks: Walks,
+    pub(super) memory: Memory,
     pub(super) resumes: Resumes,
     pub(super) access: Access,
     pub(super) acceptor: Acceptor,
@@ -128,7 +131,7 @@ impl Shard {
             lanes: Lanes::new(),
             cx: Context {
                 index: parts.index,
-                settings: Settings::new(parts.config),
+                settings: Settings::new(parts.config, parts.lag_memory),
                 admission: parts.admission,
                 now: 1,
                 counters: Counters::default(),
@@ -140,6 +143,7 @@ impl Shard {
             },
             wire,
             walks: Walks::default(),
+            memory: Memory::default(),
             resumes: Resumes::default(),
             access: Access::new(parts.keyring, parts.revoked),
             acceptor: Acceptor::new(parts.listeners, descriptors),
@@ -223,12 +227,14 @@ impl Shard {
         input::read_parked(self)?;
         time::pass(self);
         let more_to_send = self.deliver()?;
+        let more_to_free = self.give_back();
         let more_to_show = self.go_on_with_surveys();
         let more_to_close = self.end_turn()?;
         let more = reports.has_more
             || more_to_close
             || more_to_send
             || more_to_show
+            || more_to_free
             || self.slots.unread() > 0
             || !self.parked.is_empty()
             || orders::has_work(self)
@@ -307,6 +313,29 @@ impl Shard {
         }
     }
 
+    /// Whether the shard must give memory back before it takes more input and events.
+    fn is_short_of_memory(&self) -> bool {
+        self.memory.is_short(&self.slots, &self.lanes, &self.cx)
+    }
+
+    /// Gives back memory beyond the budget; returns whether there is more to give back.
+    fn give_back(&mut self) -> bool {
+        let Shard { slots, lanes, cx, memory, walks, .. } = self;
+        memory.go_on(slots, lanes, cx, !walks.is_empty())
+    }
+
+    /// Gives back the memory of lists that were long once, so that an attack leaves nothing behind.
+    fn give_back_slack(&mut self) {
+        self.slots.give_back_slack();
+        self.lanes.give_back_slack();
+        self.wire.give_back_slack();
+        self.resumes.give_back_slack();
+        self.deadlines.give_back_slack();
+        self.parked.give_back_slack();
+        self.cx.effects.give_back_slack();
+        self.spare_effects.give_back_slack();
+    }
+
     fn go_on_with_surveys(&mut self) -> bool {
         let Shard { slots, lanes, cx, access, surveys, .. } = self;
         let mut budget = Budget::new(SURVEY);
@@ -369,6 +398,10 @@ impl Shard {
         counters.identified = self.access.identities.len() as u64;
         counters.channels = self.lanes.channels.used() as u64;
         counters.log_bytes = self.lanes.kept_bytes;
+        counters.lagging_bytes = self.lanes.lagging_bytes;
+        counters.output_bytes = self.slots.buffers.output as u64;
+        counters.input_bytes = self.slots.buffers.input as u64;
+        counters.lag_memory_bytes = self.cx.settings.lag_memory;
         counters.queued_bytes = self.upstream.waiting_bytes() as u64;
         counters.descriptors_max = self.acceptor.descriptors_max() as u64;
         let ring = self.wire.io.counters();

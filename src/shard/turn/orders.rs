@@ -27,7 +27,7 @@ const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
 /// Works off the hub's messages, up to a budget. No message is taken while a walk holds events back: publishers then
 /// wait for the shard, and clients are not taken for slow because the shard is.
 pub(super) fn work_off(shard: &mut Shard) {
-    if !has_work(shard) || shard.walks.holds_events_back() {
+    if !has_work(shard) || shard.walks.holds_events_back() || shard.is_short_of_memory() {
         return;
     }
     shard.upstream.clear_wake();
@@ -35,7 +35,8 @@ pub(super) fn work_off(shard: &mut Shard) {
     loop {
         hear_with_room(shard, &mut budget);
         sweep::go_on(shard, &mut budget);
-        if shard.order.is_some() || shard.walks.holds_events_back() || !budget.take() {
+        let is_held_back = shard.walks.holds_events_back() || shard.is_short_of_memory();
+        if shard.order.is_some() || is_held_back || !budget.take() {
             return;
         }
         let Some(message) = shard.upstream.next() else { return };
@@ -204,6 +205,7 @@ fn on_published(
             messages::reply(shard, slot, reference, Outcome::Refused(&refusal));
         }
     }
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }
 
@@ -218,5 +220,6 @@ pub(super) fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
         return ending::end(shard, slot, &ending);
     }
     connection.key.notify(&Notice::Direct(draft), connection.out());
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }

@@ -104,6 +104,7 @@ pub(super) fn on_answer(shard: &mut Shard, id: ConnectionId, number: u32, answer
     connection.extra().waiting = Waiting::Decided(Box::new(Decided { outcome, message: asking.message }));
     connection.release(Hold::BACKEND);
     shard.slots.set_deadline(slot, 0);
+    shard.slots.weigh(slot);
     if shard.slots[slot].state == State::WebSocket {
         messages::hear_again(shard, slot);
     } else {

@@ -55,7 +55,7 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
         State::WebSocket if !rest.is_empty() => messages::read(shard, slot, &mut rest.to_vec()),
         _ => {}
     }
-    shard.slots[slot].tidy();
+    shard.slots.tidy(slot);
 }
 
 /// Carries out the first request in `bytes`; returns the number of its bytes, or `None` if the input has to wait.

@@ -132,7 +132,7 @@ fn on_channel(shard: &Shard, name: &str) -> Connections {
 /// Goes on with the present order, and answers it when it is carried out.
 pub(super) fn go_on(shard: &mut Shard, budget: &mut Budget) {
     let Some(mut order) = shard.order.take() else { return };
-    while budget.take() {
+    while !shard.is_short_of_memory() && budget.take() {
         match order.connections.next(shard, budget) {
             Step::Found(slot) => {
                 budget.spend(1 + shard.slots[slot].subscriptions());
@@ -238,6 +238,8 @@ fn unsubscribe(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChanne
     unsubscribe_from(slots, lanes, cx, slot, channel);
     let connection = &mut slots[slot];
     connection.key.notify(&Notice::Unsubscribed { channel: name, reason }, connection.out());
+    slots.weigh(slot);
+    let connection = &slots[slot];
     if connection.subscriptions() == 0 && !connection.key.protocol().takes_requests() {
         ending::end(shard, slot, &Ending::in_words(Reason::Kicked, reason));
     }
@@ -265,5 +267,6 @@ fn refuse_room(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChanne
         let connection = &mut slots[slot];
         connection.key.notify(&notice, connection.out());
     }
+    shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }

@@ -106,6 +106,9 @@ fn tick(shard: &mut Shard) {
     if let Some(drain) = &mut shard.drain {
         drain.on_tick(now);
     }
+    if now.is_multiple_of(10 * TIDY_EVERY) {
+        shard.give_back_slack();
+    }
     if now.is_multiple_of(TIDY_EVERY) {
         memory::give_back();
     }

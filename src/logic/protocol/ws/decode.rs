@@ -87,6 +87,11 @@ impl Decoder {
         self.partial.as_ref().is_none_or(|partial| partial.done)
     }
 
+    /// The bytes of memory that the decoder holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.bytes.capacity())
+    }
+
     /// Reads a frame, or the part of its payload that has arrived, from the beginning of `bytes`, unmasking it in place.
     /// A message may have `message_bytes_max` bytes; a longer one is refused by the frame header that announces it. A
     /// message that has arrived whole is not copied.
