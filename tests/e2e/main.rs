@@ -17,6 +17,7 @@ mod limits;
 mod order;
 mod polls;
 mod proxies;
+mod proxy;
 mod resume;
 mod server;
 mod service;
