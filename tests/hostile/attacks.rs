@@ -224,10 +224,10 @@ fn run_all(is_behind: bool) {
     let wanted = std::env::var("RINGCAST_ATTACK").unwrap_or_default();
     let mut table = vec![HEADING.to_owned()];
     let mut failures = Vec::new();
-    for attack in ATTACKS.iter().filter(|attack| attack.name.contains(&wanted)) {
-        if is_behind && !attack.is_for_proxies {
-            continue;
-        }
+    let is_wanted = |attack: &&Attack| {
+        wanted.split(',').any(|name| attack.name.contains(name)) && (attack.is_for_proxies || !is_behind)
+    };
+    for attack in ATTACKS.iter().filter(is_wanted) {
         let row = run(attack, is_behind);
         table.push(line(&row, attack.excluded));
         show(&table[table.len() - 1]);

@@ -3,19 +3,14 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-/// Starts something with a limit on descriptors, which the processes that it starts inherit.
+use super::server::DESCRIPTORS;
+
+/// Has a server started with so many descriptors.
 pub fn with_descriptors<T>(limit: u64, start: impl FnOnce() -> T) -> T {
-    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes the limit to a valid place.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) }, 0);
-    let few = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    // SAFETY: reads a valid limit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) }, 0);
-    let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(start));
-    // SAFETY: reads a valid limit.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) };
-    assert_eq!(result, 0, "raising the limit again needs root: {}", std::io::Error::last_os_error());
-    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    DESCRIPTORS.set(limit);
+    let started = start();
+    DESCRIPTORS.set(0);
+    started
 }
 
 /// A disk of a few kilobytes in memory.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `cargo test --test hostile` | the small form, for every change: bounds that hold on a busy machine |
 //! | `RINGCAST_HOSTILE=full cargo test --release --test hostile attacks` | the full form: more clients for longer, and the promised figures |
-//! | `RINGCAST_ATTACK=names cargo test --test hostile attacks` | the attacks whose name contains this |
+//! | `RINGCAST_ATTACK=names cargo test --test hostile attacks` | the attacks whose names contain one of these texts, which commas separate |
 //! | `RINGCAST_CHAOS_SECONDS=3600 cargo test --release --test hostile chaos` | an hour of chaos; `RINGCAST_CHAOS_SEED=N` repeats a run |
 //!
 //! The tests need root (a small disk is mounted, and the server is given fewer descriptors), nginx and libfaketime.
