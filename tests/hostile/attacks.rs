@@ -417,21 +417,44 @@ fn pinned_logs(scene: &Scene<'_>) -> Option<String> {
     None
 }
 
-/// Connections to the feed that say nothing, until the hub has no more descriptors. A backend that comes then must be
-/// heard, and the admin listener must answer.
+/// Connections to the feed that say nothing and come back when they are let go, until the hub has no more descriptors.
+/// Meanwhile revocations are kept, and the admin listener answers.
 fn idle_feed(scene: &Scene<'_>) -> Option<String> {
-    let idle: Vec<UnixStream> =
-        (0..600).filter_map(|_| UnixStream::connect(&scene.server.feed_path).ok()).collect();
-    let mut missing = Vec::new();
-    std::thread::sleep(scene.until.saturating_duration_since(Instant::now()) * 9 / 10);
-    if let Err(error) = admin(scene.server.admin, "GET /healthz HTTP/1.1\r\n") {
-        missing.push(format!("the admin listener: {error}"));
-    }
-    if let Err(error) = admin(scene.server.admin, "GET /v1/channels HTTP/1.1\r\n") {
-        missing.push(format!("the admin listener's question to the hub: {error}"));
-    }
-    drop(idle);
-    (!missing.is_empty()).then(|| missing.join(", "))
+    let mut backend = scene.server.feed();
+    let connect = || {
+        let stream = UnixStream::connect(&scene.server.feed_path).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut idle: Vec<Option<UnixStream>> = (0..600).map(|_| connect()).collect();
+            while !scene.is_over() {
+                for place in &mut idle {
+                    let is_gone = place.as_ref().is_none_or(|mut stream| matches!(stream.read(&mut [0; 256]), Ok(0)));
+                    if is_gone {
+                        *place = connect();
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let mut missing = std::collections::BTreeSet::new();
+        let mut number = 0;
+        while !scene.is_over() {
+            std::thread::sleep(Duration::from_millis(200));
+            number += 1;
+            if let Err(error) = backend.call(json!({ "op": "kick", "jti": format!("idle-{number}") })) {
+                missing.insert(format!("a revocation: {error}"));
+            }
+            for path in ["/healthz", "/v1/channels"] {
+                if let Err(error) = admin(scene.server.admin, &format!("GET {path} HTTP/1.1\r\n")) {
+                    missing.insert(format!("{path} of the admin listener: {error}"));
+                }
+            }
+        }
+        (!missing.is_empty()).then(|| missing.into_iter().collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// Clients of a Unix socket that take nothing are let go, though no network can tell that they do not.
@@ -517,7 +540,9 @@ fn pause(scene: &Scene<'_>) -> Option<String> {
         scene.server.signal(libc::SIGCONT);
     }
     live(Duration::from_millis(1500));
-    let unresponsive = sum(&stats(scene.server.admin).unwrap_or_default(), "/closed/unresponsive");
+    let stats = stats(scene.server.admin).unwrap_or_default();
+    let unresponsive = sum(&stats, "/closed/unresponsive");
+    assert!(sum(&stats, "/heartbeats") > count as u64, "no pongs were under way: {stats}");
     (unresponsive > 0).then(|| format!("{unresponsive} of {count} clients were dropped for a pause of the server"))
 }
 
