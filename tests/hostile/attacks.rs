@@ -248,7 +248,7 @@ fn every_attack_is_bounded_behind_nginx() {
 }
 
 /// A token that looks right and whose signature does not verify.
-fn bad_token(random: &mut fastrand::Rng, is_dear: bool) -> String {
+pub fn bad_token(random: &mut fastrand::Rng, is_dear: bool) -> String {
     let (algorithm, length) = if is_dear { ("ES384", 96) } else { ("ES256", 64) };
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signature: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
@@ -261,7 +261,7 @@ fn bad_token(random: &mut fastrand::Rng, is_dear: bool) -> String {
 }
 
 /// A token of a user for all channels.
-fn good_token(user: &str) -> String {
+pub fn good_token(user: &str) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(b"a secret of at least 32 bytes, yes");
     let claims = json!({ "exp": 4_102_444_800u64, "channels": ["*"], "sub": user });
     jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key).unwrap()
