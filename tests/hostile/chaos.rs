@@ -84,8 +84,7 @@ fn publish(world: &World<'_>, publisher: usize) {
         let length = if random.u8(..) < 4 { random.usize(..100_000) } else { random.usize(..2000) };
         let data = format!("{} {}", numbers[index] + 1, "x".repeat(length));
         let key = format!("{publisher}:{index}:{}", numbers[index] + 1);
-        let command =
-            json!({ "op": "publish", "channel": CHANNELS[publisher][index], "data": data, "key": key });
+        let command = json!({ "op": "publish", "channel": CHANNELS[publisher][index], "data": data, "key": key });
         match feed.call(command) {
             Ok(_) => numbers[index] += 1,
             Err(FeedError::Refused { code, .. }) if code == "state" => world.count("publishes refused for the disk"),
@@ -144,8 +143,7 @@ fn follow(world: &World<'_>, number: usize) {
     let channels: Vec<&str> = all.iter().map(|(publisher, index)| CHANNELS[*publisher][*index]).collect();
     let source = one_of_many(number);
     let transport = Transport::ALL[number % 3];
-    let mut follower =
-        Follower::new(world.front, source, transport, channels.join(","), Duration::from_secs(10));
+    let mut follower = Follower::new(world.front, source, transport, channels.join(","), Duration::from_secs(10));
     let mut ledger = Ledger::default();
     let mut calm_since = None;
     loop {
@@ -182,7 +180,8 @@ fn follow(world: &World<'_>, number: usize) {
             return;
         }
         if calm_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(40) {
-            return world.broke(format!("client {number} ({transport:?}) did not get everything: {:?}", ledger.numbers));
+            return world
+                .broke(format!("client {number} ({transport:?}) did not get everything: {:?}", ledger.numbers));
         }
     }
 }
@@ -346,8 +345,15 @@ fn standing(server: &Server) -> Value {
     let request = "GET /v1/stats HTTP/1.1\r\nAuthorization: Bearer chaos\r\n";
     let stats: Value = serde_json::from_str(&admin(server.admin, request).unwrap_or_default()).unwrap_or_default();
     let names = [
-        "slots", "connections_http", "connections_sse", "connections_ws", "connections_poll", "identified", "channels",
-        "log_bytes", "queued_bytes",
+        "slots",
+        "connections_http",
+        "connections_sse",
+        "connections_ws",
+        "connections_poll",
+        "identified",
+        "channels",
+        "log_bytes",
+        "queued_bytes",
     ];
     let gauges = |shard: &Value| names.iter().map(|name| json!([name, shard[*name]])).collect::<Vec<Value>>();
     let shards: Vec<_> = stats["shards"].as_array().into_iter().flatten().map(gauges).collect();
@@ -393,7 +399,7 @@ fn after_everything_at_once_all_is_as_before() {
     let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seconds = variable("RINGCAST_CHAOS_SECONDS").unwrap_or(10);
     let seed = variable("RINGCAST_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
-    show(&format!("chaos of {seconds} s; RINGCAST_CHAOS_SEED={seed} repeats it"));
+    show(&format!("chaos of {seconds} s; RINGCAST_CHAOS_SEED={seed} makes the same choices"));
     let disk = SmallDisk::mount("64k");
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -406,7 +412,8 @@ fn after_everything_at_once_all_is_as_before() {
     ];
     let config = format!("{CONFIG}[server]\nstate_dir = \"{}\"\n", disk.path().display());
     let flags = ["--shards", "2", "--no-pin"];
-    let server = with_descriptors(DESCRIPTORS, || Server::start_with_environment(folder, &config, &flags, &environment));
+    let server =
+        with_descriptors(DESCRIPTORS, || Server::start_with_environment(folder, &config, &flags, &environment));
     // The list of revoked tokens is open from the first revocation on.
     server.feed().call(json!({ "op": "kick", "jti": "first" })).unwrap();
     let before = settled(&server);
@@ -453,7 +460,11 @@ fn after_everything_at_once_all_is_as_before() {
         std::thread::sleep(Duration::from_millis(200));
     }
     let left = memory(server.id()).saturating_sub(memory_before);
-    show(&format!("all is as before {:.1} s later; {} KiB of memory are left", begun.elapsed().as_secs_f64(), left >> 10));
+    show(&format!(
+        "all is as before {:.1} s later; {} KiB of memory are left",
+        begun.elapsed().as_secs_f64(),
+        left >> 10
+    ));
     assert!(left < LEFT_OVER, "seed {seed}: {left} bytes are left");
     assert!(stats(server.admin).is_err(), "the figures need the token");
 }

@@ -292,9 +292,9 @@ impl Bytes {
     }
 }
 
-/// The body of a resource of the admin listener, within two seconds.
+/// The body of a resource of the admin listener, within five seconds.
 pub fn admin(address: SocketAddr, request: &str) -> io::Result<String> {
-    let patience = Duration::from_secs(2);
+    let patience = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{request}Host: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;

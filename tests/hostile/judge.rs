@@ -37,6 +37,9 @@ pub struct Limits {
     pub memory: u64,
     pub left_over: u64,
     pub give_back: Duration,
+    /// The time in which names that nobody follows any more are forgotten.
+    pub forget: Duration,
+    /// The names that may be left beyond those of the honest load.
     pub spare_names: u64,
 }
 
@@ -44,11 +47,12 @@ pub struct Limits {
 /// things delays turns and events too; the faults that they are to find are of seconds and of hundreds of megabytes.
 pub fn limits() -> Limits {
     let small = Limits {
-        latency: Duration::from_secs(1),
-        turn: Duration::from_millis(500),
+        latency: Duration::from_secs(2),
+        turn: Duration::from_secs(1),
         memory: 128 << 20,
         left_over: 32 << 20,
         give_back: Duration::from_secs(60),
+        forget: Duration::from_secs(10),
         spare_names: 100,
     };
     match is_full() {
@@ -70,7 +74,7 @@ pub struct Row {
     pub memory_after: u64,
     /// How long it took until the memory was given back; `None` if it was not in time.
     pub given_back: Option<Duration>,
-    /// Channels that the hub knew at the end of the wait, beyond those of the honest load.
+    /// Channels that the hub still knew after [`Limits::forget`], beyond those of the honest load.
     pub names_left: u64,
     /// What the attack says of its own promise, if it was broken.
     pub own: Option<String>,
@@ -160,6 +164,7 @@ pub fn verdict(row: &Row, excluded: &[Promise]) -> Vec<String> {
             show(&format!("{attack} kept {promise:?}, which UNMENDED lists for want of {missing}"));
         }
     }
-    let asserted = broken.into_iter().filter(|(promise, _)| !excluded.contains(promise) && unmended(*promise).is_none());
+    let asserted =
+        broken.into_iter().filter(|(promise, _)| !excluded.contains(promise) && unmended(*promise).is_none());
     asserted.map(|(promise, how)| format!("{} ({}): {promise:?}: {how}", row.attack, row.front)).collect()
 }

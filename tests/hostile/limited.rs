@@ -25,9 +25,8 @@ impl SmallDisk {
         let (source, options) = (CString::new("tmpfs").unwrap(), CString::new(format!("size={size}")).unwrap());
         let target = c_path(folder.path());
         // SAFETY: all texts end with a zero and outlive the call.
-        let result = unsafe {
-            libc::mount(source.as_ptr(), target.as_ptr(), source.as_ptr(), 0, options.as_ptr().cast())
-        };
+        let result =
+            unsafe { libc::mount(source.as_ptr(), target.as_ptr(), source.as_ptr(), 0, options.as_ptr().cast()) };
         assert_eq!(result, 0, "mounting a small disk needs root: {}", std::io::Error::last_os_error());
         SmallDisk { folder }
     }

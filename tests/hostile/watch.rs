@@ -30,7 +30,7 @@ pub struct Measured {
     pub memory_peak: u64,
     pub shard_turn: Turn,
     pub hub_turn: Option<Turn>,
-    /// Requests to the admin listener that were not answered within two seconds.
+    /// Requests to the admin listener that were not answered within five seconds.
     pub unanswered: usize,
 }
 
