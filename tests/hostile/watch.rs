@@ -32,6 +32,8 @@ pub struct Measured {
     pub hub_turn: Option<Turn>,
     /// Requests to the admin listener that were not answered within five seconds.
     pub unanswered: usize,
+    /// The longest time by which the machine let this thread sleep longer than it wanted: how busy the machine is.
+    pub noise: Duration,
 }
 
 /// A thread that measures a server.
@@ -79,7 +81,9 @@ impl Watch {
                 if is_over {
                     return measured;
                 }
-                std::thread::sleep(PERIOD.saturating_sub(begun.elapsed()));
+                let (asleep, wanted) = (Instant::now(), PERIOD.saturating_sub(begun.elapsed()));
+                std::thread::sleep(wanted);
+                measured.noise = measured.noise.max(asleep.elapsed().saturating_sub(wanted));
             }
             unreachable!()
         });
