@@ -34,8 +34,8 @@ pub enum Promise {
 pub struct Limits {
     pub latency: Duration,
     pub turn: Duration,
-    /// The multiple of the machine's own delay that is added to the limits of time.
-    pub noise: u32,
+    /// Whether the time that the server waited for a processor is added to the limits of time.
+    pub is_machine_busy: bool,
     pub memory: u64,
     pub left_over: u64,
     pub give_back: Duration,
@@ -51,7 +51,7 @@ pub fn limits() -> Limits {
     let small = Limits {
         latency: Duration::from_secs(2),
         turn: Duration::from_secs(1),
-        noise: 10,
+        is_machine_busy: true,
         memory: 128 << 20,
         left_over: 32 << 20,
         give_back: Duration::from_secs(60),
@@ -61,7 +61,7 @@ pub fn limits() -> Limits {
     match is_full() {
         true => {
             let (latency, turn) = (Duration::from_millis(100), Duration::from_millis(50));
-            Limits { latency, turn, noise: 0, memory: 256 << 20, ..small }
+            Limits { latency, turn, is_machine_busy: false, memory: 256 << 20, ..small }
         }
         false => small,
     }
@@ -100,7 +100,7 @@ impl Row {
             }
         };
         let p99 = self.seen.quantile(0.99);
-        let noise = self.measured.noise * limits.noise;
+        let noise = if limits.is_machine_busy { self.measured.starved } else { Duration::ZERO };
         check(Promise::Latency, p99 <= limits.latency + noise, format!("honest p99 {}", millis(p99)));
         let turns = [("shard", Some(self.measured.shard_turn)), ("hub", self.measured.hub_turn)];
         for (thread, turn) in turns.into_iter().filter_map(|(thread, turn)| Some((thread, turn?))) {
@@ -137,7 +137,7 @@ fn millis(duration: Duration) -> String {
 }
 
 /// The heading of [`line`]'s columns.
-pub const HEADING: &str = "| attack | front | longest turn | hub's | honest p99 | max | memory | given back | refused | machine | broken promises |\n\
+pub const HEADING: &str = "| attack | front | longest turn | hub's | honest p99 | max | memory | given back | refused | starved | broken promises |\n\
      |---|---|---|---|---|---|---|---|---|---|---|";
 
 /// A row of the table.
@@ -160,7 +160,7 @@ pub fn line(row: &Row, excluded: &[Promise]) -> String {
         row.memory() as f64 / f64::from(1 << 20),
         row.given_back.map_or("no".into(), |time| format!("{:.1} s", time.as_secs_f64())),
         row.seen.refused.len(),
-        millis(row.measured.noise),
+        millis(row.measured.starved),
         broken.join("; "),
     )
 }

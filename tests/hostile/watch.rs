@@ -32,8 +32,9 @@ pub struct Measured {
     pub hub_turn: Option<Turn>,
     /// Requests to the admin listener that were not answered within five seconds.
     pub unanswered: usize,
-    /// The longest time by which the machine let this thread sleep longer than it wanted: how busy the machine is.
-    pub noise: Duration,
+    /// The longest time that one of the server's threads could have run and waited for a processor: how busy the machine
+    /// was with other things.
+    pub starved: Duration,
 }
 
 /// A thread that measures a server.
@@ -47,6 +48,18 @@ pub fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// How long each thread of a process has waited for a processor (the second number of its `schedstat`).
+fn waits(process: u32) -> Vec<Duration> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = tasks.map(|task| task.path().join("schedstat")).collect();
+    paths.sort();
+    let wait = |path: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok()).map_or(Duration::ZERO, Duration::from_nanos)
+    };
+    paths.iter().map(wait).collect()
 }
 
 /// All figures, from the admin listener, which needs neither the hub nor a shard for them.
@@ -68,6 +81,7 @@ impl Watch {
             let mut measured = Measured::default();
             // Turns before this time, of a start for example, do not count.
             let before = stats(address).unwrap_or_default();
+            let waits_before = waits(process);
             for round in 1u32.. {
                 let begun = Instant::now();
                 measured.memory_peak = measured.memory_peak.max(memory(process));
@@ -79,11 +93,12 @@ impl Watch {
                     }
                 }
                 if is_over {
+                    let waited = waits(process).into_iter().zip(&waits_before);
+                    measured.starved =
+                        waited.map(|(now, before)| now.saturating_sub(*before)).max().unwrap_or_default();
                     return measured;
                 }
-                let (asleep, wanted) = (Instant::now(), PERIOD.saturating_sub(begun.elapsed()));
-                std::thread::sleep(wanted);
-                measured.noise = measured.noise.max(asleep.elapsed().saturating_sub(wanted));
+                std::thread::sleep(PERIOD.saturating_sub(begun.elapsed()));
             }
             unreachable!()
         });
