@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::follower::{admin, connect_from};
+use super::follower::{ADMIN_TOKEN, admin, ask, connect_from};
 use super::honest::Honest;
 use super::judge::{HEADING, Promise, Row, limits, line, verdict};
 use super::limited::with_descriptors;
@@ -163,8 +163,11 @@ fn budgets() -> String {
 fn start(attack: &Attack, is_behind: bool) -> (Server, Option<[Proxy; 2]>) {
     let trusted = if is_behind { "trusted_proxies = [\"127.0.0.1\"]\n" } else { "" };
     let few = if is_full() { "" } else { attack.limits };
-    let config =
-        format!("[server]\n{trusted}[limits]\n{}{few}{}[namespace.honest]\npublic = true\n", budgets(), attack.config);
+    let config = format!(
+        "[admin]\ntoken = \"{ADMIN_TOKEN}\"\n[server]\n{trusted}[limits]\n{}{few}{}[namespace.honest]\npublic = true\n",
+        budgets(),
+        attack.config
+    );
     let folder = tempfile::tempdir().unwrap();
     let listener = format!("unix:{}", folder.path().join("clients.sock").display());
     let start = || Server::start_in(folder, &config, &["--shards", "2", "--no-pin", "--listen", &listener]);
@@ -447,7 +450,7 @@ fn idle_feed(scene: &Scene<'_>) -> Option<String> {
                 missing.insert(format!("a revocation: {error}"));
             }
             for path in ["/healthz", "/v1/channels"] {
-                if let Err(error) = admin(scene.server.admin, &format!("GET {path} HTTP/1.1\r\n")) {
+                if let Err(error) = admin(scene.server.admin, path) {
                     missing.insert(format!("{path} of the admin listener: {error}"));
                 }
             }
@@ -608,7 +611,7 @@ fn authorize_hangs(scene: &Scene<'_>) -> Option<String> {
         let mut asked = 0;
         while !scene.is_over() {
             asked += 1;
-            if admin(scene.front, "GET /poll?channel=asked:1&wait=0 HTTP/1.1\r\n").is_ok() {
+            if ask(scene.front, "/poll?channel=asked:1&wait=0", "").is_ok() {
                 return None;
             }
         }
@@ -621,10 +624,12 @@ fn half_open(scene: &Scene<'_>) -> Option<String> {
     be_modest();
     let mut slow = crowd(scene.size(300, 3000), |number| connect_from(one_of_many(number), scene.front).ok());
     let mut bodies = crowd(50, |_| connect_from(source(), scene.server.admin).ok());
+    let head = format!(
+        "POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+    );
     for body in &mut bodies {
-        let _ = body.write_all(
-            b"POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n",
-        );
+        let _ = body.write_all(head.as_bytes());
     }
     let request = get("/sse?channel=slow", "X-Padding: slowly\r\n");
     for byte in request.iter().cycle() {
@@ -697,7 +702,7 @@ fn surveys(scene: &Scene<'_>) -> Option<String> {
                 be_modest();
                 let paths = ["/v1/connections?limit=1000", "/v1/channels?prefix=", "/metrics", "/v1/channels"];
                 for path in paths.iter().cycle().skip(first) {
-                    let _ = admin(scene.server.admin, &format!("GET {path} HTTP/1.1\r\n"));
+                    let _ = admin(scene.server.admin, path);
                     if scene.is_over() {
                         break;
                     }

@@ -292,12 +292,21 @@ impl Bytes {
     }
 }
 
+/// The token of the admin listener: with keys for clients' tokens, contents are shown to whoever has it alone.
+pub const ADMIN_TOKEN: &str = "hostile";
+
 /// The body of a resource of the admin listener, within five seconds.
-pub fn admin(address: SocketAddr, request: &str) -> io::Result<String> {
+pub fn admin(address: SocketAddr, path: &str) -> io::Result<String> {
+    ask(address, path, &format!("Authorization: Bearer {ADMIN_TOKEN}\r\n"))
+}
+
+/// The body of an answer with status 200, within five seconds.
+pub fn ask(address: SocketAddr, target: &str, fields: &str) -> io::Result<String> {
     let patience = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(format!("{request}Host: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(ErrorKind::UnexpectedEof)?;

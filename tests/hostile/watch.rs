@@ -64,7 +64,7 @@ fn waits(process: u32) -> Vec<Duration> {
 
 /// All figures, from the admin listener, which needs neither the hub nor a shard for them.
 pub fn stats(address: SocketAddr) -> std::io::Result<Value> {
-    Ok(serde_json::from_str(&admin(address, "GET /v1/stats HTTP/1.1\r\n")?)?)
+    Ok(serde_json::from_str(&admin(address, "/v1/stats")?)?)
 }
 
 /// A figure, summed over the shards.
