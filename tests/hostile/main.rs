@@ -71,6 +71,7 @@ const UNMENDED: &[(&str, Promise, &str)] = &[
     ("authorize_hangs", Promise::Own, "asking the next backend after three unanswered questions"),
     ("oversized", Promise::Latency, "a share of a turn's time for those who have waited"),
     ("presence_churn", Promise::Latency, "a rate of presence events"),
+    ("presence_churn", Promise::Memory, "a bound on the queue from a shard to the hub"),
     ("presence_churn", Promise::Turn, "a rate of presence events"),
 ];
 
