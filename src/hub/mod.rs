@@ -51,7 +51,7 @@ use roles::Admission;
 pub use crate::figures::HubFigures;
 pub use bare::BareHub;
 pub use channels::HistoryPolicy;
-pub use memory::{memory_max, most_bytes};
+pub use memory::memory_max;
 
 /// Everything that a hub is made of.
 pub struct HubParts {

@@ -238,7 +238,7 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
         publishers_max: config.feed.max_connections,
         channels_max: config.limits.channels,
         followed_max: config.limits.followed_channels,
-        memory_max: hub::memory_max(&config.limits),
+        memory_max: hub::memory_max(&config.limits, memory::available()),
         ask_timeout: config.auth.ask_timeout,
         log_lines_per_second: config.log.connections_per_second,
         idempotency_window: config.feed.idempotency_window,

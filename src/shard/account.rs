@@ -5,11 +5,10 @@
 
 use crate::config::Config;
 use crate::logic::cells::NONE;
-use crate::logic::event::CHANNEL_NAME_BYTES_MAX;
 
-use super::connection::{Connection, Extra, Flags, State, Subscription};
+use super::connection::{Connection, Flags, State};
 use super::context::Context;
-use super::lanes::{Channel, Lane, Lanes, Reader};
+use super::lanes::Lanes;
 use super::slots::Slots;
 
 /// The most bytes that are still sent to a connection that is cut off for the memory that it takes: the rest of a frame
@@ -89,74 +88,9 @@ pub fn lag_memory(config: &Config, available: Option<u64>, shards: usize) -> u64
     total / shards.max(1) as u64
 }
 
-/// A term of the most memory that shards can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// What the memory is for.
-    pub what: &'static str,
-    /// The most bytes for it.
-    pub bytes: u64,
-}
-
-/// The lanes that a channel has at most: protocols in codings, each with subscribers of its own.
-const LANES_PER_CHANNEL: u64 = 5;
-/// The bytes of a shard that depend on nothing: the buffer of reads, a batch of copied frames, the ring's queues, and
-/// lists of a turn.
-const FIXED: u64 = 16 << 20;
-/// How many times the account's bytes the allocator may need while blocks of many sizes are freed and taken.
-const ALLOCATOR: u64 = 3;
-/// The bytes of a connection's identity: user, id of the token, channels. A backend that issues longer tokens makes
-/// longer identities.
-const IDENTITY: u64 = 512;
-
-/// The most memory that `shards` shards can use for `connections` connections and `channels` channels over all of them,
-/// whatever clients do; `lag_memory` is what one shard has for slow clients. The kernel's memory for sockets comes on
-/// top.
-pub fn memory_most(config: &Config, shards: usize, lag_memory: u64, connections: usize, channels: usize) -> Vec<Term> {
-    let limits = &config.limits;
-    let [shards, connections, channels] = [shards, connections, channels].map(|count| count as u64);
-    let term = |what, bytes| Term { what, bytes };
-    // Lists that grow by doubling may have twice the room that they need.
-    let subscription = 2 * (size_of::<Subscription>() + size_of::<Reader>()) as u64;
-    let slot = (size_of::<Connection>() + size_of::<Extra>()) as u64 + IDENTITY;
-    let name = CHANNEL_NAME_BYTES_MAX as u64 + 16;
-    let channel = size_of::<Channel>() as u64 + name + LANES_PER_CHANNEL * size_of::<Lane>() as u64;
-    let event = config.feed.max_line as u64 * LANES_PER_CHANNEL;
-    vec![
-        term("connections", connections * slot),
-        term("subscriptions", connections * limits.subscriptions as u64 * subscription),
-        term("channels", shards * channels.min(limits.channels as u64) * channel),
-        term("slow clients ([limits] lag_memory)", shards * ALLOCATOR * lag_memory),
-        term("the event that is framed when the budget is used up", shards * 2 * event),
-        // A trimmed log keeps a whole chunk beside what it needs, and a chunk may have twice the room.
-        term("events for cheap resumes ([limits] retained)", shards * 4 * limits.retained as u64),
-        term("the queue from the hub ([limits] queue)", shards * limits.queue as u64),
-        term("messages to the hub ([limits] upstream)", shards * limits.upstream as u64),
-        term("buffers of the shards", shards * FIXED),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_most_memory_has_a_term_for_each_thing_that_grows() {
-        let config = Config::default();
-        let most = |shards, lag, connections, channels| {
-            memory_most(&config, shards, lag, connections, channels).iter().map(|term| term.bytes).sum::<u64>()
-        };
-        let none = most(1, 0, 0, 0);
-        let fixed = 16 + 64 + 1 + 64 + 10;
-        assert_eq!(none, fixed << 20, "retained fourfold, queue, upstream, buffers, an event in five lanes twice");
-        assert_eq!(most(3, 0, 0, 0), 3 * none);
-        assert_eq!(most(2, 1000, 0, 0) - most(2, 0, 0, 0), 6000);
-        let connection = most(1, 0, 1, 0) - none;
-        assert_eq!(connection, (80 + size_of::<Extra>() + 512 + 100 * 2 * (16 + 8)) as u64);
-        assert_eq!(most(1, 0, 7, 0) - none, 7 * connection);
-        assert_eq!(most(2, 0, 0, 3) - 2 * none, 2 * 3 * (16 + 216 + 5 * 56));
-        assert_eq!(most(1, 0, 0, usize::MAX >> 1), most(1, 0, 0, 1_000_000), "there are no more channels");
-    }
 
     #[test]
     fn slow_clients_get_what_is_configured_or_a_quarter() {

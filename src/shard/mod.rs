@@ -52,7 +52,7 @@ use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 
 pub use crate::logic::reason::Reason;
-pub use account::{Term, lag_memory, memory_most};
+pub use account::lag_memory;
 pub use admission::Admission;
 pub use driver::run;
 

@@ -20,6 +20,7 @@ mod memory;
 mod order;
 mod polls;
 mod proxies;
+mod proxy;
 mod resume;
 mod server;
 mod service;

@@ -1,7 +1,9 @@
 //! Starting and stopping the binary.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -34,8 +36,26 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+thread_local! {
+    /// The descriptors of the servers that this thread starts; 0 for as many as the test itself has.
+    pub static DESCRIPTORS: Cell<u64> = const { Cell::new(0) };
+}
+
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringcast"));
+    let descriptors = DESCRIPTORS.get();
+    if descriptors > 0 {
+        let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
+        let set = move || {
+            // SAFETY: reads a valid limit.
+            match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(set) };
+    }
     for name in ["RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "RINGCAST_FEED", "RINGCAST_CONFIG"] {
         command.env_remove(name);
     }

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crate::config::{Config, ListenAddress};
+use crate::sys::memory::available;
 
 use super::host::Host;
 use super::memory::{self, Numbers};
@@ -169,7 +170,7 @@ impl Question<'_> {
     fn most_memory(&self) -> Option<Finding> {
         let channels = self.channels?;
         let numbers = Numbers { connections: self.connections, channels, shards: self.shards };
-        let terms = memory::terms(self.config, numbers);
+        let terms = memory::terms(self.config, numbers, available());
         let tcp_mem = self.host.numbers("net.ipv4.tcp_mem").get(2).copied();
         let (idle, most) = memory::kernel(numbers, tcp_mem, PAGE);
         let text = format!(

@@ -3,33 +3,30 @@
 
 use serde::Serialize;
 
-use crate::config::{Config, NamespacePolicy};
+use crate::config::Config;
+use crate::{hub, shard};
 
-/// A slot, a box for what is needed only at times, and an identity, with the allocator's rounding.
-const CONNECTION: u64 = 600;
-/// A subscription of a connection.
+/// A slot (80 bytes), a box for what is needed only at times (192), and an identity, with the allocator's rounding.
+const CONNECTION: u64 = 800;
+/// A subscription and its place among a channel's readers, with the room of lists that grow by doubling.
 const SUBSCRIPTION: u64 = 48;
-/// What a connection has beside its limits: a request's head, a batch of frames that is half sent.
-const CONNECTION_BUFFERS: u64 = 16 << 10;
-/// A page of missed events, without the event that makes it longer.
-const PAGE: u64 = 64 << 10;
-/// A channel in the hub, with a name of 200 bytes and without its history.
-const HUB_CHANNEL: u64 = 500;
 /// A channel in a shard, with a name of 200 bytes and its lanes.
 const SHARD_CHANNEL: u64 = 700;
-/// The lanes that a channel can have in a shard: a protocol and a coding each.
-const LANES: u64 = 6;
-/// The part of a log beyond `max_lag` (ARCHITECTURE.md, "Invariants").
-const LOG_FACTOR: u64 = 3;
-/// An event in a history beside its payload.
-const HISTORY_EVENT: u64 = 100;
+/// How many times the counted bytes the allocator may need while blocks of many sizes are freed and taken.
+const ALLOCATOR: u64 = 3;
+/// An event may be framed in this many lanes, with a copy of each, when the budget is used up.
+const FRAMES_OF_EVENT: u64 = 10;
+/// The part of a log beyond what it needs: a whole chunk, which may have twice the room.
+const LOG_FACTOR: u64 = 4;
+/// A connection to the feed beside a line in the making, which may have twice the room: answers.
+const FEED_ANSWERS: u64 = 512 << 10;
 /// A remembered key of a publish, with 200 bytes and the ids.
-const IDEMPOTENCY_KEY: u64 = 350;
+const IDEMPOTENCY_KEY: u64 = 512;
 /// The revocations that are remembered, on disk and in memory, with 200 bytes each, in the hub and in each shard's view.
 const REVOCATIONS: u64 = 1_000_000 * 350;
 /// The buffers and rings of a shard.
-const SHARD: u64 = 8 << 20;
-/// The program, the hub, the admin listener's threads, and the log's queue.
+const SHARD: u64 = 16 << 20;
+/// The program, the admin listener's threads, and the log's queue.
 const PROCESS: u64 = 64 << 20;
 /// Requests with a body that the admin listener reads at a time.
 const ADMIN_BODIES: u64 = 64;
@@ -55,47 +52,37 @@ pub(super) struct Numbers {
     pub(super) shards: u64,
 }
 
-/// The namespace's value that allows the most, of all namespaces and the default.
-fn largest(config: &Config, value: impl Fn(&NamespacePolicy) -> u64) -> u64 {
-    let named = config.namespace.keys().map(|name| config.namespace(&format!("{name}:x")));
-    named.chain([config.namespace("x")]).map(|policy| value(&policy)).max().unwrap_or(0)
-}
-
-/// The terms of the process's own memory.
+/// The terms of the process's own memory. `available` is the memory that the process may use, if that is known.
 #[rustfmt::skip]
-pub(super) fn terms(config: &Config, numbers: Numbers) -> Vec<Term> {
+pub(super) fn terms(config: &Config, numbers: Numbers, available: Option<u64>) -> Vec<Term> {
     let Numbers { connections, channels, shards } = numbers;
-    let limits = &config.limits;
-    let max_lag = largest(config, |policy| policy.max_lag as u64);
-    let history = largest(config, |policy| {
-        (policy.history_events as u64).saturating_mul(HISTORY_EVENT).saturating_add(policy.history_bytes as u64)
-    });
-    let (replies, line) = (limits.replies as u64, config.feed.max_line as u64);
-    let input = (limits.inbound.max(config.websocket.max_message).max(config.http.max_header)) as u64;
+    let (limits, feed) = (&config.limits, &config.feed);
+    let line = feed.max_line as u64;
     let channels = channels.min(limits.channels as u64);
+    let per_shard = shard::lag_memory(config, available, usize::try_from(shards).unwrap_or(usize::MAX));
     let term = |about, formula, bytes: u128| Term { about, formula, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) };
     let times = |count: u64, bytes: u64| u128::from(count) * u128::from(bytes);
     vec![
-        term("connections", "connections × (600 + 48 × `subscriptions`)",
+        term("connections", "connections × (800 + 48 × `subscriptions`)",
             times(connections, SUBSCRIPTION.saturating_mul(limits.subscriptions as u64).saturating_add(CONNECTION))),
-        term("input of connections", "connections × (the largest of `inbound`, `max_message`, `max_header` + 16 KiB)",
-            times(connections, input.saturating_add(CONNECTION_BUFFERS))),
-        term("output of connections", "connections × (`replies` + 64 KiB + `max_line`)",
-            times(connections, replies.saturating_add(PAGE).saturating_add(line))),
-        term("logs of slow clients", "channels × shards × 6 × 3 × `max_lag`",
-            times(channels, max_lag.saturating_mul(LOG_FACTOR * LANES)).saturating_mul(u128::from(shards))),
-        term("logs kept for resuming", "shards × `retained`", times(shards, limits.retained as u64)),
+        term("slow clients: logs, pages, output, input", "3 × `lag_memory`",
+            times(shards, per_shard.saturating_mul(ALLOCATOR))),
+        term("the event that is framed when that is used up", "shards × 10 × `max_line`",
+            times(shards, line.saturating_mul(FRAMES_OF_EVENT))),
+        term("logs kept for resuming", "shards × 4 × `retained`",
+            times(shards, (limits.retained as u64).saturating_mul(LOG_FACTOR))),
         term("queues to shards", "shards × (`queue` + `max_line`)",
             times(shards, (limits.queue as u64).saturating_add(line))),
         term("messages for the backend", "shards × `upstream`", times(shards, limits.upstream as u64)),
-        term("channels", "channels × (500 + 700 × shards)",
-            times(channels, SHARD_CHANNEL.saturating_mul(shards).saturating_add(HUB_CHANNEL))),
-        term("histories", "channels × (`history_bytes` + 100 × `history_events`)", times(channels, history)),
-        term("keys of publishes", "350 × `idempotency_keys`",
-            times(config.feed.idempotency_keys as u64, IDEMPOTENCY_KEY)),
+        term("channels in shards", "channels × 700 × shards", times(channels, SHARD_CHANNEL.saturating_mul(shards))),
+        term("names, histories, answers and lines in the hub", "`hub_memory`",
+            u128::from(hub::memory_max(limits, available))),
+        term("connections to the feed", "`[feed] max_connections` × (2 × `max_line` + 512 KiB)",
+            times(feed.max_connections as u64, line.saturating_mul(2).saturating_add(FEED_ANSWERS))),
+        term("keys of publishes", "512 × `idempotency_keys`", times(feed.idempotency_keys as u64, IDEMPOTENCY_KEY)),
         term("revoked tokens", "350 × 1,000,000", u128::from(REVOCATIONS)),
-        term("requests to the admin listener", "64 × 2 × `[feed] max_line`", times(2 * ADMIN_BODIES, line)),
-        term("shards", "shards × 8 MiB", times(shards, SHARD)),
+        term("requests to the admin listener", "64 × 2 × `max_line`", times(2 * ADMIN_BODIES, line)),
+        term("shards", "shards × 16 MiB", times(shards, SHARD)),
         term("the process", "64 MiB", u128::from(PROCESS)),
     ]
 }
@@ -127,13 +114,13 @@ mod tests {
     const SOME: Numbers = Numbers { connections: 1000, channels: 10, shards: 2 };
 
     fn bytes(config: &Config, about: &str) -> u64 {
-        terms(config, SOME).into_iter().find(|term| term.about == about).unwrap().bytes
+        terms(config, SOME, Some(8 << 30)).into_iter().find(|term| term.about == about).unwrap().bytes
     }
 
     #[test]
     fn the_document_has_the_same_terms() {
         let document = include_str!("../../../docs/capacity.md");
-        let rows: Vec<String> = terms(&Config::default(), SOME)
+        let rows: Vec<String> = terms(&Config::default(), SOME, None)
             .iter()
             .map(|term| format!("| {} | {} |", term.about, term.formula))
             .collect();
@@ -145,27 +132,26 @@ mod tests {
     #[test]
     fn each_term_follows_its_keys() {
         let mut config = Config::default();
-        assert_eq!(bytes(&config, "connections"), 1000 * (600 + 48 * 100));
-        assert_eq!(bytes(&config, "input of connections"), 1000 * (65_536 + 16_384));
-        assert_eq!(bytes(&config, "output of connections"), 1000 * (65_536 + 65_536 + 1_048_576));
-        assert_eq!(bytes(&config, "logs of slow clients"), 10 * 2 * 6 * 3 * 262_144);
-        assert_eq!(bytes(&config, "logs kept for resuming"), 2 * (16 << 20));
+        assert_eq!(bytes(&config, "connections"), 1000 * (800 + 48 * 100));
+        assert_eq!(
+            bytes(&config, "slow clients: logs, pages, output, input"),
+            6 << 30,
+            "a quarter of the memory, thrice"
+        );
+        assert_eq!(bytes(&config, "the event that is framed when that is used up"), 20 << 20);
+        assert_eq!(bytes(&config, "logs kept for resuming"), 2 * (64 << 20));
         assert_eq!(bytes(&config, "queues to shards"), 2 * (65 << 20));
         assert_eq!(bytes(&config, "messages for the backend"), 2 << 20);
-        assert_eq!(bytes(&config, "channels"), 10 * 1900);
-        assert_eq!(bytes(&config, "histories"), 10 * (1_048_576 + 100_000));
-        assert_eq!(bytes(&config, "keys of publishes"), 35_000_000);
-        config.http.max_header = 1 << 20;
+        assert_eq!(bytes(&config, "channels in shards"), 10 * 1400);
+        assert_eq!(bytes(&config, "names, histories, answers and lines in the hub"), 2 << 30);
+        assert_eq!(bytes(&config, "connections to the feed"), 1024 * (2 << 20) + (512 << 20));
+        assert_eq!(bytes(&config, "keys of publishes"), 51_200_000);
+        config.limits.lag_memory = 10 << 20;
+        config.limits.hub_memory = 20 << 20;
         config.limits.channels = 3;
-        let namespaces = "[big]\nhistory_bytes = \"1GiB\"\nhistory_events = 0\n[\"*\"]\nmax_lag = \"8KiB\"";
-        config.namespace = toml::from_str(namespaces).unwrap();
-        assert_eq!(bytes(&config, "input of connections"), 1000 * (1_048_576 + 16_384));
-        assert_eq!(
-            bytes(&config, "histories"),
-            3 << 30,
-            "the namespace with the most, and no more channels than there may be"
-        );
-        assert_eq!(bytes(&config, "logs of slow clients"), 3 * 2 * 6 * 3 * 8192);
+        assert_eq!(bytes(&config, "slow clients: logs, pages, output, input"), 30 << 20);
+        assert_eq!(bytes(&config, "names, histories, answers and lines in the hub"), 20 << 20);
+        assert_eq!(bytes(&config, "channels in shards"), 3 * 1400, "no more channels than there may be");
     }
 
     #[test]
@@ -175,7 +161,7 @@ mod tests {
         config.limits.subscriptions = usize::MAX;
         config.limits.channels = usize::MAX;
         let most = Numbers { connections: u64::MAX, channels: u64::MAX, shards: u64::MAX };
-        assert_eq!(total(&terms(&config, most)), u64::MAX);
+        assert_eq!(total(&terms(&config, most, None)), u64::MAX);
         assert_eq!(kernel(most, Some(u64::MAX), 4096), (u64::MAX, Some(u64::MAX)));
     }
 
