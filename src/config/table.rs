@@ -291,6 +291,13 @@ section! {
         new_names_address: u32 = 50_000, must ..=1_000_000;
         /// The same for all connections of one user; 0 for no limit.
         new_names_user: u32 = 50_000, must ..=1_000_000;
+        /// Channels with presence that one connection joins, per second, after ten times as many at once (or twice
+        /// `subscriptions`, if that is more); 0 for no limit. Further ones are refused as above.
+        joins: u32 = 20, must ..=1_000_000;
+        /// The same for all connections of one address; 0 for no limit.
+        joins_address: u32 = 50_000, must ..=1_000_000;
+        /// The same for all connections of one user; 0 for no limit.
+        joins_user: u32 = 1000, must ..=1_000_000;
     }
 }
 

@@ -29,11 +29,13 @@ pub enum Limit {
     FailedTokens,
     /// The limit on names of channels that are new to a shard.
     NewNames,
+    /// The limit on joining channels with presence.
+    Joins,
 }
 
 impl Limit {
     /// The name of every limit, each at the place that it has as a number: its code and its key in the configuration.
-    pub const NAMES: &[&str] = &["request_rate", "failed_tokens", "new_names"];
+    pub const NAMES: &[&str] = &["request_rate", "failed_tokens", "new_names", "joins"];
 }
 
 const CONNECTIONS: Family = Family {

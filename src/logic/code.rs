@@ -90,6 +90,8 @@ codes! {
     FailedTokens = "failed_tokens", 429, closes 1008;
     /// More channels than `new_names` and its like allow were named that the server does not know.
     NewNames = "new_names", 429, closes 1013;
+    /// More channels with presence were joined than `joins` and its like allow.
+    Joins = "joins", 429, closes 1013;
     /// The header fields are too long.
     HeadersTooLong = "headers_too_long", 431;
     /// There are too many header fields.

@@ -34,6 +34,7 @@ fn refusal(cx: &mut Context, limit: Limit, retry_secs: u32) -> Refusal {
         Limit::RequestRate => (Code::RequestRate, "requests come too fast"),
         Limit::FailedTokens => (Code::FailedTokens, "too many tokens from your address do not verify"),
         Limit::NewNames => (Code::NewNames, "too many new channels are named at once"),
+        Limit::Joins => (Code::Joins, "channels with presence are joined too fast"),
     };
     // Clients that were refused together do not come back together.
     let retry_secs = retry_secs + cx.retry_after_secs();
@@ -121,4 +122,23 @@ pub(super) fn admit_names(
     }
     let shares = cx.settings.rates.new_names;
     take(cx, (slot, connection), Limit::NewNames, &shares, user, new)
+}
+
+/// Counts the channels among `names` whose users are counted: each coming and each leaving is an event for all that are
+/// there.
+///
+/// # Errors
+/// If the connection, its address or its user joins such channels too fast. None of `names` is counted then.
+pub(super) fn admit_joins(
+    cx: &mut Context,
+    (slot, connection): (u32, &Connection),
+    user: Option<&str>,
+    names: &[impl AsRef<str>],
+) -> Result<(), Refusal> {
+    let joins = names.iter().filter(|name| cx.settings.policy(name.as_ref()).presence).count();
+    if joins == 0 {
+        return Ok(());
+    }
+    let shares = cx.settings.rates.joins;
+    take(cx, (slot, connection), Limit::Joins, &shares, user, joins)
 }

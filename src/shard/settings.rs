@@ -45,6 +45,8 @@ pub(super) struct Shares {
 pub(super) struct RateLimits {
     pub(super) requests: Shares,
     pub(super) new_names: Shares,
+    /// Joining channels with presence.
+    pub(super) joins: Shares,
     /// The tokens of an address that do not verify.
     pub(super) failed_tokens: Rate,
 }
@@ -63,6 +65,11 @@ impl RateLimits {
                 connection: Rate::per_second(limits.new_names, channels),
                 address: Rate::per_second(limits.new_names_address, channels),
                 user: Rate::per_second(limits.new_names_user, channels),
+            },
+            joins: Shares {
+                connection: Rate::per_second(limits.joins, channels),
+                address: Rate::per_second(limits.joins_address, channels),
+                user: Rate::per_second(limits.joins_user, channels),
             },
             failed_tokens: Rate::per_second(limits.failed_tokens, 0),
         }

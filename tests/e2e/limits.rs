@@ -244,3 +244,21 @@ fn new_channels_have_a_rate_and_known_ones_have_none() {
     assert_eq!(http.get("/poll?wait=0&channel=known").status, 200);
     assert!(server.figure("limited.new_names") >= 7);
 }
+
+#[test]
+fn channels_with_presence_are_joined_at_a_rate() {
+    let config = "[limits]\njoins = 1\nsubscriptions = 5\n[namespace.room]\npresence = true";
+    let server = Server::start(config);
+    let mut socket = super::clients::Socket::open(server.address, "/ws");
+    let mut subscribe = |name: &str| {
+        socket.say(&format!(r#"{{"subscribe":["{name}"],"ref":1}}"#));
+        let answer = socket.json();
+        socket.say(&format!(r#"{{"unsubscribe":["{name}"],"ref":2}}"#));
+        assert_eq!(socket.json()["ref"], 2);
+        answer["error"]["code"].as_str().map(str::to_owned)
+    };
+    let refused = (0..30).filter(|_| subscribe("room:1").as_deref() == Some("joins")).count();
+    assert!((15..=20).contains(&refused), "{refused} of 30 were refused");
+    assert_eq!(subscribe("other"), None, "channels without presence have no such rate");
+    server.await_figure("limited.joins", refused as u64);
+}

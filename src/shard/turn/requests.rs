@@ -214,6 +214,10 @@ fn session(
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
     messages::admit_names(shard, slot, &query.channels)?;
+    // Polls are not counted, because they begin and end with each request.
+    if protocol.carrier() != Carrier::Poll {
+        messages::admit_joins(shard, slot, &query.channels)?;
+    }
     match protocol.carrier() {
         Carrier::Poll => begin_poll(shard, slot, spoken, request, &query),
         _ => open(shard, slot, spoken, request, &query, Response::events()),
@@ -269,6 +273,7 @@ fn open_websocket(
     }
     if !must_send_token(shard, slot, protocol, query) {
         messages::admit_names(shard, slot, &query.channels)?;
+        messages::admit_joins(shard, slot, &query.channels)?;
     }
     let subprotocol = protocol.subprotocol().filter(|name| ws::offers(request, name));
     open(shard, slot, spoken, request, query, Response::websocket(&upgrade.accept, subprotocol));
