@@ -67,6 +67,10 @@ fn batches_lists_and_keys() {
     assert_eq!(list["ids"].as_array().unwrap().len(), 2);
     let again = feed.call(json!({ "op": "publish", "channels": ["a", "b"], "data": 1, "key": "k" })).unwrap();
     assert_eq!(again["ids"], list["ids"]);
+    for others in [json!(["b", "a"]), json!(["a", "c"]), json!(["a"])] {
+        let other = feed.call(json!({ "op": "publish", "channels": others, "data": 1, "key": "k" }));
+        assert_eq!(code(other.unwrap_err()), "bad_field", "the key was used for other channels");
+    }
     let items = json!([{ "channel": "a", "data": 2 }, { "channel": "b", "data": 3, "event": "e" }]);
     let batch = feed.call(json!({ "op": "batch", "items": items })).unwrap();
     let ids: Vec<&str> = list["ids"]

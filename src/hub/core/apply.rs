@@ -74,7 +74,7 @@ impl Core {
     /// Publishes all of `items`, or none of them; returns an id for each channel of each item.
     ///
     /// # Errors
-    /// If there would be too many channels, if a key names another number of channels than before, or if the mark that
+    /// If there would be too many channels, if a key was used for other channels before, or if the mark that
     /// keeps ids from going backwards cannot be written.
     pub(in crate::hub) fn publish(
         &mut self,

@@ -1,5 +1,7 @@
 //! The commands of publishers and backends.
 
+use std::collections::HashSet;
+
 use arcstr::ArcStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -380,6 +382,16 @@ fn channel(name: Option<&str>) -> Result<ChannelName, FeedError> {
     }
 }
 
+/// The first channel that stands in a list for the second time.
+fn first_twice(channels: &[ChannelName]) -> Option<&ChannelName> {
+    // Most publishes are to one channel.
+    if channels.len() < 2 {
+        return None;
+    }
+    let mut seen = HashSet::with_capacity(channels.len());
+    channels.iter().find(|name| !seen.insert(name.as_str()))
+}
+
 fn publish(item: RawItem<'_>) -> Result<Publish, FeedError> {
     let is_list = item.channels.is_some();
     let channels = match (item.channel, item.channels) {
@@ -391,6 +403,9 @@ fn publish(item: RawItem<'_>) -> Result<Publish, FeedError> {
         (None, Some(names)) => names.iter().map(|name| channel(Some(name))).collect::<Result<_, _>>()?,
         _ => return Err(FeedError::new("bad_field", "a publish needs either channel or channels")),
     };
+    if let Some(twice) = first_twice(&channels) {
+        return Err(FeedError::new("bad_field", format!("the field channels names {twice:?} twice")));
+    }
     if item.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
         return Err(FeedError::new("bad_field", format!("the field key must have 1 to {KEY_BYTES_MAX} bytes")));
     }
@@ -502,7 +517,7 @@ mod tests {
         at_most(200, |key| format!(r#"{{"op":"publish","channel":"a","data":1,"key":"{key}"}}"#));
         at_most(200, |name| format!(r#"{{"op":"publish","channel":"a","data":1,"event":"{name}"}}"#));
         at_most(10_000, |names| {
-            let names: Vec<_> = names.chars().map(|name| format!("\"{name}\"")).collect();
+            let names: Vec<_> = names.char_indices().map(|(number, name)| format!("\"{name}{number}\"")).collect();
             format!(r#"{{"op":"publish","channels":[{}],"data":1}}"#, names.join(","))
         });
         at_most(200, |reason| format!(r#"{{"op":"kick","user":"u","reason":"{reason}"}}"#));
@@ -515,6 +530,7 @@ mod tests {
             r#"{"op":"publish","channel":"a","data":1,"event":"a\u0000"}"#,
             r#"{"op":"publish","channel":"a","data":1,"event":"ringcast.x"}"#,
             r#"{"op":"publish","channels":[],"data":1}"#,
+            r#"{"op":"publish","channels":["a","b","a"],"data":1}"#,
             r#"{"op":"publish","channel":"a","channels":["b"],"data":1}"#,
             r#"{"op":"publish","data":1}"#,
         ] {
