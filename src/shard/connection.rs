@@ -85,6 +85,8 @@ bitflags! {
         const VIA_PROXY = 1 << 17;
         /// `out` has a page of missed events that is not sent yet; the page counts towards the pages asked for.
         const PAGE = 1 << 18;
+        /// The connection has made a request, so that its further requests have a rate.
+        const ASKED = 1 << 19;
     }
 }
 

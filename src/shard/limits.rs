@@ -63,13 +63,17 @@ fn take(
     cx.rates.take(limit, &subjects, units, cx.now).map_err(|secs| refusal(cx, limit, secs))
 }
 
-/// Counts a request of a connection, before the user is known.
+/// Counts a request of a connection, before the user is known. The first one counts for the address alone: most connections
+/// make no other, and need no entry in the table.
 ///
 /// # Errors
 /// If requests on the connection or from its address come too fast. The connection is closed, because what it has sent
 /// ahead would be refused too.
 pub(super) fn admit_request(cx: &mut Context, slot: u32, connection: &Connection) -> Result<(), Refusal> {
-    let shares = cx.settings.rates.requests;
+    let mut shares = cx.settings.rates.requests;
+    if !connection.flags.intersects(Flags::ASKED) {
+        shares.connection = Rate::default();
+    }
     let admitted = take(cx, (slot, connection), Limit::RequestRate, &shares, None, 1);
     admitted.map_err(|refusal| Refusal { close: true, ..refusal })
 }

@@ -114,6 +114,7 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     // A request that has waited for the backend was counted before.
     let is_first = !slots[slot].is_decided();
     let result = learnt.and_then(|()| if is_first { admit_request(cx, slot, &slots[slot]) } else { Ok(()) });
+    slots[slot].flags.insert(Flags::ASKED);
     if let Err(refusal) = result.and_then(|()| respond(shard, slot, request)) {
         // The backend's decision was about this request alone.
         shard.slots[slot].take_waiting();
