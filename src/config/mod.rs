@@ -23,4 +23,4 @@ pub use table::{
     Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace, NamespacePolicy,
     Server, TokenKey, WebSocket,
 };
-pub use values::{LogFormat, LogOutput, Mode, SlowPolicy, Verdict};
+pub use values::{LogFormat, LogOutput, Mode, SlowPolicy, Verdict, memory_budget};

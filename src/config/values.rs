@@ -74,6 +74,15 @@ pub enum SlowPolicy {
     Latest,
 }
 
+/// The bytes of a budget of memory: those that are configured, or if that is 0 a quarter of what the process may use, and
+/// at least `least`. `available` is what the process may use, if that is known.
+pub fn memory_budget(configured: usize, available: Option<u64>, least: u64) -> u64 {
+    match configured as u64 {
+        0 => (available.unwrap_or_default() / 4).max(least),
+        bytes => bytes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

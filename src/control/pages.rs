@@ -14,21 +14,12 @@ use super::metrics::{self, Format};
 const DASHBOARD: &str = include_str!("dashboard.html");
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// The time for which the log's reader may take nothing before the answer to the health check says so.
-const LOG_WAITING_MAX_MS: u64 = 1000;
-
 /// The answer to a check that the process is alive. It is alive also while the log's reader stands still, because nothing
 /// waits for that reader; a second line says so.
 pub(super) async fn live(State(control): State<Arc<Control>>) -> String {
-    let waiting_ms = control.stats.server.log_waiting_ms.load(Ordering::Relaxed);
-    if waiting_ms < LOG_WAITING_MAX_MS {
-        return "ok\n".into();
-    }
+    let Some(standstill) = control.stats.server.log_standstill() else { return "ok\n".into() };
     let dropped = control.stats.server.log_lines_dropped.load(Ordering::Relaxed);
-    let seconds = waiting_ms / 1000;
-    format!(
-        "ok\nthe log's reader has taken nothing for {seconds} s; {dropped} log lines were dropped since the start\n"
-    )
+    format!("ok\n{standstill}; {dropped} log lines were dropped since the start\n")
 }
 
 /// The answer to a check that new clients are welcome.

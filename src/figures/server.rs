@@ -1,6 +1,7 @@
 //! What the server as a whole counts, beside its shards and its hub: the log and the threads that stood still.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::table::table;
 
@@ -20,3 +21,15 @@ table! {
 
 /// The counters of the server as a whole, which any thread may count in.
 pub type ServerFigures = ServerTable<AtomicU64>;
+
+/// The time for which the log's reader may take nothing before the server tells of it.
+const LOG_WAITING_MAX: Duration = Duration::from_secs(1);
+
+impl ServerFigures {
+    /// Says that the log's reader takes nothing, and for how long it has not; `None` while it does.
+    pub fn log_standstill(&self) -> Option<String> {
+        let waiting = Duration::from_millis(self.log_waiting_ms.load(Ordering::Relaxed));
+        let is_long = waiting >= LOG_WAITING_MAX;
+        is_long.then(|| format!("the log's reader has taken nothing for {} s", waiting.as_secs()))
+    }
+}

@@ -397,8 +397,8 @@ impl HubChannels {
         locals[local as usize] = index;
     }
 
-    /// Gives a shard no more of the channel's events. A channel that nothing needs any more, and whose end loses nothing,
-    /// is forgotten.
+    /// Gives a shard no more of the channel's events. A channel is forgotten if no shard follows it and forgetting it loses
+    /// no event.
     pub(super) fn unfollow(&mut self, shard: u16, local: LocalChannel) {
         let Some(index) = self.by_local(shard, local) else { return };
         self.lists.unset(&mut self.cells[index].routes, shard);

@@ -1,6 +1,6 @@
 //! The hub's budget of memory.
 
-use crate::config::Limits;
+use crate::config::{Limits, memory_budget};
 
 /// The least budget where the configuration leaves it to the host's memory.
 const BUDGET_MIN: u64 = 256 << 20;
@@ -8,10 +8,7 @@ const BUDGET_MIN: u64 = 256 << 20;
 /// The bytes that names, histories, answers to publishers and lines for listeners may take together. `available` is the
 /// memory that the process may use, if that is known.
 pub fn memory_max(limits: &Limits, available: Option<u64>) -> u64 {
-    match limits.hub_memory as u64 {
-        0 => available.map_or(BUDGET_MIN, |bytes| (bytes / 4).max(BUDGET_MIN)),
-        bytes => bytes,
-    }
+    memory_budget(limits.hub_memory, available, BUDGET_MIN)
 }
 
 #[cfg(test)]

@@ -165,7 +165,7 @@ impl Revocations {
     fn write(&mut self, text: &str, count: usize) -> io::Result<()> {
         let Some(lines) = &mut self.lines else { return Ok(()) };
         if lines.append(text, count)? {
-            // Somebody has removed the file: the new one must have everything.
+            // The file was removed from outside: the new one must have every revocation.
             self.unwritten = self.known.iter().map(|(id, until_s)| (id.clone(), until_s)).collect();
         }
         if let Some(anew) = &mut self.anew

@@ -1,4 +1,4 @@
-//! A budget of log lines per second, so that peers who come and go in great numbers do not fill the log.
+//! A budget of log lines per second, so that peers that connect and disconnect in great numbers do not fill the log.
 
 use super::wheel::Tick;
 

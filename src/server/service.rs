@@ -13,8 +13,6 @@ use crate::figures::Stats;
 
 /// The interval at which the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// The time for which the log's reader may take nothing before the status line says so.
-const LOG_WAITING_MAX_MS: u64 = 1000;
 
 /// The notifications' thread, as the main thread knows it.
 pub(super) struct Service {
@@ -72,10 +70,7 @@ fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
 
 fn status(stats: &Stats) -> String {
     let shards = stats.shards.len();
-    let log = match stats.server.log_waiting_ms.load(Ordering::Relaxed) {
-        0..LOG_WAITING_MAX_MS => String::new(),
-        waiting => format!("; the log's reader has taken nothing for {} s", waiting / 1000),
-    };
+    let log = stats.server.log_standstill().map_or_else(String::new, |standstill| format!("; {standstill}"));
     format!(
         "{} connections on {shards} shards, {} channels{log}",
         stats.state.connections(),

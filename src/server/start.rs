@@ -102,7 +102,7 @@ fn check_host() -> Result<u64, StartError> {
     Ok(raise_descriptor_limit()?)
 }
 
-/// Refuses a limit of descriptors with which the server would be ready and serve nobody.
+/// Refuses a limit of descriptors with which the server would be ready and could take no connection.
 fn check_descriptors(limit: u64, shards: usize) -> Result<(), StartError> {
     let least = DESCRIPTORS_MIN + DESCRIPTORS_PER_SHARD * shards as u64;
     if limit < least {
@@ -181,6 +181,7 @@ fn start_threads(
     let (to_hub, inbox) = link::to_hub()?;
     let (started_sender, started) = crossbeam_channel::bounded(plan.shards);
     let (mut to_shards, mut shards) = (Vec::new(), Vec::new());
+    let available = memory::available();
     for (index, listeners) in clients.listeners.into_iter().enumerate() {
         let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
         to_shards.push(to_shard);
@@ -188,7 +189,7 @@ fn start_threads(
             index: index as u16,
             core: plan.cores.as_ref().map(|cores| cores[index]),
             config: config.clone(),
-            lag_memory: shard::lag_memory(config, memory::available(), plan.shards),
+            lag_memory: shard::lag_memory(config, available, plan.shards),
             listeners,
             from_hub,
             to_hub: to_hub.clone(),
@@ -206,7 +207,7 @@ fn start_threads(
     let (ask, asked) = UnixStream::pair()?;
     let (publish, published) = UnixStream::pair()?;
     let own = vec![asked, published];
-    let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender };
+    let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender, available };
     let parts = hub_parts(config, plan.users, state, stats, ends);
     let watched: Vec<Arc<Watched>> = (0..=shards.len()).map(|_| Arc::default()).collect();
     let hub = spawn("hub", watched[0].clone(), move || hub::run(parts))?;
@@ -225,6 +226,8 @@ struct HubEnds {
     inbox: HubInbox,
     shards: Vec<ToShard>,
     drained: Sender<u64>,
+    /// The memory that the process may use, if that is known.
+    available: Option<u64>,
 }
 
 fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<Stats>, ends: HubEnds) -> HubParts {
@@ -238,7 +241,7 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
         publishers_max: config.feed.max_connections,
         channels_max: config.limits.channels,
         followed_max: config.limits.followed_channels,
-        memory_max: hub::memory_max(&config.limits, memory::available()),
+        memory_max: hub::memory_max(&config.limits, ends.available),
         ask_timeout: config.auth.ask_timeout,
         log_lines_per_second: config.log.connections_per_second,
         idempotency_window: config.feed.idempotency_window,

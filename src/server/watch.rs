@@ -1,6 +1,6 @@
-//! The watch over the threads that nobody can be without: a shard or the hub that stands still for a second is logged with
-//! the place in the program where it stands, long before a service manager ends the process. The watch also notes for how
-//! long the log's reader has taken nothing.
+//! The watch over the threads without which the server does nothing: a shard or the hub that stands still for a second
+//! is logged with the place in the program where it stands, long before a service manager ends the process. The watch
+//! also notes for how long the log's reader has taken nothing.
 
 use std::io;
 use std::sync::Arc;

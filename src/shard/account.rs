@@ -3,7 +3,7 @@
 //!
 //! Both tables keep running sums, so the account costs the same however many connections there are.
 
-use crate::config::Config;
+use crate::config::{Config, memory_budget};
 use crate::logic::cells::NONE;
 
 use super::connection::{Connection, Flags, State};
@@ -72,20 +72,13 @@ pub(super) fn can_be_cut(connection: &Connection) -> bool {
     !matches!(connection.state, State::Free | State::Dead | State::Lingering)
 }
 
-/// The share of the memory that the process may use in what slow clients may make it hold, if the configuration does not
-/// say how much that is.
-const SHARE: u64 = 4;
 /// The least memory for slow clients if the configuration does not say how much that is.
 const LEAST: u64 = 64 << 20;
 
 /// The bytes of memory that slow clients may make one of `shards` shards hold: its part of `[limits] lag_memory`.
 /// `available` is what the process may use, if that is known.
 pub fn lag_memory(config: &Config, available: Option<u64>, shards: usize) -> u64 {
-    let total = match config.limits.lag_memory {
-        0 => (available.unwrap_or_default() / SHARE).max(LEAST),
-        bytes => bytes as u64,
-    };
-    total / shards.max(1) as u64
+    memory_budget(config.limits.lag_memory, available, LEAST) / shards.max(1) as u64
 }
 
 #[cfg(test)]

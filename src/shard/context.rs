@@ -210,4 +210,24 @@ mod tests {
         over.look();
         assert!(over.is_spent() && !over.take());
     }
+
+    #[test]
+    fn a_budget_of_time_alone_ends_at_the_next_look() {
+        let mut over = Budget::new((usize::MAX, Duration::ZERO));
+        assert_eq!(
+            (0..1000)
+                .take_while(|_| {
+                    over.spend(1);
+                    !over.is_spent()
+                })
+                .count(),
+            PIECES_PER_LOOK - 1
+        );
+        let mut over = Budget::new((usize::MAX, Duration::ZERO));
+        over.spend(PIECES_PER_LOOK);
+        assert!(over.is_spent(), "many pieces at once are looked at too");
+        let mut budget = Budget::new((usize::MAX, Duration::from_secs(3600)));
+        (0..10_000).for_each(|_| budget.spend(3));
+        assert!(!budget.is_spent());
+    }
 }

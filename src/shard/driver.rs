@@ -182,7 +182,7 @@ async fn serve(mut shard: Shard) -> io::Result<()> {
 }
 
 /// Runs a task, and ends the process if the task fails: a shard without its accept task or its clock would look alive
-/// and serve nobody.
+/// and take no connection.
 async fn guard(task: impl Future<Output = io::Result<()>>) {
     if let Err(error) = task.await {
         tracing::error!(%error, "a shard cannot go on");

@@ -10,7 +10,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -18,21 +18,19 @@ use crate::logic::log::Position;
 use crate::logic::wheel::Tick;
 
 use super::account::{Buffers, backlog, can_be_cut, is_over, used};
-use super::context::Context;
+use super::context::{Budget, Context};
 use super::lag::cut;
 use super::lanes::Lanes;
 use super::settings::TICKS_PER_SECOND;
 use super::slots::Slots;
 
-/// The time that the steps may take in one turn.
-const SLICE: Duration = Duration::from_millis(1);
-/// The slots, lanes, readers and subscriptions between two looks at the clock.
-const PIECES_PER_LOOK: usize = 256;
+/// What the steps may take of one turn: any number of slots, lanes, readers and subscriptions, for this time.
+const SLICE: (usize, Duration) = (usize::MAX, Duration::from_millis(1));
 /// The most connections that are cut off after one look at all of them.
 const CUTS_MAX: usize = 64;
 /// The most readers of a log that is trimmed. There are few lanes with more readers.
 const READERS_MAX: usize = 32 * 1024;
-/// The time before the next try if there was nobody to cut off.
+/// The time before the next try if no connection could be cut off.
 const REST: Tick = TICKS_PER_SECOND;
 /// The least time between two warnings.
 const WARN_EVERY: Tick = 10 * TICKS_PER_SECOND;
@@ -54,7 +52,7 @@ pub(super) struct Memory {
     furthest: Top,
     /// The connections with the largest buffers among those that were looked at.
     fullest: Top,
-    /// The time until which nothing is tried, because there was nobody to cut off.
+    /// The time until which nothing is tried, because no connection could be cut off.
     resting_until: Tick,
     /// The time of the last warning.
     warned: Option<Tick>,
@@ -86,28 +84,6 @@ impl Top {
             .into_iter()
             .map(|Reverse((_, slot, generation))| (slot, generation))
             .collect()
-    }
-}
-
-/// The share of a step in one turn.
-struct Slice {
-    until: Instant,
-    left: usize,
-}
-
-impl Slice {
-    fn new() -> Slice {
-        Slice { until: Instant::now() + SLICE, left: PIECES_PER_LOOK }
-    }
-
-    /// Takes pieces off the slice; returns whether the slice has time for more.
-    fn take(&mut self, pieces: usize) -> bool {
-        if self.left > pieces {
-            self.left -= pieces;
-            return true;
-        }
-        self.left = PIECES_PER_LOOK;
-        Instant::now() < self.until
     }
 }
 
@@ -148,7 +124,7 @@ impl Memory {
 
     /// Looks at some more connections; returns the next slot to look at, if there are more.
     fn search(&mut self, slots: &Slots, lanes: &Lanes, now: Tick, first: u32) -> Option<u32> {
-        let mut slice = Slice::new();
+        let mut slice = Budget::new(SLICE);
         for slot in first..slots.capacity() {
             let connection = &slots[slot];
             let mut pieces = 1;
@@ -161,7 +137,8 @@ impl Memory {
                 self.fullest.add(held.total() * stood(changed), slot, connection.generation);
                 pieces += looks;
             }
-            if !slice.take(pieces) {
+            slice.spend(pieces);
+            if slice.is_spent() {
                 return Some(slot + 1);
             }
         }
@@ -208,7 +185,7 @@ impl Memory {
 /// Has some more logs drop what none of their readers needs any more; returns the next lane to look at, if there are
 /// more.
 fn trim_logs(slots: &Slots, lanes: &mut Lanes, first: u32) -> Option<u32> {
-    let mut slice = Slice::new();
+    let mut slice = Budget::new(SLICE);
     for lane in first..lanes.capacity() {
         let mut pieces = 1;
         if lanes.lags(lane) && lanes.readers(lane).len() <= READERS_MAX {
@@ -218,7 +195,8 @@ fn trim_logs(slots: &Slots, lanes: &mut Lanes, first: u32) -> Option<u32> {
                 lanes.compact(lane);
             }
         }
-        if !slice.take(pieces) {
+        slice.spend(pieces);
+        if slice.is_spent() {
             return Some(lane + 1);
         }
     }
@@ -252,15 +230,5 @@ mod tests {
         assert!(top.take().is_empty());
         top.add(0, 1, 1);
         assert!(top.take().is_empty(), "a connection that takes nothing is not named");
-    }
-
-    #[test]
-    fn a_slice_ends_with_its_time_at_the_next_look() {
-        let mut slice = Slice { until: Instant::now(), left: PIECES_PER_LOOK };
-        assert_eq!((0..1000).take_while(|_| slice.take(1)).count(), PIECES_PER_LOOK - 1);
-        let mut slice = Slice { until: Instant::now(), left: PIECES_PER_LOOK };
-        assert!(!slice.take(PIECES_PER_LOOK), "many pieces at once are looked at too");
-        let mut slice = Slice { until: Instant::now() + Duration::from_secs(3600), left: PIECES_PER_LOOK };
-        assert!((0..10_000).all(|_| slice.take(3)));
     }
 }

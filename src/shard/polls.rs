@@ -10,7 +10,7 @@ use crate::logic::session::Notice;
 use super::closing::after_answer;
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
-use super::lanes::{Following, Lanes};
+use super::lanes::Lanes;
 use super::merge::{frame_page, take_pending};
 use super::slots::Slots;
 use super::subscriptions::unsubscribe_all;
@@ -18,11 +18,6 @@ use super::waiting::Hold;
 
 /// The bytes of events in one answer, beyond which further events are left for the next answer.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
-
-/// Whether the hub has confirmed that the shard follows all of the connection's channels.
-pub(super) fn follows_all(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
-    slots[slot].subscriptions_from(0).all(|s| lanes.channel_of(s.lane).following == Following::Yes)
-}
 
 fn has_unread(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     slots[slot].subscriptions_from(0).any(|s| s.place != NONE && s.cursor < lanes[s.lane].log.head())

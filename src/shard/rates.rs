@@ -69,8 +69,13 @@ fn nanoseconds(now: Tick) -> u64 {
     u64::from(now) * TICK_MS * 1_000_000
 }
 
+/// The seconds after which a subject may try again that has used up `missing` nanoseconds too many.
+fn retry_secs(missing: u64) -> u32 {
+    missing.div_ceil(1_000_000_000).min(RETRY_SECS_MAX) as u32
+}
+
 impl Rates {
-    /// A table in which nobody has used up anything.
+    /// A table in which no subject has used up any of its rates.
     pub(super) fn new() -> Rates {
         Rates { hasher: RandomState::new(), keys: vec![0; ENTRIES], until: vec![0; ENTRIES] }
     }
@@ -117,7 +122,7 @@ impl Rates {
             *wanted = (key, until);
         }
         if missing > 0 {
-            return Err(missing.div_ceil(1_000_000_000).min(RETRY_SECS_MAX) as u32);
+            return Err(retry_secs(missing));
         }
         for (key, until) in wanted.into_iter().filter(|(key, _)| *key != 0) {
             let place = self.place(key);
@@ -134,7 +139,7 @@ impl Rates {
         let now = nanoseconds(now);
         let until = self.used_until(self.key(limit, subject), now).saturating_add(rate.each);
         match until.saturating_sub(now.saturating_add(rate.burst)) {
-            missing if rate.each > 0 && missing > 0 => Err(missing.div_ceil(1_000_000_000).min(RETRY_SECS_MAX) as u32),
+            missing if rate.each > 0 && missing > 0 => Err(retry_secs(missing)),
             _ => Ok(()),
         }
     }

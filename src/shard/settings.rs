@@ -40,6 +40,14 @@ pub(super) struct Shares {
     pub(super) user: Rate,
 }
 
+impl Shares {
+    /// The rates of a connection, an address and a user, in this order; see [`Rate::per_second`].
+    fn per_second(units: [u32; 3], burst_min: usize) -> Shares {
+        let [connection, address, user] = units.map(|units| Rate::per_second(units, burst_min));
+        Shares { connection, address, user }
+    }
+}
+
 /// The limits on rates.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RateLimits {
@@ -56,21 +64,15 @@ impl RateLimits {
         // A client may name all of its channels at once, and again when it comes back.
         let channels = limits.subscriptions.saturating_mul(2);
         RateLimits {
-            requests: Shares {
-                connection: Rate::per_second(limits.request_rate, 0),
-                address: Rate::per_second(limits.request_rate_address, 0),
-                user: Rate::per_second(limits.request_rate_user, 0),
-            },
-            new_names: Shares {
-                connection: Rate::per_second(limits.new_names, channels),
-                address: Rate::per_second(limits.new_names_address, channels),
-                user: Rate::per_second(limits.new_names_user, channels),
-            },
-            joins: Shares {
-                connection: Rate::per_second(limits.joins, channels),
-                address: Rate::per_second(limits.joins_address, channels),
-                user: Rate::per_second(limits.joins_user, channels),
-            },
+            requests: Shares::per_second(
+                [limits.request_rate, limits.request_rate_address, limits.request_rate_user],
+                0,
+            ),
+            new_names: Shares::per_second(
+                [limits.new_names, limits.new_names_address, limits.new_names_user],
+                channels,
+            ),
+            joins: Shares::per_second([limits.joins, limits.joins_address, limits.joins_user], channels),
             failed_tokens: Rate::per_second(limits.failed_tokens, 0),
         }
     }

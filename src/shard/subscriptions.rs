@@ -156,9 +156,18 @@ pub(super) fn unsubscribe(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
 }
 
 /// The number of the connection's subscription to a channel, if it has one.
-fn subscription_to(slots: &Slots, lanes: &Lanes, slot: u32, name: &str) -> Option<usize> {
-    let channel = lanes.find(name)?;
+fn subscription_on(slots: &Slots, lanes: &Lanes, slot: u32, channel: u32) -> Option<usize> {
     slots[slot].subscriptions_from(0).position(|subscription| lanes[subscription.lane].channel == channel)
+}
+
+/// Whether the connection has a subscription to a channel, which is given by its number.
+pub(super) fn is_on(slots: &Slots, lanes: &Lanes, slot: u32, channel: u32) -> bool {
+    subscription_on(slots, lanes, slot, channel).is_some()
+}
+
+/// The number of the connection's subscription to a channel that is given by its name, if it has one.
+fn subscription_to(slots: &Slots, lanes: &Lanes, slot: u32, name: &str) -> Option<usize> {
+    subscription_on(slots, lanes, slot, lanes.find(name)?)
 }
 
 /// Whether the connection has a subscription to a channel.
@@ -238,7 +247,7 @@ pub(super) fn unsubscribe_from(
     slot: u32,
     channel: u32,
 ) -> bool {
-    let position = slots[slot].subscriptions_from(0).position(|s| lanes[s.lane].channel == channel);
+    let position = subscription_on(slots, lanes, slot, channel);
     if let Some(index) = position {
         unsubscribe(slots, lanes, cx, slot, index);
     }

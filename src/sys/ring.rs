@@ -194,7 +194,8 @@ impl Ring {
     }
 
     /// Pauses before the next try, because the kernel has no memory for the ring's operations. The pauses double up to
-    /// [`HUNGRY_PAUSE_MAX`]: trying at once, again and again, would take the processor from those who could give memory back.
+    /// [`HUNGRY_PAUSE_MAX`]: trying at once, again and again, would take the processor from the threads that could give
+    /// memory back.
     ///
     /// # Errors
     /// The kernel's error after [`HUNGRY_TRIES_MAX`] tries.
@@ -429,7 +430,7 @@ mod tests {
         for round in 0..3 {
             ring.arm_poll(a.as_fd(), POLL_IN, 42).unwrap();
             let before = collect(&mut ring);
-            assert_eq!(before.len(), usize::from(round > 0), "nobody has read what came before");
+            assert_eq!(before.len(), usize::from(round > 0), "the bytes of the round before are still unread");
             b.write_all(b"x").unwrap();
             let after = collect(&mut ring);
             assert_eq!(before.len() + after.len(), 1);

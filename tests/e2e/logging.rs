@@ -13,7 +13,7 @@ use super::clients::{Http, Stream, get};
 use super::server::{command, eventually, publish};
 use super::tokens::{KEYS, token};
 
-/// A server whose log is read by the test alone: if the test does not read, nobody does.
+/// A server whose log is read by the test alone: while the test does not read, the log has no reader.
 struct Unread {
     child: Child,
     log: BufReader<ChildStderr>,

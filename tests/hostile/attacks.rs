@@ -713,7 +713,7 @@ fn surveys(scene: &Scene<'_>) -> Option<String> {
     None
 }
 
-/// Users who come to rooms with presence and leave them, again and again.
+/// Users that join rooms with presence and leave them, again and again.
 fn presence_churn(scene: &Scene<'_>) -> Option<String> {
     let opening = |number: usize| {
         let token = good_token(&format!("u{number}"));

@@ -186,7 +186,7 @@ fn follow(world: &World<'_>, number: usize) {
     }
 }
 
-/// Clients who come and go, keep to no rule, and never read.
+/// Clients that connect and disconnect, break the rules of the protocol, and never read.
 fn crowd(world: &World<'_>, number: u64) {
     let mut random = world.random(200 + number);
     let mut held: Vec<TcpStream> = Vec::new();

@@ -292,7 +292,7 @@ impl Bytes {
     }
 }
 
-/// The token of the admin listener: with keys for clients' tokens, contents are shown to whoever has it alone.
+/// The token of the admin listener: where clients need tokens, the listener shows contents only to a request that carries it.
 pub const ADMIN_TOKEN: &str = "hostile";
 
 /// The body of a resource of the admin listener, within five seconds.

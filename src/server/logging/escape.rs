@@ -42,8 +42,8 @@ pub(super) fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn De
     write!(Escaping(writer), "{value:?}")
 }
 
-/// A line of JSON in which the characters that are not plain, but that JSON permits in its texts, are escaped as well. Such
-/// characters stand nowhere but in texts.
+/// A line of JSON in which the characters that are not plain, but that JSON permits in its texts, are escaped as well. JSON
+/// permits characters that are not plain in its texts alone.
 pub(super) fn escape_json(line: &[u8]) -> Cow<'_, [u8]> {
     let Ok(text) = std::str::from_utf8(line) else { return Cow::Borrowed(line) };
     let is_hidden = |c: char| !is_plain(c) && c != '\n';

@@ -60,8 +60,8 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what a connection's client may have sent before its deadline, because it may not have been the client who was
-/// late. The turn's budget does not count here: the caller has one.
+/// Reads what a connection's client may have sent before its deadline, because the server may have been late,
+/// and not the client. The turn's budget does not count here: the caller has one.
 pub(super) fn read_before_deadline(shard: &mut Shard, slot: u32) {
     let budget = std::mem::replace(&mut shard.reading, Budget::new(LAST_LOOK));
     if shard.slots[slot].may_be_read() {

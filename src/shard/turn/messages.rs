@@ -208,8 +208,7 @@ fn subscribe_more(
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &channels)?;
-    admit_names(shard, slot, &channels)?;
-    admit_joins(shard, slot, &channels)?;
+    admit_channels(shard, slot, &channels)?;
     let mut refused: Option<Refusal> = None;
     let mut allowed = Vec::with_capacity(channels.len());
     let mut known = HashSet::with_capacity(channels.len());
@@ -280,8 +279,7 @@ fn begin_with_token(shard: &mut Shard, slot: u32, mut wanted: Wanted, reference:
     shard.reading.spend(wanted.channels.len());
     // Other connections may have taken the room that there was when the connection was opened.
     let room = check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels);
-    let admitted = room.and_then(|()| admit_names(shard, slot, &wanted.channels));
-    if let Err(refusal) = admitted.and_then(|()| admit_joins(shard, slot, &wanted.channels)) {
+    if let Err(refusal) = room.and_then(|()| admit_channels(shard, slot, &wanted.channels)) {
         let refusal = refusal.of_channels(std::mem::take(&mut wanted.channels));
         write_reply(shard, slot, None, Outcome::Refused(&refusal), &mut then);
     }
@@ -300,18 +298,19 @@ fn on_refused_token(shard: &mut Shard, slot: u32, refusal: Refusal, reference: O
     Ok(())
 }
 
-/// Counts the channels among `names` that are new to the shard.
+/// Counts the channels among `names` that are new to the shard, and those that have presence.
+pub(super) fn admit_channels(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
+    admit_names(shard, slot, names)?;
+    let Shard { slots, cx, access, .. } = shard;
+    let user = access.user(slot).map(|user| user.as_str());
+    limits::admit_joins(cx, (slot, &slots[slot]), user, names)
+}
+
+/// Counts the channels among `names` that are new to the shard. This is enough for a poll, which joins no channel.
 pub(super) fn admit_names(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
     let Shard { slots, lanes, cx, access, .. } = shard;
     let user = access.user(slot).map(|user| user.as_str());
     limits::admit_names(cx, lanes, (slot, &slots[slot]), user, names)
-}
-
-/// Counts the channels among `names` that have presence.
-pub(super) fn admit_joins(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {
-    let Shard { slots, cx, access, .. } = shard;
-    let user = access.user(slot).map(|user| user.as_str());
-    limits::admit_joins(cx, (slot, &slots[slot]), user, names)
 }
 
 fn unsubscribe_some(shard: &mut Shard, slot: u32, names: &[impl AsRef<str>]) -> Result<(), Refusal> {

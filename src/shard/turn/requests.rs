@@ -214,10 +214,10 @@ fn session(
         return Ok(());
     }
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
-    messages::admit_names(shard, slot, &query.channels)?;
-    // Polls are not counted, because they begin and end with each request.
-    if protocol.carrier() != Carrier::Poll {
-        messages::admit_joins(shard, slot, &query.channels)?;
+    match protocol.carrier() {
+        // Polls join no channel, because they begin and end with each request.
+        Carrier::Poll => messages::admit_names(shard, slot, &query.channels)?,
+        _ => messages::admit_channels(shard, slot, &query.channels)?,
     }
     match protocol.carrier() {
         Carrier::Poll => begin_poll(shard, slot, spoken, request, &query),
@@ -273,8 +273,7 @@ fn open_websocket(
         }
     }
     if !must_send_token(shard, slot, protocol, query) {
-        messages::admit_names(shard, slot, &query.channels)?;
-        messages::admit_joins(shard, slot, &query.channels)?;
+        messages::admit_channels(shard, slot, &query.channels)?;
     }
     let subprotocol = protocol.subprotocol().filter(|name| ws::offers(request, name));
     open(shard, slot, spoken, request, query, Response::websocket(&upgrade.accept, subprotocol));
@@ -422,8 +421,8 @@ fn begin_poll(shard: &mut Shard, slot: u32, spoken: Spoken, request: &Request<'_
     }
     // While messages of the hub wait in the queue, only the hub knows the present position.
     let is_current = !shard.upstream.is_behind();
-    let follows_all = || polls::follows_all(slots, lanes, slot);
-    let position = query.after.or_else(|| follows_all().then_some(lanes.seen)).filter(|_| is_current);
+    let is_following = || follows_all(slots, lanes, slot, 0);
+    let position = query.after.or_else(|| is_following().then_some(lanes.seen)).filter(|_| is_current);
     match position {
         Some(position) if can_resume_here(slots, lanes, slot, 0, position) => {
             start_after(slots, lanes, cx, slot, 0, position);

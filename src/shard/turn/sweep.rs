@@ -14,7 +14,7 @@ use crate::logic::wheel::Tick;
 use super::super::closing::refuse;
 use super::super::connection::State;
 use super::super::context::{Budget, Ending};
-use super::super::subscriptions::{unsubscribe_all, unsubscribe_from};
+use super::super::subscriptions::{is_on, unsubscribe_all, unsubscribe_from};
 use super::{Shard, ending, messages, orders};
 
 /// The most connections that are put on a list when an order begins. For more of them all slots are looked at, some in
@@ -181,10 +181,7 @@ impl Fits {
     fn fits(&self, shard: &Shard, slot: u32) -> bool {
         let known = shard.access.identities.get(slot);
         match self {
-            Fits::Channel(channel) => {
-                let mut all = shard.slots[slot].subscriptions_from(0);
-                all.any(|subscription| shard.lanes[subscription.lane].channel == *channel)
-            }
+            Fits::Channel(channel) => is_on(&shard.slots, &shard.lanes, slot, *channel),
             Fits::Target(Target::User(user)) => known.is_some_and(|known| known.user.as_ref() == Some(user)),
             Fits::Target(Target::Token { id, .. }) => known.is_some_and(|known| known.token.as_ref() == Some(id)),
             Fits::Target(_) => false,
@@ -228,7 +225,7 @@ impl Order {
 /// Takes a connection off a channel; returns whether it was subscribed.
 fn unsubscribe(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChannel), reason: &Arc<str>) -> bool {
     let Shard { slots, lanes, cx, .. } = &mut *shard;
-    if !slots[slot].subscriptions_from(0).any(|s| lanes[s.lane].channel == channel) {
+    if !is_on(slots, lanes, slot, channel) {
         return false;
     }
     if slots[slot].state == State::Poll {

@@ -60,7 +60,7 @@ fn cost(shard: &Shard, due: Due) -> usize {
     }
 }
 
-/// Frees lanes and logs that nobody needs any more.
+/// Frees lanes and logs that no connection needs any more.
 fn free_lanes(shard: &mut Shard, budget: &mut Budget) {
     let now = shard.cx.now;
     while budget.take()

@@ -27,8 +27,8 @@ pub fn decide_cors<'a>(allowed: &[String], origin: Option<&'a str>) -> Cors<'a> 
 }
 
 /// Whether a page of `origin` may open a WebSocket. A program that is no browser sends no origin, and may. Pages of the
-/// requested `host` always may; the scheme's own port counts as none. CORS does not apply to WebSockets, so this check alone keeps other sites from using a
-/// visitor's connection (RFC 6455 §10.2).
+/// requested `host` always may; the scheme's own port counts as none. CORS does not apply to WebSockets, so this check
+/// alone keeps other sites from using a visitor's connection (RFC 6455 §10.2).
 pub fn origin_allowed(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
     let Some(origin) = origin else { return true };
     let same_host = || {

@@ -170,7 +170,7 @@ mod tests {
             (r#"for=1.1.1.1;host=", for=9.9.9.9;host="h";proto=http"#, Some("9.9.9.9")),
             (r#"for=1.1.1.1;host=a", for=9.9.9.9;host="h""#, Some("9.9.9.9")),
             (r#"for=1.1.1.1", for=9.9.9.9"#, Some("9.9.9.9")),
-            // What cannot be told apart any more is nobody's.
+            // An element that cannot be told from the next one any more names no address.
             (r#"for=1.1.1.1;host=", for=9.9.9.9;host="a,b""#, None),
             (r#"for=9.9.9.9, for="1.1.1.1"#, None),
             (r#"for=9.9.9.9, for=1.1.1.1;x=\a"#, None),
