@@ -25,7 +25,7 @@ fn event(n: u64) -> Event {
 fn parsers(criterion: &mut Criterion) {
     let head = b"GET /sse?channel=orders:1 HTTP/1.1\r\nHost: push.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
         Accept: text/event-stream\r\nAccept-Language: en\r\nCache-Control: no-cache\r\nLast-Event-ID: 1700000000000-1\r\n\r\n";
-    let limits = http::HeadLimits { head_bytes_max: 8192 };
+    let limits = http::HeadLimits { head_bytes_max: 8192, fields_max: 64 };
     criterion.bench_function("http head", |b| b.iter(|| http::parse(black_box(head), &limits)));
     criterion.bench_function("query", |b| b.iter(|| query::parse(black_box("channel=orders:1&after=17-1"), 100)));
     let line = format!(r#"{{"op":"publish","channel":"orders:1","data":"{}","ref":17}}"#, "x".repeat(128));

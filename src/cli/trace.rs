@@ -125,7 +125,8 @@ impl Shown<'_> {
         match text("op") {
             "event" => {
                 let event = &line["event"];
-                let data = event["data"].as_str().map_or_else(|| event["data"].to_string(), str::to_owned);
+                let data = event.get("data_b64").unwrap_or(&event["data"]);
+                let data = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
                 let short: String = data.chars().take(DATA_SHOWN).collect();
                 let name = event["event"].as_str().map(|name| format!("  {name}")).unwrap_or_default();
                 let id = event["id"].as_str().unwrap_or_default();

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::logic::protocol::http::FIELDS_MAX;
+
 use super::address::{AdminAddress, ListenAddress, Network};
 use super::check::{is_cookie_name, is_leeway, is_log_level};
 use super::load::ConfigError;
@@ -128,6 +130,8 @@ section! {
     Http {
         /// The longest request head. Longer ones are answered 431 or 414.
         max_header: usize as "units::size" = 8 * KIB, must 256..=64 * KIB;
+        /// The most header fields of a request. A request with more is answered 431.
+        max_header_fields: usize = 64, must 8..=FIELDS_MAX;
         /// Origins whose pages may read streams and polls: `"https://app.example.com"`, `"https://*.example.com"`, `"*"`.
         /// Without any, those of `[websocket] origins`.
         cors_origins: Vec<String> = Vec::new();

@@ -80,6 +80,8 @@ table! {
     Total accepted,
     /// Connections refused by a limit or for want of descriptors.
     Total refused,
+    /// Requests of pages whose origin is not allowed: WebSockets that were refused, and answers that the page cannot read.
+    Total origins_refused,
     /// Requests read.
     Total requests,
     /// Event streams and WebSockets opened and polls begun, all together.

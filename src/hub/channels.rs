@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::link::{LocalChannel, Replay};
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
+use crate::logic::ends::Ends;
 use crate::logic::event::{ChannelName, Event, check_channel_name};
 use crate::logic::history::{EVENT_OVERHEAD, History, HistoryLimits};
 use crate::logic::id::Id;
@@ -96,6 +97,8 @@ pub(super) struct HubChannels {
     age_max_ms: u64,
     /// Events that were dropped from histories because the budget of memory was used up.
     pub(super) dropped_for_memory: u64,
+    /// The ends of the channels that have ended.
+    pub(super) ends: Ends,
     /// Events in all histories.
     pub(super) history_events: u64,
     /// Bytes in all histories.
@@ -125,6 +128,7 @@ impl HubChannels {
             swept: 0,
             age_max_ms: u64::MAX,
             dropped_for_memory: 0,
+            ends: Ends::default(),
             history_events: 0,
             history_bytes: 0,
         }
@@ -293,11 +297,6 @@ impl HubChannels {
         self.lists.of(self.cells[index].routes)
     }
 
-    /// The channel of that number, which must exist.
-    pub(super) fn get_mut(&mut self, index: u32) -> &mut HubChannel {
-        &mut self.cells[index]
-    }
-
     /// The number of the channel of that name, which is made if there is none.
     pub(super) fn find_or_add(&mut self, name: &ChannelName) -> u32 {
         if let Some(index) = self.find(name) {
@@ -326,6 +325,12 @@ impl HubChannels {
         }
     }
 
+    /// Notes that a channel has ended, with that id.
+    pub(super) fn end(&mut self, index: u32, id: Id) {
+        self.cells[index].ended = true;
+        self.ends.insert(index, id);
+    }
+
     /// Puts an event into the channel's history, if the channel keeps one. While histories are over the budget, the
     /// channel's oldest events make room for the new one.
     pub(super) fn remember(&mut self, index: u32, event: &Arc<Event>, source: Source, now_ms: u64) {
@@ -334,7 +339,10 @@ impl HubChannels {
         }
         let channel = &mut self.cells[index];
         let limits = self.policies[usize::from(channel.policy)];
-        channel.ended = false;
+        if channel.ended {
+            channel.ended = false;
+            self.ends.remove(index);
+        }
         if limits.events_max == 0 {
             channel.since = event.id;
             return;
@@ -481,6 +489,7 @@ impl HubChannels {
         names.remove(index, |index| name(cells, index));
         self.count_as(index, false);
         self.census.remove(name(&self.cells, index));
+        self.ends.remove(index);
         // The channel's last event is lost now, and the floor is what every unknown channel answers with.
         self.floor = self.floor.max(self.cells[index].since);
         self.cells[index] = HubChannel::default();
@@ -558,7 +567,8 @@ mod tests {
             channels.follow(index, 0, local as u32);
         }
         channels.remember(loud, &event(10), Source::Client, 10);
-        channels.get_mut(ended).ended = true;
+        channels.end(ended, Id::new(5, 0));
+        assert_eq!(channels.ends.of(ended), Id::new(5, 0));
         (0..3).for_each(|local| channels.unfollow(0, local));
         assert_eq!(["silent", "loud", "ended"].map(|name| channels.find(name)), [None, Some(loud), Some(ended)]);
         assert_eq!((channels.used(), channels.census.followed()), (2, 2));

@@ -163,8 +163,8 @@ pub enum ShardMessage {
     NoRoom(LocalChannel),
     /// A page of missed events, the answer to [`HubMessage::Resume`].
     Replay(Box<Replay>),
-    /// The publisher has ended the channel.
-    Ended(LocalChannel),
+    /// The publisher has ended the channel, with this id.
+    Ended(LocalChannel, Id),
     /// The shard must end connections and answer with [`HubMessage::Kicked`].
     Kick {
         /// The kick's number, which the answer repeats.

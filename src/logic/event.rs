@@ -53,7 +53,7 @@ impl Event {
         std::str::from_utf8(&self.draft.payload).unwrap_or_default()
     }
 
-    /// Appends `{"id","channel","event"?,"data"}`, the event as JSON protocols, poll answers and the feed show it.
+    /// Appends `{"id","channel","event"?,"data" or "data_b64"}`, the event as JSON protocols, poll answers and the feed show it.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"id\":\"");
         self.id.write(out);
@@ -63,13 +63,20 @@ impl Event {
             out.extend_from_slice(b",\"event\":");
             json::write_string(name, out);
         }
-        out.extend_from_slice(b",\"data\":");
-        self.draft.write_json_data(out);
+        out.push(b',');
+        self.draft.write_json_member(out);
         out.push(b'}');
     }
 }
 
 impl Draft {
+    /// Appends the payload as a member of a JSON object: `"data":…` with a string or a JSON value, or `"data_b64":"…"` with
+    /// bytes in base64, so that bytes are never taken for text.
+    pub fn write_json_member(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if self.kind == Kind::Binary { b"\"data_b64\":" } else { b"\"data\":" });
+        self.write_json_data(out);
+    }
+
     /// Appends the payload as one JSON value: text as a string, bytes as a string of base64.
     pub fn write_json_data(&self, out: &mut Vec<u8>) {
         match self.kind {
@@ -99,6 +106,11 @@ pub enum ChannelNameError {
     /// The text starts with `$`.
     #[error("channel names that start with $ are the server's own")]
     Reserved,
+}
+
+/// Whether a channel is one of the server's own.
+pub fn is_own(channel: &str) -> bool {
+    channel.starts_with('$')
 }
 
 /// Checks that `name` may be a client's or publisher's channel: 1 to 200 bytes of printable ASCII
@@ -140,7 +152,7 @@ mod tests {
         let start = r#"{"id":"5-1","channel":"c\"","#;
         assert_eq!(written(event(Kind::Text, Some("e"), b"x\ny")), format!(r#"{start}"event":"e","data":"x\ny"}}"#));
         assert_eq!(written(event(Kind::Json, None, b"[1]")), format!(r#"{start}"data":[1]}}"#));
-        assert_eq!(written(event(Kind::Binary, None, b"\0\xff")), format!(r#"{start}"data":"AP8="}}"#));
+        assert_eq!(written(event(Kind::Binary, None, b"\0\xff")), format!(r#"{start}"data_b64":"AP8="}}"#));
     }
 
     #[test]

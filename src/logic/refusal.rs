@@ -42,6 +42,22 @@ impl Refusal {
         Refusal { channels, ..self }
     }
 
+    /// Whether the same request may be granted later: the refusal says when to try again.
+    pub fn passes(&self) -> bool {
+        self.retry_after_secs.is_some()
+    }
+
+    /// The code of the close frame (RFC 6455 §7.4) by which a page learns that its WebSocket is refused; `None` for refusals
+    /// that are mistakes of the request itself.
+    pub fn close_code(&self) -> Option<u16> {
+        match self.code.status() {
+            401 => Some(4001),
+            403 => Some(4003),
+            429 | 503 => Some(1013),
+            _ => None,
+        }
+    }
+
     /// Appends `"error":{"code":…,"message":…,"channels"?:[…]}`.
     pub fn write_member(&self, out: &mut Vec<u8>) {
         json::write_error(self.code.name(), &self.message, &self.channels, out);

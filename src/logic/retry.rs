@@ -17,13 +17,14 @@ pub fn after_refusal_secs(random: u64) -> u32 {
     spread(random, 1, REFUSED_SECS_MAX) as u32
 }
 
-/// The milliseconds after which a client comes back whose connection ends for `reason`. All clients of a server that
-/// goes away come back: they are spread from half of `base_ms` to three times as much, by a random number. A single
-/// client waits `base_ms`.
-pub fn after_end_ms(reason: Reason, base_ms: u64, random: u64) -> u64 {
+/// The milliseconds after which a client comes back whose connection ends for `reason`. A single client waits `base_ms`.
+/// All clients of a server that goes away come back: they are spread by a random number, over two and a half times
+/// `base_ms`, from half of `base_ms` on or from the end of the drain, which is `left_ms` ahead.
+pub fn after_end_ms(reason: Reason, base_ms: u64, left_ms: u64, random: u64) -> u64 {
     let base_ms = base_ms.max(BASE_MS_MIN);
+    let first = left_ms.max(base_ms / 2);
     match reason {
-        Reason::Drained => spread(random, base_ms / 2, base_ms.saturating_mul(3)),
+        Reason::Drained => spread(random, first, first.saturating_add(base_ms.saturating_mul(5) / 2)),
         _ => base_ms,
     }
 }
@@ -43,18 +44,20 @@ mod tests {
 
     #[test]
     fn one_client_waits_what_is_configured() {
-        assert_eq!(after_end_ms(Reason::Kicked, 3000, 77), 3000);
-        assert_eq!(after_end_ms(Reason::Expired, 0, 77), 100);
+        assert_eq!(after_end_ms(Reason::Kicked, 3000, 9000, 77), 3000);
+        assert_eq!(after_end_ms(Reason::Expired, 0, 9000, 77), 100);
     }
 
     proptest! {
         #[test]
-        fn a_drained_client_waits_between_half_and_three_times_the_base(base_ms in 0u64..1 << 40, random: u64) {
+        fn a_drained_client_comes_back_after_the_drain(base_ms in 0u64..1 << 40, random: u64) {
             let base = base_ms.max(100);
-            let wait = after_end_ms(Reason::Drained, base_ms, random);
-            prop_assert!((base / 2..=base * 3).contains(&wait));
-            prop_assert_eq!(after_end_ms(Reason::Drained, base_ms, 0), base / 2);
-            prop_assert_eq!(after_end_ms(Reason::Drained, base_ms, base * 3 - base / 2), base * 3);
+            let wait = |left_ms, random| after_end_ms(Reason::Drained, base_ms, left_ms, random);
+            prop_assert!((base / 2..=base * 3).contains(&wait(0, random)));
+            prop_assert_eq!(wait(0, 0), base / 2);
+            prop_assert_eq!(wait(0, base * 5 / 2), base / 2 + base * 5 / 2);
+            let left = base * 7;
+            prop_assert!((left..=left + base * 5 / 2).contains(&wait(left, random)));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::logic::code::Code;
-use crate::logic::protocol::http::{Exchange, Request, Response, encode, last_untrusted};
+use crate::logic::protocol::http::{Exchange, Parsed, Request, last_untrusted, parse};
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::sys::socket;
@@ -15,7 +15,9 @@ use super::Listener;
 use super::admission::Refused;
 use super::connection::{Flags, Peer, State};
 use super::context::{Budget, Context};
+use super::refusals;
 use super::slots::Slots;
+use super::waiting::Waiting;
 
 /// The most connections that one turn accepts from one listener.
 const BURST: usize = 64;
@@ -28,6 +30,8 @@ const COMERS_PER_TURN: usize = 64;
 const REFUSALS_MAX: usize = 64;
 /// The most turns for which a new connection waits for the place of one that is ending.
 const TURNS_WAITED_MAX: u32 = 64;
+/// The most bytes of a request that are read when it is refused without a slot.
+const REQUEST_BYTES: usize = 4096;
 /// The descriptors of a shard's table that are not for connections: the shard's own, and some for refusals.
 const OTHER_DESCRIPTORS: u64 = 128;
 
@@ -197,7 +201,7 @@ impl Acceptor {
             self.comers.push_back(comer);
             return None;
         }
-        refuse(slots, cx, comer.fd, peer, refusal);
+        refuse(slots, cx, comer, peer, refusal);
         None
     }
 
@@ -224,10 +228,9 @@ impl Acceptor {
             if let Ok(Some((fd, _))) = socket::accept(listener.as_fd()) {
                 cx.counters.accepted += 1;
                 cx.counters.refused += 1;
-                let mut answer = Vec::new();
-                let refusal = Refusal::fatal(Code::Full, "this server has no descriptors left").retry_after(2);
-                encode(&Response::refusal(&refusal), &Exchange::default(), &mut answer);
-                let _ = socket::send(fd.as_fd(), &answer);
+                let refusal = Refusal::fatal(Code::Full, "this server has no descriptors left");
+                let refusal = refusal.retry_after(cx.retry_after_secs());
+                refuse_at_once(cx, fd.as_fd(), &refusal);
                 break;
             }
         }
@@ -282,27 +285,37 @@ fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
     }
 }
 
-/// Answers a connection with a refusal, and closes it.
-fn refuse(slots: &mut Slots, cx: &mut Context, fd: OwnedFd, peer: Peer, refusal: Refusal) {
+/// Has the request of a connection without a place answered with a refusal, and the connection closed. If many wait for
+/// that already, the connection is answered by what has come of its request.
+fn refuse(slots: &mut Slots, cx: &mut Context, comer: Comer, peer: Peer, refusal: Refusal) {
     cx.counters.refused += 1;
-    cx.counters.count_rejection(refusal.code.status());
     let refusal = refusal.retry_after(cx.retry_after_secs());
-    let mut answer = Vec::new();
-    encode(&Response::refusal(&refusal), &Exchange::default(), &mut answer);
     if slots.refusals >= REFUSALS_MAX {
-        // The client may see a reset instead of the answer.
-        let _ = socket::send(fd.as_fd(), &answer);
+        refuse_at_once(cx, comer.fd.as_fd(), &refusal);
         return;
     }
     slots.refusals += 1;
-    let slot = slots.occupy(fd, peer, State::Closing, cx.now);
-    cx.counters.closed[Reason::Refused as usize] += 1;
+    let slot = occupy(slots, cx, comer, peer, false);
     slots[slot].flags.insert(Flags::REFUSED);
-    *slots[slot].out() = answer;
-    slots.weigh(slot);
-    slots.set_deadline(slot, cx.now + cx.settings.linger);
-    slots.read_soon(slot);
-    slots.queue(slot);
+    slots[slot].extra().waiting = Waiting::Refused(Box::new(refusal));
+    slots.set_deadline(slot, cx.now + cx.settings.linger.min(cx.settings.handshake));
+}
+
+/// Answers a connection by what has come of its request, without a slot. The client may see a reset instead of the end.
+fn refuse_at_once(cx: &mut Context, fd: BorrowedFd<'_>, refusal: &Refusal) {
+    cx.counters.count_rejection(refusal.code.status());
+    cx.counters.closed[Reason::Refused as usize] += 1;
+    let mut request = [0; REQUEST_BYTES];
+    let length = socket::receive(fd, &mut request).unwrap_or(0);
+    let mut answer = Vec::new();
+    match parse(&request[..length], &cx.settings.head) {
+        Parsed::Complete { request, .. } => {
+            let exchange = Exchange { keep_alive: false, ..Exchange::of(&request, cx.date()) };
+            refusals::write(cx, &request, refusal, exchange, &mut answer);
+        }
+        _ => refusals::write_unread(cx, refusal, &mut answer),
+    }
+    let _ = socket::send(fd, &answer);
 }
 
 /// Sets the address of a connection behind a trusted proxy to the client's. Each request sets it anew, because the

@@ -6,13 +6,13 @@
 
 use tracing::info;
 
-use crate::logic::protocol::http::{Exchange, Response, encode};
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::wheel::Tick;
 
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
+use super::refusals;
 use super::settings::TICK_MS;
 use super::slots::Slots;
 
@@ -61,6 +61,6 @@ pub(super) fn after_answer(slots: &mut Slots, cx: &mut Context, slot: u32) {
 pub(super) fn refuse(slots: &mut Slots, cx: &mut Context, slot: u32, refusal: &Refusal, reason: Reason) {
     cx.counters.errors += 1;
     cx.counters.count_rejection(refusal.code.status());
-    encode(&Response::refusal(refusal), &Exchange::default(), slots[slot].out());
+    refusals::write_unread(cx, refusal, slots[slot].out());
     finish(slots, cx, slot, reason);
 }

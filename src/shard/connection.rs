@@ -10,7 +10,7 @@ use crate::link::LocalChannel;
 use crate::logic::id::Id;
 use crate::logic::log::Position;
 use crate::logic::protocol::ws::Decoder;
-use crate::logic::session::{Carrier, LaneKey};
+use crate::logic::session::{Beat, Carrier, LaneKey};
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
@@ -87,11 +87,17 @@ bitflags! {
         const PAGE = 1 << 18;
         /// The connection has made a request, so that its further requests have a rate.
         const ASKED = 1 << 19;
+        /// A close frame has come from a WebSocket's client.
+        const CLIENT_CLOSED = 1 << 31;
     }
 }
 
+/// The first bit of the [`Beat`]'s number within the slot's word of flags.
+const BEAT_SHIFT: u32 = 20;
 /// The first bit of the holds within the slot's word of flags.
-const HOLD_SHIFT: u32 = 24;
+const HOLD_SHIFT: u32 = BEAT_SHIFT + Beat::BITS;
+const _: () =
+    assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CLIENT_CLOSED.bits(), "each fact has its own bits");
 
 /// A subscription: a lane, and the connection's position in it.
 #[derive(Clone, Copy, Debug)]
@@ -231,6 +237,15 @@ pub(super) struct Gap {
     pub(super) resumed: Id,
 }
 
+/// The facts about a held poll that not every poll has.
+#[derive(Debug, Default)]
+pub(super) struct HeldPoll {
+    /// The origin of the page that may read the answer, if it is another one than the server's.
+    pub(super) origin: Option<Box<str>>,
+    /// The position up to which the client was told of channels' ends.
+    pub(super) told: Id,
+}
+
 /// The fields that a connection needs only at times.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
@@ -248,8 +263,8 @@ pub(super) struct Extra {
     pub(super) mid: u32,
     /// The lost events of which the client must still be told.
     pub(super) gap: Option<Box<Gap>>,
-    /// The origin of the page that may read a held poll's answer, if it is another one than the server's.
-    pub(super) origin: Option<Box<str>>,
+    /// The facts about a held poll that not every poll has.
+    pub(super) poll: Option<Box<HeldPoll>>,
     /// The cause for which the next request or message waits.
     pub(super) waiting: Waiting,
     /// The resumes in the order of the client's requests; the first one is under way.
@@ -258,7 +273,7 @@ pub(super) struct Extra {
     pub(super) counted: Buffers,
 }
 
-const _: () = assert!(size_of::<Extra>() == 192, "each connection on several channels has one");
+const _: () = assert!(size_of::<Extra>() == 184, "each connection on several channels has one");
 
 impl Extra {
     /// The bytes of memory that the buffers hold now.
@@ -274,7 +289,7 @@ impl Extra {
             && self.more.is_empty()
             && self.resumes.is_empty()
             && self.gap.is_none()
-            && self.origin.is_none()
+            && self.poll.is_none()
             && matches!(self.waiting, Waiting::Nothing)
             && self.decoder.is_idle()
     }
@@ -310,6 +325,17 @@ impl Connection {
     /// The resume that is under way, to be changed.
     pub(super) fn resume_mut(&mut self) -> Option<&mut Resume> {
         self.extra.as_mut()?.resumes.front_mut()
+    }
+
+    /// The heartbeats that the client has asked for, if it has.
+    pub(super) fn beat(&self) -> Option<Beat> {
+        Beat::from_number((self.flags.bits() >> BEAT_SHIFT) as u8 & ((1 << Beat::BITS) - 1))
+    }
+
+    /// Gives the client heartbeats that scripts can see. The connection must have none yet.
+    pub(super) fn set_beat(&mut self, beat: Beat) {
+        debug_assert_eq!(self.beat(), None, "a session begins once");
+        self.flags = Flags::from_bits_retain(self.flags.bits() | u32::from(beat.number()) << BEAT_SHIFT);
     }
 
     /// The reasons why the connection is not read.
@@ -369,6 +395,11 @@ impl Connection {
     /// The buffer whose bytes are sent before any live event.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.extra().out
+    }
+
+    /// Whether `out` has the head of a response that may still be taken back, so that nothing is sent.
+    pub(super) fn holds_head(&self) -> bool {
+        self.resume().and_then(|resume| resume.opening.as_ref()).is_some_and(Opening::holds_head)
     }
 
     /// The bytes that wait in `out`.

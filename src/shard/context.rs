@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::figures::{Counters, Measures};
 use crate::link::{HubMessage, LocalChannel};
+use crate::logic::protocol::http::Date;
 use crate::logic::reason::Reason;
 use crate::logic::retry;
 use crate::logic::session::{Farewell, Violation};
 use crate::logic::wheel::Tick;
+use crate::sys::clock::unix_ms;
 
 use super::admission::Admission;
 use super::rates::Rates;
-use super::settings::Settings;
+use super::settings::{Settings, TICK_MS, TICKS_PER_SECOND};
 
 /// A change that a part cannot make itself, because it concerns another part. The turn carries effects out in the order
 /// in which they were queued. Effects are for changes of a connection's state; a delivery has none.
@@ -84,7 +86,7 @@ impl Ending {
     /// The farewell to the client, which may connect again after `retry_ms`.
     pub(super) fn farewell(&self, retry_ms: u64) -> Farewell<'_> {
         let words = self.words.as_deref().unwrap_or(self.reason.words());
-        Farewell { reason: self.reason, words, retry_ms, echoed: self.echoed }
+        Farewell { close_code: self.echoed, ..Farewell::new(self.reason).in_words(words).with_retry(retry_ms) }
     }
 }
 
@@ -108,8 +110,12 @@ pub(super) struct Context {
     /// What the clients have used up of the rates that they may have.
     pub(super) rates: Rates,
     pub(super) effects: Vec<Effect>,
+    /// The date of the second of `now` in which it was asked for last.
+    pub(super) dated: Option<(Tick, Date)>,
     /// Whether the shard drains: each answer is then the last one on its connection.
     pub(super) is_draining: bool,
+    /// The time at which the drain is over, as far as the shard knows.
+    pub(super) drain_ends: Tick,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -124,9 +130,29 @@ impl Context {
         self.effects.push(Effect::ToHub(message));
     }
 
-    /// The seconds after which a refused client may come back. They are random, so that not all clients come at once.
+    /// The present date, which is made once per second.
+    pub(super) fn date(&mut self) -> Date {
+        let second = self.now / TICKS_PER_SECOND;
+        match self.dated {
+            Some((known, date)) if known == second => date,
+            _ => {
+                let date = Date::of(unix_ms() / 1000);
+                self.dated = Some((second, date));
+                date
+            }
+        }
+    }
+
+    /// The seconds after which a refused client may come back. They are random, so that not all clients come at once, and
+    /// lie after the end of a drain.
     pub(super) fn retry_after_secs(&mut self) -> u32 {
-        retry::after_refusal_secs(self.rng.u64(..))
+        let left_secs = self.drain_left_ms().div_ceil(1000) as u32;
+        left_secs + retry::after_refusal_secs(self.rng.u64(..))
+    }
+
+    /// The milliseconds until the end of the drain; 0 if the shard does not drain.
+    pub(super) fn drain_left_ms(&self) -> u64 {
+        if self.is_draining { u64::from(Tick::saturating_sub(self.drain_ends, self.now)) * TICK_MS } else { 0 }
     }
 }
 

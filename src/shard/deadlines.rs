@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::logic::cells::Slack;
 use crate::logic::line_budget::LineBudget;
+use crate::logic::session::Notice;
 use crate::logic::wheel::{Tick, Wheel};
 
 use super::connection::{Connection, Flags, State};
@@ -61,22 +62,26 @@ fn next_due(
     let deadline = (connection.deadline != 0).then_some(connection.deadline);
     let stall = connection.flags.intersects(Flags::BLOCKED).then(|| connection.sent + settings.stall);
     let deadline = deadline.into_iter().chain(token_ends).chain(stall).min();
-    let beat = match connection.state {
-        State::Stream => {
-            let interval = spread(settings.heartbeat_sse, slot);
-            let due = connection.sent + interval;
-            // A connection without room gets no heartbeat and is looked at again after another interval.
-            Some(if due > now { due } else { now + interval })
-        }
-        State::WebSocket if !connection.flags.intersects(Flags::PINGED) => {
-            Some(connection.received + spread(settings.heartbeat_ws, slot))
-        }
+    let beat = beat_interval(connection, slot, settings).map(|interval| {
+        let due = connection.sent + interval;
+        // A connection without room gets no heartbeat and is looked at again after another interval.
+        if due > now { due } else { now + interval }
+    });
+    let is_pinged = connection.state != State::WebSocket || connection.flags.intersects(Flags::PINGED);
+    let ping = (!is_pinged).then(|| connection.received + spread(settings.heartbeat_ws, slot));
+    deadline.into_iter().chain(beat).chain(ping).min()
+}
+
+/// The time without bytes for the client after which it gets a heartbeat; `None` if it gets none. (A WebSocket is pinged
+/// beside that, by the time without bytes from the client.)
+fn beat_interval(connection: &Connection, slot: u32, settings: &Settings) -> Option<Tick> {
+    let asked = || connection.beat().map(|beat| beat.secs() * TICKS_PER_SECOND);
+    let interval = match connection.state {
+        State::Stream => Some(asked().unwrap_or(settings.heartbeat_sse)),
+        State::WebSocket => asked(),
         _ => None,
     };
-    match (deadline, beat) {
-        (Some(deadline), Some(beat)) => Some(deadline.min(beat)),
-        (deadline, beat) => deadline.or(beat),
-    }
+    interval.map(|interval| spread(interval, slot))
 }
 
 impl Deadlines {
@@ -178,25 +183,27 @@ pub(super) fn is_stalled(connection: &Connection, settings: &Settings, now: Tick
 pub(super) fn beat(slots: &mut Slots, cx: &Context, slot: u32) {
     let (now, settings) = (cx.now, &cx.settings);
     let connection = &mut slots[slot];
-    match connection.state {
-        State::Stream => {
-            let is_due = now.saturating_sub(connection.sent) >= spread(settings.heartbeat_sse, slot);
-            if is_due && !connection.flags.intersects(Flags::BLOCKED) {
-                connection.flags.insert(Flags::HEARTBEAT);
-                slots.queue(slot);
-            }
+    let is_due = beat_interval(connection, slot, settings)
+        .is_some_and(|interval| Tick::saturating_sub(now, connection.sent) >= interval);
+    if is_due && !connection.flags.intersects(Flags::BLOCKED) && !connection.awaits_token() {
+        if connection.beat().is_some() {
+            connection.key.notify(&Notice::Beat, connection.out());
+        } else {
+            connection.flags.insert(Flags::HEARTBEAT);
         }
-        State::WebSocket
-            if !connection.flags.intersects(Flags::PINGED)
-                && !connection.awaits_token()
-                && !connection.is_put_aside()
-                && now.saturating_sub(connection.received) >= spread(settings.heartbeat_ws, slot) =>
-        {
-            connection.flags.insert(Flags::PINGED | Flags::HEARTBEAT);
-            slots.set_deadline(slot, now + settings.reap);
-            slots.queue(slot);
-        }
-        _ => {}
+        slots.weigh(slot);
+        slots.queue(slot);
+    }
+    let connection = &mut slots[slot];
+    if connection.state == State::WebSocket
+        && !connection.flags.intersects(Flags::PINGED)
+        && !connection.awaits_token()
+        && !connection.is_put_aside()
+        && now.saturating_sub(connection.received) >= spread(settings.heartbeat_ws, slot)
+    {
+        connection.flags.insert(Flags::PINGED | Flags::HEARTBEAT);
+        slots.set_deadline(slot, now + settings.reap);
+        slots.queue(slot);
     }
 }
 

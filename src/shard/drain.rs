@@ -76,6 +76,12 @@ impl Drain {
         }
     }
 
+    /// The ticks until every connection has been told to go, at the drain's pace.
+    pub(super) fn ticks_left(&self, slots: &Slots) -> Tick {
+        let left = slots.capacity().saturating_sub(self.position) as usize;
+        Tick::try_from(left.min(slots.used()).div_ceil(self.per_tick)).unwrap_or(Tick::MAX)
+    }
+
     /// The next step in this tick, if there is one.
     pub(super) fn next(&mut self, slots: &Slots) -> Option<Step> {
         while self.has_more(slots) {

@@ -8,6 +8,7 @@ use std::hash::RandomState;
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
+use crate::logic::ends::Ends;
 use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
@@ -155,6 +156,8 @@ pub(super) struct Lanes {
     policies: Policies,
     /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
+    /// The ends of the channels that have ended.
+    ends: Ends,
     /// Lanes without subscriptions.
     unused: Unused,
     /// Logs that may have grown old, each with the time at which it is looked at.
@@ -186,6 +189,7 @@ impl Lanes {
             lagging_bytes: 0,
             policies: Policies::default(),
             seen: Id::ZERO,
+            ends: Ends::default(),
             unused: Unused::default(),
             aging: VecDeque::new(),
         }
@@ -194,6 +198,26 @@ impl Lanes {
     /// Raises the id up to which the hub has sent every event.
     pub(super) fn see(&mut self, id: Id) {
         self.seen = self.seen.max(id);
+    }
+
+    /// Notes that a publisher has ended a channel, with that id.
+    pub(super) fn end(&mut self, channel: u32, id: Id) {
+        self.see(id);
+        self.channels[channel].ended = true;
+        self.ends.insert(channel, id);
+    }
+
+    /// Notes that a channel goes on after its end, or that the shard does not know whether it has ended.
+    pub(super) fn revive(&mut self, channel: u32) {
+        if std::mem::take(&mut self.channels[channel].ended) {
+            self.ends.remove(channel);
+        }
+    }
+
+    /// The id of the end of a lane's channel, if the channel has ended.
+    pub(super) fn end_of(&self, lane: u32) -> Option<Id> {
+        let channel = self.cells[lane].channel;
+        self.channels[channel].ended.then(|| self.ends.of(channel))
     }
 
     /// The channel of a lane.
@@ -240,6 +264,7 @@ impl Lanes {
         debug_assert_eq!(self.channels[channel].lanes, NONE, "a channel goes after its lanes");
         let Lanes { channels, names, .. } = self;
         names.remove(channel, |index| name(channels, index));
+        self.revive(channel);
         self.channels[channel] = Channel::default();
         self.channels.give_back(channel);
     }

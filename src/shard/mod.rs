@@ -32,6 +32,7 @@ mod next;
 mod opening;
 mod polls;
 mod rates;
+mod refusals;
 mod resume;
 mod settings;
 mod slots;

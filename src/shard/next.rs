@@ -49,6 +49,9 @@ fn next_piece(slots: &mut Slots, lanes: &Lanes, cx: &mut Context, batch: &mut Ba
             return rest_of_frame(slots, lanes, slot, index);
         }
     }
+    if connection.holds_head() {
+        return None;
+    }
     write_gap_notice(slots, cx, slot);
     let connection = &slots[slot];
     if connection.out_waiting() > 0 {

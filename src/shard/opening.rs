@@ -1,18 +1,36 @@
 //! The first words of a session, and the reply to a subscription. Both name the position at which the connection begins,
 //! which may have to be learnt from the hub first.
 
+use std::ops::Range;
+
 use crate::logic::id::Id;
+use crate::logic::reason::Reason;
 use crate::logic::session::{Carrier, Notice, Outcome, Welcome};
 
+use super::closing::finish;
+use super::connection::Flags;
 use super::context::Context;
+use super::lanes::Lanes;
 use super::slots::Slots;
+use super::subscriptions::unsubscribe_all;
 
 /// Words that name the position at which subscriptions begin.
 #[derive(Debug)]
 pub(super) struct Opening {
     words: Words,
+    /// The response in place of the stream's, if there is nothing to tell and never will be.
+    nothing: Option<Box<Nothing>>,
     /// Bytes that follow the words: replies in the connection's protocol.
     then: Vec<u8>,
+}
+
+/// The response to a stream's request that there is nothing to tell and never will be.
+#[derive(Debug)]
+pub(super) struct Nothing {
+    /// The response.
+    pub(super) response: Vec<u8>,
+    /// Where the stream's own head stands in `out`. It is not sent before it is known which of the two it will be.
+    pub(super) head: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -24,18 +42,66 @@ enum Words {
 }
 
 impl Opening {
-    /// The welcome of a session. The bytes of `then`, in the connection's protocol, follow it.
-    pub(super) fn welcome(then: Vec<u8>) -> Opening {
-        Opening { words: Words::Welcome, then }
+    /// The welcome of a session.
+    pub(super) fn welcome() -> Opening {
+        Opening { words: Words::Welcome, nothing: None, then: Vec::new() }
+    }
+
+    /// The same words, or the response that there is nothing.
+    pub(super) fn or_nothing(self, nothing: Nothing) -> Opening {
+        Opening { nothing: Some(Box::new(nothing)), ..self }
+    }
+
+    /// Has the stream's own head sent, because the position is a long time coming.
+    pub(super) fn release_head(&mut self) {
+        self.nothing = None;
+    }
+
+    /// Whether the head that waits in `out` may be taken back.
+    pub(super) fn holds_head(&self) -> bool {
+        self.nothing.is_some()
+    }
+
+    /// The bytes in the connection's protocol that follow the words.
+    pub(super) fn then(&mut self) -> &mut Vec<u8> {
+        &mut self.then
     }
 
     /// The reply to a request for subscriptions.
     pub(super) fn reply(reference: &str) -> Opening {
-        Opening { words: Words::Reply(reference.into()), then: Vec::new() }
+        Opening { words: Words::Reply(reference.into()), nothing: None, then: Vec::new() }
     }
 
-    /// Writes the words for a connection whose subscriptions begin after `position`.
-    pub(super) fn write(&self, slots: &mut Slots, cx: &Context, slot: u32, position: Id) {
+    /// Writes the words for a connection whose subscriptions begin after `position`. `is_all`: no event waits for the client.
+    /// A stream whose channels have all ended is answered that there is nothing then, and its connection ends.
+    pub(super) fn write(
+        &self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        cx: &mut Context,
+        slot: u32,
+        (position, is_all): (Id, bool),
+    ) {
+        // A message for this connection alone may have come meanwhile.
+        let out_end = slots[slot].extra.as_ref().map_or(0, |extra| extra.out.len());
+        if let Some(nothing) = &self.nothing
+            && is_all
+            && out_end == nothing.head.end
+            && have_ended(slots, lanes, slot)
+        {
+            let connection = &mut slots[slot];
+            let out = connection.out();
+            out.truncate(nothing.head.start);
+            out.extend_from_slice(&nothing.response);
+            connection.extra().resumes.clear();
+            connection.flags.remove(Flags::REPLAYING);
+            unsubscribe_all(slots, lanes, cx, slot);
+            return finish(slots, cx, slot, Reason::Ended);
+        }
+        self.write_words(slots, cx, slot, position);
+    }
+
+    fn write_words(&self, slots: &mut Slots, cx: &Context, slot: u32, position: Id) {
         let name = slots.name(cx.index, slot);
         let connection = &mut slots[slot];
         let key = connection.key;
@@ -46,12 +112,13 @@ impl Opening {
                     Carrier::WebSocket => config.heartbeat.ws,
                     Carrier::Stream | Carrier::Poll => config.heartbeat.sse,
                 };
+                let asked = connection.beat().map(|beat| u64::from(beat.secs()) * 1000);
                 let welcome = Welcome {
                     position,
                     connection: &name,
                     padding_bytes: config.http.sse_padding,
                     retry_ms: cx.settings.retry_ms,
-                    beat_ms: beat.as_millis() as u64,
+                    beat_ms: asked.unwrap_or(beat.as_millis() as u64),
                 };
                 key.welcome(&welcome, connection.out());
             }
@@ -63,4 +130,10 @@ impl Opening {
         connection.out().extend_from_slice(&self.then);
         slots.weigh(slot);
     }
+}
+
+/// Whether the connection has channels, and all of them have ended.
+fn have_ended(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    let connection = &slots[slot];
+    connection.subscriptions() > 0 && connection.subscriptions_from(0).all(|s| lanes.channel_of(s.lane).ended)
 }

@@ -4,14 +4,16 @@ use crate::link::Replay;
 use crate::logic::cells::NONE;
 use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
-use crate::logic::protocol::http::{Cors, Exchange, Response, decide_cors, encode};
+use crate::logic::protocol::http::{Cors, Exchange, Response, encode};
 use crate::logic::session::Notice;
+use crate::logic::wheel::Tick;
 
 use super::closing::after_answer;
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
 use super::lanes::Lanes;
 use super::merge::{frame_page, take_pending};
+use super::refusals::cors_of_unknown;
 use super::slots::Slots;
 use super::subscriptions::unsubscribe_all;
 use super::waiting::Hold;
@@ -19,13 +21,49 @@ use super::waiting::Hold;
 /// The bytes of events in one answer, beyond which further events are left for the next answer.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
-fn has_unread(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+/// Whether events of a lane wait that the connection has not been sent.
+pub(super) fn has_unread(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
     slots[slot].subscriptions_from(0).any(|s| s.place != NONE && s.cursor < lanes[s.lane].log.head())
 }
 
-/// Whether a poll has something to answer with: events, or a channel's end.
-pub(super) fn has_news(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
-    has_unread(slots, lanes, slot) || slots[slot].subscriptions_from(0).any(|s| lanes.channel_of(s.lane).ended)
+/// Whether a poll has something to answer with: events, or the end of a channel that the client was not told of.
+fn has_news(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    let told = told(slots, slot);
+    let mut ends = slots[slot].subscriptions_from(0).filter_map(|s| lanes.end_of(s.lane));
+    has_unread(slots, lanes, slot) || ends.any(|end| end > told)
+}
+
+/// The position up to which a poll's client was told of channels' ends.
+fn told(slots: &Slots, slot: u32) -> Id {
+    slots[slot].extra.as_ref().and_then(|extra| extra.poll.as_ref()).map_or(Id::ZERO, |poll| poll.told)
+}
+
+/// Answers a poll whose subscriptions have begun, or holds it for `wait`. `after` is the position that its client has asked
+/// for, `position` the one from which the subscriptions read. A client that was told of the ends of all its channels is
+/// answered that nothing will come.
+pub(super) fn settle(
+    slots: &mut Slots,
+    lanes: &mut Lanes,
+    cx: &mut Context,
+    slot: u32,
+    (after, position): (Option<Id>, Id),
+    wait: Tick,
+) {
+    let has_ended = |slots: &Slots, index| {
+        slots[slot].subscription(index).is_some_and(|subscription| lanes.channel_of(subscription.lane).ended)
+    };
+    let ended = (0..slots[slot].subscriptions()).filter(|index| has_ended(slots, *index)).count();
+    if let Some(after) = after.filter(|after| ended > 0 && *after <= lanes.seen) {
+        slots[slot].extra().poll.get_or_insert_default().told = after;
+    }
+    if wait == 0 || has_news(slots, lanes, slot) {
+        answer_from(slots, lanes, cx, slot, position);
+    } else if ended == slots[slot].subscriptions() {
+        respond(slots, lanes, cx, slot, Response::nothing());
+        await_request(slots, cx, slot);
+    } else {
+        slots.set_deadline(slot, cx.now + wait);
+    }
 }
 
 /// Answers a held poll if it has something to answer with.
@@ -37,7 +75,7 @@ pub(super) fn answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slo
 }
 
 /// Answers with everything between the cursors and the heads; `next` in the answer is at least `position`.
-pub(super) fn answer_from(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, position: Id) {
+fn answer_from(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, position: Id) {
     write_pending(slots, lanes, cx, slot, position);
     await_request(slots, cx, slot);
 }
@@ -58,7 +96,8 @@ fn write_pending(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u
         false => last.unwrap_or(position),
     };
     count_events(slots, cx, slot, count);
-    write_answer(slots, lanes, cx, slot, Answer { events: &events, next, has_gap: false, is_whole });
+    let told = told(slots, slot);
+    write_answer(slots, lanes, cx, slot, Answer { events: &events, next, has_gap: false, is_whole, told });
 }
 
 /// Writes the answer of a held poll that is ended. The answer is empty if no event has come.
@@ -72,7 +111,8 @@ pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context,
     // The position must stay before missed events that the hub has not sent yet.
     let asked = slots[slot].resume().map(|resume| resume.after);
     let next = asked.map_or(lanes.seen, |after| after.unwrap_or(lanes.seen));
-    write_answer(slots, lanes, cx, slot, Answer { events: &[], next, has_gap: false, is_whole: asked.is_none() });
+    let told = told(slots, slot);
+    write_answer(slots, lanes, cx, slot, Answer { events: &[], next, has_gap: false, is_whole: asked.is_none(), told });
 }
 
 /// Answers with a page of missed events.
@@ -84,7 +124,8 @@ pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Conte
     let has_gap = replay.gap.is_some();
     cx.counters.gaps += u64::from(has_gap);
     let (next, is_whole) = (until.unwrap_or(replay.until), replay.last && until.is_none());
-    let answer = Answer { events: &events, next, has_gap, is_whole };
+    let told = replay.after.filter(|_| !has_gap).unwrap_or(Id::ZERO);
+    let answer = Answer { events: &events, next, has_gap, is_whole, told };
     write_answer(slots, lanes, cx, slot, answer);
     await_request(slots, cx, slot);
 }
@@ -104,38 +145,44 @@ struct Answer<'a> {
     has_gap: bool,
     /// Whether the answer has all events that there are.
     is_whole: bool,
+    /// The position up to which the client was told of channels' ends.
+    told: Id,
 }
 
 /// Writes the answer and ends the subscriptions.
 fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, answer: Answer<'_>) {
-    let ended = if answer.is_whole { ended_channels(slots, lanes, slot) } else { Vec::new() };
+    let ended = if answer.is_whole { ended_channels(slots, lanes, slot, answer.told) } else { Vec::new() };
     let ended: Vec<&str> = ended.iter().map(|name| name.as_str()).collect();
     let notice = Notice::PollAnswer { events: answer.events, next: answer.next, gap: answer.has_gap, ended: &ended };
     let mut body = Vec::new();
     slots[slot].key.notify(&notice, &mut body);
+    respond(slots, lanes, cx, slot, Response::json(&body[..]));
+}
+
+/// Writes a response to a poll, and ends its subscriptions.
+fn respond(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, response: Response<'_>) {
     unsubscribe_all(slots, lanes, cx, slot);
+    let date = Some(cx.date());
     let connection = &mut slots[slot];
     connection.flags.remove(Flags::REPLAYING);
     if cx.is_draining {
         connection.flags.remove(Flags::KEEP_ALIVE);
     }
-    let origin = connection.extra.as_mut().and_then(|extra| extra.origin.take());
-    let allowed = &cx.settings.config.http.cors_origins;
+    let origin = connection.extra.as_mut().and_then(|extra| extra.poll.take()).and_then(|poll| poll.origin);
     let cors = match &origin {
         Some(origin) => Cors::Origin(origin),
-        // Allowing any origin does no harm without a page's request, so a held poll need not keep the page's origin.
-        None if allowed.iter().any(|origin| origin == "*") => Cors::Any,
-        None => decide_cors(allowed, None),
+        None => cors_of_unknown(cx),
     };
     let exchange = Exchange {
         keep_alive: connection.flags.intersects(Flags::KEEP_ALIVE),
         is_http_1_1: connection.flags.intersects(Flags::HTTP_1_1),
         head_only: false,
+        date,
     };
     if let Some(extra) = &mut connection.extra {
         extra.resumes.clear();
     }
-    encode(&Response::json(&body[..]).with_cors(cors), &exchange, connection.out());
+    encode(&response.with_cors(cors), &exchange, connection.out());
     slots.enter_state(slot, State::Http);
     cx.effect(Effect::PollAnswered(slot));
 }
@@ -149,8 +196,8 @@ fn await_request(slots: &mut Slots, cx: &mut Context, slot: u32) {
     }
 }
 
-/// The connection's channels that have ended, for which the client need not ask again.
-fn ended_channels(slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ChannelName> {
-    let channels = slots[slot].subscriptions_from(0).map(|s| lanes.channel_of(s.lane));
-    channels.filter(|channel| channel.ended).filter_map(|channel| channel.name.clone()).collect()
+/// The connection's channels that have ended after `told`, for which the client need not ask again.
+fn ended_channels(slots: &Slots, lanes: &Lanes, slot: u32, told: Id) -> Vec<ChannelName> {
+    let ended = slots[slot].subscriptions_from(0).filter(|s| lanes.end_of(s.lane).is_some_and(|end| end > told));
+    ended.filter_map(|s| lanes.channel_of(s.lane).name.clone()).collect()
 }

@@ -28,8 +28,8 @@ pub(super) enum Page {
     Done,
     /// A held poll must be answered with the page.
     AnswerPoll,
-    /// Nothing was missed, so the poll is held unless events have come meanwhile.
-    HoldPoll,
+    /// Nothing was missed, so the poll is held for this time unless events have come meanwhile.
+    HoldPoll(Tick),
 }
 
 /// The pages that the hub has been asked for.
@@ -130,11 +130,10 @@ impl Resumes {
             return Page::Done;
         }
         match connection.state {
-            State::Poll if !replay.events.is_empty() || replay.gap.is_some() || wait == 0 => Page::AnswerPoll,
+            State::Poll if !replay.events.is_empty() || replay.gap.is_some() => Page::AnswerPoll,
             State::Poll => {
                 self.end(slots, lanes, cx, slot);
-                slots.set_deadline(slot, cx.now + wait);
-                Page::HoldPoll
+                Page::HoldPoll(wait)
             }
             State::Stream | State::WebSocket => {
                 self.write(slots, lanes, cx, replay);
@@ -163,7 +162,11 @@ impl Resumes {
         if let Some(opening) = slots[slot].resume_mut().and_then(|resume| resume.opening.take()) {
             // A position after every event is of another server: the connection begins with the newest event.
             let position = replay.after.map_or(replay.until, |after| after.min(replay.until));
-            opening.write(slots, cx, slot, position);
+            let is_all = replay.last && replay.events.is_empty() && replay.gap.is_none();
+            opening.write(slots, lanes, cx, slot, (position, is_all));
+            if slots[slot].resume().is_none() {
+                return;
+            }
         }
         let connection = &mut slots[slot];
         let key = connection.key;

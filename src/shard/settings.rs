@@ -110,10 +110,10 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(config: Arc<Config>, lag_memory: u64) -> Settings {
         Settings {
-            head: HeadLimits { head_bytes_max: config.http.max_header },
+            head: HeadLimits { head_bytes_max: config.http.max_header, fields_max: config.http.max_header_fields },
             handshake: ticks(config.server.handshake_timeout).max(1),
             keep_alive: ticks(config.server.keep_alive).max(1),
-            linger: ticks(Duration::from_secs(3)),
+            linger: ticks(Duration::from_secs(2)),
             heartbeat_sse: ticks(config.heartbeat.sse).max(1),
             heartbeat_ws: ticks(config.heartbeat.ws).max(1),
             reap: ticks(config.heartbeat.reap).max(1),

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::link::ConnectionId;
 use crate::logic::cells::{Cells, NONE, Slack};
+use crate::logic::session::Carrier;
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
 
@@ -238,14 +239,22 @@ impl Slots {
         self.rescheduled.push(slot);
     }
 
-    /// Ends the sending side of a connection that has sent everything, so that the client reads all bytes and then
-    /// the end.
+    /// Has a connection that has sent everything wait for the client to close. The end of its sending side tells the client
+    /// so, except on a WebSocket: its close frame was that, and a browser for which TCP ends before it has sent its own close
+    /// frame takes the end for a failure (RFC 6455 §7.1.1).
     pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
-        if let Some(fd) = &self.cells[slot].fd {
+        let connection = &self.cells[slot];
+        let awaits_frame = connection.key.protocol().carrier() == Carrier::WebSocket
+            && !connection.flags.intersects(Flags::CLIENT_CLOSED);
+        if let Some(fd) = connection.fd.as_ref().filter(|_| !awaits_frame) {
             socket::shutdown_write(fd.as_fd());
         }
         self.enter_state(slot, State::Lingering);
-        self.drop_extra(slot);
+        if awaits_frame {
+            self.tidy(slot);
+        } else {
+            self.drop_extra(slot);
+        }
         self.set_deadline(slot, deadline);
         if !self.cells[slot].flags.intersects(Flags::ARMED) {
             // The client's end may have come already.

@@ -45,9 +45,9 @@ fn follow(lanes: &mut Lanes, cx: &mut Context, name: &str) -> u32 {
     };
     let cell = &mut lanes.channels[channel];
     cell.following = Following::Asked;
-    // The channel may have gone on since it was given up. If it is still ended, the hub says so.
-    cell.ended = false;
     let name: ChannelName = cell.name.clone().unwrap_or_default();
+    // The channel may have gone on since it was given up. If it is still ended, the hub says so.
+    lanes.revive(channel);
     cx.tell_hub(HubMessage::Follow { shard: cx.index, local: channel, name });
     channel
 }

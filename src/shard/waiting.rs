@@ -97,6 +97,8 @@ pub(super) enum Waiting {
     Backend(Box<Asking>),
     /// The backend has answered, and the request or message is carried out next.
     Decided(Box<Decided>),
+    /// The connection has no place, and its request will be answered with this.
+    Refused(Box<Refusal>),
 }
 
 impl Waiting {
@@ -105,7 +107,7 @@ impl Waiting {
         let names = |names: &[String]| names.iter().map(|name| size_of::<String>() + name.capacity()).sum();
         let message = |message: &Option<Aside>| message.as_ref().map_or(0, Aside::memory_bytes);
         match self {
-            Waiting::Nothing => 0,
+            Waiting::Nothing | Waiting::Refused(_) => 0,
             Waiting::Token(wanted) => names(&wanted.channels),
             Waiting::Upstream(aside) => aside.memory_bytes(),
             Waiting::Backend(asking) => names(&asking.channels) + message(&asking.message),

@@ -16,7 +16,7 @@ fn send(server: &Server, method: &str, target: &str, fields: &str, body: &str) -
     http.answer(method == "HEAD")
 }
 
-fn call(server: &Server, method: &str, target: &str, body: &Value) -> (u16, Value) {
+pub fn call(server: &Server, method: &str, target: &str, body: &Value) -> (u16, Value) {
     let answer = send(server, method, target, JSON, &body.to_string());
     (answer.status, answer.json())
 }

@@ -102,6 +102,12 @@ impl Http {
         answer
     }
 
+    /// Whether the server closes the connection after the body, which stays to be read.
+    pub fn is_closed_after_body(&mut self) -> bool {
+        let length = self.waiting.len();
+        !self.fill() && self.waiting.len() == length
+    }
+
     /// Whether the server has closed the connection and sent nothing more.
     pub fn is_closed(&mut self) -> bool {
         !self.fill() && self.waiting.is_empty()

@@ -21,6 +21,7 @@ mod order;
 mod polls;
 mod proxies;
 mod proxy;
+mod refusals;
 mod resume;
 mod server;
 mod service;

@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::clients::{Http, get};
 use super::server::Server;
 
@@ -78,4 +80,36 @@ fn a_poll_is_told_of_events_that_history_has_lost() {
     assert_eq!(answer["gap"], true);
     let data: Vec<_> = answer["events"].as_array().unwrap().iter().map(|event| event["data"].clone()).collect();
     assert_eq!(data, ["3", "4"]);
+}
+
+#[test]
+fn a_poll_is_told_of_an_end_once() {
+    let server = Server::start("");
+    let end = |channel: &str| server.feed().call(json!({ "op": "end", "channel": channel })).unwrap();
+    let last = server.publish("a", "last");
+    server.publish("b", "1");
+    end("a");
+    let poll = |channels: &str, after: &str, wait: u32| {
+        get(server.address, &format!("/poll?channel={channels}&after={after}&wait={wait}"))
+    };
+    let answer = poll("a,b", &last, 20).json();
+    assert_eq!((&answer["events"][0]["data"], &answer["ended"]), (&json!("1"), &json!(["a"])));
+    let next = answer["next"].as_str().unwrap();
+    // The next poll is held, and goes on with the other channel.
+    let mut held = Http::connect(server.address);
+    held.send(&format!("GET /poll?channel=a,b&after={next}&wait=20 HTTP/1.1\r\nHost: x\r\n\r\n"));
+    server.await_figure("connections_poll", 1);
+    let short = poll("a,b", next, 0).json();
+    assert_eq!((short["events"].as_array().unwrap().len(), &short["ended"]), (0, &Value::Null));
+    server.publish("b", "2");
+    let answer = held.answer(false).json();
+    assert_eq!((&answer["events"][0]["data"], &answer["ended"]), (&json!("2"), &Value::Null));
+    // A client that was told of all ends is told that nothing will come.
+    assert_eq!(poll("a", next, 20).status, 204);
+    assert_eq!(poll("a", &last, 20).json()["ended"], json!(["a"]));
+    // The channel goes on, and ends again.
+    let id = server.publish("a", "more");
+    assert_eq!(poll("a", next, 20).json()["events"][0]["id"], id);
+    end("a");
+    assert_eq!(poll("a", &id, 20).json()["ended"], json!(["a"]));
 }

@@ -1,6 +1,6 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::clients::{Http, Stream, get};
+use super::clients::{Answer, Http, Socket, Stream, get};
 use super::server::Server;
 
 #[test]
@@ -83,6 +83,77 @@ fn a_quiet_stream_gets_comments() {
 }
 
 #[test]
+fn every_answer_has_a_date_and_head_says_what_get_would() {
+    let server = Server::start("[http]\nmax_header_fields = 10");
+    let dated = |answer: &Answer| answer.header("date").is_some_and(|date| date.ends_with(" GMT") && date.len() == 29);
+    let head = |target: &str| {
+        let mut http = Http::connect(server.address);
+        let answer = http.request("HEAD", target, "Connection: close\r\n");
+        assert!(dated(&answer) && http.is_closed(), "{target} {}", answer.head);
+        (answer.status, answer.header("content-type").unwrap().to_owned(), answer.header("content-length").is_some())
+    };
+    assert_eq!(head("/sse?channel=a"), (200, "text/event-stream".into(), false));
+    assert_eq!(head("/poll?channel=a"), (200, "application/json".into(), false), "the length is not known");
+    assert_eq!(head("/healthz"), (200, "text/plain; charset=utf-8".into(), true));
+    assert_eq!(head("/sse"), (400, "application/json".into(), true));
+    let stream = Stream::open(server.address, "/sse?channel=a");
+    assert!(stream.head.contains("\r\nDate: "), "{}", stream.head);
+    let options = Http::connect(server.address).request("OPTIONS", "/sse", "");
+    assert!(dated(&options) && dated(&get(server.address, "/poll?channel=a&wait=0")));
+    let mut http = Http::connect(server.address);
+    http.send("nonsense\r\n\r\n");
+    assert!(dated(&http.answer(false)));
+    let with =
+        |count: usize| Http::connect(server.address).request("GET", "/healthz", &"X: y\r\n".repeat(count)).status;
+    assert_eq!((with(9), with(10)), (200, 431), "the Host field counts too");
+}
+
+#[test]
+fn scripts_see_heartbeats_if_they_ask_for_them() {
+    let server = Server::start("");
+    let mut stream = Stream::open(server.address, "/sse?channel=a&beat=1");
+    assert_eq!(serde_json::from_str::<Value>(&stream.hello.data).unwrap()["beat_ms"], 1000);
+    for _ in 0..2 {
+        let beat = stream.next().unwrap();
+        assert_eq!((&*beat.name, &*beat.data, &*beat.id), ("ringcast.beat", "{}", ""));
+    }
+    let mut socket = Socket::open(server.address, "/ws?channel=a&beat=1");
+    assert_eq!(socket.hello()["beat_ms"], 1000);
+    assert_eq!((socket.json(), socket.json()), (json!({ "beat": {} }), json!({ "beat": {} })));
+    assert_eq!(get(server.address, "/sse?channel=a&beat=0").status, 400);
+}
+
+#[test]
+fn bytes_and_names_have_a_place_in_every_form() {
+    let server = Server::start("");
+    let open = |query: &str| Stream::open(server.address, &format!("/sse?channel=a&{query}"));
+    let (mut plain, mut envelope) = (open("envelope=0"), open("envelope=1"));
+    let (mut unnamed, mut both) = (open("names=0"), open("envelope=1&names=0"));
+    let mut socket = Socket::open(server.address, "/ws?channel=a");
+    socket.hello();
+    let event = json!({ "op": "publish", "channel": "a", "data_b64": "AP8=", "event": "n" });
+    server.feed().call(event).unwrap();
+    let told = |stream: &mut Stream| {
+        let event = stream.next().unwrap();
+        (event.name, event.data)
+    };
+    let data = "{\"channel\":\"a\",\"event\":\"n\",\"data_b64\":\"AP8=\"}".to_owned();
+    assert_eq!(told(&mut plain), ("n".into(), "AP8=".into()));
+    assert_eq!(told(&mut envelope), ("n".into(), data.clone()));
+    assert_eq!(told(&mut unnamed), (String::new(), "AP8=".into()));
+    assert_eq!(told(&mut both), (String::new(), data));
+    let message = socket.json();
+    assert_eq!(
+        (&message["event"], &message["data_b64"], &message["data"]),
+        (&json!("n"), &json!("AP8="), &Value::Null)
+    );
+    let answer = get(server.address, "/poll?channel=a&after=1-0").json();
+    assert_eq!(answer["events"][0]["data_b64"], "AP8=");
+    let history = server.feed().call(json!({ "op": "history", "channel": "a" })).unwrap();
+    assert_eq!(history["events"][0]["data_b64"], "AP8=");
+}
+
+#[test]
 fn an_ended_channel_ends_its_streams_after_what_is_pending() {
     let server = Server::start("");
     let mut one = Stream::open(server.address, "/sse?channel=a");
@@ -97,6 +168,14 @@ fn an_ended_channel_ends_its_streams_after_what_is_pending() {
     assert_eq!(two.next().unwrap().name, "ringcast.end");
     server.publish("b", "more");
     assert!(two.next().unwrap().data.contains("more"));
+    // A client that has missed nothing is told that nothing will come, which stops an `EventSource`.
+    for target in ["/sse?channel=a".to_owned(), format!("/sse?channel=a&last_event_id={id}")] {
+        let answer = get(server.address, &target);
+        assert_eq!((answer.status, answer.header("connection")), (204, Some("close")), "{target}");
+    }
+    // With a channel that goes on it is told of the end.
+    let mut both = Stream::open(server.address, "/sse?channel=a,b");
+    assert_eq!(both.next().unwrap().name, "ringcast.end");
     // A later client gets the events in history, and the end.
     let mut late = Stream::open(server.address, "/sse?channel=a&last_event_id=1-0");
     let first = late.next().unwrap();

@@ -308,7 +308,7 @@ fn tokens_never_reach_the_log() {
     Http::connect(server.address).request("GET", "/sse?channel=a", &format!("Cookie: session={bad}\r\n"));
     let mut socket = Socket::open(server.address, "/ws?channel=a");
     socket.say(&format!(r#"{{"token":"{bad}"}}"#));
-    assert_eq!(socket.json()["error"]["code"], "invalid_token");
+    assert_eq!(socket.json()["error"]["code"], "token_expired");
     kick(&server, json!({ "op": "kick", "user": "user-one" }), "kicked");
     assert_eq!(stream.next().unwrap().name, "ringcast.bye");
     let log = eventually("the end is logged", || {

@@ -145,7 +145,14 @@ fn other_sites_pages_may_not_connect() {
     };
     let ask =
         |origin: &str| super::clients::Http::connect(server.address).request("GET", "/ws?channel=a", &fields(origin));
-    assert_eq!(ask("https://evil.example").status, 403);
+    // The page is told by a close frame, because it cannot read a status.
+    let mut evil = super::clients::Http::connect(server.address);
+    assert_eq!(evil.request("GET", "/ws?channel=a", &fields("https://evil.example")).status, 101);
+    while !evil.waiting.windows(8).any(|bytes| bytes == b"origin: ") {
+        assert!(evil.fill(), "{:?}", String::from_utf8_lossy(&evil.waiting));
+    }
+    assert!(evil.waiting.windows(2).any(|two| two == 4003_u16.to_be_bytes()));
+    assert_eq!(server.figure("origins_refused"), 1);
     let answer = ask("https://app.example");
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("ringcast.v1")));
     assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
@@ -193,4 +200,29 @@ fn a_server_that_has_stood_still_takes_no_client_for_dead() {
     });
     assert_eq!((server.figure("closed.unresponsive"), server.figure("connections_ws")), (0, SOCKETS as u64));
     assert!(server.figure("pauses") >= 3);
+}
+
+#[test]
+fn the_server_waits_for_the_close_frame_before_it_ends_the_connection() {
+    let server = Server::start("");
+    let mut http = super::clients::Http::connect(server.address);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(http.request("GET", "/ws?channel=a", upgrade).status, 101);
+    // The client is in the middle of a message when the server closes.
+    http.stream.write_all(b"\x81\x85\0\0\0\0he").unwrap();
+    server.await_at_least("input_bytes", 1);
+    server.feed().call(serde_json::json!({ "op": "kick", "channel": "a", "reason": "enough" })).unwrap();
+    while !http.waiting.ends_with(b"kicked: enough") {
+        assert!(http.fill());
+    }
+    http.stream.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    let error = http.stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the connection is open");
+    http.stream.set_read_timeout(Some(super::server::PATIENCE)).unwrap();
+    http.stream.write_all(b"llo\x88\x82\0\0\0\0\x0f\xa3").unwrap();
+    let begun = std::time::Instant::now();
+    assert!(!http.fill(), "the connection ends with the client's close frame");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+    assert_eq!(server.figure("closed.kicked"), 1);
 }

@@ -101,6 +101,9 @@ struct Patience {
 
 const PATIENCE: Patience = Patience { answer: Duration::from_secs(20), silence: Duration::from_secs(90) };
 
+/// An event's data, and the name of the JSON member that it stands in: `data`, or `data_b64` for bytes.
+type Data = (&'static str, Value);
+
 /// What the subscriber has received so far, over all its connections.
 struct Subscriber<'a> {
     args: &'a SubscribeArgs,
@@ -221,12 +224,12 @@ impl<'a> Subscriber<'a> {
         id: Option<&str>,
         channel: Option<&str>,
         name: Option<&str>,
-        data: Value,
+        (member, data): Data,
     ) -> std::result::Result<(), Ended> {
         if let Some(id) = id {
             self.last_id = Some(id.to_string());
         }
-        let mut event = json!({ "id": id, "channel": channel, "data": data });
+        let mut event = json!({ "id": id, "channel": channel, member: data });
         if let Some(name) = name {
             event["event"] = name.into();
         }
@@ -234,12 +237,12 @@ impl<'a> Subscriber<'a> {
     }
 
     /// Prints data that was sent to this connection alone, without an id and a channel. Errors as with [`Self::event`].
-    fn direct(&mut self, data: Value) -> std::result::Result<(), Ended> {
-        self.print(&json!({ "data": data }))
+    fn direct(&mut self, (member, data): Data) -> std::result::Result<(), Ended> {
+        self.print(&json!({ member: data }))
     }
 
     fn print(&mut self, event: &Value) -> std::result::Result<(), Ended> {
-        let line = match (self.args.format, &event["data"]) {
+        let line = match (self.args.format, event.get("data_b64").unwrap_or(&event["data"])) {
             (Format::Data, Value::String(text)) => text.clone(),
             (Format::Data, data) => data.to_string(),
             (Format::Json, _) => event.to_string(),

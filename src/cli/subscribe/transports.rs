@@ -14,7 +14,7 @@ use crate::logic::protocol::ws::{Opcode, accept_key, parse_server_frame, write_c
 use super::chunked::Body;
 use super::connection::{Connection, Url};
 use super::sse::{Event, Parser};
-use super::{Ended, Subscriber};
+use super::{Data, Ended, Subscriber};
 
 /// The longest time that the server is asked to hold a poll, in seconds.
 const WAIT_MAX: u64 = 25;
@@ -52,6 +52,8 @@ fn expect(head: &ResponseHead, status: u16, connection: &mut Connection, until: 
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let why = format!("{} {}", head.status, body["error"]["message"].as_str().unwrap_or("without a reason"));
     match head.status {
+        // All channels have ended, and nothing of them is missed.
+        204 => Err(Ended::Done),
         408 | 429 | 500.. => Err(Ended::Again { why, after: head.retry_after }),
         _ => Err(Ended::Refused(why)),
     }
@@ -105,12 +107,13 @@ pub(super) fn take_stream_event(subscriber: &mut Subscriber<'_>, event: Event) -
         Some("ringcast.unsubscribed") => return unsubscribed(subscriber, &details()),
         None if !event.has_own_id => {
             let data = serde_json::from_str(&event.data).unwrap_or(Value::String(event.data));
-            return subscriber.direct(data);
+            return subscriber.direct(("data", data));
         }
         name => {
             let mut envelope = details();
             // An event without an envelope is its data.
-            let data = envelope.get_mut("data").map_or_else(|| Value::from(event.data.as_str()), Value::take);
+            let data = take_data(&mut envelope).unwrap_or_else(|| ("data", Value::from(event.data.as_str())));
+            let name = name.or(envelope["event"].as_str());
             return subscriber.event(event.id.as_deref(), envelope["channel"].as_str(), name, data);
         }
     }
@@ -196,7 +199,7 @@ fn closed(payload: &[u8]) -> Ended {
 pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> Result<(), Ended> {
     let mut message: Value = serde_json::from_slice(payload).unwrap_or_default();
     if message["channel"].is_string() {
-        let data = message["data"].take();
+        let data = take_data(&mut message).unwrap_or(("data", Value::Null));
         let text = |name: &str| message[name].as_str();
         return subscriber.event(text("id"), text("channel"), text("event"), data);
     }
@@ -214,10 +217,16 @@ pub(super) fn take_message(subscriber: &mut Subscriber<'_>, payload: &[u8]) -> R
         unsubscribed(subscriber, details)?;
     } else if let Some(error) = message.get("error") {
         refused(subscriber, error)?;
-    } else if let Some(data) = message.get_mut("data") {
-        subscriber.direct(data.take())?;
+    } else if let Some(data) = take_data(&mut message) {
+        subscriber.direct(data)?;
     }
     Ok(())
+}
+
+/// Takes an event's data out of a message, with the name of the member that it stands in.
+fn take_data(message: &mut Value) -> Option<Data> {
+    let mut take = |member| Some((member, message.get_mut(member)?.take()));
+    take("data").or_else(|| take("data_b64"))
 }
 
 /// Takes a refusal. The server refuses channels in messages, because a WebSocket is open before its channels are checked.
@@ -272,7 +281,7 @@ pub(super) fn take_answer(subscriber: &mut Subscriber<'_>, mut answer: Value) ->
     let mut events = member(&mut answer, "events");
     let events = events.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
     for event in &mut *events {
-        let data = member(event, "data");
+        let data = take_data(event).unwrap_or(("data", Value::Null));
         let text = |name: &str| event[name].as_str();
         subscriber.event(text("id"), text("channel"), text("event"), data)?;
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::link::ShardMessage;
-use crate::logic::event::{ChannelName, Draft, Event};
+use crate::logic::event::{ChannelName, Draft, Event, is_own};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Command, FeedError, Publish, write_ids};
 
@@ -96,10 +96,7 @@ impl Core {
             Source::Client => names.try_for_each(|name| self.channels.check_room_for_client(name))?,
         }
         self.keys.check(items, now.steady_ms)?;
-        if !self.ids.is_reserved(now.unix_ms) {
-            self.ids.reserve(now.unix_ms).map_err(|error| FeedError::new("state", error.to_string()))?;
-        }
-        Ok(())
+        self.reserve_ids(now)
     }
 
     /// Applies the next event of a line, or takes the ids of an item that was published before. Returns the bytes of the
@@ -221,7 +218,10 @@ impl Core {
         for route in self.channels.routes(index) {
             self.shards.stage(route.shard, ShardMessage::Event(route.local, event.clone()));
         }
-        self.applied = id;
+        // The server's own channels are no part of the order that clients resume from.
+        if !is_own(name) {
+            self.applied = id;
+        }
         HubFigures::add(&self.figures.events_published, 1);
     }
 
@@ -239,21 +239,36 @@ impl Core {
         }
     }
 
-    /// Ends a channel until something is published on it again.
+    /// Ends a channel until something is published on it again. The end has an id of its own, so that a position says
+    /// whether a client was told of it.
     ///
     /// # Errors
-    /// If there is no such channel.
-    pub(super) fn end(&mut self, name: &str) -> Result<(), FeedError> {
+    /// If there is no such channel, or if the mark that keeps ids from going backwards cannot be written.
+    pub(super) fn end(&mut self, name: &str, now: Now) -> Result<(), FeedError> {
         let Some(index) = self.channels.find(name) else {
             return Err(FeedError::new(
                 "no_channel",
                 format!("there is no channel {name:?} with subscribers or history"),
             ));
         };
-        self.channels.get_mut(index).ended = true;
-        for route in self.channels.routes(index) {
-            self.shards.stage(route.shard, ShardMessage::Ended(route.local));
+        if self.channels.get(index).ended {
+            return Ok(());
         }
+        self.reserve_ids(now)?;
+        let id = self.ids.next(now.unix_ms);
+        self.channels.end(index, id);
+        for route in self.channels.routes(index) {
+            self.shards.stage(route.shard, ShardMessage::Ended(route.local, id));
+        }
+        self.applied = id;
         Ok(())
+    }
+
+    /// Has the next id covered by the mark that keeps ids from going backwards.
+    fn reserve_ids(&mut self, now: Now) -> Result<(), FeedError> {
+        if self.ids.is_reserved(now.unix_ms) {
+            return Ok(());
+        }
+        self.ids.reserve(now.unix_ms).map_err(|error| FeedError::new("state", error.to_string()))
     }
 }

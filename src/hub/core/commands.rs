@@ -62,7 +62,7 @@ impl Core {
                 return Ok(None);
             }
             Command::Kick { target, reason } => return self.kick(from, target, &reason, reference, now),
-            Command::End(channel) => self.end(&channel)?,
+            Command::End(channel) => self.end(&channel, now)?,
             Command::Send { target, draft } => self.send_to(target, draft)?,
             Command::Authorized { connection, number, answer } => {
                 self.note_authorized(from);

@@ -93,7 +93,7 @@ impl Core {
         self.channels.follow(index, shard, local);
         self.shards.stage(shard, ShardMessage::Followed(local, self.applied));
         if self.channels.get(index).ended {
-            self.shards.stage(shard, ShardMessage::Ended(local));
+            self.shards.stage(shard, ShardMessage::Ended(local, self.channels.ends.of(index)));
         }
     }
 

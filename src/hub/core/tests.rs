@@ -185,12 +185,15 @@ fn an_ended_channel_stays_ended_until_something_is_published() {
     let mut world = world();
     world.follow(0, 0, "a");
     world.say(r#"{"op":"end","channel":"a"}"#, 2000);
-    assert!(matches!(world.received(0)[..], [_, ShardMessage::Ended(0)]));
+    let [_, ShardMessage::Ended(0, end)] = world.received(0)[..] else { panic!() };
+    world.say(r#"{"op":"end","channel":"a"}"#, 2000);
+    assert!(world.received(0).is_empty(), "the channel has ended already");
     world.follow(1, 5, "a");
-    assert!(matches!(world.received(1)[..], [_, ShardMessage::Ended(5)]));
-    world.publish("a", 2000);
+    let [ShardMessage::Followed(5, position), ShardMessage::Ended(5, known)] = world.received(1)[..] else { panic!() };
+    assert!(known == end && position >= end, "the position of a new follower lies after the end");
+    assert!(world.publish("a", 2000) > end);
     world.follow(1, 5, "a");
-    assert!(!world.received(1).iter().any(|message| matches!(message, ShardMessage::Ended(_))));
+    assert!(!world.received(1).iter().any(|message| matches!(message, ShardMessage::Ended(..))));
     assert_eq!(world.say(r#"{"op":"end","channel":"nobody"}"#, 2000), "no_channel");
 }
 

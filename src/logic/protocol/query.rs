@@ -21,6 +21,10 @@ pub struct SubscribeQuery {
     pub raw: bool,
     /// `envelope=0` or `1`.
     pub envelope: Option<bool>,
+    /// `names=0` or `1`: whether an event's name is its field `event` in a stream.
+    pub names: Option<bool>,
+    /// `beat`: the longest time between two heartbeats that scripts can see, in seconds.
+    pub beat_secs: Option<u64>,
     /// `token`.
     pub token: Option<String>,
 }
@@ -59,16 +63,17 @@ pub fn parse(query: &str, channels_max: usize) -> Result<SubscribeQuery, Refusal
                     _ => return Err(bad("format is json or raw".into())),
                 }
             }
-            "envelope" => {
-                found.envelope = match &*value {
-                    "1" | "true" => Some(true),
-                    "0" | "false" => Some(false),
-                    _ => return Err(bad("envelope is 0 or 1".into())),
-                }
+            "envelope" => found.envelope = Some(read_switch(name, &value)?),
+            "names" => found.names = Some(read_switch(name, &value)?),
+            "beat" => {
+                let seconds = value.parse().ok().filter(|seconds| *seconds > 0);
+                let message = || bad("beat is a number of seconds from 1 on, as in beat=20".into());
+                found.beat_secs = Some(seconds.ok_or_else(message)?);
             }
             _ => {
                 return Err(bad(format!(
-                    "there is no parameter {name:.40?}; there are channel, last_event_id, after, wait, format, envelope and token"
+                    "there is no parameter {name:.40?}; there are channel, last_event_id, after, wait, format, envelope, \
+                     names, beat and token"
                 )));
             }
         }
@@ -81,6 +86,14 @@ impl SubscribeQuery {
     /// which is newer than what the URL says (WHATWG HTML §9.2.4).
     pub fn position(&self, request: &Request<'_>) -> Option<Id> {
         request.last_event_id.map(Id::of_client).or(self.after)
+    }
+}
+
+fn read_switch(name: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(bad(format!("{name} is 0 or 1"))),
     }
 }
 
@@ -115,6 +128,8 @@ mod tests {
         assert_eq!(query.after, Some(Id::new(5, 1)));
         assert_eq!((query.wait_secs, query.raw, query.envelope), (Some(0), true, Some(true)));
         assert_eq!(parse("", 3), Ok(SubscribeQuery::default()));
+        let query = parse("names=0&beat=20&envelope=false", 3).unwrap();
+        assert_eq!((query.names, query.beat_secs, query.envelope), (Some(false), Some(20), Some(false)));
     }
 
     #[test]
@@ -149,7 +164,18 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for bad in ["channel=", "channel=a,", "channel=a b", "channel=%zz", "wait=-1", "format=xml", "channel=a,b,c"] {
+        for bad in [
+            "channel=",
+            "channel=a,",
+            "channel=a b",
+            "channel=%zz",
+            "wait=-1",
+            "format=xml",
+            "channel=a,b,c",
+            "names=2",
+            "beat=0",
+            "beat=x",
+        ] {
             assert_eq!(parse(bad, 2).unwrap_err().code.status(), 400, "{bad}");
         }
     }
@@ -159,7 +185,8 @@ mod tests {
         let query = parse("after=5-1", 3).unwrap();
         let position = |fields: &str| {
             let head = format!("GET /sse HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-            let Parsed::Complete { request, .. } = http::parse(head.as_bytes(), &HeadLimits { head_bytes_max: 8192 })
+            let Parsed::Complete { request, .. } =
+                http::parse(head.as_bytes(), &HeadLimits { head_bytes_max: 8192, fields_max: 64 })
             else {
                 panic!()
             };

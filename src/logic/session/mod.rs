@@ -3,6 +3,7 @@
 //! A [`Protocol`] is one file. [`TABLE`] lists the protocols and the paths that lead to them. The shard holds a
 //! [`LaneKey`] per connection and per lane, and no protocol by name.
 
+mod beat;
 mod coding;
 mod echo;
 mod intent;
@@ -20,6 +21,7 @@ mod ws_json;
 mod ws_raw;
 
 pub use crate::logic::reason::Violation;
+pub use beat::Beat;
 pub use coding::{Coding, LaneKey};
 pub use intent::{ChannelArg, Intent};
 pub use notice::{Farewell, Notice, Outcome, Payload, Welcome};

@@ -65,6 +65,8 @@ pub enum Notice<'a> {
         /// Why, in words.
         reason: &'a str,
     },
+    /// A heartbeat that scripts can see, for clients that have asked for it.
+    Beat,
     /// Something for this client alone, which has no id and no channel.
     Direct(&'a Draft),
     /// The answer to the carrier's own ping, with its payload (RFC 6455 §5.5.3).
@@ -123,14 +125,17 @@ pub struct Farewell<'a> {
     pub words: &'a str,
     /// When to come back, in milliseconds, where that is said.
     pub retry_ms: u64,
-    /// The close code that the client has sent, which is sent back (RFC 6455 §5.5.1).
-    pub echoed: Option<u16>,
+    /// The close code in place of the reason's own: that of a refusal, or the one that the client has sent, which is sent
+    /// back (RFC 6455 §5.5.1).
+    pub close_code: Option<u16>,
+    /// The code of the refusal that the session ends with, in place of the reason's own.
+    pub refused: Option<Code>,
 }
 
 impl<'a> Farewell<'a> {
     /// The last words in the reason's own wording.
     pub fn new(reason: Reason) -> Farewell<'a> {
-        Farewell { reason, words: reason.words(), retry_ms: 0, echoed: None }
+        Farewell { reason, words: reason.words(), retry_ms: 0, close_code: None, refused: None }
     }
 
     /// The same farewell in other words.
@@ -145,12 +150,23 @@ impl<'a> Farewell<'a> {
 
     /// The answer to a client that leaves with a close code.
     pub fn to_leaver(close_code: u16) -> Farewell<'a> {
-        Farewell { echoed: Some(close_code), ..Farewell::new(Reason::Client) }
+        Farewell { close_code: Some(close_code), ..Farewell::new(Reason::Client) }
+    }
+
+    /// The farewell of a session that is opened only to say a refusal.
+    pub fn of_refusal(refusal: &'a Refusal, retry_ms: u64) -> Farewell<'a> {
+        let (close_code, refused) = (refusal.close_code(), Some(refusal.code));
+        Farewell { words: &refusal.message, retry_ms, close_code, refused, ..Farewell::new(Reason::BadRequest) }
+    }
+
+    /// The code for programs, if the client is told one.
+    pub fn code(&self) -> Option<Code> {
+        self.refused.or(self.reason.code())
     }
 
     /// The code of the close frame, if there is to be one.
     pub fn close_code(&self) -> Option<u16> {
-        self.echoed.or(self.reason.close_code())
+        self.close_code.or(self.reason.close_code())
     }
 }
 
@@ -180,6 +196,7 @@ pub(super) enum ServerEvent<'a> {
         channel: &'a str,
         reason: &'a str,
     },
+    Beat {},
     Bye {
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
@@ -200,14 +217,16 @@ impl<'a> ServerEvent<'a> {
             Notice::Gap { after, resumed, .. } => ServerEvent::Gap { after, resumed },
             Notice::Ended { channel } => ServerEvent::End { channel },
             Notice::Unsubscribed { channel, reason } => ServerEvent::Unsubscribed { channel, reason },
+            Notice::Beat => ServerEvent::Beat {},
             _ => return None,
         })
     }
 
     /// The bye, if the client is to be told one.
     pub(super) fn of_farewell(farewell: &Farewell<'a>) -> Option<ServerEvent<'a>> {
-        let Farewell { reason, words, retry_ms, .. } = *farewell;
-        reason.says_bye().then_some(ServerEvent::Bye { code: reason.code(), reason: words, retry_ms })
+        let Farewell { reason, words, retry_ms, refused, .. } = *farewell;
+        let says_bye = reason.says_bye() || refused.is_some();
+        says_bye.then_some(ServerEvent::Bye { code: farewell.code(), reason: words, retry_ms })
     }
 
     /// The notice's name.
@@ -217,6 +236,7 @@ impl<'a> ServerEvent<'a> {
             ServerEvent::Gap { .. } => "gap",
             ServerEvent::End { .. } => "end",
             ServerEvent::Unsubscribed { .. } => "unsubscribed",
+            ServerEvent::Beat {} => "beat",
             ServerEvent::Bye { .. } => "bye",
         }
     }

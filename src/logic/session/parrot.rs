@@ -108,7 +108,7 @@ impl Protocol for Parrot {
                 draft.write_json_data(out);
             }),
             Notice::Pong(payload) => ws::write_frame(out, Opcode::Pong, payload),
-            Notice::Same(_) | Notice::PollAnswer { .. } => {}
+            Notice::Beat | Notice::Same(_) | Notice::PollAnswer { .. } => {}
         }
     }
 
@@ -117,9 +117,9 @@ impl Protocol for Parrot {
     }
 
     fn close(&self, farewell: &Farewell<'_>, out: &mut Vec<u8>) {
-        let Farewell { reason, words, retry_ms, echoed } = *farewell;
+        let Farewell { reason, words, retry_ms, close_code, .. } = *farewell;
         line(out, format_args!("BYE {} {retry_ms} {words}", reason.name()));
-        ws::write_close(out, echoed.unwrap_or(CLOSE_FIRST + reason as u16), words);
+        ws::write_close(out, close_code.unwrap_or(CLOSE_FIRST + reason as u16), words);
     }
 }
 

@@ -74,6 +74,11 @@ pub trait Protocol: Sync {
         false
     }
 
+    /// Whether it has a form for [`Notice::Beat`], so that clients may ask for heartbeats that scripts can see.
+    fn shows_beats(&self) -> bool {
+        false
+    }
+
     /// Whether its clients subscribe to channels and are known to the backend. A session without channels serves
     /// diagnostics alone.
     fn has_channels(&self) -> bool {

@@ -10,14 +10,20 @@ use super::protocol::{Carrier, Protocol};
 
 /// The protocol of event streams.
 pub(super) struct Sse {
-    /// Whether an event's data is `{"channel","data"}` and not the payload alone.
+    /// Whether an event's data is `{"channel","event"?,"data"}` and not the payload alone.
     envelope: bool,
+    /// Whether an event's name is its field `event`, by which pages choose a listener.
+    names: bool,
 }
 
 /// Streams of one channel.
-pub(super) static PLAIN: Sse = Sse { envelope: false };
+pub(super) static PLAIN: Sse = Sse { envelope: false, names: true };
 /// Streams of several channels.
-pub(super) static ENVELOPE: Sse = Sse { envelope: true };
+pub(super) static ENVELOPE: Sse = Sse { envelope: true, names: true };
+/// Streams of one channel without events' names.
+pub(super) static PLAIN_UNNAMED: Sse = Sse { envelope: false, names: false };
+/// Streams of several channels, with events' names in the envelope alone.
+pub(super) static ENVELOPE_UNNAMED: Sse = Sse { envelope: true, names: false };
 
 /// A comment, which browsers ignore and which keeps proxies from cutting the stream. No blank line follows: some client
 /// libraries take a block without data for an empty message.
@@ -26,16 +32,25 @@ const HEARTBEAT_CHUNK: &[u8] = b"2\r\n:\n\r\n";
 
 impl Protocol for Sse {
     fn name(&self) -> &'static str {
-        if self.envelope { "sse_envelope" } else { "sse" }
+        match (self.envelope, self.names) {
+            (false, true) => "sse",
+            (true, true) => "sse_envelope",
+            (false, false) => "sse_unnamed",
+            (true, false) => "sse_envelope_unnamed",
+        }
     }
 
     fn carrier(&self) -> Carrier {
         Carrier::Stream
     }
 
+    fn shows_beats(&self) -> bool {
+        true
+    }
+
     fn frame(&self, event: &Event, out: &mut Vec<u8>) {
         write_id(event.id, out);
-        if let Some(name) = &event.draft.name {
+        if let Some(name) = event.draft.name.as_ref().filter(|_| self.names) {
             out.extend_from_slice(b"event: ");
             out.extend_from_slice(name.as_bytes());
             out.push(b'\n');
@@ -43,8 +58,12 @@ impl Protocol for Sse {
         if self.envelope {
             out.extend_from_slice(b"data: {\"channel\":");
             json::write_string(&event.channel, out);
-            out.extend_from_slice(b",\"data\":");
-            event.draft.write_json_data(out);
+            if let Some(name) = &event.draft.name {
+                out.extend_from_slice(b",\"event\":");
+                json::write_string(name, out);
+            }
+            out.push(b',');
+            event.draft.write_json_member(out);
             out.extend_from_slice(b"}\n");
         } else {
             write_data(&event.draft, out);
@@ -167,8 +186,14 @@ mod tests {
 
     #[test]
     fn an_envelope_names_the_channel() {
-        let enveloped = text(|out| ENVELOPE.frame(&event(Kind::Json, None, b"{\"a\":1}"), out));
-        assert_eq!(enveloped, "id: 5-1\ndata: {\"channel\":\"c\\\"\",\"data\":{\"a\":1}}\n\n");
+        let framed = |sse: &Sse, kind, name, payload: &[u8]| text(|out| sse.frame(&event(kind, name, payload), out));
+        let start = "data: {\"channel\":\"c\\\"\",";
+        let enveloped = framed(&ENVELOPE, Kind::Json, None, b"{\"a\":1}");
+        assert_eq!(enveloped, format!("id: 5-1\n{start}\"data\":{{\"a\":1}}}}\n\n"));
+        let named = format!("{start}\"event\":\"n\",\"data_b64\":\"AP8=\"}}\n\n");
+        assert_eq!(framed(&ENVELOPE, Kind::Binary, Some("n"), b"\0\xff"), format!("id: 5-1\nevent: n\n{named}"));
+        assert_eq!(framed(&ENVELOPE_UNNAMED, Kind::Binary, Some("n"), b"\0\xff"), format!("id: 5-1\n{named}"));
+        assert_eq!(framed(&PLAIN_UNNAMED, Kind::Text, Some("n"), b"x"), "id: 5-1\ndata: x\n\n");
     }
 
     #[test]
@@ -180,6 +205,7 @@ mod tests {
         assert_eq!(told(Notice::Gap { after, resumed, position: Some(resumed) }), format!("id: 2-0\n{gap}"));
         let ended = "event: ringcast.end\ndata: {\"channel\":\"c\"}\n\n";
         assert_eq!(told(Notice::Ended { channel: "c" }), ended);
+        assert_eq!(told(Notice::Beat), "event: ringcast.beat\ndata: {}\n\n");
         let direct = Draft { name: None, kind: Kind::Text, payload: b"a\nb".to_vec().into() };
         assert_eq!(told(Notice::Direct(&direct)), "data: a\ndata: b\n\n");
         let welcome = Welcome {

@@ -34,8 +34,12 @@ pub struct Spoken(u8);
 protocols! {
     /// An event stream with the payload as data.
     SSE => &sse::PLAIN,
-    /// An event stream with `{"channel","data"}` as data, for several channels.
+    /// An event stream with `{"channel","event"?,"data"}` as data, for several channels.
     SSE_ENVELOPE => &sse::ENVELOPE,
+    /// An event stream with the payload as data, without events' names.
+    SSE_UNNAMED => &sse::PLAIN_UNNAMED,
+    /// An event stream for several channels, with events' names in the data alone.
+    SSE_ENVELOPE_UNNAMED => &sse::ENVELOPE_UNNAMED,
     /// JSON in WebSocket messages, both ways.
     WS_JSON => &ws_json::WsJson,
     /// Each payload alone in a WebSocket message.
@@ -100,7 +104,12 @@ static ROUTES: &[Row] = &[
 ];
 
 fn stream(query: &SubscribeQuery) -> Spoken {
-    if query.envelope.unwrap_or(query.channels.len() > 1) { Spoken::SSE_ENVELOPE } else { Spoken::SSE }
+    match (query.envelope.unwrap_or(query.channels.len() > 1), query.names.unwrap_or(true)) {
+        (false, true) => Spoken::SSE,
+        (true, true) => Spoken::SSE_ENVELOPE,
+        (false, false) => Spoken::SSE_UNNAMED,
+        (true, false) => Spoken::SSE_ENVELOPE_UNNAMED,
+    }
 }
 
 fn websocket(query: &SubscribeQuery) -> Spoken {

@@ -234,7 +234,7 @@ fn a_raw_socket_gets_payloads_alone() {
     }
     assert_eq!(written(|out| key.notify(&Notice::Pong(b"x"), out)), b"\x8a\x01x");
     let farewell = Farewell::new(Reason::Drained).with_retry(5);
-    assert_eq!(written(|out| key.close(&farewell, out)), b"\x88\x1a\x03\xe9the server is going away");
+    assert_eq!(written(|out| key.close(&farewell, out)), b"\x88\x24\x03\xe9draining: the server is going away");
 }
 
 #[test]
@@ -283,7 +283,10 @@ fn a_polls_answer_is_one_object() {
 /// Where a request leads: the protocol's name, the answer's, or the refusal's code.
 fn leads(head: &str, fields: &str, query: &SubscribeQuery, site: &Site<'_>) -> &'static str {
     let text = format!("{head} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-    let Head::Complete { request, .. } = parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) else { panic!() };
+    let Head::Complete { request, .. } = parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192, fields_max: 64 })
+    else {
+        panic!()
+    };
     match route(&request, site) {
         Ok(Route::Session(choice)) => choice(query).protocol().name(),
         Ok(Route::Live) => "live",

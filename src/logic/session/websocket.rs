@@ -55,9 +55,12 @@ pub(super) fn write_pong(payload: &[u8], out: &mut Vec<u8>) {
     ws::write_frame(out, Opcode::Pong, payload);
 }
 
-/// Appends the close frame that a farewell asks for.
+/// Appends the close frame that a farewell asks for. Its text is `code: words`, because browsers show scripts no more of it
+/// than a number and a text.
 pub(super) fn write_close(farewell: &Farewell<'_>, out: &mut Vec<u8>) {
-    if let Some(code) = farewell.close_code() {
-        ws::write_close(out, code, farewell.words);
+    let Some(close_code) = farewell.close_code() else { return };
+    match farewell.code() {
+        Some(code) => ws::write_close(out, close_code, &format!("{code}: {}", farewell.words)),
+        None => ws::write_close(out, close_code, farewell.words),
     }
 }

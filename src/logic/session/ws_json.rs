@@ -130,6 +130,10 @@ impl Protocol for WsJson {
         "the first message must be {\"token\":\"…\"}"
     }
 
+    fn shows_beats(&self) -> bool {
+        true
+    }
+
     fn frame(&self, event: &Event, out: &mut Vec<u8>) {
         ws::write_frame_with(out, Opcode::Text, |out| event.write_json(out));
     }
@@ -156,8 +160,8 @@ impl Protocol for WsJson {
         match notice {
             Notice::Reply { reference, outcome } => write_reply(*reference, outcome, out),
             Notice::Direct(draft) => ws::write_frame_with(out, Opcode::Text, |out| {
-                out.extend_from_slice(b"{\"data\":");
-                draft.write_json_data(out);
+                out.push(b'{');
+                draft.write_json_member(out);
                 out.push(b'}');
             }),
             Notice::Pong(payload) => websocket::write_pong(payload, out),
@@ -468,8 +472,9 @@ mod tests {
             told(Notice::Unsubscribed { channel: "c", reason: "no" }),
             r#"{"unsubscribed":{"channel":"c","reason":"no"}}"#
         );
+        assert_eq!(told(Notice::Beat), r#"{"beat":{}}"#);
         let draft = Draft { name: None, kind: Kind::Binary, payload: b"\0\xff".to_vec().into() };
-        assert_eq!(told(Notice::Direct(&draft)), r#"{"data":"AP8="}"#);
+        assert_eq!(told(Notice::Direct(&draft)), r#"{"data_b64":"AP8="}"#);
     }
 
     #[test]
@@ -478,7 +483,7 @@ mod tests {
         WsJson.close(&Farewell::new(Reason::Kicked).in_words("signed out").with_retry(3000), &mut out);
         let bye = parse_server_frame(&out).unwrap().unwrap();
         assert_eq!(bye.payload, br#"{"bye":{"code":"kicked","reason":"signed out","retry_ms":3000}}"#);
-        assert_eq!(out[bye.consumed..], *b"\x88\x0c\x0f\xa3signed out");
+        assert_eq!(out[bye.consumed..], *b"\x88\x14\x0f\xa3kicked: signed out");
         out.clear();
         WsJson.close(&Farewell::to_leaver(4321), &mut out);
         assert_eq!(out, b"\x88\x02\x10\xe1");

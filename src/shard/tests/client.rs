@@ -1,5 +1,6 @@
 //! A client of the model: it reads frames, and remembers their events and gaps.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use crate::logic::id::Id;
@@ -23,6 +24,8 @@ pub(super) struct Client {
     pub(super) gaps: Vec<(Id, Id)>,
     pub(super) received: Vec<Id>,
     pub(super) is_over: bool,
+    /// The client was answered that its channels have ended and nothing is missed.
+    pub(super) has_nothing: bool,
 }
 
 /// The protocol of a client.
@@ -53,6 +56,7 @@ impl Client {
             gaps: Vec::new(),
             received: Vec::new(),
             is_over: false,
+            has_nothing: false,
         }
     }
 
@@ -61,7 +65,13 @@ impl Client {
         if !self.has_head {
             let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             let is_stream = self.speaks == Speaks::Sse;
-            assert!(self.bytes.starts_with(if is_stream { b"HTTP/1.1 200" } else { b"HTTP/1.1 101" }));
+            self.has_nothing = is_stream && self.bytes.starts_with(b"HTTP/1.1 204");
+            if self.has_nothing {
+                (self.has_head, self.is_over) = (true, true);
+                return;
+            }
+            let expected: &[u8] = if is_stream { b"HTTP/1.1 200" } else { b"HTTP/1.1 101" };
+            assert!(self.bytes.starts_with(expected), "{}", String::from_utf8_lossy(&self.bytes));
             self.bytes.drain(..end + 4);
             self.has_head = true;
         }
@@ -83,6 +93,10 @@ impl Client {
                 return;
             }
             let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
+            if frame[0] == 0x88 {
+                // Answers the close frame, as a browser does. The server may have gone by now.
+                let _ = (&self.stream).write_all(b"\x88\x80\0\0\0\0");
+            }
             if frame[0] == 0x81 && self.speaks == Speaks::Parrot {
                 self.understand_line(std::str::from_utf8(&frame[start..]).unwrap());
             } else if frame[0] == 0x81 {
@@ -128,6 +142,14 @@ impl Client {
                     self.on_event(id.parse().unwrap());
                 }
             }
+        }
+    }
+
+    /// The client has the answer's head; `newest` is the newest event at that time.
+    pub(super) fn on_head(&mut self, newest: Id) {
+        self.newest_at_head = newest;
+        if self.has_nothing && self.is_resumed {
+            self.last = newest;
         }
     }
 

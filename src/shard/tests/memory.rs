@@ -47,7 +47,13 @@ fn rest_of(model: &mut Model, far: &UnixStream) -> Vec<u8> {
         model.turn();
         match (&*far).read(&mut buffer) {
             Ok(0) => return all,
-            Ok(length) => all.extend_from_slice(&buffer[..length]),
+            Ok(length) => {
+                all.extend_from_slice(&buffer[..length]);
+                if all.contains(&0x88) {
+                    // Answers the close frame. The server may have gone by now.
+                    let _ = (&*far).write_all(b"\x88\x80\0\0\0\0");
+                }
+            }
             Err(_) => {}
         }
     }

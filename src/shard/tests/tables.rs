@@ -46,6 +46,8 @@ impl Tables {
             effects: Vec::new(),
             rates: Rates::new(),
             is_draining: false,
+            drain_ends: 0,
+            dated: None,
             rng: fastrand::Rng::with_seed(1),
         };
         let mut batch = Batch::default();

@@ -12,6 +12,10 @@ use super::super::polls;
 use super::super::subscriptions::unsubscribe_all;
 use super::Shard;
 
+/// The most bytes of a WebSocket's unfinished input that are kept when the server ends it, so that the client's close frame
+/// is found behind them. With more, the end does not wait for that frame.
+const KEPT_INPUT_MAX: usize = 4096;
+
 /// Ends a connection in good order: writes the last notices for the client, then has the connection closed.
 pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
     let Shard { slots, lanes, cx, .. } = shard;
@@ -25,16 +29,25 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
         polls::write_rest(slots, lanes, cx, slot);
     }
     unsubscribe_all(slots, lanes, cx, slot);
-    let retry_ms = retry::after_end_ms(ending.reason, cx.settings.retry_ms, cx.rng.u64(..));
+    let retry_ms = retry::after_end_ms(ending.reason, cx.settings.retry_ms, cx.drain_left_ms(), cx.rng.u64(..));
+    let mut keeps_input = true;
     let connection = &mut slots[slot];
     connection.flags.remove(Flags::HEARTBEAT | Flags::REPLAYING | Flags::KEEP_ALIVE | Flags::PINGED);
     connection.take_waiting();
     if let Some(extra) = &mut connection.extra {
         extra.resumes.clear();
         extra.gap = None;
-        extra.input = Vec::new();
-        extra.decoder = Decoder::default();
+        keeps_input = state == State::WebSocket && extra.buffers().input <= KEPT_INPUT_MAX;
+        if !keeps_input {
+            extra.input = Vec::new();
+            extra.decoder = Decoder::default();
+        }
     }
+    // The answer to a client's close frame is the last frame of both sides. A client that breaks the protocol may never send
+    // one (RFC 6455 §7.1.7).
+    let breaks_protocol = matches!(ending.reason, Reason::Violation | Reason::InvalidData);
+    let awaits_frame = ending.echoed.is_none() && keeps_input && !breaks_protocol;
+    connection.flags.set(Flags::CLIENT_CLOSED, !awaits_frame);
     if matches!(state, State::Stream | State::WebSocket) {
         connection.key.close(&ending.farewell(retry_ms), connection.out());
     }

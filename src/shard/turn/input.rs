@@ -7,10 +7,10 @@ use crate::logic::protocol::proxy::{self, ProxyHeader};
 use crate::logic::reason::Reason;
 
 use super::super::accept::count_address;
-use super::super::closing::{finish, refuse};
+use super::super::closing::finish;
 use super::super::connection::{Flags, Peer, State};
 use super::super::context::Budget;
-use super::super::waiting::Hold;
+use super::super::waiting::{Hold, Waiting};
 use super::super::wire::Received;
 use super::ending::drop_connection;
 use super::{INPUT, Shard, messages, requests};
@@ -133,7 +133,7 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
 fn room_for_input(shard: &Shard, slot: u32) -> usize {
     let (connection, settings) = (&shard.slots[slot], &shard.cx.settings);
     let bytes_max = match connection.state {
-        State::WebSocket => settings.held_message_max,
+        State::WebSocket | State::Closing | State::Lingering => settings.held_message_max,
         State::Poll => settings.config.limits.inbound,
         _ => settings.held_request_max,
     };
@@ -168,8 +168,9 @@ fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
             }
             messages::read(shard, slot, bytes);
         }
+        State::Closing | State::Lingering => messages::read_to_close(shard, slot, bytes),
         // No input is expected in these states.
-        State::Stream | State::Closing | State::Lingering | State::Dead | State::Free => {}
+        State::Stream | State::Dead | State::Free => {}
     }
 }
 
@@ -195,6 +196,7 @@ fn go_on_with_kept_input(shard: &mut Shard, slot: u32) {
         State::WebSocket => messages::read(shard, slot, &mut input),
         // The kept input has begun with a poll, which is held now.
         State::Poll => keep(shard, slot, &input),
+        State::Closing | State::Lingering => messages::read_to_close(shard, slot, &mut input),
         _ => {}
     }
 }
@@ -217,9 +219,10 @@ fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     // A proxy that does not know its client sends the unspecified address.
     if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
         // The header may name another trusted proxy; then each request names the client.
-        let is_counted = !cx.settings.trusts(client.ip());
+        let is_refused = slots[slot].flags.intersects(Flags::REFUSED);
+        let is_counted = !is_refused && !cx.settings.trusts(client.ip());
         if is_counted && let Err(refused) = count_address(slots, cx, slot, client.ip(), true) {
-            return refuse(slots, cx, slot, &refused, Reason::BadRequest);
+            slots[slot].extra().waiting = Waiting::Refused(Box::new(refused));
         }
         slots[slot].peer = Peer::new(client);
     }

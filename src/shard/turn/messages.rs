@@ -9,11 +9,12 @@ use crate::logic::code::Code;
 use crate::logic::event::Draft;
 use crate::logic::id::Id;
 use crate::logic::json;
+use crate::logic::protocol::ws::Decoder;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
-use crate::logic::session::{ChannelArg, Intent, Notice, Outcome, Payload, Said};
+use crate::logic::session::{Carrier, ChannelArg, Intent, Notice, Outcome, Payload, Said};
 
-use super::super::connection::State;
+use super::super::connection::{Flags, State};
 use super::super::context::Ending;
 use super::super::limits;
 use super::super::opening::Opening;
@@ -24,7 +25,7 @@ use super::super::subscriptions::{
 use super::super::waiting::{Aside, Hold, Waiting, Wanted};
 use super::input::BYTES_PER_PIECE;
 use super::permission::{self, Permission};
-use super::{Shard, ending, requests};
+use super::{Shard, ending, sessions};
 
 /// The pieces of the turn's budget that a token costs: verifying a signature takes up to a quarter of a millisecond. The
 /// clock is looked at after each token.
@@ -60,16 +61,59 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
         }
         rest = &mut rest[consumed..];
     }
-    let connection = &mut shard.slots[slot];
-    if connection.state == State::WebSocket {
-        let extra = connection.extra();
-        extra.input = rest.to_vec();
-        decoder.tidy();
-        extra.decoder = decoder;
-        shard.slots.tidy(slot);
+    let state = shard.slots[slot].state;
+    if matches!(state, State::WebSocket | State::Closing) {
+        keep(shard, slot, rest, decoder);
         if shard.slots[slot].out_waiting() > 0 {
             shard.slots.queue(slot);
         }
+    }
+    if state == State::Closing {
+        // The client's close frame may be there already.
+        read_to_close(shard, slot, &mut []);
+    }
+}
+
+/// Keeps what is left of a WebSocket's input.
+fn keep(shard: &mut Shard, slot: u32, rest: &[u8], mut decoder: Decoder) {
+    let extra = shard.slots[slot].extra();
+    extra.input = rest.to_vec();
+    decoder.tidy();
+    extra.decoder = decoder;
+    shard.slots.tidy(slot);
+}
+
+/// Reads on a WebSocket that the server has ended, up to the client's close frame, with which the server ends its sending
+/// side. Nothing else is carried out any more.
+pub(super) fn read_to_close(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
+    let connection = &mut shard.slots[slot];
+    if connection.key.protocol().carrier() != Carrier::WebSocket || connection.flags.intersects(Flags::CLIENT_CLOSED) {
+        return;
+    }
+    let protocol = connection.key.protocol();
+    let extra = connection.extra();
+    let mut decoder = std::mem::take(&mut extra.decoder);
+    let mut input = std::mem::take(&mut extra.input);
+    input.extend_from_slice(bytes);
+    let mut rest = &mut input[..];
+    let max_message = shard.cx.settings.config.websocket.max_message;
+    // After a break of the protocol the rest cannot be read, and the deadline ends the wait.
+    while let Ok(parsed) = protocol.parse(rest, &mut decoder, max_message) {
+        if parsed.consumed == 0 {
+            return keep(shard, slot, rest, decoder);
+        }
+        if matches!(parsed.said, Some(Said { intent: Intent::Leave(_), .. })) {
+            shard.slots[slot].flags.insert(Flags::CLIENT_CLOSED);
+            break;
+        }
+        let consumed = parsed.consumed;
+        rest = &mut rest[consumed..];
+    }
+    shard.slots.tidy(slot);
+    let connection = &shard.slots[slot];
+    if connection.state == State::Lingering && connection.flags.intersects(Flags::CLIENT_CLOSED) {
+        let deadline = connection.deadline;
+        shard.slots.linger(slot, deadline);
     }
 }
 
@@ -230,7 +274,7 @@ fn subscribe_more(
     }
     if allowed.is_empty() {
         let subscriptions = shard.slots[slot].subscriptions();
-        requests::start(shard, slot, subscriptions, None, opening.take());
+        sessions::start(shard, slot, subscriptions, None, opening.take());
     }
     for run in allowed.chunk_by(|one, next| one.1 == next.1) {
         subscribe_from(shard, slot, run, opening.take());
@@ -252,7 +296,7 @@ fn subscribe_from(shard: &mut Shard, slot: u32, channels: &[(&str, Option<Id>)],
     for (name, _) in channels {
         subscribe(slots, lanes, cx, slot, name);
     }
-    requests::start(shard, slot, first, after, opening);
+    sessions::start(shard, slot, first, after, opening);
     note_coming(&shard.slots, &shard.lanes, &mut shard.cx, slot, first + taken_back);
 }
 
@@ -274,22 +318,22 @@ fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>
 
 /// Begins the session of a connection that has sent its first token. The welcome comes before the reply to the token.
 fn begin_with_token(shard: &mut Shard, slot: u32, mut wanted: Wanted, reference: Option<&str>) {
-    let mut then = Vec::new();
-    write_reply(shard, slot, reference, Outcome::Done, &mut then);
+    let mut opening = Opening::welcome();
+    write_reply(shard, slot, reference, Outcome::Done, opening.then());
     shard.reading.spend(wanted.channels.len());
     // Other connections may have taken the room that there was when the connection was opened.
     let room = check_room_for_channels(&shard.lanes, &shard.cx, &wanted.channels);
     if let Err(refusal) = room.and_then(|()| admit_channels(shard, slot, &wanted.channels)) {
         let refusal = refusal.of_channels(std::mem::take(&mut wanted.channels));
-        write_reply(shard, slot, None, Outcome::Refused(&refusal), &mut then);
+        write_reply(shard, slot, None, Outcome::Refused(&refusal), opening.then());
     }
-    requests::begin_subscriptions(shard, slot, &wanted.channels, wanted.after, then);
+    sessions::begin_subscriptions(shard, slot, &wanted.channels, wanted.after, opening);
 }
 
 /// Has a WebSocket whose tokens fail one after the other closed. A token that verifies, but is of another user, is no
 /// failure.
 fn on_refused_token(shard: &mut Shard, slot: u32, refusal: Refusal, reference: Option<&str>) -> Result<(), Refusal> {
-    let has_failed = matches!(refusal.code, Code::InvalidToken | Code::FailedTokens);
+    let has_failed = matches!(refusal.code, Code::InvalidToken | Code::TokenExpired | Code::FailedTokens);
     if !has_failed || shard.access.count_failure(slot) < shard.cx.settings.config.limits.token_tries {
         return Err(refusal);
     }

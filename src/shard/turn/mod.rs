@@ -13,6 +13,7 @@ mod messages;
 mod orders;
 mod permission;
 mod requests;
+mod sessions;
 mod sweep;
 mod time;
 
@@ -138,7 +139,9 @@ impl Shard {
                 measures: Measures::default(),
                 rates: Rates::new(),
                 effects: Vec::new(),
+                dated: None,
                 is_draining: false,
+                drain_ends: 0,
                 rng: fastrand::Rng::new(),
             },
             wire,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::link::{ConnectionId, LocalChannel, Replay, ShardMessage};
 use crate::logic::cells::NONE;
-use crate::logic::event::{Draft, Event};
+use crate::logic::event::{Draft, Event, is_own};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::FeedError;
 use crate::logic::reason::Reason;
@@ -90,7 +90,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
         }
         ShardMessage::NoRoom(channel) => on_no_room(shard, channel),
         ShardMessage::Replay(replay) => on_replay(shard, &replay),
-        ShardMessage::Ended(channel) => on_ended(shard, channel),
+        ShardMessage::Ended(channel, id) => on_ended(shard, channel, id),
         ShardMessage::Kick { request, target, reason } => {
             sweep::begin_kick(shard, request, target, reason);
         }
@@ -127,9 +127,9 @@ fn on_followed(shard: &mut Shard, channel: LocalChannel, since: Id) {
         return;
     }
     cell.following = Following::Yes;
-    // If the channel has ended, another message of the hub follows that says so.
-    cell.ended = false;
     let mut lane = cell.lanes;
+    // If the channel has ended, another message of the hub follows that says so.
+    lanes.revive(channel);
     while lane != NONE {
         lanes[lane].log.set_since(since);
         lane = lanes.next_lane(lane);
@@ -148,13 +148,16 @@ fn on_no_room(shard: &mut Shard, channel: LocalChannel) {
 fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let Shard { lanes, cx, walks, .. } = shard;
     cx.counters.events_received += 1;
-    lanes.see(event.id);
+    // The server's own channels are no part of the order that clients resume from.
+    if !is_own(&event.channel) {
+        lanes.see(event.id);
+    }
     // The event was in the queue when the shard gave the channel up. It is left out, because later events may be
     // missing up to the one from which the shard follows the channel again.
     if lanes.channels[channel].following != Following::Yes {
         return;
     }
-    lanes.channels[channel].ended = false;
+    lanes.revive(channel);
     let retained = cx.settings.config.limits.retained as u64;
     let mut lane = lanes.channels[channel].lanes;
     while lane != NONE {
@@ -167,9 +170,9 @@ fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     }
 }
 
-fn on_ended(shard: &mut Shard, channel: LocalChannel) {
+fn on_ended(shard: &mut Shard, channel: LocalChannel, id: Id) {
     let Shard { lanes, walks, .. } = shard;
-    lanes.channels[channel].ended = true;
+    lanes.end(channel, id);
     let mut lane = lanes.channels[channel].lanes;
     while lane != NONE {
         walks.begin(lanes, lane);
@@ -183,7 +186,7 @@ fn on_replay(shard: &mut Shard, replay: &Replay) {
     match resumes.take(slots, lanes, cx, replay) {
         Page::Done => {}
         Page::AnswerPoll => polls::answer_replay(slots, lanes, cx, replay),
-        Page::HoldPoll => polls::answer(slots, lanes, cx, replay.slot),
+        Page::HoldPoll(wait) => polls::settle(slots, lanes, cx, replay.slot, (replay.after, replay.until), wait),
     }
     resumes.note_page(slots, cx, replay.slot);
 }

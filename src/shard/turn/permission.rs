@@ -163,11 +163,7 @@ pub(super) fn take_token(shard: &mut Shard, slot: u32, token: &str) -> Result<Op
         return Err(Refusal::new(Code::Unavailable, "this server verifies no tokens"));
     }
     let Shard { slots, cx, access, .. } = &mut *shard;
-    let verified = access.verify_of(cx, &slots[slot], token);
-    let identity: Identity = verified.map_err(|refusal| match refusal.code {
-        Code::TokenExpired => Refusal { code: Code::InvalidToken, ..refusal },
-        _ => refusal,
-    })?;
+    let identity: Identity = access.verify_of(cx, &slots[slot], token)?;
     if let Some(known) = shard.access.identities.get(slot)
         && known.user != identity.user
     {

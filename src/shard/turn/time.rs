@@ -146,7 +146,13 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
         State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
         State::WebSocket => on_websocket_deadline(shard, slot),
         State::Closing | State::Lingering => ending::drop_connection(shard, slot, Reason::Lingered),
-        State::Stream | State::Dead | State::Free => {}
+        State::Stream => {
+            if let Some(opening) = shard.slots[slot].resume_mut().and_then(|resume| resume.opening.as_mut()) {
+                opening.release_head();
+                shard.slots.queue(slot);
+            }
+        }
+        State::Dead | State::Free => {}
     }
 }
 
@@ -189,7 +195,12 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
     if cause == Cause::End {
         shard.acceptor.stop(&mut shard.slots, &mut shard.cx, Budget::new(LAST_ACCEPTS));
     }
-    shard.drain = Some(Drain::new(cause, &shard.slots, shard.cx.now, shard.cx.settings.drain));
+    let drain = Drain::new(cause, &shard.slots, shard.cx.now, shard.cx.settings.drain);
+    let ticks = drain.ticks_left(&shard.slots);
+    // A server that ends waits for its last clients to close.
+    let linger = if cause == Cause::End { shard.cx.settings.linger } else { 0 };
+    shard.cx.drain_ends = shard.cx.now.saturating_add(ticks).saturating_add(linger);
+    shard.drain = Some(drain);
     shard.cx.is_draining = true;
     go_on_draining(shard, &mut Budget::new(LOOKS));
 }

@@ -2,7 +2,8 @@
 
 use crate::logic::id::write_decimal;
 
-use super::{Body, Cors, Response};
+use super::response::RETRY_AFTER;
+use super::{Body, Cors, Date, Method, Request, Response};
 
 /// What a response's bytes depend on beside the response: the request's version and method, and the connection. The
 /// default is that of a request that could not be read, after which the connection closes.
@@ -14,6 +15,20 @@ pub struct Exchange {
     pub is_http_1_1: bool,
     /// Whether the body is left out, as in the answer to HEAD.
     pub head_only: bool,
+    /// The present time, if the response says it.
+    pub date: Option<Date>,
+}
+
+impl Exchange {
+    /// What the response to a request depends on, if the connection is kept as the request says.
+    pub fn of(request: &Request<'_>, date: Date) -> Exchange {
+        Exchange {
+            keep_alive: request.keep_alive,
+            is_http_1_1: request.is_http_1_1,
+            head_only: request.method == Method::Head,
+            date: Some(date),
+        }
+    }
 }
 
 /// The phrase of a status (RFC 9110 §15).
@@ -49,10 +64,16 @@ pub fn encode(response: &Response<'_>, exchange: &Exchange, out: &mut Vec<u8>) {
     out.push(b' ');
     out.extend_from_slice(phrase(response.status).as_bytes());
     out.extend_from_slice(b"\r\n");
+    if let Some(date) = &exchange.date {
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(date.bytes());
+        out.extend_from_slice(b"\r\n");
+    }
     if response.body == Body::WebSocket {
         out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
     }
-    write_cors(response.cors, out);
+    let has_retry = response.fields.iter().any(|(name, _)| *name == RETRY_AFTER);
+    write_cors(response.cors, has_retry.then_some(RETRY_AFTER), out);
     for (name, value) in &response.fields {
         write_field(name, value, out);
     }
@@ -61,16 +82,19 @@ pub fn encode(response: &Response<'_>, exchange: &Exchange, out: &mut Vec<u8>) {
         Body::None => write_connection(exchange, out),
         Body::Whole { content_type, bytes } => {
             write_field("Content-Type", content_type, out);
-            out.extend_from_slice(b"Content-Length: ");
-            write_decimal(bytes.len() as u64, out);
-            out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+            if let Some(bytes) = bytes {
+                out.extend_from_slice(b"Content-Length: ");
+                write_decimal(bytes.len() as u64, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            out.extend_from_slice(b"Cache-Control: no-store\r\n");
             write_connection(exchange, out);
         }
         Body::Events => write_events_fields(exchange, out),
     }
     out.extend_from_slice(b"\r\n");
     match &response.body {
-        Body::Whole { bytes, .. } if !exchange.head_only => out.extend_from_slice(bytes),
+        Body::Whole { bytes: Some(bytes), .. } if !exchange.head_only => out.extend_from_slice(bytes),
         _ => {}
     }
 }
@@ -82,7 +106,8 @@ fn write_field(name: &str, value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_cors(cors: Cors<'_>, out: &mut Vec<u8>) {
+/// Writes the fields for pages of other sites. `exposed`: the fields beside the usual ones that their scripts may read.
+fn write_cors(cors: Cors<'_>, exposed: Option<&str>, out: &mut Vec<u8>) {
     match cors {
         Cors::None => {}
         Cors::Varies => out.extend_from_slice(b"Vary: Origin\r\n"),
@@ -91,6 +116,9 @@ fn write_cors(cors: Cors<'_>, out: &mut Vec<u8>) {
             write_field("Access-Control-Allow-Origin", origin, out);
             out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
         }
+    }
+    if let Some(names) = exposed.filter(|_| matches!(cors, Cors::Any | Cors::Origin(_))) {
+        write_field("Access-Control-Expose-Headers", names, out);
     }
 }
 
@@ -121,7 +149,7 @@ mod tests {
     use crate::logic::code::Code;
     use crate::logic::refusal::Refusal;
 
-    const NEW: Exchange = Exchange { keep_alive: true, is_http_1_1: true, head_only: false };
+    const NEW: Exchange = Exchange { keep_alive: true, is_http_1_1: true, head_only: false, date: None };
 
     fn text(response: &Response<'_>, exchange: &Exchange) -> String {
         let mut out = b"before".to_vec();
@@ -177,7 +205,7 @@ mod tests {
 
     /// A response's head, and what is to be left of it: `[kept, 1.1]` says which exchange it is in.
     fn head(response: &Response<'_>, [keep_alive, is_http_1_1]: [bool; 2]) -> String {
-        let answer = text(response, &Exchange { keep_alive, is_http_1_1, head_only: false });
+        let answer = text(response, &Exchange { keep_alive, is_http_1_1, ..NEW });
         answer.split_once("\r\n\r\n").unwrap().0.replace("\r\n", "\n")
     }
 

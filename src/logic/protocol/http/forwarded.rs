@@ -118,7 +118,9 @@ mod tests {
 
     fn client(fields: &str) -> Option<String> {
         let head = format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-        let Parsed::Complete { request, .. } = parse(head.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) else {
+        let Parsed::Complete { request, .. } =
+            parse(head.as_bytes(), &HeadLimits { head_bytes_max: 8192, fields_max: 64 })
+        else {
             panic!("{head}")
         };
         last_untrusted(&request, |ip| ip.to_string().starts_with("10.")).map(|ip| ip.to_string())

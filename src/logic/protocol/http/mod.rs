@@ -2,6 +2,7 @@
 
 mod chunk;
 mod cors;
+mod date;
 mod encode;
 mod forwarded;
 mod parse;
@@ -14,9 +15,10 @@ use percent_encoding::percent_decode_str;
 
 pub use chunk::{LAST_CHUNK, wrap_chunk};
 pub use cors::{Cors, decide_cors, origin_allowed};
+pub use date::Date;
 pub use encode::{Exchange, encode};
 pub use forwarded::last_untrusted;
-pub use parse::{HeadLimits, Parsed, parse};
+pub use parse::{FIELDS_MAX, HeadLimits, Parsed, parse};
 pub use response::{Body, Field, Response};
 pub use response_head::{ResponseHead, ResponseHeadError, ResponseHeadReader};
 
@@ -113,7 +115,9 @@ mod tests {
     fn tokens_are_found_where_they_may_be() {
         let head = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: bearer  a.b.c\r\n\
                      Cookie: x=1; token=\"q\"\r\nCookie: token=second; y=a=b\r\n\r\n";
-        let Parsed::Complete { request, .. } = parse(head, &HeadLimits { head_bytes_max: 8192 }) else { panic!() };
+        let Parsed::Complete { request, .. } = parse(head, &HeadLimits { head_bytes_max: 8192, fields_max: 64 }) else {
+            panic!()
+        };
         assert_eq!(request.bearer(), Some("a.b.c"));
         assert_eq!((request.cookie("token"), request.cookie("y"), request.cookie("z")), (Some("q"), Some("a=b"), None));
     }

@@ -1,6 +1,8 @@
 //! Reading a request's head. A head that two parsers could read differently is refused, because request smuggling lives
 //! on that difference (RFC 9112 §11.2).
 
+use std::mem::MaybeUninit;
+
 use crate::logic::code::Code;
 use crate::logic::refusal::Refusal;
 
@@ -11,10 +13,12 @@ use super::{Method, Request};
 pub struct HeadLimits {
     /// Bytes of request line and header fields together.
     pub head_bytes_max: usize,
+    /// The number of header fields, [`FIELDS_MAX`] at most.
+    pub fields_max: usize,
 }
 
-/// The number of header fields that a head may have.
-const FIELDS_MAX: usize = 64;
+/// The most header fields that a limit may allow. A list of so many lies on the stack while a head is read.
+pub const FIELDS_MAX: usize = 256;
 
 /// What the bytes so far are.
 // The value lives on the stack while the request is answered, so its size costs nothing.
@@ -59,7 +63,7 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
         }
         _ => return Parsed::Rejected(too_long(&head[..limits.head_bytes_max], limits)),
     };
-    match read_head(&head[..end]) {
+    match read_head(&head[..end], limits) {
         Ok(request) => Parsed::Complete { request, consumed: skipped + end },
         Err(refusal) => Parsed::Rejected(refusal),
     }
@@ -86,19 +90,20 @@ fn has_bare_newline(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-fn read_head(head: &[u8]) -> Result<Request<'_>, Refusal> {
+fn read_head<'a>(head: &'a [u8], limits: &HeadLimits) -> Result<Request<'a>, Refusal> {
     if has_bare_newline(head) {
         return Err(bad("lines must end with CR LF"));
     }
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    match parsed.parse(head) {
+    let fields_max = limits.fields_max.min(FIELDS_MAX);
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut fields[..fields_max]) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(bad("the request's head is malformed")),
         Err(httparse::Error::TooManyHeaders) => {
             return Err(Refusal::fatal(
                 Code::HeadersTooMany,
-                format!("there are more than {FIELDS_MAX} header fields"),
+                format!("there are more than {fields_max} header fields"),
             ));
         }
         Err(httparse::Error::Version) if !has_version(head) => return Err(bad("the request line is malformed")),
@@ -336,7 +341,7 @@ mod tests {
     }
     use proptest::prelude::*;
 
-    const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192 };
+    const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192, fields_max: 64 };
 
     fn status(text: &str) -> u16 {
         match parse(text.as_bytes(), &LIMITS) {

@@ -33,8 +33,8 @@ pub enum Body<'a> {
     Whole {
         /// Its media type.
         content_type: &'static str,
-        /// Its bytes.
-        bytes: Cow<'a, [u8]>,
+        /// Its bytes; `None` in the answer to HEAD if they are not known (RFC 9110 §8.6).
+        bytes: Option<Cow<'a, [u8]>>,
     },
     /// A stream of events that goes on after the head (WHATWG HTML §9.2).
     Events,
@@ -42,6 +42,8 @@ pub enum Body<'a> {
     WebSocket,
 }
 
+/// The field by which a refusal says when to come back (RFC 9110 §10.2.3).
+pub(super) const RETRY_AFTER: &str = "Retry-After";
 const JSON: &str = "application/json";
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
@@ -51,12 +53,22 @@ impl<'a> Response<'a> {
     }
 
     fn whole(status: u16, content_type: &'static str, bytes: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
-        Response::new(status, Body::Whole { content_type, bytes: bytes.into() })
+        Response::new(status, Body::Whole { content_type, bytes: Some(bytes.into()) })
     }
 
     /// 200 with a body of JSON.
     pub fn json(bytes: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
         Response::whole(200, JSON, bytes)
+    }
+
+    /// The head of a 200 with a body of JSON that is not known.
+    pub fn json_head() -> Response<'a> {
+        Response::new(200, Body::Whole { content_type: JSON, bytes: None })
+    }
+
+    /// 204: there is nothing, and there will be nothing. An `EventSource` that gets it does not come back (WHATWG HTML §9.2.3).
+    pub fn nothing() -> Response<'a> {
+        Response::new(204, Body::None)
     }
 
     /// 200 with a page.
@@ -103,7 +115,7 @@ impl<'a> Response<'a> {
         body.extend_from_slice(b"}\n");
         let status = refusal.code.status();
         let mut fields: Vec<Field<'a>> = Vec::new();
-        fields.extend(refusal.retry_after_secs.map(|seconds| ("Retry-After", seconds.to_string().into())));
+        fields.extend(refusal.retry_after_secs.map(|seconds| (RETRY_AFTER, seconds.to_string().into())));
         match status {
             // RFC 6750 §3.1: a request without a token is told no error.
             401 if refusal.code == Code::Unauthorized => fields.push(("WWW-Authenticate", "Bearer".into())),

@@ -57,7 +57,7 @@ mod tests {
 
     fn with<T>(fields: &str, see: impl FnOnce(&Request<'_>) -> T) -> T {
         let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-        match parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192 }) {
+        match parse(text.as_bytes(), &HeadLimits { head_bytes_max: 8192, fields_max: 64 }) {
             Parsed::Complete { request, .. } => see(&request),
             other => panic!("{other:?}"),
         }
