@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::clients::{Http, Socket, Stream};
+use super::clients::{Http, Socket, Stream, get};
 use super::proxy::{Proxy, nginx, replace, shipped, start};
 use super::server::{PATIENCE, Server};
 
@@ -106,7 +106,7 @@ fn tells_streams_to_come_back(address: SocketAddr) {
         assert!((1000..=5000).contains(&retry), "{retry}");
         assert_eq!(lines[1], "event: ringcast.bye");
         let bye: serde_json::Value = serde_json::from_str(lines[2].strip_prefix("data: ").unwrap()).unwrap();
-        assert_eq!(bye["code"], "unavailable");
+        assert_eq!((&bye["code"], &bye["retry_ms"]), (&"unavailable".into(), &retry.into()));
         assert!(answer.body.ends_with("\n\n"));
     }
     let poll = Http::connect(address).request("GET", "/events?channel=a", "");
@@ -133,13 +133,27 @@ fn chunked_or_sized(http: &mut Http) -> serde_json::Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// Checks that an error of the server's own is not taken for the proxy's, which a stream is told with status 200.
+fn passes_errors(start: fn(SocketAddr) -> Proxy) {
+    let server = Server::start("[server]\ntrusted_proxies = [\"127.0.0.1\"]\n[limits]\nchannels = 1");
+    let proxy = start(server.address);
+    let _first = Stream::open(proxy.address, "/sse?channel=a");
+    let answer = get(proxy.address, "/sse?channel=b");
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("channels")));
+}
+
 /// Tests the proxies at the same time, because most of the time is waiting.
 #[test]
 fn nginx_haproxy_and_caddy_pass_everything() {
     std::thread::scope(|scope| {
         for (name, start) in [("nginx", nginx as fn(SocketAddr) -> Proxy), ("haproxy", haproxy), ("caddy", caddy)] {
             let thread = std::thread::Builder::new().name(name.into());
-            thread.spawn_scoped(scope, move || passes_everything(start)).unwrap();
+            thread
+                .spawn_scoped(scope, move || {
+                    passes_errors(start);
+                    passes_everything(start);
+                })
+                .unwrap();
         }
     });
 }
