@@ -206,7 +206,8 @@ async function subscribeEverywhere(world, channel, test) {
     for (const browser of BROWSERS) {
         const visitor = await visit(browser, test);
         for (let count = 0; count < STREAMS; count++) {
-            streams.push({ browser, visitor, index: await visitor.subscribe(world.stream(channel)) });
+            const index = await visitor.subscribe(world.stream(channel), { withCredentials: count % 2 === 1 });
+            streams.push({ browser, visitor, index });
         }
     }
     return (what, condition) => Promise.all(streams.map(({ browser, visitor, index }) => {
@@ -217,11 +218,19 @@ async function subscribeEverywhere(world, channel, test) {
     }));
 }
 
+/** The codes of the byes that a page was told, each of which must say when to come back. */
+function byes(record) {
+    return told(record, "ringcast.bye").map((data) => {
+        const bye = JSON.parse(data);
+        assert.ok(bye.retry_ms > 0, data);
+        return bye.code;
+    });
+}
+
 async function drainIsUndone(world, test) {
     const awaitAll = await subscribeEverywhere(world, "drained", test);
     test.after(() => world.server.drain(false));
     await world.server.drain(true);
-    const byes = (record) => told(record, "ringcast.bye").map(JSON.parse);
     await awaitAll("a second bye, as the answer to coming back", (record) => byes(record).length >= 2);
     await world.server.publish("drained", "during the drain");
     await world.server.drain(false);
@@ -229,7 +238,7 @@ async function drainIsUndone(world, test) {
     const records = await awaitAll("the events", (record) => told(record, "message").length >= 2);
     for (const record of records) {
         assert.deepEqual(told(record, "message"), ["during the drain", "after the drain"]);
-        for (const bye of byes(record)) assert.equal(bye.code, "draining");
+        assert.deepEqual(new Set(byes(record)), new Set(["draining"]));
     }
 }
 
@@ -250,6 +259,10 @@ async function restarts(world, test) {
         await publish(`late after ${signal} and ${away} ms`);
         const records = await awaitAll("the event after that", (record) => told(record, "message").length >= expected.length);
         for (const record of records) assert.deepEqual(told(record, "message"), expected);
+    }
+    for (const record of await awaitAll("nothing more", () => true)) {
+        // The server says that it goes away, and the proxy that the server is away.
+        assert.deepEqual(new Set(byes(record)), new Set(["draining", "unavailable"]));
     }
 }
 

@@ -13,14 +13,14 @@ export class Visitor {
     }
 
     /** Opens an event stream in the page and waits until the server has welcomed it. */
-    async subscribe(url) {
-        const index = await this.openStream(url);
+    async subscribe(url, options) {
+        const index = await this.openStream(url, options);
         await this.awaitRecord(index, "the stream is open", (record) => told(record, "ringcast.hello").length > 0);
         return index;
     }
 
-    openStream(url) {
-        return this.page.evaluate((url) => window.openStream(url), url);
+    openStream(url, options) {
+        return this.page.evaluate((url, options) => window.openStream(url, options), url, options);
     }
 
     openSocket(url, isKept) {
