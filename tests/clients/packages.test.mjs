@@ -21,9 +21,9 @@ function event(number) {
     const forms = [
         { data: `plain ${number}` },
         { data: { n: number }, event: "tick" },
-        { data: `one\ntwo ${number}\n\nfour` },
+        { data: `one\ntwo ${number}\n\nfour\r\nfive\rsix` },
         { data: "" },
-        { data: `grüße, 世界, 👩‍🚀, \u2028 and \u0085: ${number}` },
+        { data: `grüße, 世界, 👩‍🚀, \u2028, \u0085, \v, \f and \0: ${number}` },
         { data: `${number} ${"x".repeat(LARGE)}` },
         { data: { text: `"quoted" \\ ${number}`, list: [1, 2.5, null, true], nested: { "ü": {} } } },
         { data: `  : id: ${number}\nevent: none\n`, event: "tick" },
@@ -72,9 +72,9 @@ function isEvent({ name }) {
     return !["ringcast.hello", "ringcast.gap", "ringcast.bye"].includes(name);
 }
 
-/** The text that an event stream has for a payload. */
+/** The text that an event stream has for a payload: its lines do not tell how they were ended. */
 function text(data) {
-    return typeof data === "string" ? data : JSON.stringify(data);
+    return typeof data === "string" ? data.replace(/\r\n?/g, "\n") : JSON.stringify(data);
 }
 
 /** One package with a server and a proxy of its own. */
