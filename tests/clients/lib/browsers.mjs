@@ -1,6 +1,6 @@
 // Headless browsers of Debian's packages. Chromium is driven over CDP, Firefox over WebDriver BiDi.
 import puppeteer from "puppeteer-core";
-import { ENVIRONMENT } from "./processes.mjs";
+import { ENVIRONMENT, supervise, temporaryFolder } from "./processes.mjs";
 
 const OPTIONS = {
     chromium: {
@@ -20,6 +20,8 @@ const OPTIONS = {
 export const BROWSERS = Object.keys(OPTIONS);
 
 /** Starts a browser with a profile of its own. */
-export function launch(name) {
-    return puppeteer.launch({ headless: true, env: ENVIRONMENT, ...OPTIONS[name] });
+export async function launch(name) {
+    const browser = await puppeteer.launch({ headless: true, env: ENVIRONMENT, userDataDir: temporaryFolder(), ...OPTIONS[name] });
+    supervise(browser.process());
+    return browser;
 }

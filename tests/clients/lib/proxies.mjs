@@ -1,10 +1,9 @@
 // Real proxies of Debian's packages in front of the server, with the configurations of tuning/proxies.
 import fs from "node:fs";
 import net from "node:net";
-import os from "node:os";
 import path from "node:path";
 import { freePort } from "./ports.mjs";
-import { spawn } from "./processes.mjs";
+import { spawn, temporaryFolder } from "./processes.mjs";
 import { eventually } from "./wait.mjs";
 
 /** A configuration of tuning/proxies in which some texts, which must be there, are replaced by others. */
@@ -57,7 +56,7 @@ export const PROXIES = Object.keys(CONFIGURE);
 
 /** Starts a proxy in front of a server on a port of this host, and returns its address and what ends it. */
 export async function startProxy(name, backendPort) {
-    const folder = fs.mkdtempSync(path.join(os.tmpdir(), `ringcast-${name}-`));
+    const folder = temporaryFolder();
     const port = await freePort();
     const [program, args] = CONFIGURE[name](folder, port, `127.0.0.1:${backendPort}`);
     let said = "";
@@ -67,7 +66,6 @@ export async function startProxy(name, backendPort) {
         // On this signal the proxy ends its workers too.
         child.kill("SIGTERM");
         await child.ended;
-        fs.rmSync(folder, { recursive: true });
     };
     await eventually(() => `${name} listens: ${said}`, () => {
         if (child.exitCode !== null) throw new Error(`${name} ended with ${child.exitCode}: ${said}`);

@@ -1,12 +1,11 @@
 // The real server with its feed, in a folder of its own.
 import fs from "node:fs";
 import net from "node:net";
-import os from "node:os";
 import path from "node:path";
 import readline from "node:readline";
 import { fileURLToPath } from "node:url";
 import { freePort } from "./ports.mjs";
-import { spawn } from "./processes.mjs";
+import { spawn, temporaryFolder } from "./processes.mjs";
 import { eventually } from "./wait.mjs";
 
 const PROGRAM = fileURLToPath(new URL("../../../target/debug/ringcast", import.meta.url));
@@ -16,10 +15,10 @@ export class Server {
     /** Starts a server with this configuration, on a port that it keeps over restarts. */
     static async start(config) {
         const server = new Server();
-        server.folder = fs.mkdtempSync(path.join(os.tmpdir(), "ringcast-clients-"));
+        const folder = temporaryFolder();
         server.port = await freePort();
-        server.feedPath = path.join(server.folder, "feed.sock");
-        server.configPath = path.join(server.folder, "ringcast.toml");
+        server.feedPath = path.join(folder, "feed.sock");
+        server.configPath = path.join(folder, "ringcast.toml");
         fs.writeFileSync(server.configPath, `${config}\n[admin]\ntoken = "${ADMIN_TOKEN}"\n`);
         await server.run();
         return server;
@@ -55,9 +54,8 @@ export class Server {
         await this.child.ended;
     }
 
-    async close() {
-        await this.end("SIGKILL");
-        fs.rmSync(this.folder, { recursive: true });
+    close() {
+        return this.end("SIGKILL");
     }
 
     /** Publishes an event and returns its id. */
