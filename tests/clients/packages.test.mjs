@@ -69,7 +69,7 @@ function inPage(name, world) {
 
 /** Tells whether a message is a publisher's, and not about the connection. */
 function isEvent({ name }) {
-    return !["ringcast.hello", "ringcast.gap", "ringcast.bye"].includes(name);
+    return !["ringcast.hello", "ringcast.gap", "ringcast.bye", "ringcast.end"].includes(name);
 }
 
 /** The text that an event stream has for a payload: its lines do not tell how they were ended. */
