@@ -167,7 +167,10 @@ fn serve(args: &ServeArgs) -> Result {
 }
 
 fn config_check(file: &std::path::Path) -> Result {
-    config::check_file(file)?;
+    let config = config::check_file(file)?;
+    for warning in config::warnings(&config) {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
     println!("{}: ok", file.display());
     Ok(())
 }

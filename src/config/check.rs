@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::logic::auth::LEEWAY_MAX_S;
 
+use super::SlowPolicy;
 use super::address::{AdminAddress, ListenAddress};
 use super::load::ConfigError;
 use super::origins;
@@ -127,6 +128,26 @@ fn check_namespaces(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Sentences about values that are allowed, but do not do what they seem to.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut names: Vec<&str> = config.namespace.keys().map(String::as_str).collect();
+    if !config.namespace.contains_key("*") {
+        names.push("*");
+    }
+    let mut found = Vec::new();
+    for name in names {
+        let policy = config.namespace(&format!("{name}:"));
+        let is_short = policy.history_events == 0 || policy.history_bytes < config.feed.max_line;
+        if policy.slow == SlowPolicy::CatchUp && is_short {
+            found.push(format!(
+                "[namespace.{name}] history_bytes is below [feed] max_line, so one long event may leave no history for a client that \
+                 falls behind: slow = \"catch_up\" tells it of a gap then"
+            ));
+        }
+    }
+    found
+}
+
 impl Auth {
     /// Whether tokens are verified.
     pub fn has_keys(&self) -> bool {
@@ -220,6 +241,16 @@ mod tests {
             assert!(problem(&format!("[http]\nmax_header = {text}")).is_some(), "{text}");
         }
         assert!(problem("[http]\nsse_padding = \"1GB\"").is_some(), "the first stream would need that much memory");
+    }
+
+    #[test]
+    fn a_history_that_one_event_fills_is_warned_of() {
+        let warned = |text: &str| warnings(&toml::from_str(text).unwrap()).len();
+        assert_eq!(warned(""), 0);
+        assert_eq!(warned("[feed]\nmax_line = \"2MiB\""), 1);
+        assert_eq!(warned("[namespace.x]\nhistory_bytes = \"64KiB\""), 1);
+        assert_eq!(warned("[namespace.x]\nhistory_bytes = \"64KiB\"\nslow = \"gap\""), 0);
+        assert_eq!(warned("[namespace.\"*\"]\nhistory_events = 0\n[namespace.x]\nhistory_events = 5"), 1);
     }
 
     #[test]

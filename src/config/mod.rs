@@ -17,6 +17,7 @@ mod values;
 pub use address::{AdminAddress, ListenAddress, Network};
 pub use args::{KeyArgs, ServeArgs};
 pub use check::check_exposure;
+pub use check::warnings;
 pub use docs::document;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use table::{

@@ -40,6 +40,6 @@ mod tests {
         assert_eq!((orders.history().events_max, orders.max_lag, orders.slow), (5, 8192, SlowPolicy::Latest));
         assert_eq!(config.namespace("other").slow, SlowPolicy::Gap);
         assert_eq!(config.namespace("orders").slow, SlowPolicy::Gap, "a name without colon has no namespace");
-        assert_eq!(Config::default().namespace("x").slow, SlowPolicy::Disconnect);
+        assert_eq!(Config::default().namespace("x").slow, SlowPolicy::CatchUp);
     }
 }

@@ -172,9 +172,8 @@ section! {
         ws: Duration as "units::duration" = secs(30), must TICK..=WEEK;
         /// The time in which a WebSocket client must answer a ping.
         reap: Duration as "units::duration" = secs(30), must TICK..=WEEK;
-        /// The time for which sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`), or unsent because the client reads
-        /// nothing. It finds stream clients that have vanished, and ends those that have stopped reading, also over `unix:`
-        /// listeners.
+        /// The time for which sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`). It finds stream clients that have
+        /// vanished; `[limits] stall_timeout` finds those that have stopped reading.
         tcp_user_timeout: Duration as "units::duration" = secs(60), must TICK..=WEEK;
     }
 }
@@ -302,6 +301,9 @@ section! {
         joins_address: u32 = 50_000, must ..=1_000_000;
         /// The same for all connections of one user; 0 for no limit.
         joins_user: u32 = 1000, must ..=1_000_000;
+        /// The time in which a client must take some of the bytes that wait for it. A client that takes none is disconnected, on
+        /// every listener and whatever its namespace says of slow clients.
+        stall_timeout: Duration as "units::duration" = secs(10), must TICK..=WEEK;
     }
 }
 
@@ -317,10 +319,11 @@ section! {
         history_ttl: Duration as "units::duration" = secs(600), must ..=DECADE;
         /// Framed bytes that a client whose connection takes no more may be behind.
         max_lag: usize as "units::size" = 256 * KIB, must 4 * KIB..=1024 * GIB;
-        /// What happens to a client that is further behind. `disconnect`: it is cut off (close code 1013, or the stream's
+        /// What happens to a client that is further behind. `catch_up`: it goes on from history in place, page by page, and is
+        /// told of a gap where history does not reach back so far. `disconnect`: it is cut off (close code 1013, or the stream's
         /// end) and resumes from history. `gap`: it is told of the loss and goes on from the oldest event that is kept.
         /// `latest`: it goes on from the newest event.
-        slow: SlowPolicy = SlowPolicy::Disconnect, must one_of();
+        slow: SlowPolicy = SlowPolicy::CatchUp, must one_of();
         /// Count the users on each channel, and publish when they come and go: [protocol.md](protocol.md#presence).
         presence: bool = false;
         /// Let WebSocket clients publish where the `publish` of their tokens allows it.

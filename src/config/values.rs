@@ -63,10 +63,13 @@ pub enum LogOutput {
 
 /// What happens to a client that is further behind than its namespace allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum SlowPolicy {
-    /// The client is disconnected, so that it comes back and resumes from history.
+    /// The client goes on from history in place, and is told of a gap where history does not reach back so far.
     #[default]
+    CatchUp,
+    /// The client is disconnected, so that it comes back and resumes from history.
     Disconnect,
     /// The client is told of the loss and goes on from the oldest event that is kept.
     Gap,

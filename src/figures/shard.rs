@@ -132,6 +132,8 @@ table! {
     Total slow_disconnected,
     /// Connections cut off because slow clients had used up the shard's memory for them, those furthest behind first.
     Total memory_disconnected,
+    /// Times a slow client went on from history in place.
+    Total slow_caught_up,
     /// Times a slow client was moved on with a notice of the gap.
     Total slow_gaps,
     /// Times a slow client was moved on to the newest event.

@@ -59,6 +59,11 @@ impl Id {
         if now_ms > self.ms() { Id::new(now_ms, 0) } else { Id(self.0.saturating_add(1)) }
     }
 
+    /// The position right before this id.
+    pub const fn before(self) -> Id {
+        Id(self.0.saturating_sub(1))
+    }
+
     /// Appends the text form to `out` without going through the formatting machinery.
     pub fn write(self, out: &mut Vec<u8>) {
         write_decimal(self.ms(), out);

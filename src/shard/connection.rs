@@ -218,6 +218,9 @@ pub(super) struct Resume {
     pub(super) number: u32,
     /// The channels to resume, by the shard's numbers; channels that were unsubscribed since are taken out.
     pub(super) channels: Vec<LocalChannel>,
+    /// The channels that the connection has read further than `after`, in the order of their numbers, each with the id up to
+    /// which it has everything.
+    pub(super) sent: Vec<(LocalChannel, Id)>,
     /// The position after which the next page begins.
     pub(super) after: Option<Id>,
     /// Whether the next page must be asked for once the bytes in `out` are sent.

@@ -9,7 +9,7 @@ use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 
 use super::account::LAST_WORDS_MAX;
-use super::connection::{Gap, State};
+use super::connection::{Flags, Gap, Resume, State};
 use super::context::{Context, Effect, Ending};
 use super::lanes::{Lanes, Reader};
 use super::slots::Slots;
@@ -26,6 +26,7 @@ pub(super) fn overrun(
     floor: Position,
 ) {
     match lanes.policy_of(lane).slow {
+        SlowPolicy::CatchUp => catch_up(slots, lanes, cx, reader.slot),
         SlowPolicy::Disconnect => {
             cx.counters.slow_disconnected += 1;
             cut(slots, lanes, cx, reader.slot);
@@ -43,6 +44,29 @@ pub(super) fn overrun(
             }
         }
     }
+}
+
+/// Has a connection go on from the hub's history, from the first event that it was not sent. All of its channels do, so
+/// that their events stay in order. The first page is asked for when the client takes bytes again: until then the connection
+/// costs a position.
+fn catch_up(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+    let mut sent = subscriptions::stop_reading(slots, lanes, cx, slot);
+    sent.sort_unstable();
+    let Some(after) = sent.iter().map(|(_, id)| *id).min() else { return };
+    cx.counters.slow_caught_up += 1;
+    cx.counters.resumed_hub += 1;
+    let connection = &mut slots[slot];
+    connection.flags.insert(Flags::REPLAYING);
+    connection.extra().resumes.push_back(Resume {
+        number: cx.counters.resumed_hub as u32,
+        channels: sent.iter().map(|(channel, _)| *channel).collect(),
+        sent,
+        after: Some(after),
+        page_due: true,
+        wait: 0,
+        opening: None,
+    });
+    slots.queue(slot);
 }
 
 /// Cuts a connection off because it is too far behind or holds too much. Where little is left of a frame that is sent in
@@ -134,6 +158,28 @@ mod tests {
         let counted = (counters.slow_gaps, counters.slow_skips, counters.slow_events_dropped, counters.deliveries);
         assert_eq!(counted, (1, 0, 1, 1));
         assert_eq!(tables.slots[slot].events, 1);
+        tables.slots.check_invariants();
+    }
+
+    #[test]
+    fn a_reader_that_catches_up_goes_on_where_it_was_on_every_channel() {
+        let (mut tables, lane, _) = with_four(SlowPolicy::CatchUp);
+        let other = tables.lane(SlowPolicy::Gap);
+        let slot = tables.stream(&[lane, other]);
+        (5..=7).for_each(|number| tables.append(lane, number, 10));
+        tables.lanes.see(id(9));
+        tables.set_cursor(slot, 0, 53, true);
+        overrun_at(&mut tables, slot, lane, 60);
+        assert_eq!(tables.out(slot), "6666666", "the rest of the frame");
+        let resume = tables.slots[slot].resume().unwrap();
+        let channels = [lane, other].map(|lane| tables.lanes[lane].channel);
+        assert_eq!(resume.sent, [(channels[0], id(7).before()), (channels[1], id(9))]);
+        assert_eq!((&*resume.channels, resume.after), (&channels[..], Some(id(7).before())));
+        assert!(resume.page_due && tables.slots[slot].flags.intersects(Flags::REPLAYING));
+        assert!(tables.slots[slot].subscriptions_from(0).all(|subscription| subscription.place == NONE));
+        let counters = &tables.cx.counters;
+        assert_eq!((counters.slow_caught_up, counters.slow_events_dropped, counters.deliveries), (1, 0, 1));
+        tables.lanes.check_invariants();
         tables.slots.check_invariants();
     }
 

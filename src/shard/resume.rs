@@ -18,8 +18,14 @@ use super::opening::Opening;
 use super::slots::Slots;
 use super::subscriptions::read_from_head;
 
-/// The most pages that the hub is asked for at a time.
+/// The most pages that the hub is asked for at a time. Questions without a page may come beside them.
 pub(super) const PAGES_ASKED_MAX: usize = 256;
+
+/// Whether pages may be asked for. Pages that slow clients do not take may use half of the shard's memory for them: when all
+/// clients fall behind at once, the others wait without a page and cost no memory.
+fn has_room(slots: &Slots, cx: &Context) -> bool {
+    slots.buffers.output as u64 <= cx.settings.lag_memory / 2
+}
 
 /// The step that must follow a page from the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +79,7 @@ impl Resumes {
             connection.subscriptions_from(first).map(|subscription| lanes[subscription.lane].channel).collect();
         connection.flags.insert(Flags::REPLAYING);
         let resumes = &mut connection.extra().resumes;
-        resumes.push_back(Resume { number, channels, after, page_due: false, wait, opening });
+        resumes.push_back(Resume { number, channels, sent: Vec::new(), after, page_due: false, wait, opening });
         if resumes.len() == 1 {
             self.ask_for_page(slots, cx, slot);
         }
@@ -86,10 +92,14 @@ impl Resumes {
         let generation = connection.generation;
         let Some(resume) = connection.resume_mut() else { return };
         resume.page_due = false;
-        if self.asked >= PAGES_ASKED_MAX {
+        // A question for the present position alone waits for nothing: events that come before it would be missed.
+        let is_page = resume.after.is_some();
+        if is_page && (self.asked >= PAGES_ASKED_MAX || !has_room(slots, cx)) {
+            let Some(resume) = slots[slot].resume() else { return };
             self.waiting.push_back((slot, resume.number));
             return;
         }
+        let Some(resume) = slots[slot].resume() else { return };
         let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
         self.asked += 1;
         cx.tell_hub(HubMessage::Resume { shard: cx.index, slot, generation, number, channels, after });
@@ -108,7 +118,14 @@ impl Resumes {
     pub(super) fn on_page_sent(&mut self, slots: &mut Slots, cx: &mut Context) {
         debug_assert!(self.asked > 0, "a page was asked for before it was sent");
         self.asked -= 1;
-        while self.asked < PAGES_ASKED_MAX
+        self.ask_for_waiting(slots, cx);
+    }
+
+    /// Has waiting connections ask, as far as there is room.
+    pub(super) fn ask_for_waiting(&mut self, slots: &mut Slots, cx: &mut Context) {
+        while !self.waiting.is_empty()
+            && self.asked < PAGES_ASKED_MAX
+            && has_room(slots, cx)
             && let Some((slot, number)) = self.waiting.pop_front()
         {
             self.ask_for_page_of(slots, cx, (slot, number));
@@ -171,7 +188,8 @@ impl Resumes {
         let connection = &mut slots[slot];
         let key = connection.key;
         let is_single = connection.subscriptions() == 1;
-        let wanted = connection.resume().map(|resume| resume.channels.clone()).unwrap_or_default();
+        let (wanted, sent) =
+            connection.resume().map(|resume| (resume.channels.clone(), resume.sent.clone())).unwrap_or_default();
         if wanted.is_empty() {
             self.end(slots, lanes, cx, slot);
             // Live events have waited for the end of the resume, and the client's messages may have.
@@ -184,7 +202,11 @@ impl Resumes {
             key.notify(&Notice::Gap { after, resumed, position }, connection.out());
         }
         // Events of a channel that was unsubscribed meanwhile are left out.
-        let is_wanted = |event: &Event| lanes.find(&event.channel).is_some_and(|channel| wanted.contains(&channel));
+        let is_sent = |channel, id| sent.binary_search_by_key(&channel, |one| one.0).is_ok_and(|at| id <= sent[at].1);
+        let is_wanted = |event: &Event| {
+            let channel = lanes.find(&event.channel);
+            channel.is_some_and(|channel| wanted.contains(&channel) && !is_sent(channel, event.id))
+        };
         let (count, until) = frame_page(key, &replay.events, is_wanted, connection.out());
         // A slow client keeps the page's memory for a while, so there is no room in it that is not needed.
         connection.out().shrink_to_fit();

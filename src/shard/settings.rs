@@ -125,7 +125,7 @@ impl Settings {
                 bytes_max: config.websocket.byte_rate as u64,
             },
             rates: RateLimits::new(&config.limits),
-            stall: ticks(config.heartbeat.tcp_user_timeout).max(1),
+            stall: ticks(config.limits.stall_timeout).max(1),
             held_request_max: config.limits.inbound.max(config.http.max_header),
             held_message_max: config.limits.inbound.max(config.websocket.max_message),
             retry_ms: config.http.retry.as_millis() as u64,

@@ -5,11 +5,12 @@
 //! hub works that queue off before it takes later events: an event that is published after the client has read the
 //! answer reaches the client.
 
-use crate::link::HubMessage;
+use crate::link::{HubMessage, LocalChannel};
 use crate::logic::cells::NONE;
 use crate::logic::code::Code;
 use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
+use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{Carrier, Notice};
@@ -187,6 +188,44 @@ pub(super) fn take_back(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, 
     true
 }
 
+/// Has all of a connection's subscriptions stop reading, and returns their channels with the id up to which the connection has
+/// everything of each. The rest of a frame that is sent in part is copied. A subscription whose channel the hub has not confirmed yet
+/// has no backlog, and reads on.
+pub(super) fn stop_reading(
+    slots: &mut Slots,
+    lanes: &mut Lanes,
+    cx: &mut Context,
+    slot: u32,
+) -> Vec<(LocalChannel, Id)> {
+    if let Some(index) = slots[slot].mid_frame() {
+        finish_frame(slots, lanes, cx, slot, index);
+    }
+    let mut stopped = Vec::new();
+    for index in 0..slots[slot].subscriptions() {
+        let Some(&Subscription { lane, place, cursor }) = slots[slot].subscription(index) else { continue };
+        let channel = lanes[lane].channel;
+        if place == NONE || lanes.channels[channel].following != Following::Yes {
+            continue;
+        }
+        stopped.push((channel, lanes[lane].log.id_at(cursor).map_or(lanes.seen, Id::before)));
+        leave_readers(slots, lanes, cx, (lane, place, cursor));
+        if let Some(subscription) = slots[slot].subscription_mut(index) {
+            subscription.place = NONE;
+        }
+    }
+    stopped
+}
+
+/// Takes a subscription out of its lane's list of readers.
+fn leave_readers(slots: &mut Slots, lanes: &mut Lanes, cx: &Context, (lane, place, cursor): (u32, u32, Position)) {
+    if let Some(moved) = lanes.remove_reader(lane, place, cursor)
+        && let Some(subscription) = slots[moved.slot].subscription_mut(moved.subscription as usize)
+    {
+        subscription.place = place;
+    }
+    lanes.settle(lane, cx.settings.config.limits.retained as u64);
+}
+
 /// Removes one subscription. The connection's last subscription takes its number.
 fn remove(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, index: usize) {
     if slots[slot].state != State::Dead {
@@ -196,12 +235,7 @@ fn remove(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, ind
     if place == NONE {
         forget_missed(slots, slot, lanes[lane].channel);
     } else {
-        if let Some(moved) = lanes.remove_reader(lane, place, cursor)
-            && let Some(subscription) = slots[moved.slot].subscription_mut(moved.subscription as usize)
-        {
-            subscription.place = place;
-        }
-        lanes.settle(lane, cx.settings.config.limits.retained as u64);
+        leave_readers(slots, lanes, cx, (lane, place, cursor));
     }
     lanes.leave(lane, cx.now);
     let connection = &mut slots[slot];

@@ -46,7 +46,7 @@ use crate::logic::reason::Reason;
 use client::{Client, Speaks};
 use faulty::Faults;
 
-const CHANNELS: [&str; 6] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2"];
+const CHANNELS: [&str; 8] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2", "c:1", "c:2"];
 const MAX_LAG: usize = 8192;
 const HISTORY_EVENTS: usize = 40;
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
@@ -106,7 +106,7 @@ impl Model {
 
     fn with_queue(seed: u64, batches_max: usize) -> Model {
         let mut config: Config = toml::from_str(
-            "[namespace.d]\nslow = \"disconnect\"\n[namespace.g]\nslow = \"gap\"\n[namespace.l]\nslow = \"latest\"",
+            "[namespace.c]\n[namespace.d]\nslow = \"disconnect\"\n[namespace.g]\nslow = \"gap\"\n[namespace.l]\nslow = \"latest\"",
         )
         .unwrap();
         for namespace in config.namespace.values_mut() {
@@ -452,6 +452,7 @@ fn run_all(
         for (name, figure) in [
             ("slow clients cut off", counters.slow_disconnected),
             ("clients cut off for memory", counters.memory_disconnected),
+            ("slow clients that went on from history", counters.slow_caught_up),
             ("slow clients told of a gap", counters.slow_gaps),
             ("slow clients moved on", counters.slow_skips),
             ("resumed in the shard", counters.resumed_here),
@@ -477,21 +478,21 @@ fn run_all(
 
 #[test]
 fn the_model_of_delivery_holds() {
-    assert_eq!(run_all(150, false, Model::new).len(), 8);
+    assert_eq!(run_all(150, false, Model::new).len(), 9);
 }
 
 #[test]
 fn the_model_of_delivery_holds_for_a_made_up_protocol() {
     let new = |seed| Model { languages: &[Speaks::Parrot, Speaks::Sse], ..Model::with_faults(seed) };
-    assert_eq!(run_all(100, false, new).len(), 14);
+    assert_eq!(run_all(100, false, new).len(), 15);
 }
 
 #[test]
 fn the_model_of_delivery_holds_with_a_kernel_that_has_faults() {
-    assert_eq!(run_all(150, false, Model::with_faults).len(), 14);
+    assert_eq!(run_all(150, false, Model::with_faults).len(), 15);
 }
 
 #[test]
 fn the_model_of_delivery_holds_with_little_memory() {
-    assert_eq!(run_all(150, true, Model::with_little_memory).len(), 15);
+    assert_eq!(run_all(150, true, Model::with_little_memory).len(), 16);
 }

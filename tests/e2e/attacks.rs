@@ -169,7 +169,7 @@ fn a_channel_without_an_event_costs_nothing_once_nobody_follows_it() {
 fn a_client_of_a_unix_listener_that_takes_nothing_is_let_go() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("clients.sock");
-    let config = "[heartbeat]\ntcp_user_timeout = \"500ms\"\n[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"";
+    let config = "[limits]\nstall_timeout = \"500ms\"\n[namespace.\"*\"]\nslow = \"latest\"\nmax_lag = \"64KiB\"";
     let server = Server::start_with(config, &["--listen", &format!("unix:{}", path.display())]);
     let mut deaf = std::os::unix::net::UnixStream::connect(&path).unwrap();
     deaf.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

@@ -107,7 +107,7 @@ fn a_feed_full_of_garbage() {
 
 #[test]
 fn five_thousand_clients_that_never_read() {
-    let server = Server::start("[namespace.\"*\"]\nmax_lag = \"16KiB\"\nhistory_events = 10");
+    let server = Server::start("[namespace.\"*\"]\nslow = \"disconnect\"\nmax_lag = \"16KiB\"\nhistory_events = 10");
     survives(&server, || {
         let deaf: Vec<Http> = (0..5000)
             .map(|number| {

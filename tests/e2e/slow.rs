@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Socket as RawSocket, Type};
 
-use super::clients::{Http, Stream};
+use super::clients::{Http, Socket, Stream};
 use super::server::{PATIENCE, Server, eventually, publish};
 
 /// A client with a small receive buffer, which does not read until [`read_on`].
@@ -48,6 +48,78 @@ fn read_on(http: &mut Http, until: impl Fn(&str) -> bool) -> String {
             return text;
         }
     }
+}
+
+#[test]
+fn a_burst_cuts_no_client_that_reads() {
+    let server = Server::start("[namespace.\"*\"]\nhistory_bytes = \"2MiB\"");
+    let mut streams: Vec<Stream> = (0..10).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
+    let mut socket = Socket::open(server.address, "/ws?channel=a,b");
+    socket.hello();
+    let padding = "x".repeat(100_000);
+    let mut feed = server.feed();
+    let ids: Vec<String> = (0..10).map(|number| publish(&mut feed, "a", &format!("{number} {padding}"))).collect();
+    server.await_at_least("slow_caught_up", 1);
+    for stream in &mut streams {
+        let got: Vec<String> = (0..10)
+            .map(|_| stream.next().unwrap())
+            .inspect(|event| assert_eq!(event.name, ""))
+            .map(|event| event.id)
+            .collect();
+        assert_eq!(got, ids);
+    }
+    let got: Vec<_> = (0..10).map(|_| socket.json()["id"].clone()).collect();
+    assert_eq!(got, ids);
+    server.publish("a", "live");
+    assert!(streams.iter_mut().all(|stream| stream.next().unwrap().data == "live"));
+    assert_eq!((server.figure("slow_disconnected"), server.figure("gaps")), (0, 0));
+}
+
+/// What a lazy client gets that reads on only after much was published on two channels, up to the event "end".
+fn after_much(config: &str) -> (Server, String) {
+    let server = Server::start(config);
+    let mut slow = lazy(&server, "/sse?channel=a,b");
+    server.await_figure("connections_sse", 1);
+    let padding = "x".repeat(4000);
+    let mut feed = server.feed();
+    for number in 0..4000 {
+        publish(&mut feed, if number % 3 == 0 { "a" } else { "b" }, &format!("{number} {padding}"));
+    }
+    server.await_figure("slow_caught_up", 1);
+    publish(&mut feed, "b", "end");
+    let text = read_on(&mut slow, |text| text.contains("\"end\"}\n\n"));
+    server.publish("a", "live");
+    assert!(read_on(&mut slow, |text| text.contains("\"live\"}\n\n")).contains("live"));
+    assert_eq!(server.figure("connections_sse"), 1, "the client is still connected");
+    (server, text)
+}
+
+fn numbers(text: &str) -> Vec<u64> {
+    let data = text.split("\"data\":\"").skip(1);
+    data.filter_map(|data| data.split(' ').next()?.parse().ok()).collect()
+}
+
+#[test]
+fn a_slow_client_goes_on_from_history_in_place() {
+    let (server, text) =
+        after_much("[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_bytes = \"64MiB\"\nhistory_events = 10000");
+    assert!(!text.contains("ringcast.gap"));
+    assert_eq!(numbers(&text), (0..4000).collect::<Vec<u64>>(), "in order over both channels, and each once");
+    assert_eq!((server.figure("slow_disconnected"), server.figure("gaps")), (0, 0));
+    assert!(server.figure("lagging_bytes") < 1 << 20, "the log was not kept for the client");
+}
+
+#[test]
+fn a_slow_client_is_told_where_history_has_a_gap() {
+    let (server, text) = after_much("[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_events = 20");
+    let numbers = numbers(&text);
+    let (before, after) = text.split_once("ringcast.gap").unwrap();
+    assert!(!after.contains("ringcast.gap"));
+    assert_eq!(numbers.last(), Some(&3999));
+    assert!(numbers.windows(2).all(|two| two[0] < two[1]), "{numbers:?}");
+    let jump = numbers.windows(2).position(|two| two[0] + 1 != two[1]).unwrap();
+    assert!(before.contains(&format!("\"{} x", numbers[jump])), "the gap is told where it is");
+    assert_eq!(server.figure("gaps"), 1);
 }
 
 #[test]
@@ -115,16 +187,13 @@ fn the_gap_policy_names_the_lost_events_and_continues() {
 
 #[test]
 fn a_client_that_reads_nothing_of_its_replay_is_disconnected() {
-    let config = "[heartbeat]\ntcp_user_timeout = \"1s\"\n[namespace.\"*\"]\nhistory_bytes = \"64MiB\"";
+    let config = "[limits]\nstall_timeout = \"1s\"\n[namespace.\"*\"]\nhistory_bytes = \"64MiB\"";
     let server = Server::start(config);
     let mut feed = server.feed();
     let padding = "x".repeat(50_000);
     (0..200).for_each(|_| drop(publish(&mut feed, "a", &padding)));
     let _slow = lazy(&server, "/sse?channel=a&last_event_id=1-0");
-    // The kernel and the shard have the same deadline, and either may be the first.
-    super::server::eventually("the client is let go", || {
-        (server.figure("closed.slow") + server.figure("closed.broken") == 1).then_some(())
-    });
+    server.await_figure("closed.slow", 1);
     server.await_figure("connections_sse", 0);
 }
 
@@ -142,7 +211,7 @@ fn the_latest_policy_skips_to_the_newest_event() {
 
 #[test]
 fn a_websocket_that_is_too_slow_is_told_1013() {
-    let server = Server::start("[namespace.\"*\"]\nmax_lag = \"64KiB\"");
+    let server = Server::start("[namespace.\"*\"]\nslow = \"disconnect\"\nmax_lag = \"64KiB\"");
     let mut slow = lazy(&server, "/healthz");
     slow.answer(false);
     slow.send(

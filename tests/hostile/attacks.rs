@@ -116,7 +116,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "idle_feed", descriptors: 400, seconds: (13, 25), is_for_proxies: false, act: idle_feed, ..PLAIN },
     Attack {
         name: "deaf_unix",
-        config: "[heartbeat]\ntcp_user_timeout = \"2s\"\n",
+        limits: "stall_timeout = \"2s\"\n",
         seconds: (10, 20),
         is_for_proxies: false,
         act: deaf_unix,

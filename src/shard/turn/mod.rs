@@ -285,6 +285,7 @@ impl Shard {
         // The follow must be in the queue to the hub before the client reads that it is subscribed.
         self.carry_out();
         self.wire.send(&mut self.slots, &mut self.lanes, &mut self.cx)?;
+        self.resumes.ask_for_waiting(&mut self.slots, &mut self.cx);
         self.carry_out();
         Ok(!self.slots.ready.is_empty() || !self.walks.is_empty())
     }
