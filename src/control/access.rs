@@ -145,7 +145,7 @@ fn check(control: &Control, request: &Request) -> Result<(), ApiError> {
 /// If there is no token, and the configuration restricts the feed or the clients.
 fn check_change(control: &Control) -> Result<(), ApiError> {
     check_contents(control)?;
-    if control.token.is_empty() && control.feed_is_narrowed {
+    if !may_change(control) {
         let message = "set [admin] token to change anything here: [feed] group, allow_users or readers restricts who \
                        may, and without a token every user of this host could";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token", message));
@@ -169,6 +169,12 @@ fn check_contents(control: &Control) -> Result<(), ApiError> {
 /// Whether requests that pass the guard may see what clients see: they had to present a token, or clients need none either.
 pub(super) fn may_see_contents(control: &Control) -> bool {
     !control.token.is_empty() || !control.clients_are_checked
+}
+
+/// Whether requests that pass the guard may change something: they had to present a token, or neither the feed nor the
+/// clients are restricted.
+pub(super) fn may_change(control: &Control) -> bool {
+    !control.token.is_empty() || !(control.feed_is_narrowed || control.clients_are_checked)
 }
 
 /// Lets a request for channels, events, users or connections through if it may be answered.

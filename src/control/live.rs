@@ -1,27 +1,22 @@
-//! The figures as they change: published once a second on the server's own channel while the dashboard has viewers. A
-//! shard delivers that channel as an event stream, and this module passes the stream on.
+//! The figures as they change: put together once a second while somebody looks, and sent to every viewer.
+//!
+//! The figures do not go through a shard, so that a viewer is no client and changes none of the figures that it sees.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Request, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
-use hyper_util::rt::TokioIo;
+use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
-
-use crate::link::HubMessage;
-use crate::logic::event::{Draft, Kind};
-use crate::sys::socket;
+use tokio::sync::watch;
 
 use super::Control;
 use super::access::{self, ApiError};
 
-/// How often the figures are published.
+/// How often the figures are sent.
 const EVERY: Duration = Duration::from_secs(1);
 /// How many rounds of figures pass until the lists of channels and connections are asked for again.
 const LISTS_EVERY: u32 = 3;
@@ -29,17 +24,19 @@ const LISTS_EVERY: u32 = 3;
 const ROWS: usize = 10;
 /// Viewers at a time.
 const VIEWERS_MAX: usize = 100;
-/// How long the shard may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Publishes the figures while there are viewers.
+/// The newest figures, as an event of a stream. A viewer that is slow gets the newest ones next.
+pub(super) type Figures = watch::Sender<Bytes>;
+
+/// Sends the figures while there are viewers.
 pub(super) async fn publish(control: Arc<Control>) {
     let mut ticks = tokio::time::interval(EVERY);
     let (mut channels, mut slowest) = ("[]".to_owned(), "[]".to_owned());
+    let may = json!({ "see": access::may_see_contents(&control), "change": access::may_change(&control) });
     let mut round = 0u32;
     loop {
         ticks.tick().await;
-        if control.viewers.load(Ordering::Relaxed) == 0 {
+        if control.figures.receiver_count() == 0 {
             round = 0;
             continue;
         }
@@ -49,12 +46,11 @@ pub(super) async fn publish(control: Arc<Control>) {
             slowest = list(&control, "connections", &json!({ "limit": ROWS, "order": "slowest" })).await;
         }
         round = round.wrapping_add(1);
-        let mut payload = b"{\"stats\":".to_vec();
-        control.stats.write_json(&mut payload);
-        payload.extend_from_slice(format!(",\"channels\":{channels},\"slowest\":{slowest}}}").as_bytes());
-        let draft = Draft { name: None, kind: Kind::Json, payload: payload.into() };
-        control.to_hub.send(HubMessage::Figures(draft));
-        control.to_hub.ring();
+        let mut event = b"data: {\"stats\":".to_vec();
+        control.stats.write_json(&mut event);
+        let rest = format!(",\"channels\":{channels},\"slowest\":{slowest},\"may\":{may}}}\n\n");
+        event.extend_from_slice(rest.as_bytes());
+        control.figures.send_replace(event.into());
     }
 }
 
@@ -64,56 +60,16 @@ async fn list(control: &Control, what: &str, members: &Value) -> String {
     answer.get(what).map_or("[]", |list| list.get()).to_owned()
 }
 
-/// One viewer of the figures, counted until it is dropped.
-struct Viewer(Arc<Control>);
-
-impl Viewer {
-    fn new(control: Arc<Control>) -> Viewer {
-        control.viewers.fetch_add(1, Ordering::Relaxed);
-        Viewer(control)
-    }
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        self.0.viewers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// An event stream of the figures.
 pub(super) async fn live(State(control): State<Arc<Control>>) -> Response {
-    let viewer = Viewer::new(control.clone());
-    if control.viewers.load(Ordering::Relaxed) > VIEWERS_MAX {
+    if control.figures.receiver_count() >= VIEWERS_MAX {
         let message = format!("{VIEWERS_MAX} viewers follow the figures already");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", message).into_response();
     }
-    let opened = tokio::time::timeout(ANSWER_MAX, open(&control)).await;
-    match opened.unwrap_or_else(|_| Err("it did not answer in time".into())) {
-        Ok(stream) => {
-            // The viewer counts for as long as its stream is there.
-            let parts = stream.into_data_stream().map(move |part| {
-                let _ = &viewer;
-                part
-            });
-            ([("content-type", "text/event-stream")], Body::from_stream(parts)).into_response()
-        }
-        Err(error) => {
-            let message = format!("the shard that serves the figures gives none: {error}");
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).into_response()
-        }
-    }
-}
-
-/// Opens the event stream of the server's own channel at the shard that serves it.
-async fn open(control: &Control) -> Result<Body, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = UnixStream::from_std(socket::connect_privately(&control.own_listener)?)?;
-    let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // The connection ends with the body that is read from it.
-    tokio::spawn(connection);
-    let request = Request::get("/figures").header(header::HOST, "own").body(Body::empty())?;
-    let answer = requests.send_request(request).await?;
-    match answer.status() {
-        StatusCode::OK => Ok(Body::new(answer.into_body())),
-        status => Err(format!("it answers {status}").into()),
-    }
+    let events = stream::unfold(control.figures.subscribe(), async |mut figures| {
+        figures.changed().await.ok()?;
+        let event = figures.borrow_and_update().clone();
+        Some((Ok::<_, std::convert::Infallible>(event), figures))
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
 }

@@ -11,9 +11,8 @@ mod pages;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
@@ -53,8 +52,6 @@ pub struct ControlParts {
     pub stats: Arc<Stats>,
     /// Two connections to the feed: one for questions, and one for publishing, which the hub may hold up.
     pub feeds: [UnixStream; 2],
-    /// The listener of a shard that serves this process alone.
-    pub own_listener: SocketAddr,
     /// The queue to the hub.
     pub to_hub: ToHub,
     /// The filter of log lines.
@@ -75,11 +72,10 @@ struct Control {
     stats: Arc<Stats>,
     ask: Feed,
     publish: Feed,
-    own_listener: SocketAddr,
     to_hub: ToHub,
     log_filter: Arc<dyn LogFilter>,
-    /// How many viewers follow the figures.
-    viewers: AtomicUsize,
+    /// What the viewers of the figures get.
+    figures: live::Figures,
     /// Permits of requests that only look; requests beyond them wait.
     looking: Semaphore,
     /// Permits of requests that change something.
@@ -140,10 +136,9 @@ async fn run(parts: ControlParts) -> io::Result<()> {
         stats: parts.stats,
         ask: Feed::new(ask, parts.max_line)?,
         publish: Feed::new(publish, parts.max_line)?,
-        own_listener: parts.own_listener,
         to_hub: parts.to_hub,
         log_filter: parts.log_filter,
-        viewers: AtomicUsize::new(0),
+        figures: live::Figures::default(),
         looking: Semaphore::new(REQUESTS_MAX),
         changing: Semaphore::new(REQUESTS_MAX),
         max_line: parts.max_line,

@@ -9,9 +9,6 @@ use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 
-/// The server's own channel, on which it publishes its figures while the dashboard is open.
-pub const FIGURES_CHANNEL: &str = "$figures";
-
 /// A channel's number within one shard. The shard uses a number again only after the hub has confirmed that it routes
 /// no more events to it.
 pub type LocalChannel = u32;
@@ -325,8 +322,6 @@ pub enum HubMessage {
         /// The connections or counts that the shard has found.
         seen: Seen,
     },
-    /// From the server: an event for its own channel [`FIGURES_CHANNEL`].
-    Figures(Draft),
     /// From the server: the shards must take no new clients (`true`), or take them again (`false`).
     Pause(bool),
     /// The shard has ended all of its connections: in good order, or by cutting the rest at the deadline.

@@ -17,8 +17,8 @@ pub use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 use crate::sys::wake::Wake;
 
 pub use messages::{
-    ConnectionId, FIGURES_CHANNEL, HubMessage, LocalChannel, Look, Question, Replay, Seen, ShardMessage, Speaker,
-    Target, upstream_weight,
+    ConnectionId, HubMessage, LocalChannel, Look, Question, Replay, Seen, ShardMessage, Speaker, Target,
+    upstream_weight,
 };
 
 /// The most batches that wait in a queue to a shard.

@@ -1,12 +1,11 @@
 //! Everything that a starting server opens: the feed, the state files, and the listeners for admins and clients.
 
 use std::net::TcpListener;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use tracing::info;
 
 use crate::config::{AdminAddress, Config};
-use crate::shard::Listener;
 use crate::sys::socket::{self, SocketFile, UnixListenError};
 
 use super::StartError;
@@ -25,8 +24,6 @@ pub(super) struct Sockets {
     pub(super) lock: StateLock,
     /// The admin listener, unless it is switched off.
     pub(super) admin: Option<TcpListener>,
-    /// The address at which the first shard serves this process.
-    pub(super) own_address: SocketAddr,
     /// The listeners of the shards.
     pub(super) clients: Listeners,
     /// Socket files that are this process's to remove.
@@ -49,14 +46,9 @@ impl Sockets {
         let feed = open_feed(config, inherited.feed, &mut files)?;
         let state = state::open(&lock)?;
         let admin = open_admin(config)?;
-        let own_listener = socket::listen_privately()?;
-        let own_address = own_listener.local_addr()?;
         let mut clients = Listeners::open(config, shards, cores, inherited.clients)?;
         files.append(&mut clients.files);
-        if let Some(first) = clients.by_shard.first_mut() {
-            first.push(Listener::Own(own_listener));
-        }
-        Ok(Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files })
+        Ok(Sockets { feed, feed_is_inherited, state, lock, admin, clients, files })
     }
 }
 

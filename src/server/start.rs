@@ -13,9 +13,8 @@ use crate::config::{self, Config};
 use crate::control::{self, ControlParts};
 use crate::figures::{ServerFigures, Stats};
 use crate::hub::{self, HubParts};
-use crate::link::{self, FIGURES_CHANNEL, HubInbox, ToHub, ToShard};
+use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
-use crate::logic::history::HistoryLimits;
 use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
@@ -51,7 +50,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
-    let Sockets { feed, feed_is_inherited, state, lock, admin, own_address, clients, files } =
+    let Sockets { feed, feed_is_inherited, state, lock, admin, clients, files } =
         Sockets::open(config, shards, plan.cores.as_deref())?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
@@ -67,7 +66,6 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             token: config.admin.token.clone(),
             stats: stats.clone(),
             feeds,
-            own_listener: own_address,
             to_hub: to_hub.clone(),
             log_filter: logging.filter,
             max_line: config.feed.max_line,
@@ -246,11 +244,7 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
         log_lines_per_second: config.log.connections_per_second,
         idempotency_window: config.feed.idempotency_window,
         idempotency_keys: config.feed.idempotency_keys,
-        history: Box::new(move |channel| match channel {
-            // A viewer of the figures wants the present ones alone.
-            FIGURES_CHANNEL => HistoryLimits { events_max: 0, bytes_max: 0, age_max_ms: 0 },
-            channel => policies.namespace(channel).history(),
-        }),
+        history: Box::new(move |channel| policies.namespace(channel).history()),
         ids: state.ids,
         revocations: state.revocations,
         inbox: ends.inbox,

@@ -41,7 +41,6 @@ impl Listener {
             Listener::Tcp(listener) => listener.as_fd(),
             Listener::Unix(listener) => listener.as_fd(),
             Listener::Inherited(listener) => listener.as_fd(),
-            Listener::Own(listener) => listener.as_fd(),
         }
     }
 }
@@ -166,9 +165,7 @@ impl Acceptor {
             }
             budget.spend(ACCEPT_PIECES);
             let listener = &self.listeners[listener];
-            let is_own = matches!(listener, Listener::Own(_));
             match socket::accept(listener.as_fd()) {
-                Ok(Some((fd, _))) if is_own => admit_own(slots, cx, fd),
                 Ok(Some((fd, address))) => {
                     cx.counters.accepted += 1;
                     self.admit(slots, cx, Comer { fd, address, turns_left: TURNS_WAITED_MAX });
@@ -248,10 +245,8 @@ impl Acceptor {
                 && let Ok(Some((fd, address))) = socket::accept(listener.as_fd())
             {
                 budget.spend(ACCEPT_PIECES);
-                if !matches!(listener, Listener::Own(_)) {
-                    cx.counters.accepted += 1;
-                    self.admit(slots, cx, Comer { fd, address, turns_left: 0 });
-                }
+                cx.counters.accepted += 1;
+                self.admit(slots, cx, Comer { fd, address, turns_left: 0 });
             }
             // The driver has a copy of the descriptor, whose wait ends with this.
             socket::stop_listening(listener.as_fd());
@@ -272,17 +267,6 @@ fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted:
     slots.set_deadline(slot, cx.now + cx.settings.handshake);
     slots.read_soon(slot);
     slot
-}
-
-/// Gives a connection of this process a slot.
-fn admit_own(slots: &mut Slots, cx: &mut Context, fd: OwnedFd) {
-    // The listener's address is no secret, so the peer's process is checked.
-    if socket::is_own_process(fd.as_fd()) && cx.admission.enter() {
-        let slot = slots.occupy(fd, Peer::OWN, State::Http, cx.now);
-        slots[slot].flags.insert(Flags::OWN);
-        slots.set_deadline(slot, cx.now + cx.settings.handshake);
-        slots.read_soon(slot);
-    }
 }
 
 /// Has the request of a connection without a place answered with a refusal, and the connection closed. If many wait for

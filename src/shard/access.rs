@@ -189,16 +189,10 @@ impl Access {
     }
 
     /// Whether a connection may subscribe to a channel.
-    pub(super) fn may_subscribe(
-        &self,
-        cx: &Context,
-        slot: u32,
-        connection: &Connection,
-        channel: &str,
-    ) -> Result<(), Denied> {
+    pub(super) fn may_subscribe(&self, cx: &Context, slot: u32, channel: &str) -> Result<(), Denied> {
         let auth = &cx.settings.config.auth;
         let is_open = self.keyring.is_none() && !auth.ask_backend;
-        if is_open || connection.is_own() || cx.settings.config.namespace(channel).public {
+        if is_open || cx.settings.config.namespace(channel).public {
             return Ok(());
         }
         match self.identities.get(slot) {
@@ -216,39 +210,27 @@ impl Access {
     }
 
     /// Checks that a connection may subscribe to all channels of a request.
-    pub(super) fn check_channels(
-        &self,
-        cx: &Context,
-        slot: u32,
-        connection: &Connection,
-        channels: &[String],
-    ) -> Result<(), Refusal> {
-        let check = |name: &String| self.may_subscribe(cx, slot, connection, name).map_err(|d| d.refusal(name));
+    pub(super) fn check_channels(&self, cx: &Context, slot: u32, channels: &[String]) -> Result<(), Refusal> {
+        let check = |name: &String| self.may_subscribe(cx, slot, name).map_err(|d| d.refusal(name));
         channels.iter().try_for_each(check)
     }
 
     /// Whether a WebSocket that came without a token must send one first: its request names no channel, or one that
     /// needs a token.
-    pub(super) fn must_send_token(
-        &self,
-        cx: &Context,
-        slot: u32,
-        connection: &Connection,
-        channels: &[String],
-    ) -> bool {
+    pub(super) fn must_send_token(&self, cx: &Context, slot: u32, channels: &[String]) -> bool {
         let auth = &cx.settings.config.auth;
         self.keyring.is_some()
             && self.identities.get(slot).is_none()
             && !auth.allow_anonymous
             && !auth.ask_backend
-            && (channels.is_empty() || self.check_channels(cx, slot, connection, channels).is_err())
+            && (channels.is_empty() || self.check_channels(cx, slot, channels).is_err())
     }
 
     /// The subscribed channels of a connection that its present identity does not allow.
     pub(super) fn no_longer_granted(&self, cx: &Context, slots: &Slots, lanes: &Lanes, slot: u32) -> Vec<ArcStr> {
         let connection = &slots[slot];
         let names = connection.subscriptions_from(0).filter_map(|s| lanes.channel_of(s.lane).name.clone());
-        names.filter(|name| self.may_subscribe(cx, slot, connection, name).is_err()).collect()
+        names.filter(|name| self.may_subscribe(cx, slot, name).is_err()).collect()
     }
 
     /// The time at which a connection's identity expires, if it does.

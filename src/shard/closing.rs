@@ -20,7 +20,7 @@ use super::slots::Slots;
 pub(super) fn record_end(slots: &Slots, cx: &mut Context, slot: u32, reason: Reason) {
     let connection = &slots[slot];
     let is_open = matches!(connection.state, State::Stream | State::WebSocket);
-    if is_open && connection.key.protocol().has_channels() && !connection.is_own() {
+    if is_open && connection.key.protocol().has_channels() {
         cx.effect(Effect::Gone { slot, reason });
     }
     cx.counters.closed[reason as usize] += 1;

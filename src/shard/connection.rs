@@ -79,14 +79,12 @@ bitflags! {
         const REFUSED = 1 << 14;
         /// The ring has a poll that reports room for more bytes.
         const ARMED_OUT = 1 << 15;
-        /// The client is this process itself.
-        const OWN = 1 << 16;
         /// The connection comes through a trusted proxy, which names the client with each request.
-        const VIA_PROXY = 1 << 17;
+        const VIA_PROXY = 1 << 16;
         /// `out` has a page of missed events that is not sent yet; the page counts towards the pages asked for.
-        const PAGE = 1 << 18;
+        const PAGE = 1 << 17;
         /// The connection has made a request, so that its further requests have a rate.
-        const ASKED = 1 << 19;
+        const ASKED = 1 << 18;
         /// A close frame has come from a WebSocket's client.
         const CLIENT_CLOSED = 1 << 31;
     }
@@ -133,9 +131,6 @@ impl Peer {
         Peer { ip: ip.octets(), port: address.port() }
     }
 
-    /// The peer of connections that this process has made itself.
-    pub(super) const OWN: Peer = Peer { ip: [0; 16], port: 1 };
-
     /// The address; unspecified for peers on a Unix socket.
     pub(super) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.ip).to_canonical()
@@ -145,7 +140,6 @@ impl Peer {
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
-            Peer::OWN => f.write_str("own"),
             peer if peer == Peer::default() => f.write_str("unix"),
             peer => SocketAddr::new(peer.ip(), peer.port).fmt(f),
         }
@@ -310,11 +304,6 @@ impl State {
 }
 
 impl Connection {
-    /// Whether this process itself is at the other end.
-    pub(super) fn is_own(&self) -> bool {
-        self.flags.intersects(Flags::OWN)
-    }
-
     /// The box of fields that are needed at times; it is made if there is none.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()

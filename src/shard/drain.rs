@@ -96,10 +96,7 @@ impl Drain {
                 return Some(Step::Cut(slot));
             }
             self.left -= 1;
-            // The dashboard's connections stay open through a pause, so that the operator can watch it.
-            if self.cause == Cause::End || !slots[slot].is_own() {
-                return Some(Step::End(slot));
-            }
+            return Some(Step::End(slot));
         }
         if self.cause == Cause::End && slots.used() == 0 && !self.is_over {
             self.is_over = true;

@@ -17,7 +17,7 @@ use super::settings::Shares;
 /// not named its client, and for a peer on a Unix socket: many clients may be behind each.
 fn address(cx: &Context, connection: &Connection) -> Option<IpAddr> {
     let ip = connection.peer.ip();
-    let is_many = ip.is_unspecified() || ip.is_loopback() || cx.settings.trusts(ip) || connection.is_own();
+    let is_many = ip.is_unspecified() || ip.is_loopback() || cx.settings.trusts(ip);
     (!is_many).then(|| group(ip))
 }
 
@@ -50,9 +50,6 @@ fn take(
     user: Option<&str>,
     units: usize,
 ) -> Result<(), Refusal> {
-    if connection.is_own() {
-        return Ok(());
-    }
     let nobody = (Subject::User(""), Rate::default());
     let own = Subject::Connection(slot, connection.generation);
     let subjects = [

@@ -66,8 +66,6 @@ pub enum Listener {
     Unix(Arc<std::os::unix::net::UnixListener>),
     /// A socket that the service manager has opened and keeps: connections wait there while the server is away.
     Inherited(Arc<socket2::Socket>),
-    /// A Unix socket for this process alone, whose connections may see the server's own channel.
-    Own(std::os::unix::net::UnixListener),
 }
 
 /// Everything that a shard is made of.

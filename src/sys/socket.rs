@@ -1,10 +1,8 @@
 //! Sockets: listeners with everything their connections inherit, accepting, receiving, sending.
 
-use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -364,37 +362,6 @@ pub fn tcp_state(fd: BorrowedFd<'_>) -> io::Result<TcpState> {
     })
 }
 
-/// Opens a Unix listener for this process alone: the kernel chooses an address that is no file. Another process could
-/// guess the address; [`is_own_process`] tells its connections apart.
-pub fn listen_privately() -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let family = libc::AF_UNIX as libc::sa_family_t;
-    let length = size_of_val(&family) as libc::socklen_t;
-    // SAFETY: no pointer outlives the call, and the length is that of what it points to; an address of nothing but its
-    // family makes the kernel choose (unix(7), autobind).
-    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const family).cast(), length) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    socket.listen(128)?;
-    Ok(UnixListener::from(OwnedFd::from(socket)))
-}
-
-/// Connects to a listener of [`listen_privately`]; nonblocking, and without waiting for room in its queue.
-pub fn connect_privately(address: &std::os::unix::net::SocketAddr) -> io::Result<UnixStream> {
-    let name = std::os::linux::net::SocketAddrExt::as_abstract_name(address).unwrap_or_default();
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()))?)?;
-    Ok(UnixStream::from(OwnedFd::from(socket)))
-}
-
-/// Whether this process is at the other end of a Unix socket.
-pub fn is_own_process(fd: BorrowedFd<'_>) -> bool {
-    peer_process(fd) == i32::try_from(std::process::id()).ok()
-}
-
 /// Whether accepting failed because descriptors or memory have run out.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
@@ -479,24 +446,6 @@ mod tests {
         drop(client);
         let (pipe, _) = UnixStream::pair().unwrap();
         assert!(tcp_state(pipe.as_fd()).is_err());
-    }
-
-    #[test]
-    fn a_private_listener_recognises_its_own_process() {
-        let listener = listen_privately().unwrap();
-        let address = listener.local_addr().unwrap();
-        let client = connect_privately(&address).unwrap();
-        let (server, _) = accept(listener.as_fd()).unwrap().unwrap();
-        assert!(is_own_process(server.as_fd()) && is_own_process(client.as_fd()));
-        // Connecting to a full queue is an error; it does not wait.
-        let mut waiting: Vec<UnixStream> = Vec::new();
-        let error = loop {
-            match connect_privately(&address) {
-                Ok(stream) => waiting.push(stream),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

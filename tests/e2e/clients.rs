@@ -154,12 +154,23 @@ impl Stream {
         Stream::of(http)
     }
 
-    /// Reads the head of the stream that was requested on a connection.
-    pub fn of(mut http: Http) -> Stream {
+    /// Opens a stream of the admin listener, which begins without a hello.
+    pub fn open_admin(address: SocketAddr, target: &str) -> Stream {
+        let mut http = Http::connect(address);
+        http.send(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        Stream::without_hello(http)
+    }
+
+    fn without_hello(mut http: Http) -> Stream {
         let head = http.head();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let hello = StreamEvent::default();
-        let mut stream = Stream { http, head, hello, body: String::new(), is_over: false, last_id: String::new() };
+        Stream { http, head, hello, body: String::new(), is_over: false, last_id: String::new() }
+    }
+
+    /// Reads the head of the stream that was requested on a connection.
+    pub fn of(http: Http) -> Stream {
+        let mut stream = Stream::without_hello(http);
         stream.hello = stream.next().unwrap();
         assert_eq!(stream.hello.name, "ringcast.hello");
         assert!(!stream.hello.retry.is_empty() && !stream.hello.id.is_empty());

@@ -3,9 +3,7 @@
 
 use arcstr::ArcStr;
 
-use crate::link::{
-    FIGURES_CHANNEL, HubMessage, LocalChannel, Question, Replay, ShardMessage, Speaker, upstream_weight,
-};
+use crate::link::{HubMessage, LocalChannel, Question, Replay, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{ChannelName, Draft, Kind};
 use crate::logic::json;
 use crate::logic::protocol::feed::{FeedError, Notice, write_said};
@@ -70,11 +68,6 @@ impl Core {
             HubMessage::Drained { cut, .. } => {
                 self.drained += 1;
                 self.cut += cut;
-            }
-            HubMessage::Figures(draft) => {
-                if let Err(error) = self.publish_to(FIGURES_CHANNEL.into(), draft, now) {
-                    tracing::debug!(error = error.message, "the figures could not be published");
-                }
             }
             HubMessage::Pause(on) => self.shards.stage_all(|| ShardMessage::Pause(on)),
             HubMessage::Keys(keyring) => self.shards.stage_all(|| ShardMessage::Keys(keyring.clone())),

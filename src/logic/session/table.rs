@@ -127,8 +127,6 @@ pub enum Route {
     Ready,
     /// The demo's page.
     Page,
-    /// The server's own figures as a stream.
-    Figures,
 }
 
 /// What a server has beside the paths of the table.
@@ -138,8 +136,6 @@ pub struct Site<'a> {
     pub echo_path: &'a str,
     /// Whether there is a page at `/`.
     pub has_page: bool,
-    /// Whether the connection is this process's own, which alone gets the figures.
-    pub is_own: bool,
 }
 
 /// Where a request leads, which is none for a preflight.
@@ -152,7 +148,6 @@ pub fn route(request: &Request<'_>, site: &Site<'_>) -> Result<Route, Refusal> {
         _ if found.is_some() => found,
         "/healthz" => Some(Route::Live),
         "/readyz" => Some(Route::Ready),
-        "/figures" if site.is_own => Some(Route::Figures),
         "/" if site.has_page => Some(Route::Page),
         path if !path.is_empty() && path == site.echo_path => Some(Route::Session(|_| Spoken::ECHO)),
         _ => None,

@@ -292,7 +292,6 @@ fn leads(head: &str, fields: &str, query: &SubscribeQuery, site: &Site<'_>) -> &
         Ok(Route::Live) => "live",
         Ok(Route::Ready) => "ready",
         Ok(Route::Page) => "page",
-        Ok(Route::Figures) => "figures",
         Err(refusal) => refusal.code.name(),
     }
 }
@@ -307,7 +306,7 @@ fn paths_lead_to_protocols() {
     let enveloped = SubscribeQuery { envelope: Some(true), ..one.clone() };
     let plain = SubscribeQuery { envelope: Some(false), ..two.clone() };
     let none = Site::default();
-    let all = Site { echo_path: "/echo", has_page: true, is_own: true };
+    let all = Site { echo_path: "/echo", has_page: true };
     for (path, fields, query, site, expected) in [
         ("/sse", "", &one, none, "sse"),
         ("/sse", "", &two, none, "sse_envelope"),
@@ -321,8 +320,6 @@ fn paths_lead_to_protocols() {
         ("/events", upgrade, &raw, none, "ws_raw"),
         ("/healthz", "", &one, none, "live"),
         ("/readyz", "", &one, none, "ready"),
-        ("/figures", "", &one, none, "not_found"),
-        ("/figures", "", &one, all, "figures"),
         ("/", "", &one, none, "not_found"),
         ("/", "", &one, all, "page"),
         ("/echo", "", &one, none, "not_found"),

@@ -260,7 +260,7 @@ fn subscribe_more(
         if !known.insert(name) {
             continue;
         }
-        match shard.access.may_subscribe(&shard.cx, slot, &shard.slots[slot], name) {
+        match shard.access.may_subscribe(&shard.cx, slot, name) {
             Ok(()) => allowed.push((name, after)),
             Err(denied) => refused.get_or_insert_with(|| denied.refusal(name)).channels.push(name.to_owned()),
         }

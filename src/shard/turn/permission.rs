@@ -55,8 +55,7 @@ pub(super) fn obtain(
     {
         return decided.outcome.map(|()| Permission::Known);
     }
-    let connection = &shard.slots[slot];
-    let is_denied = |name: &&str| shard.access.may_subscribe(&shard.cx, slot, connection, name).is_err();
+    let is_denied = |name: &&str| shard.access.may_subscribe(&shard.cx, slot, name).is_err();
     let unknown: Vec<String> = channels.iter().map(AsRef::as_ref).filter(is_denied).map(str::to_owned).collect();
     if unknown.is_empty() {
         return Ok(Permission::Known);

@@ -1,12 +1,11 @@
 //! HTTP requests and their answers.
 
-use crate::link::FIGURES_CHANNEL;
 use crate::logic::code::Code;
 use crate::logic::protocol::http::{Exchange, Method, Parsed, Request, Response, encode, parse};
-use crate::logic::protocol::query::{self, SubscribeQuery};
+use crate::logic::protocol::query;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
-use crate::logic::session::{Route, Site, Spoken, route};
+use crate::logic::session::{Route, Site, route};
 
 use super::super::accept::learn_client;
 use super::super::closing::{after_answer, finish, refuse};
@@ -142,22 +141,13 @@ fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Re
         answer(shard, slot, request, response);
         return Ok(());
     }
-    let site = Site {
-        echo_path: &shard.cx.settings.config.diagnostics.echo_path,
-        has_page: shard.page.is_some(),
-        is_own: shard.slots[slot].is_own(),
-    };
+    let site = Site { echo_path: &shard.cx.settings.config.diagnostics.echo_path, has_page: shard.page.is_some() };
     let response = match route(request, &site)? {
         Route::Session(choice) => {
             let query = query::parse(request.query, shard.cx.settings.config.limits.subscriptions)?;
             // Each channel is looked up, entered and, by a poll, left.
             shard.reading.spend(2 * query.channels.len());
             return sessions::session(shard, slot, choice(&query), request, query);
-        }
-        Route::Figures => {
-            let query = SubscribeQuery { channels: vec![FIGURES_CHANNEL.into()], ..SubscribeQuery::default() };
-            sessions::open(shard, slot, Spoken::SSE, request, &query, Response::events());
-            return Ok(());
         }
         Route::Live => Response::text(&b"ok\n"[..]),
         Route::Ready if shard.cx.admission.is_ready() => Response::text(&b"ready\n"[..]),

@@ -64,7 +64,7 @@ pub(super) fn session(
     if permission::obtain(shard, slot, &query.channels, Some(request))? == Permission::Pending {
         return Ok(());
     }
-    shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
+    shard.access.check_channels(&shard.cx, slot, &query.channels)?;
     check_room_for_channels(&shard.lanes, &shard.cx, &query.channels)?;
     if request.method == Method::Head {
         let is_stream = protocol.carrier() == Carrier::Stream;
@@ -129,7 +129,7 @@ fn open_websocket(
             if query.channels.is_empty() {
                 return Err(no_channel());
             }
-            shard.access.check_channels(&shard.cx, slot, &shard.slots[slot], &query.channels)?;
+            shard.access.check_channels(&shard.cx, slot, &query.channels)?;
         }
     }
     if !must_send_token(shard, slot, protocol, query) {
@@ -160,7 +160,7 @@ fn note_refused_origin(shard: &mut Shard, slot: u32, request: &Request<'_>) {
 /// Whether a connection must send a token before its subscriptions begin.
 fn must_send_token(shard: &Shard, slot: u32, protocol: &dyn Protocol, query: &SubscribeQuery) -> bool {
     let may_send_token = protocol.carrier() == Carrier::WebSocket;
-    may_send_token && shard.access.must_send_token(&shard.cx, slot, &shard.slots[slot], &query.channels)
+    may_send_token && shard.access.must_send_token(&shard.cx, slot, &query.channels)
 }
 
 /// Answers a request with a stream or a WebSocket, and begins the session on it.
@@ -202,9 +202,7 @@ pub(super) fn open(
     }
     shard.slots.enter_state(slot, State::of(protocol.carrier()));
     shard.slots.set_deadline(slot, 0);
-    if !shard.slots[slot].is_own() {
-        log_connected(shard, slot, request, query);
-    }
+    log_connected(shard, slot, request, query);
     if protocol.has_channels() {
         tell_came(shard, slot);
         if must_send_token(shard, slot, protocol, query) {
@@ -228,7 +226,7 @@ fn await_token(shard: &mut Shard, slot: u32, query: &SubscribeQuery) {
 
 /// Tells listening backends that a client has come.
 fn tell_came(shard: &mut Shard, slot: u32) {
-    if !shard.upstream.listening.connections || shard.slots[slot].is_own() {
+    if !shard.upstream.listening.connections {
         return;
     }
     let who = messages::speaker(shard, slot);
@@ -247,7 +245,7 @@ pub(super) fn begin_subscriptions(
     mut opening: Opening,
 ) {
     for name in channels {
-        match shard.access.may_subscribe(&shard.cx, slot, &shard.slots[slot], name) {
+        match shard.access.may_subscribe(&shard.cx, slot, name) {
             Ok(()) => subscribe(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot, name),
             Err(denied) => {
                 let refusal = denied.refusal(name).of_channels(vec![name.to_owned()]);
