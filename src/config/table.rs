@@ -115,8 +115,8 @@ section! {
         /// Users (names or numbers) who may connect; empty for all whom `mode` lets in. The kernel tells the user of each
         /// connection.
         allow_users: Vec<String> = Vec::new();
-        /// Users who may connect and only read: `stats`, `history`, `presence`, `channels`, `connections`, `trace`, and
-        /// listening to `connections`.
+        /// Users who may connect and only read: `stats`, `history`, `presence`, `channels`, `connections`, `trace`,
+        /// `untrace`, and listening to `connections`.
         readers: Vec<String> = Vec::new();
         /// The time for which the `key` of a publish is remembered.
         idempotency_window: Duration as "units::duration" = secs(120), must ..=MONTH;

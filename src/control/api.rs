@@ -19,7 +19,7 @@ use super::calls::{self, CallError, Feed};
 
 type Answer = Result<Json<calls::Answer>, ApiError>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
-type Named = Result<Path<String>, PathRejection>;
+pub(super) type Named = Result<Path<String>, PathRejection>;
 
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> ApiError {
@@ -54,7 +54,7 @@ fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
 }
 
 /// A path's name, with the server's own errors.
-fn named(path: Named) -> Result<String, ApiError> {
+pub(super) fn named(path: Named) -> Result<String, ApiError> {
     path.map(|Path(name)| name).map_err(|error| bad(error.body_text()))
 }
 

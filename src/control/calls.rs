@@ -60,16 +60,22 @@ pub(super) struct Feed {
     max_line: usize,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a mutex, also if a thread has panicked while it held it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Feed {
-    /// Takes a connection, and starts the tasks that write commands of `max_line` bytes at most and read answers.
+    /// Takes a connection, and starts the tasks that write commands of `max_line` bytes at most and read answers. A line
+    /// that answers no command goes to `hear`.
     ///
     /// # Errors
     /// If the connection cannot be used without blocking.
-    pub(super) fn new(stream: std::os::unix::net::UnixStream, max_line: usize) -> io::Result<Feed> {
+    pub(super) fn new(
+        stream: std::os::unix::net::UnixStream,
+        max_line: usize,
+        hear: impl Fn(Answer) + Send + 'static,
+    ) -> io::Result<Feed> {
         stream.set_nonblocking(true)?;
         let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
         let waiting = Waiting::default();
@@ -78,8 +84,12 @@ impl Feed {
             let mut lines = BufReader::new(reader).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let Ok(answer) = serde_json::from_str::<Answer>(&line) else { continue };
-                let reference = answer.get("ref").and_then(|reference| reference.get().parse().ok());
-                let sender = reference.and_then(|reference: u64| lock(&answers).remove(&reference));
+                let Some(reference) = answer.get("ref") else {
+                    hear(answer);
+                    continue;
+                };
+                let reference: Option<u64> = reference.get().parse().ok();
+                let sender = reference.and_then(|reference| lock(&answers).remove(&reference));
                 // The command may have been given up.
                 let _ = sender.map(|sender| sender.send(answer));
             }
@@ -164,7 +174,7 @@ mod tests {
     fn feed() -> (Arc<Feed>, BufReader<UnixStream>) {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         far.set_nonblocking(true).unwrap();
-        (Arc::new(Feed::new(near, 1 << 20).unwrap()), BufReader::new(UnixStream::from_std(far).unwrap()))
+        (Arc::new(Feed::new(near, 1 << 20, drop).unwrap()), BufReader::new(UnixStream::from_std(far).unwrap()))
     }
 
     async fn next_line(far: &mut BufReader<UnixStream>) -> Value {

@@ -7,6 +7,7 @@ mod calls;
 mod live;
 mod metrics;
 mod pages;
+mod trace;
 
 use std::io;
 use std::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::link::ToHub;
 use crate::sys::fdtable;
 
 use calls::Feed;
+use trace::Traces;
 
 /// The filter of log lines, which can be changed while the server runs.
 pub trait LogFilter: Send + Sync {
@@ -50,8 +52,8 @@ pub struct ControlParts {
     pub token: String,
     /// The server's figures.
     pub stats: Arc<Stats>,
-    /// Two connections to the feed: one for questions, and one for publishing, which the hub may hold up.
-    pub feeds: [UnixStream; 2],
+    /// Three connections to the feed: one for questions, one for publishing, which the hub may hold up, and one for traces.
+    pub feeds: [UnixStream; 3],
     /// The queue to the hub.
     pub to_hub: ToHub,
     /// The filter of log lines.
@@ -72,6 +74,7 @@ struct Control {
     stats: Arc<Stats>,
     ask: Feed,
     publish: Feed,
+    traces: Traces,
     to_hub: ToHub,
     log_filter: Arc<dyn LogFilter>,
     /// What the viewers of the figures get.
@@ -124,18 +127,20 @@ pub fn start(parts: ControlParts) -> io::Result<()> {
 
 /// Gives the calling thread its own descriptor table and its runtime.
 fn begin(parts: &ControlParts) -> io::Result<tokio::runtime::Runtime> {
-    let [ask, publish] = &parts.feeds;
-    fdtable::isolate(&[parts.listener.as_fd(), ask.as_fd(), publish.as_fd(), parts.to_hub.descriptor()])?;
+    let [ask, publish, trace] = &parts.feeds;
+    let feeds = [ask.as_fd(), publish.as_fd(), trace.as_fd()];
+    fdtable::isolate(&[&feeds[..], &[parts.listener.as_fd(), parts.to_hub.descriptor()]].concat())?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 async fn run(parts: ControlParts) -> io::Result<()> {
-    let [ask, publish] = parts.feeds;
+    let [ask, publish, trace] = parts.feeds;
     let control = Arc::new(Control {
         token: parts.token,
         stats: parts.stats,
-        ask: Feed::new(ask, parts.max_line)?,
-        publish: Feed::new(publish, parts.max_line)?,
+        ask: Feed::new(ask, parts.max_line, drop)?,
+        publish: Feed::new(publish, parts.max_line, drop)?,
+        traces: Traces::new(trace, parts.max_line)?,
         to_hub: parts.to_hub,
         log_filter: parts.log_filter,
         figures: live::Figures::default(),
@@ -181,6 +186,7 @@ fn router(control: Arc<Control>) -> Router {
         .route("/v1/channels", get(api::channels))
         .route("/v1/channels/{channel}/history", get(api::history))
         .route("/v1/channels/{channel}/presence", get(api::presence))
+        .route("/v1/channels/{channel}/trace", get(trace::trace))
         .route("/v1/connections", get(api::connections))
         .route("/v1/connections/{conn}", get(api::connection))
         .layer(from_fn_with_state(control.clone(), access::guard_contents));

@@ -36,14 +36,28 @@ impl Traces {
         Ok(())
     }
 
+    /// Ends a publisher's trace of a channel, if there is one.
+    pub(super) fn end(&mut self, channel: &ChannelName, publisher: usize) {
+        let Some(own) = self.by_publisher.get_mut(&publisher) else { return };
+        own.retain(|traced| traced != channel);
+        if own.is_empty() {
+            self.by_publisher.remove(&publisher);
+        }
+        self.take_off(channel, publisher);
+    }
+
     /// Ends a publisher's traces, if it has any.
     pub(super) fn remove(&mut self, publisher: usize) {
         for channel in self.by_publisher.remove(&publisher).into_iter().flatten() {
-            let Some(publishers) = self.by_channel.get_mut(&channel) else { continue };
-            publishers.retain(|other| *other != publisher);
-            if publishers.is_empty() {
-                self.by_channel.remove(&channel);
-            }
+            self.take_off(&channel, publisher);
+        }
+    }
+
+    fn take_off(&mut self, channel: &ChannelName, publisher: usize) {
+        let Some(publishers) = self.by_channel.get_mut(channel) else { return };
+        publishers.retain(|other| *other != publisher);
+        if publishers.is_empty() {
+            self.by_channel.remove(channel);
         }
     }
 
@@ -77,7 +91,16 @@ mod tests {
         traces.add("more".into(), 2).unwrap();
         traces.remove(1);
         assert_eq!((traces.of(&a), traces.of(&more)), (&[2][..], &[2][..]));
+        // What a publisher does not trace ends nothing.
+        traces.end(&a, 3);
+        traces.end(&"other".into(), 2);
+        assert_eq!((traces.of(&a), traces.of(&more)), (&[2][..], &[2][..]));
+        traces.end(&a, 2);
+        assert_eq!((traces.of(&a), traces.of(&more)), (&[][..], &[2][..]));
         traces.remove(2);
+        assert!(traces.by_channel.is_empty() && traces.by_publisher.is_empty());
+        traces.add("a".into(), 3).unwrap();
+        traces.end(&a, 3);
         assert!(traces.by_channel.is_empty() && traces.by_publisher.is_empty());
     }
 }

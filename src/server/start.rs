@@ -155,7 +155,7 @@ struct Threads {
     hub: JoinHandle<()>,
     drained: Receiver<u64>,
     /// The admin listener's connections to the feed.
-    feeds: [UnixStream; 2],
+    feeds: [UnixStream; 3],
     /// The hub and the shards, for the watch over them.
     watched: Vec<Arc<Watched>>,
 }
@@ -204,7 +204,8 @@ fn start_threads(
     let (drained_sender, drained) = crossbeam_channel::bounded(1);
     let (ask, asked) = UnixStream::pair()?;
     let (publish, published) = UnixStream::pair()?;
-    let own = vec![asked, published];
+    let (trace, traced) = UnixStream::pair()?;
+    let own = vec![asked, published, traced];
     let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender, available };
     let parts = hub_parts(config, plan.users, state, stats, ends);
     let watched: Vec<Arc<Watched>> = (0..=shards.len()).map(|_| Arc::default()).collect();
@@ -214,7 +215,7 @@ fn start_threads(
         spawn(&format!("shard-{}", part.index), watched.clone(), move || shard::run(part))?;
     }
     wait_for_shards(&started, count)?;
-    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish], watched })
+    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish, trace], watched })
 }
 
 /// The hub's ends of its sockets and queues.

@@ -100,8 +100,9 @@ fn every_path_answers_as_the_document_says() {
     // The document describes no operation that is not tried.
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            // The endless stream is tested elsewhere.
-            let is_tried = cases.iter().any(|case| (case.0, case.1) == (&**method, &**path)) || path == "/v1/live";
+            // The endless streams are tested elsewhere.
+            let is_endless = path == "/v1/live" || path.ends_with("/trace");
+            let is_tried = cases.iter().any(|case| (case.0, case.1) == (&**method, &**path)) || is_endless;
             assert!(is_tried, "{method} {path} is described and not tried");
         }
     }
@@ -409,6 +410,7 @@ fn what_clients_need_a_token_for_needs_one_here_too() {
             ("/v1/channels", "/v1/channels"),
             ("/v1/channels/{channel}/history", "/v1/channels/secret:1/history"),
             ("/v1/channels/{channel}/presence", "/v1/channels/secret:1/presence"),
+            ("/v1/channels/{channel}/trace", "/v1/channels/secret:1/trace"),
             ("/v1/connections", "/v1/connections"),
             ("/v1/connections/{conn}", "/v1/connections/0.1.1"),
         ];
@@ -478,6 +480,32 @@ fn viewers_of_the_figures_do_not_count_as_clients() {
         assert_eq!(server.figure(name), 0, "{name}");
     }
     assert_eq!(server.stats()["node"]["events_published"], 0);
+}
+
+#[test]
+fn viewers_of_a_channel_get_its_events_as_they_are_published() {
+    let server = Server::start("[namespace.short]\nhistory_events = 0");
+    let open = |channel: &str| Stream::open_admin(server.admin, &format!("/v1/channels/{channel}/trace"));
+    let (mut first, mut second) = (open("short:1"), open("short:1"));
+    server.publish("other", "not this");
+    let id = server.publish("short:1", "x");
+    for viewer in [&mut first, &mut second] {
+        let event: Value = serde_json::from_str(&viewer.next().unwrap().data).unwrap();
+        assert_eq!(event, json!({ "id": id, "channel": "short:1", "data": "x" }));
+    }
+    // The trace goes on for the viewer that stays.
+    drop(first);
+    let id = server.publish("short:1", &"x".repeat(5000));
+    let event: Value = serde_json::from_str(&second.next().unwrap().data).unwrap();
+    assert_eq!((&event["id"], &event["data"]), (&id.into(), &Value::Null));
+    assert!(event["bytes"].as_u64() > Some(5000), "{event}");
+    // Traces end with their viewers: otherwise the limit of a connection to the feed would be reached.
+    for number in 0..150 {
+        let target = format!("/v1/channels/c{number}/trace");
+        eventually("a channel is traced", || (send(&server, "HEAD", &target, "", "").status == 200).then_some(()));
+    }
+    let refused = get(server.admin, "/v1/channels/a,b/trace");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &"bad_channel".into()));
 }
 
 #[test]

@@ -80,6 +80,11 @@ impl Core {
                     self.traces.add(channel, from)?;
                 }
             }
+            Command::Untrace(channel) => {
+                if let Some(from) = from {
+                    self.traces.end(&channel, from);
+                }
+            }
             question => return self.answer(from, question, reference.unwrap_or(RawValue::NULL), now, out),
         }
         if let Some(reference) = reference {

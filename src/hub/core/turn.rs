@@ -234,7 +234,7 @@ impl Core {
         };
         let request = parse(line)?;
         if role == Role::Reader && !request.command.is_read_only() {
-            let message = "this user may only look: stats, history, presence, channels, connections, trace, and listening to connections";
+            let message = "this user may only look: stats, history, presence, channels, connections, trace, untrace, and listening to connections";
             return Err(Refused { reference: request.reference, error: FeedError::new("forbidden", message) });
         }
         Ok(request)

@@ -16,6 +16,10 @@ use super::listen::{Answer, Listening};
 use super::look::{ChannelFilter, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
 use super::raw::{RawItem, RawLine};
 
+/// The names of all commands, for the error about a name that is none.
+const OPS: &str = "publish, batch, end, kick, unsubscribe, send, listen, authorized, presence, stats, history, channels, \
+                   connections, connection, trace, untrace";
+
 /// The command of one line, with its reference.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -65,6 +69,8 @@ pub enum Command {
     Stats,
     /// Has this connection get a copy of every event of a channel.
     Trace(ChannelName),
+    /// Ends a trace of this connection.
+    Untrace(ChannelName),
     /// Asks for a list of channels.
     Channels(ChannelFilter),
     /// Asks for a list of connections.
@@ -100,7 +106,8 @@ impl Command {
     pub fn is_read_only(&self) -> bool {
         match self {
             Command::Stats | Command::History { .. } | Command::Presence(_) => true,
-            Command::Channels(_) | Command::Connections(_) | Command::Connection(_) | Command::Trace(_) => true,
+            Command::Channels(_) | Command::Connections(_) | Command::Connection(_) => true,
+            Command::Trace(_) | Command::Untrace(_) => true,
             Command::Listen(what) => !what.messages && !what.authorize,
             _ => false,
         }
@@ -247,6 +254,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
         "presence" => channel(raw.channel.as_deref()).map(Command::Presence),
         "stats" => Ok(Command::Stats),
         "trace" => channel(raw.channel.as_deref()).map(Command::Trace),
+        "untrace" => channel(raw.channel.as_deref()).map(Command::Untrace),
         "channels" => channels(&raw).map(Command::Channels),
         "connections" => connections(&raw).map(Command::Connections),
         "connection" => match raw.conn.as_deref() {
@@ -263,11 +271,7 @@ fn command(raw: RawLine<'_>) -> Result<Command, FeedError> {
                 .map_err(|error| FeedError::new("bad_field", format!("the field after: {error}")))?,
             limit: raw.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT_MAX),
         }),
-        _ => {
-            let known = "publish, batch, end, kick, unsubscribe, send, listen, authorized, presence, stats, history, \
-                         channels, connections, connection, trace";
-            Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {known}", short(op))))
-        }
+        _ => Err(FeedError::new("unknown_op", format!("there is no op {:?}; there are {OPS}", short(op)))),
     }
 }
 
@@ -560,16 +564,18 @@ mod tests {
     #[test]
     fn commands_about_a_channel_name_it() {
         let channel = |line: &str| match ok(line).command {
-            Command::End(channel) | Command::Presence(channel) | Command::Trace(channel) => channel,
+            Command::End(channel) | Command::Presence(channel) => channel,
+            Command::Trace(channel) | Command::Untrace(channel) => channel,
             other => panic!("{other:?}"),
         };
-        for op in ["end", "presence", "trace"] {
+        for op in ["end", "presence", "trace", "untrace"] {
             assert_eq!(channel(&format!(r#"{{"op":"{op}","channel":"c"}}"#)), "c");
             assert!(error(&format!(r#"{{"op":"{op}"}}"#)).message.contains("channel"));
         }
         assert!(matches!(ok(r#"{"op":"end","channel":"c"}"#).command, Command::End(_)));
         assert!(matches!(ok(r#"{"op":"presence","channel":"c"}"#).command, Command::Presence(_)));
         assert!(matches!(ok(r#"{"op":"trace","channel":"c"}"#).command, Command::Trace(_)));
+        assert!(matches!(ok(r#"{"op":"untrace","channel":"c"}"#).command, Command::Untrace(_)));
         assert!(matches!(ok(r#"{"op":"stats"}"#).command, Command::Stats));
     }
 
@@ -715,6 +721,7 @@ mod tests {
             r#"{"op":"connections"}"#,
             r#"{"op":"connection","conn":"0.1.2"}"#,
             r#"{"op":"trace","channel":"c"}"#,
+            r#"{"op":"untrace","channel":"c"}"#,
         ] {
             assert!(ok(line).command.is_read_only(), "{line}");
         }
