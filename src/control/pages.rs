@@ -11,7 +11,22 @@ use super::Control;
 use super::access::ApiError;
 use super::metrics::{self, Format};
 
-const DASHBOARD: &str = include_str!("dashboard.html");
+/// The dashboard's page. Its body says whether a token is needed, so that it asks for one instead of being refused.
+const DASHBOARD: &str = concat!(
+    include_str!("page/head.html"),
+    "<title>ringcast dashboard</title>\n<style>\n",
+    include_str!("page/base.css"),
+    include_str!("page/dashboard.css"),
+    "</style>\n",
+    include_str!("page/dashboard.html"),
+    "<script>\n",
+    include_str!("page/chart.js"),
+    include_str!("page/dashboard.js"),
+    include_str!("page/detail.js"),
+    "</script>\n"
+);
+const TOKEN_NONE: &str = "data-token=\"none\"";
+const TOKEN_NEEDED: &str = "data-token=\"needed\"";
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// The answer to a check that the process is alive. It is alive also while the log's reader stands still, because nothing
@@ -41,8 +56,12 @@ pub(super) async fn metrics(State(control): State<Arc<Control>>, headers: Header
 }
 
 /// The dashboard. The page itself has no figures; the requests that it makes need the token.
-pub(super) async fn dashboard() -> Response {
-    ([("x-frame-options", "DENY")], Html(DASHBOARD)).into_response()
+pub(super) async fn dashboard(State(control): State<Arc<Control>>) -> Response {
+    let headers = [("x-frame-options", "DENY")];
+    if control.token.is_empty() {
+        return (headers, Html(DASHBOARD)).into_response();
+    }
+    (headers, Html(DASHBOARD.replace(TOKEN_NONE, TOKEN_NEEDED))).into_response()
 }
 
 /// The API's OpenAPI document.
@@ -61,6 +80,11 @@ mod tests {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             &rest[..end]
         })
+    }
+
+    #[test]
+    fn the_dashboard_has_one_place_that_says_whether_a_token_is_needed() {
+        assert_eq!((DASHBOARD.matches(TOKEN_NONE).count(), DASHBOARD.matches(TOKEN_NEEDED).count()), (1, 0));
     }
 
     #[test]
