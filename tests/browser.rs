@@ -4,6 +4,8 @@
 
 #[path = "browser/dashboard.rs"]
 mod dashboard;
+#[path = "browser/demo.rs"]
+mod demo;
 #[path = "browser/looks.rs"]
 mod looks;
 #[path = "e2e/server.rs"]

@@ -1,0 +1,139 @@
+//! What visitors say: messages of WebSocket clients, which the demo hears as a backend does and publishes within bounds.
+
+use std::collections::HashMap;
+use std::sync::mpsc::Sender;
+
+use serde_json::json;
+
+use crate::feed::client::{FeedClient, FeedError};
+use crate::sys::clock::unix_ms;
+
+/// The longest line, in characters.
+const LENGTH_MAX: usize = 200;
+/// How many lines a visitor may say at once.
+const BURST: u64 = 5;
+/// The time after which a visitor may say one more.
+const EACH_MS: u64 = 2000;
+/// The same for all visitors together, who share the page's list.
+const BURST_OF_ALL: u64 = 20;
+const EACH_OF_ALL_MS: u64 = 100;
+/// Visitors that are remembered before those who have their whole burst again are forgotten.
+const VISITORS_TIDIED: usize = 1000;
+
+/// A bound on a rate, kept as the time until which it is used up.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    due_ms: u64,
+}
+
+impl Rate {
+    /// Takes one of `burst` lines, of which another one comes back every `each_ms`, if one is left.
+    fn take(&mut self, now_ms: u64, burst: u64, each_ms: u64) -> bool {
+        let due = self.due_ms.max(now_ms) + each_ms;
+        let has_room = due <= now_ms + burst * each_ms;
+        if has_room {
+            self.due_ms = due;
+        }
+        has_room
+    }
+}
+
+/// The ear of the demo.
+pub(super) struct Chat {
+    /// The way to the thread that publishes.
+    said: Sender<String>,
+    all: Rate,
+    /// The rate of refusals. Further ones are not told, so that a flood of lines cannot fill the connection to the feed with
+    /// answers while this thread does not read.
+    refusals: Rate,
+    /// The rates of visitors, by the names of their connections.
+    visitors: HashMap<String, Rate>,
+}
+
+impl Chat {
+    pub(super) fn new(said: Sender<String>) -> Chat {
+        Chat { said, all: Rate::default(), refusals: Rate::default(), visitors: HashMap::new() }
+    }
+
+    /// Listens until the connection to the feed ends.
+    pub(super) fn run(&mut self, feed: &mut FeedClient) -> Result<(), FeedError> {
+        feed.call(json!({ "op": "listen", "what": ["messages"] }))?;
+        feed.wait_for_ever()?;
+        loop {
+            let line = feed.receive()?;
+            // Messages without a line for the chat are another backend's.
+            let (Some(conn), Some(text)) = (line["conn"].as_str(), line["data"]["chat"].as_str()) else { continue };
+            let now_ms = unix_ms();
+            let answer = match self.judge(conn, text, now_ms) {
+                Ok(text) => {
+                    let _ = self.said.send(text);
+                    json!({ "chat": "said" })
+                }
+                Err(_) if !self.refusals.take(now_ms, BURST_OF_ALL, EACH_OF_ALL_MS) => continue,
+                Err(message) => json!({ "chat": "refused", "message": message }),
+            };
+            feed.send(json!({ "op": "send", "conn": conn, "data": answer }))?;
+        }
+    }
+
+    /// The line to publish.
+    ///
+    /// # Errors
+    /// A sentence for the visitor, if the line is empty, too long, or comes too fast.
+    fn judge(&mut self, conn: &str, text: &str, now_ms: u64) -> Result<String, String> {
+        let text: String = text.trim().chars().filter(|char| !char.is_control()).take(LENGTH_MAX + 1).collect();
+        if text.is_empty() {
+            return Err("there is nothing to say".into());
+        }
+        if text.chars().count() > LENGTH_MAX {
+            return Err(format!("a line has at most {LENGTH_MAX} characters"));
+        }
+        if self.visitors.len() >= VISITORS_TIDIED {
+            self.visitors.retain(|_, rate| rate.due_ms > now_ms);
+        }
+        let mut own = self.visitors.get(conn).copied().unwrap_or_default();
+        if !own.take(now_ms, BURST, EACH_MS) || !self.all.take(now_ms, BURST_OF_ALL, EACH_OF_ALL_MS) {
+            return Err("that is too fast: wait a few seconds".into());
+        }
+        // Only visitors whose lines are published are remembered, so that the rate of all bounds the memory.
+        self.visitors.insert(conn.to_owned(), own);
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat() -> Chat {
+        Chat::new(std::sync::mpsc::channel().0)
+    }
+
+    #[test]
+    fn lines_are_bounded_and_cleaned() {
+        let mut chat = chat();
+        assert_eq!(chat.judge("0.0.1", " hi\u{7}\n there ", 0).unwrap(), "hi there");
+        let longest = "ü".repeat(LENGTH_MAX);
+        assert_eq!(chat.judge("0.0.1", &longest, 0).unwrap(), longest);
+        assert!(chat.judge("0.0.1", &(longest + "x"), 0).unwrap_err().contains("200"));
+        assert!(chat.judge("0.0.1", " \n", 0).is_err());
+    }
+
+    #[test]
+    fn each_visitor_and_all_together_have_a_rate() {
+        let mut chat = chat();
+        let said =
+            |chat: &mut Chat, conn: &str, now_ms| (0..100).filter(|_| chat.judge(conn, "x", now_ms).is_ok()).count();
+        for conn in ["0.0.1", "0.1.1", "0.2.1", "0.3.1"] {
+            assert_eq!(said(&mut chat, conn, 1_000_000), 5);
+        }
+        assert_eq!((said(&mut chat, "0.4.1", 1_000_000), chat.visitors.len()), (0, 4));
+        let next = |number: u64| 1_000_000 + (number + 1) * BURST_OF_ALL * EACH_OF_ALL_MS;
+        assert_eq!((said(&mut chat, "0.0.1", next(0)), said(&mut chat, "0.4.1", next(0))), (1, 5));
+        // Visitors who are silent are forgotten.
+        for number in 0..2 * VISITORS_TIDIED as u64 {
+            assert!(chat.judge(&format!("0.{number}.2"), "x", next(number)).is_ok());
+        }
+        assert!(chat.visitors.len() <= VISITORS_TIDIED);
+    }
+}
