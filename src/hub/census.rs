@@ -99,10 +99,10 @@ impl Census {
         self.published.channels.saturating_add(new) <= published_max && self.published.bytes <= memory_max / 4
     }
 
-    /// Whether clients may bring a channel of this name into being. The server's own channels are not bounded.
-    pub(super) fn has_room_for_followed(&self, name: &str) -> bool {
+    /// Whether clients may bring one more channel into being.
+    pub(super) fn has_room_for_followed(&self) -> bool {
         let ChannelLimits { followed_max, memory_max, .. } = self.limits;
-        name.starts_with('$') || self.followed.channels < followed_max && self.followed.bytes <= memory_max / 4
+        self.followed.channels < followed_max && self.followed.bytes <= memory_max / 4
     }
 
     /// The error for a channel that is refused to peers of this kind, `"publishers"` or `"clients"`.
@@ -141,15 +141,15 @@ mod tests {
         let mut census = Census::default();
         census.limit_to(ChannelLimits { published_max: 100, followed_max: 100, memory_max: 4 * 300 });
         for name in ["a", "b", "c", "d"] {
-            assert!(census.has_room_for_followed("x"));
+            assert!(census.has_room_for_followed());
             census.add(name);
         }
-        assert!(!census.has_room_for_followed("x") && census.has_room_for_followed("$x"));
+        assert!(!census.has_room_for_followed());
         assert!(census.has_room_for_published(100) && !census.has_room_for_published(101));
         for name in ["a", "b", "c", "d"] {
             census.count_as(name, true);
         }
-        assert!(census.has_room_for_followed("x") && !census.has_room_for_published(1));
+        assert!(census.has_room_for_followed() && !census.has_room_for_published(1));
         assert_eq!((census.published(), census.followed(), census.bytes()), (4, 0, 4 * 97));
         assert_eq!(census.history_bytes_max(), 900 - 4 * 97);
         census.count_as("a", false);

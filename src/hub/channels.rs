@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::link::{LocalChannel, Replay};
 use crate::logic::cells::{Cell, Cells, NONE, Pool, wastes_nothing};
 use crate::logic::ends::Ends;
-use crate::logic::event::{ChannelName, Event, check_channel_name};
+use crate::logic::event::{ChannelName, Event};
 use crate::logic::history::{EVENT_OVERHEAD, History, HistoryLimits};
 use crate::logic::id::Id;
 use crate::logic::names::Names;
@@ -160,14 +160,14 @@ impl HubChannels {
     /// # Errors
     /// If the channel would be a new one, and clients have too many.
     pub(super) fn check_room_for_client(&self, name: &ChannelName) -> Result<(), FeedError> {
-        let has_room = self.census.has_room_for_followed(name) || self.find(name).is_some();
+        let has_room = self.census.has_room_for_followed() || self.find(name).is_some();
         if has_room { Ok(()) } else { Err(self.census.no_room("clients")) }
     }
 
     /// The channel of that name for a shard that wants to follow it, made if there is none. `None` if it would be a new one
     /// and clients have too many.
     pub(super) fn find_or_add_followed(&mut self, name: &ChannelName) -> Option<u32> {
-        let has_room = self.census.has_room_for_followed(name);
+        let has_room = self.census.has_room_for_followed();
         self.find(name).or_else(|| has_room.then(|| self.find_or_add(name)))
     }
 
@@ -206,9 +206,9 @@ impl HubChannels {
         self.history(index).map_or(self.cells[index].since, History::complete_since)
     }
 
-    /// The name of the channel of that number, unless there is none or it is the server's own.
-    pub(super) fn public_name(&self, index: u32) -> Option<&ChannelName> {
-        self.cells.get(index)?.name.as_ref().filter(|name| check_channel_name(name).is_ok())
+    /// The name of the channel of that number, unless there is none.
+    pub(super) fn known_name(&self, index: u32) -> Option<&ChannelName> {
+        self.cells.get(index)?.name.as_ref()
     }
 
     /// The numbers of channels whose name starts with `prefix`, and where the next page begins, if there is one.
@@ -218,7 +218,7 @@ impl HubChannels {
         let mut index = cursor.min(capacity);
         let end = index.saturating_add(PAGE_CELLS).min(capacity);
         while index < end && found.len() < limit {
-            if self.public_name(index).is_some_and(|name| name.starts_with(prefix)) {
+            if self.known_name(index).is_some_and(|name| name.starts_with(prefix)) {
                 found.push(index);
             }
             index += 1;
@@ -226,11 +226,11 @@ impl HubChannels {
         (found, (index < capacity).then_some(index))
     }
 
-    /// A channel as the answer to `channels` shows it, without its subscribers; the server's own channels are not shown.
+    /// A channel as the answer to `channels` shows it, without its subscribers.
     pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
         let history = self.history(index);
         Some(ChannelRow {
-            channel: self.public_name(index)?.clone(),
+            channel: self.known_name(index)?.clone(),
             ended: self.cells[index].ended,
             events_per_second,
             history_bytes: history.map_or(0, History::bytes),
@@ -580,14 +580,13 @@ mod tests {
     fn clients_and_publishers_have_room_of_their_own() {
         let mut channels = channels(10);
         channels.census.limit_to(ChannelLimits { published_max: 2, followed_max: 2, memory_max: u64::MAX });
-        let names: Vec<ChannelName> = ["a", "b", "c", "$d"].map(Into::into).into();
+        let names: Vec<ChannelName> = ["a", "b", "c"].map(Into::into).into();
         let followed = channels.find_or_add_followed(&names[0]).unwrap();
         channels.follow(followed, 0, 0);
         assert!(channels.find_or_add_followed(&names[1]).is_some());
         assert_eq!(channels.find_or_add_followed(&names[2]), None);
         assert!(channels.check_room_for_client(&names[1]).is_ok());
         assert_eq!(channels.check_room_for_client(&names[2]).unwrap_err().code, "channels");
-        assert!(channels.check_room_for_client(&names[3]).is_ok(), "the server's own channel");
         // The room of publishers is whole, and a channel that a publisher takes over leaves room for clients.
         assert!(channels.check_room_for([&names[0], &names[2]].into_iter()).is_ok());
         channels.remember(followed, &event(10), Source::Publisher, 10);

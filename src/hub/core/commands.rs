@@ -157,8 +157,8 @@ impl Core {
         let (indexes, cursor) = match filter {
             ChannelFilter::Busiest { limit } => {
                 let known = busiest.iter().map(|(index, _)| *index);
-                let public = known.filter(|index| self.channels.public_name(*index).is_some());
-                (public.take(*limit).collect(), None)
+                let named = known.filter(|index| self.channels.known_name(*index).is_some());
+                (named.take(*limit).collect(), None)
             }
             ChannelFilter::Named { prefix, cursor, limit } => self.channels.page(prefix, *cursor, *limit),
         };
