@@ -108,11 +108,6 @@ pub enum ChannelNameError {
     Reserved,
 }
 
-/// Whether a channel is one of the server's own.
-pub fn is_own(channel: &str) -> bool {
-    channel.starts_with('$')
-}
-
 /// Checks that `name` may be a client's or publisher's channel: 1 to 200 bytes of printable ASCII
 /// without comma and space, not starting with `$`.
 ///

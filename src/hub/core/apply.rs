@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::link::ShardMessage;
-use crate::logic::event::{ChannelName, Draft, Event, is_own};
+use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Command, FeedError, Publish, write_ids};
 
@@ -218,10 +218,7 @@ impl Core {
         for route in self.channels.routes(index) {
             self.shards.stage(route.shard, ShardMessage::Event(route.local, event.clone()));
         }
-        // The server's own channels are no part of the order that clients resume from.
-        if !is_own(name) {
-            self.applied = id;
-        }
+        self.applied = id;
         HubFigures::add(&self.figures.events_published, 1);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::link::{ConnectionId, LocalChannel, Replay, ShardMessage};
 use crate::logic::cells::NONE;
-use crate::logic::event::{Draft, Event, is_own};
+use crate::logic::event::{Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::FeedError;
 use crate::logic::reason::Reason;
@@ -148,10 +148,7 @@ fn on_no_room(shard: &mut Shard, channel: LocalChannel) {
 fn on_event(shard: &mut Shard, channel: LocalChannel, event: &Arc<Event>) {
     let Shard { lanes, cx, walks, .. } = shard;
     cx.counters.events_received += 1;
-    // The server's own channels are no part of the order that clients resume from.
-    if !is_own(&event.channel) {
-        lanes.see(event.id);
-    }
+    lanes.see(event.id);
     // The event was in the queue when the shard gave the channel up. It is left out, because later events may be
     // missing up to the one from which the shard follows the channel again.
     if lanes.channels[channel].following != Following::Yes {
