@@ -319,10 +319,12 @@ async fn pages_of_other_origins_read_with_credentials_only_where_they_may() {
     let script = "
         const [base, done] = arguments;
         const socket = new WebSocket(base.replace('http', 'ws') + '/ws?channel=a', 'ringcast.v1');
-        socket.onopen = () => { done('open ' + socket.protocol); socket.close(); };
-        socket.onerror = () => done('refused');";
-    assert_eq!(browser.run(script, vec![url(&open)]).await, "open ringcast.v1");
-    assert_eq!(browser.run(script, vec![url(&shut)]).await, "refused");
+        const told = [];
+        socket.onmessage = (e) => { told.push(...Object.keys(JSON.parse(e.data))); if (told[0] === 'hello') socket.close(1000); };
+        socket.onclose = (e) => done([socket.protocol, told.join(), e.code, e.wasClean, e.reason.split(':')[0]].join(' '));";
+    assert_eq!(browser.run(script, vec![url(&open)]).await, "ringcast.v1 hello 1000 true ");
+    // The page learns why it is refused, and the browser calls the end clean.
+    assert_eq!(browser.run(script, vec![url(&shut)]).await, "ringcast.v1 bye 4003 true origin");
     let script = "
         const [base, done] = arguments;
         fetch(base + '/poll?channel=a&wait=0', { credentials: 'include' })

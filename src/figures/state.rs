@@ -9,6 +9,7 @@ pub struct ServerState {
     is_started: AtomicBool,
     is_leaving: AtomicBool,
     is_paused: AtomicBool,
+    is_feed_lost: AtomicBool,
 }
 
 impl ServerState {
@@ -52,8 +53,17 @@ impl ServerState {
         self.is_paused.load(Ordering::Relaxed)
     }
 
-    /// Whether new clients are welcome: the server has started, is not going away and is not paused.
+    /// Notes whether publishers cannot connect, because the feed's socket file is gone.
+    pub fn set_feed_lost(&self, is_lost: bool) {
+        self.is_feed_lost.store(is_lost, Ordering::Relaxed);
+    }
+
+    /// Whether new clients are welcome: the server has started, is not going away and is not paused, and publishers can
+    /// connect.
     pub fn is_ready(&self) -> bool {
+        if self.is_feed_lost.load(Ordering::Relaxed) {
+            return false;
+        }
         let is_leaving = self.is_leaving.load(Ordering::Relaxed) || self.is_paused();
         self.is_started.load(Ordering::Relaxed) && !is_leaving
     }
@@ -72,6 +82,10 @@ mod tests {
         assert!(!state.set_paused(true));
         assert!(!state.is_ready() && state.is_paused());
         assert!(state.set_paused(false));
+        assert!(state.is_ready());
+        state.set_feed_lost(true);
+        assert!(!state.is_ready());
+        state.set_feed_lost(false);
         assert!(state.is_ready());
         state.set_leaving();
         assert!(!state.is_ready());

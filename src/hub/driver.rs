@@ -25,13 +25,13 @@ pub(super) fn run(core: Core, ports: Ports) -> io::Result<()> {
     runtime.block_on(async move { monoio::spawn(drive(core, ports)).await })
 }
 
-async fn drive(mut core: Core, ports: Ports) -> io::Result<()> {
+async fn drive(mut core: Core, mut ports: Ports) -> io::Result<()> {
     let mut watchers = Watchers::new(&ports)?;
     let mut marks = Vec::new();
     loop {
         watchers.noticed.take(&mut marks)?;
         let next = core.turn(&ports, &mut marks);
-        watchers.carry_out(&mut core);
+        watchers.carry_out(&mut core, &mut ports);
         match next {
             Next::Again => look_at_the_kernel().await,
             Next::Wait => watchers.noticed.wait().await,
@@ -220,12 +220,13 @@ impl Watchers {
     }
 
     /// Carries out the orders of a turn.
-    fn carry_out(&mut self, core: &mut Core) {
+    fn carry_out(&mut self, core: &mut Core, ports: &mut Ports) {
         let mut wants = std::mem::take(&mut core.wants);
         for want in wants.drain(..) {
             match want {
                 Want::Inbox => self.inbox.give(Order::Watch),
                 Want::Listener => self.listener.give(Order::Watch),
+                Want::Rebind => self.rebind(core, ports),
                 Want::Tick(time) => {
                     let noticed = self.noticed.clone();
                     monoio::spawn(async move {
@@ -244,6 +245,20 @@ impl Watchers {
             }
         }
         core.wants = wants;
+    }
+
+    /// Has the feed's new listener take the place of the old one.
+    fn rebind(&mut self, core: &mut Core, ports: &mut Ports) {
+        let Some(listener) = core.rebound.take() else { return };
+        match watch(&self.noticed, &listener, Way::Read, Mark::Listener, None) {
+            Ok(gate) => {
+                std::mem::replace(&mut self.listener, gate).give(Order::End);
+                ports.listener = listener;
+                // Publishers may have come to it already.
+                self.noticed.add(Mark::Listener);
+            }
+            Err(error) => warn!(%error, "the feed's new socket cannot be watched"),
+        }
     }
 
     fn try_watch(&mut self, number: usize, watch: impl FnOnce(&mut Watchers) -> io::Result<()>) {

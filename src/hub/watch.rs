@@ -26,6 +26,8 @@ pub(super) enum Want {
     Inbox,
     /// The driver must mark when the feed's listener can be accepted from.
     Listener,
+    /// The feed's socket was bound again, and the new listener takes the place of the old one.
+    Rebind,
     /// The driver must mark when this much time has passed.
     Tick(Duration),
     /// A publisher has this number from now on.

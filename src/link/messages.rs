@@ -1,5 +1,6 @@
 //! The messages between the hub and the shards.
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -331,6 +332,8 @@ pub enum HubMessage {
         /// The number of connections that were cut at the deadline.
         cut: u64,
     },
+    /// The feed's socket was bound again: publishers connect here from now on.
+    Feed(UnixListener),
     /// From the server: the keys by which tokens are verified from now on.
     Keys(Arc<Keyring>),
     /// From the server: the hub must have every shard end its connections.

@@ -2,6 +2,7 @@
 
 pub mod demo;
 mod error;
+mod feed_file;
 mod keys;
 mod listeners;
 mod logging;
@@ -23,7 +24,9 @@ use crate::figures::{ServerFigures, ServerState};
 use crate::link::{HubMessage, ToHub};
 use crate::sys::signal::{self, Signal};
 use crate::sys::socket::SocketFile;
+
 use crate::sys::{memory, process};
+use feed_file::FeedFile;
 
 use logging::Logging;
 use state::StateLock;
@@ -69,6 +72,8 @@ struct Server {
     demo: Option<demo::Demo>,
     service: service::Service,
     files: Vec<SocketFile>,
+    /// The feed's file, unless the service manager has opened the feed.
+    feed_file: Option<FeedFile>,
     _lock: StateLock,
 }
 
@@ -92,7 +97,7 @@ impl Server {
         self.to_hub.send(HubMessage::Stop);
         self.to_hub.ring();
         let _ = self.hub.join();
-        drop(self.files);
+        drop((self.files, self.feed_file));
         info!("stopped");
     }
 

@@ -6,9 +6,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use tracing::info;
 
 use crate::config::{AdminAddress, Config};
-use crate::sys::socket::{self, SocketFile, UnixListenError};
+use crate::sys::socket::{SocketFile, UnixListenError};
 
 use super::StartError;
+use super::feed_file;
 use super::listeners::{self, Listeners};
 use super::state::{self, State, StateLock};
 
@@ -16,8 +17,8 @@ use super::state::{self, State, StateLock};
 pub(super) struct Sockets {
     /// The publishers' socket.
     pub(super) feed: UnixListener,
-    /// Whether the service manager has opened the publishers' socket.
-    pub(super) feed_is_inherited: bool,
+    /// The file of the publishers' socket, unless the service manager has opened that.
+    pub(super) feed_file: Option<SocketFile>,
     /// The state files.
     pub(super) state: State,
     /// Keeps other servers from the state files.
@@ -40,15 +41,13 @@ impl Sockets {
     /// If something is in use, or cannot be opened.
     pub(super) fn open(config: &Config, shards: usize, cores: Option<&[usize]>) -> Result<Sockets, StartError> {
         let inherited = listeners::inherit()?;
-        let mut files = Vec::new();
-        let feed_is_inherited = inherited.feed.is_some();
-        let lock = state::lock(config).map_err(|error| name_the_feed(error, config, feed_is_inherited))?;
-        let feed = open_feed(config, inherited.feed, &mut files)?;
-        let state = state::open(&lock)?;
+        let mut lock = state::lock(config).map_err(|error| name_the_feed(error, config, inherited.feed.is_some()))?;
+        let (feed, feed_file) = open_feed(config, inherited.feed)?;
+        let state = state::open(&mut lock)?;
         let admin = open_admin(config)?;
         let mut clients = Listeners::open(config, shards, cores, inherited.clients)?;
-        files.append(&mut clients.files);
-        Ok(Sockets { feed, feed_is_inherited, state, lock, admin, clients, files })
+        let files = std::mem::take(&mut clients.files);
+        Ok(Sockets { feed, feed_file, state, lock, admin, clients, files })
     }
 }
 
@@ -67,15 +66,12 @@ fn name_the_feed(error: StartError, config: &Config, is_inherited: bool) -> Star
 fn open_feed(
     config: &Config,
     inherited: Option<UnixListener>,
-    files: &mut Vec<SocketFile>,
-) -> Result<UnixListener, StartError> {
+) -> Result<(UnixListener, Option<SocketFile>), StartError> {
     if let Some(listener) = inherited {
-        return Ok(listener);
+        return Ok((listener, None));
     }
-    let group = Some(config.feed.group.as_str()).filter(|group| !group.is_empty());
-    let listener = socket::listen_unix(&config.feed.path, config.feed.mode.0, group)?;
-    files.push(SocketFile::at(&config.feed.path)?);
-    Ok(listener)
+    let (listener, file) = feed_file::bind(&config.feed)?;
+    Ok((listener, Some(file)))
 }
 
 /// Opens the admin listener, unless it is switched off.

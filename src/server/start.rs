@@ -27,7 +27,7 @@ use super::logging::Logging;
 use super::sockets::Sockets;
 use super::state::State;
 use super::watch::{self, Watched};
-use super::{Server, StartError, demo, keys, service};
+use super::{Server, StartError, demo, feed_file, keys, service};
 
 /// How long shards may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
-    let Sockets { feed, feed_is_inherited, state, lock, admin, clients, files } =
+    let Sockets { feed, feed_file, state, lock, admin, clients, files } =
         Sockets::open(config, shards, plan.cores.as_deref())?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
@@ -69,12 +69,16 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             to_hub: to_hub.clone(),
             log_filter: logging.filter,
             max_line: config.feed.max_line,
-            feed_is_narrowed: is_narrowed(&config.feed) || feed_is_inherited,
+            feed_is_narrowed: is_narrowed(&config.feed) || feed_file.is_none(),
             clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
             names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
         })?;
     }
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
+    let feed_file = match feed_file {
+        Some(file) => Some(feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone())?),
+        None => None,
+    };
     server_state.set_started();
     watch::start(watched, stats.clone(), logging.lines)?;
     let service = service::start(stats)?;
@@ -85,7 +89,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             info!("the demo is at http://{address}/");
         }
     }
-    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, _lock: lock })
+    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, _lock: lock })
 }
 
 /// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.

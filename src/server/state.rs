@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::hub::ids::IdSource;
@@ -24,7 +24,8 @@ pub(super) struct StateLock {
     /// The common part of the files' names. It is the name of the feed's socket, so that several servers may share a
     /// directory.
     name: String,
-    _file: File,
+    /// The locked files: the lock's own, which a cleaner may remove, and one of the state's.
+    files: Vec<File>,
 }
 
 /// Locks the state, unless another server has locked it. Locking writes to no file that another server has open. It comes
@@ -42,21 +43,45 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     let path = folder.join(format!("{name}.lock"));
     let mut file = OpenOptions::new();
     file.write(true).create(true).truncate(false).mode(0o600);
-    let file = file.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(failed)?;
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => StartError::StateInUse(path.display().to_string()),
-        TryLockError::Error(source) => failed(source),
-    })?;
-    Ok(StateLock { folder: folder.clone(), name, _file: file })
+    let mut lock = StateLock { folder: folder.clone(), name, files: Vec::new() };
+    lock.add(&path, &file)?;
+    let ids = lock.path("ids");
+    if ids.exists() {
+        lock.add(&ids, OpenOptions::new().read(true))?;
+    }
+    Ok(lock)
+}
+
+impl StateLock {
+    /// The path of a state file.
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.folder.join(format!("{}.{suffix}", self.name))
+    }
+
+    /// Opens and locks one more file, which must not be a link.
+    fn add(&mut self, path: &Path, options: &OpenOptions) -> Result<(), StartError> {
+        let failed = |source| StartError::State { path: self.folder.display().to_string(), source };
+        let file = options.clone().custom_flags(libc::O_NOFOLLOW).open(path).map_err(failed)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StartError::StateInUse(path.display().to_string()),
+            TryLockError::Error(source) => failed(source),
+        })?;
+        self.files.push(file);
+        Ok(())
+    }
 }
 
 /// Opens the state files. This writes them anew, so it comes after every check for another running server.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub(super) fn open(lock: &StateLock) -> Result<State, StartError> {
-    let path = |suffix: &str| lock.folder.join(format!("{}.{suffix}", lock.name));
-    let ids = IdSource::open(&path("ids"), unix_ms())?;
-    let revocations = Revocations::open(&path("revoked"), unix_ms() / 1000)?;
+pub(super) fn open(lock: &mut StateLock) -> Result<State, StartError> {
+    let path = lock.path("ids");
+    let ids = IdSource::open(&path, unix_ms())?;
+    if lock.files.len() == 1 {
+        // The file is new.
+        lock.add(&path, OpenOptions::new().read(true))?;
+    }
+    let revocations = Revocations::open(&lock.path("revoked"), unix_ms() / 1000)?;
     Ok(State { ids, revocations })
 }

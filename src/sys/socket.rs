@@ -201,9 +201,16 @@ impl SocketFile {
     }
 }
 
+impl SocketFile {
+    /// Whether the file is still there, and no other one in its place.
+    pub fn is_there(&self) -> bool {
+        device_and_inode(&self.path).is_ok_and(|file| file == self.file)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if device_and_inode(&self.path).is_ok_and(|file| file == self.file) {
+        if self.is_there() {
             // A file that cannot be removed is recognised as stale at the next start.
             let _ = std::fs::remove_file(&self.path);
         }

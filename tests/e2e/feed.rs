@@ -2,6 +2,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
+use ringcast::feed::client::FeedClient;
 use serde_json::{Value, json};
 
 use super::clients::{Socket, Stream};
@@ -168,6 +169,40 @@ fn the_socket_has_its_mode_and_a_live_one_is_not_replaced() {
 }
 
 #[test]
+fn a_feed_whose_file_was_taken_away_is_bound_again() {
+    let server = Server::start("");
+    let mut before = server.feed();
+    let mut stream = Stream::open(server.address, "/sse?channel=a");
+    for round in 0..2 {
+        std::fs::remove_file(&server.feed_path).unwrap();
+        let mut feed = eventually("publishers can connect", || FeedClient::connect(&server.feed_path).ok());
+        for feed in [&mut before, &mut feed] {
+            publish(feed, "a", &round.to_string());
+            assert_eq!(stream.next().unwrap().data, round.to_string());
+        }
+    }
+    let lines = || server.log.lock().unwrap().clone();
+    let said = |text: &str| lines().iter().filter(|line| line["message"].as_str().unwrap().contains(text)).count();
+    eventually("it is logged", || (said("the feed's socket file was gone, and is bound again") == 2).then_some(()));
+    // Something else in its place cannot be replaced.
+    std::fs::remove_file(&server.feed_path).unwrap();
+    std::fs::create_dir(&server.feed_path).unwrap();
+    let ready = |address| super::clients::get(address, "/readyz").status;
+    eventually("the server is not ready", || {
+        (ready(server.admin) == 503 && ready(server.address) == 503).then_some(())
+    });
+    eventually("it is logged", || (said("cannot be bound again") == 1).then_some(()));
+    publish(&mut before, "a", "on");
+    std::fs::remove_dir(&server.feed_path).unwrap();
+    eventually("the server is ready again", || (ready(server.admin) == 200).then_some(()));
+    publish(&mut server.feed(), "a", "again");
+    assert_eq!([stream.next().unwrap().data, stream.next().unwrap().data], ["on", "again"]);
+    let path = server.feed_path.clone();
+    server.stop();
+    assert!(!path.exists(), "the server removes the file that it has bound last");
+}
+
+#[test]
 fn of_two_servers_that_start_together_exactly_one_runs() {
     for _ in 0..10 {
         let folder = tempfile::tempdir().unwrap();
@@ -212,6 +247,11 @@ fn a_second_server_leaves_the_files_of_the_first_alone() {
     let other = server.folder.path().join("other.sock");
     assert!(serve(&other, &taken).contains(&format!("{taken} is in use")), "clients are not shared");
     assert!(!elsewhere.exists() && !other.exists(), "what it has made is removed");
+    std::fs::remove_file(server.folder.path().join("feed.lock")).unwrap();
+    assert!(
+        serve(&elsewhere, "127.0.0.1:0").contains("another server uses the same state"),
+        "without the lock's file too"
+    );
     revoke(&server, "two");
     let server = Server::start_in(server.crash(), keys, &[]);
     for jti in ["one", "two"] {

@@ -9,6 +9,7 @@ use crate::logic::json;
 use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 
 use super::super::outbox::OUTBOX_BYTES_MAX;
+use super::super::watch::Want;
 use super::budget::Now;
 use super::{Core, HubFigures};
 
@@ -70,6 +71,10 @@ impl Core {
                 self.cut += cut;
             }
             HubMessage::Pause(on) => self.shards.stage_all(|| ShardMessage::Pause(on)),
+            HubMessage::Feed(listener) => {
+                self.rebound = Some(listener);
+                self.wants.push(Want::Rebind);
+            }
             HubMessage::Keys(keyring) => self.shards.stage_all(|| ShardMessage::Keys(keyring.clone())),
             HubMessage::Drain => self.shards.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,

@@ -15,6 +15,7 @@ mod sweep;
 mod turn;
 
 use std::mem;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub(super) struct Core {
     pub(super) applied: Id,
     /// The position that the shards were last told.
     announced: Id,
+    /// The feed's new listener, until the driver has it.
+    pub(in crate::hub) rebound: Option<UnixListener>,
     /// The wants of this turn, for the driver.
     pub(super) wants: Vec<Want>,
     clock: Clock,
@@ -136,6 +139,7 @@ impl Core {
             clock,
             now,
             accepting: Accepting::Awaited,
+            rebound: None,
             heard: 0,
             is_hearing: false,
             congested_since: None,

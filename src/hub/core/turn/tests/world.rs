@@ -84,7 +84,7 @@ impl World {
                 Want::Inbox => marks.push(Mark::Inbox),
                 Want::Listener => marks.push(Mark::Listener),
                 Want::Tick(_) => marks.push(Mark::Tick),
-                Want::Opened(_) | Want::Closed(_) => {}
+                Want::Opened(_) | Want::Closed(_) | Want::Rebind => {}
             }
         }
         self.core.turn(&self.ports, &mut marks)
