@@ -123,9 +123,9 @@ pub trait Slack {
 /// The room that a list keeps in any case, in elements.
 const ROOM_KEPT: usize = 1024;
 
-/// The room that a list of `len` elements is cut to, if that is worth the copying.
+/// The room that a list of `len` elements is cut to, if that is worth the copying. A list that has less room keeps it.
 fn room(len: usize, capacity: usize) -> Option<usize> {
-    (capacity > ROOM_KEPT && len < capacity / 4).then(|| (len * 2).max(ROOM_KEPT))
+    (len < capacity / 4).then(|| (len * 2).max(ROOM_KEPT))
 }
 
 impl<T> Slack for Vec<T> {
@@ -256,8 +256,9 @@ mod tests {
     #[test]
     fn a_number_is_given_again_once_its_value_is_taken_back() {
         let mut pool = Pool::<Vec<u8>>::default();
-        let (a, b) = (pool.add(vec![1]), pool.add(vec![2]));
-        assert_eq!((&pool[a], &pool[b], pool.len(), pool.is_empty()), (&vec![1], &vec![2], 2, false));
+        let [a, b, c] = [1, 2, 9].map(|value| pool.add(vec![value]));
+        assert_eq!((&pool[a], &pool[b], pool.len(), pool.is_empty()), (&vec![1], &vec![2], 3, false));
+        assert_eq!(pool.remove(c), [9]);
         assert_eq!(pool.remove(a), [1]);
         assert_eq!(pool.add(vec![3]), a);
         assert_eq!((&pool[a], &pool[b]), (&vec![3], &vec![2]));

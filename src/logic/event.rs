@@ -160,6 +160,15 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_that_is_not_binary_is_text() {
+        let texts = [(Kind::Text, "a\nü"), (Kind::Json, "[1]")];
+        assert_eq!(
+            texts.map(|(kind, text)| event(kind, None, text.as_bytes()).text().to_owned()),
+            texts.map(|(_, text)| text)
+        );
+    }
+
+    #[test]
     fn channel_names() {
         for good in ["a", "orders:1", "a/b=c@d_e-f.g", &"x".repeat(200)] {
             assert_eq!(check_channel_name(good), Ok(()), "{good:?}");

@@ -188,16 +188,24 @@ mod tests {
 
     #[test]
     fn room_for_many_events_is_given_back_when_few_are_left() {
-        let limits = HistoryLimits { events_max: 4096, bytes_max: usize::MAX, age_max_ms: 10 };
-        let mut history = History::new(Id::ZERO);
-        for ms in 1..=4096 {
-            history.push(event(ms, 1), &limits, 0);
-        }
-        for _ in 0..4000 {
-            history.drop_oldest();
-        }
-        assert!(history.events.capacity() < 1024, "{}", history.events.capacity());
-        assert_eq!((history.len(), history.bytes()), (96, 96));
+        let limits = HistoryLimits { events_max: usize::MAX, bytes_max: usize::MAX, age_max_ms: 10 };
+        // The numbers of events that are left when the room changes, with the room from then on.
+        let changes = |count: usize| {
+            let mut history = History::new(Id::ZERO);
+            (1..=count as u64).for_each(|ms| history.push(event(ms, 1), &limits, 0));
+            let mut room = history.events.capacity();
+            assert_eq!(room, count);
+            let mut changes = Vec::new();
+            for _ in 0..count {
+                history.drop_oldest();
+                if std::mem::replace(&mut room, history.events.capacity()) != history.events.capacity() {
+                    changes.push((history.len(), room));
+                }
+            }
+            changes
+        };
+        assert_eq!(changes(4096), [(511, 1022), (126, 252), (30, 60), (0, 0)]);
+        assert_eq!(changes(64), [(0, 0)]);
     }
 
     #[test]
@@ -229,6 +237,7 @@ mod tests {
             let dropped = (0..=all.len()).find(|dropped| fits(&all[*dropped..])).unwrap();
             let kept = &all[dropped..];
             prop_assert_eq!((history.len(), history.is_empty(), history.bytes()), (kept.len(), kept.is_empty(), bytes(kept)));
+            prop_assert_eq!(history.cost(), bytes(kept) + 112 * kept.len());
             prop_assert_eq!(history.complete_since(), Id::new(dropped as u64, 0));
             let after = Id::new(after, 0);
             let expected: Vec<_> = kept.iter().filter(|e| e.id > after).collect();

@@ -158,6 +158,12 @@ mod tests {
         assert_eq!("12".parse(), Ok(Id::new(12, 0)));
     }
 
+    #[test]
+    fn a_position_that_no_server_of_this_kind_has_named_is_after_every_event() {
+        assert_eq!(["5-1", "0-0", "99999999999999999-0"].map(Id::of_client), [Id::new(5, 1), Id::ZERO, Id::MAX]);
+        assert_eq!(["", "5", "a", "5-", "5-b"].map(Id::of_client), [Id::MAX; 5]);
+    }
+
     proptest! {
         #[test]
         fn parts_that_are_too_great_make_the_greatest_id(ms: u64, n: u64, other_ms in 0..=MS_MAX, other_n in 0..=COUNT_MAX) {

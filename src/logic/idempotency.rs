@@ -134,7 +134,7 @@ mod tests {
         for _ in 0..200 {
             assert_eq!(keys.get("499", 150), Some((&[Id::new(7, 0)][..], 7)), "the later use has its own window");
         }
-        assert_eq!(keys.len(), 1);
+        assert_eq!((keys.len(), keys.ids), (1, 1));
     }
 
     #[test]
@@ -142,9 +142,11 @@ mod tests {
         let mut keys = IdempotencyKeys::new(1000, 4);
         let many = [Id::ZERO; 4 * IDS_PER_KEY];
         keys.insert("many", 7, &many, 0);
-        keys.insert("few", 7, &many[..IDS_PER_KEY], 0);
+        keys.insert("few", 7, &many[..IDS_PER_KEY - 1], 0);
+        assert_eq!(keys.len(), 2, "the ids are on average those of the most keys");
+        keys.insert("last", 7, &many[..1], 0);
         assert_eq!(keys.get("many", 0), None, "the oldest went");
-        assert_eq!(keys.len(), 1);
+        assert_eq!(keys.len(), 2);
         keys.insert("more", 7, &[Id::ZERO; 100 * IDS_PER_KEY], 0);
         assert_eq!(keys.get("few", 0), None);
         assert_eq!((keys.len(), keys.ids), (1, 100 * IDS_PER_KEY), "the newest stays");

@@ -55,6 +55,8 @@ mod tests {
         assert_eq!(lines.left_out(12), 0, "the second is not over");
         assert!(lines.take(20));
         assert_eq!((lines.left_out(20), lines.left_out(21)), (1, 0));
-        assert!(!LineBudget::new(0, 10).take(5));
+        let mut none = LineBudget::new(0, 10);
+        assert!(!none.take(5));
+        assert_eq!(none.left_out(20), 0, "without a budget no line is missing");
     }
 }

@@ -165,6 +165,7 @@ mod tests {
         assert_eq!(protocol.map(Reason::close_code), [Some(1002), Some(1007), Some(1009)]);
         assert_eq!(Reason::HandshakeTimeout.status(), Some(408));
         assert_eq!(Reason::Broken.refusal(), None);
+        assert_eq!(Reason::Drained.refusal(), Some(Refusal::fatal(Code::Draining, "the server is going away")));
     }
 
     #[test]

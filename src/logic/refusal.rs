@@ -89,6 +89,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fatal_refusal_closes_and_says_when_to_come_back_if_that_is_known() {
+        let refusal = Refusal::fatal(Code::Full, "full").retry_after(5);
+        assert_eq!(
+            (refusal.code, &*refusal.message, refusal.close, refusal.retry_after_secs),
+            (Code::Full, "full", true, Some(5))
+        );
+        let refusal = Refusal::new(Code::Full, "full");
+        assert_eq!((refusal.close, refusal.retry_after_secs), (false, None));
+    }
+
+    #[test]
     fn the_feeds_errors_keep_their_code() {
         let refusal = Refusal::from(FeedError::new("bad_field", "x"));
         assert_eq!((refusal.code, &*refusal.message), (Code::BadField, "x"));

@@ -100,6 +100,8 @@ mod tests {
         let mut wheel = Wheel::new(0);
         (0..100).for_each(|entry| assert_eq!(wheel.insert(entry, 1), 1));
         assert_eq!(wheel.len(), 100);
+        let chunks: Vec<_> = wheel.slots[1].iter().map(|chunk| (chunk.len(), chunk.capacity())).collect();
+        assert_eq!(chunks, [(32, 32), (32, 32), (32, 32), (4, 32)]);
         assert!(wheel.advance(1).expect("a tick has passed").eq(0..100));
         assert!(wheel.is_empty());
     }

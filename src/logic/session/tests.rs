@@ -103,6 +103,41 @@ fn keys_hold_a_protocol_and_a_coding() {
 }
 
 #[test]
+fn protocols_differ_in_what_a_client_may_do() {
+    let of = |spoken: Spoken| {
+        let protocol = spoken.protocol();
+        let (subprotocol, takes_requests) = (protocol.subprotocol(), protocol.takes_requests());
+        let names = format!("{:?} by {}", LaneKey::of(spoken, true), protocol.carrier().name());
+        (names, subprotocol, takes_requests, protocol.has_channels())
+    };
+    let v1 = Some("ringcast.v1");
+    for (spoken, name, subprotocol, takes_requests, has_channels) in [
+        (Spoken::SSE, "sse Chunked by sse", None, false, true),
+        (Spoken::SSE_ENVELOPE, "sse_envelope Chunked by sse", None, false, true),
+        (Spoken::WS_JSON, "ws_json Identity by ws", v1, true, true),
+        (Spoken::WS_RAW, "ws_raw Identity by ws", None, false, true),
+        (Spoken::POLL, "poll Identity by poll", None, false, true),
+        (Spoken::ECHO, "echo Identity by ws", v1, false, false),
+    ] {
+        assert_eq!(of(spoken), (name.to_owned(), subprotocol, takes_requests, has_channels));
+    }
+}
+
+#[test]
+fn a_channel_from_a_client_is_a_channel_name() {
+    let channel = ChannelArg::new("orders:1".into()).unwrap();
+    assert_eq!((channel.as_str(), channel.as_ref()), ("orders:1", "orders:1"));
+    assert_eq!(ChannelArg::new("$sys".into()).unwrap_err().code, Code::BadChannel);
+}
+
+#[test]
+fn a_message_is_as_long_as_its_bytes() {
+    let all = [Payload::Text(""), Payload::Text("ü"), Payload::Binary(b""), Payload::Binary(b"abc")];
+    let lengths = all.map(|payload| (payload.len(), payload.is_empty()));
+    assert_eq!(lengths, [(0, true), (2, false), (0, true), (3, false)]);
+}
+
+#[test]
 fn only_streams_of_http_1_1_are_chunked() {
     for spoken in all() {
         let is_stream = spoken.protocol().carrier() == Carrier::Stream;
@@ -117,10 +152,15 @@ fn only_streams_of_http_1_1_are_chunked() {
 fn coded_bytes_are_the_protocols_own() {
     let draft = Draft { name: None, kind: Kind::Text, payload: b"x".to_vec().into() };
     let refusal = Refusal::new(Code::Forbidden, "no");
+    let welcome = Welcome { position: Id::new(5, 1), connection: &"0.1.2", padding_bytes: 3, retry_ms: 5, beat_ms: 7 };
     for spoken in all() {
         let [plain, chunked] = [Coding::Identity, Coding::Chunked].map(|coding| LaneKey::new(spoken, coding));
+        let own = written(|out| spoken.protocol().welcome(&welcome, out));
+        assert_eq!(written(|out| plain.welcome(&welcome, out)), own, "{spoken:?}");
+        assert_eq!(from_chunks(&written(|out| chunked.welcome(&welcome, out))), (own, false), "{spoken:?}");
         for notice in notices(&draft, &refusal) {
-            let own = written(|out| plain.notify(&notice, out));
+            let own = written(|out| spoken.protocol().notify(&notice, out));
+            assert_eq!(written(|out| plain.notify(&notice, out)), own, "{notice:?}");
             assert_eq!(from_chunks(&written(|out| chunked.notify(&notice, out))), (own, false), "{notice:?}");
         }
         let heartbeat = plain.heartbeat().unwrap_or_default();
@@ -257,6 +297,7 @@ fn an_echo_sends_messages_back_and_a_raw_socket_ignores_them() {
     assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x81\x05hello");
     let Intent::Reply(notice) = Spoken::ECHO.protocol().interpret(Payload::Binary(b"\xff")) else { panic!() };
     assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&notice, out)), b"\x82\x01\xff");
+    assert_eq!(written(|out| LaneKey::of(Spoken::ECHO, true).notify(&Notice::Pong(b"x"), out)), b"\x8a\x01x");
     assert_eq!(Spoken::WS_RAW.protocol().interpret(Payload::Text(r#"{"subscribe":["a"]}"#)), Intent::Alive);
 }
 
