@@ -492,6 +492,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SlowPolicy;
     use crate::logic::session::Spoken;
 
     #[test]
@@ -567,5 +568,229 @@ mod tests {
         assert_eq!(lanes.kept_bytes, 5);
         lanes.clear_log(lane);
         assert_eq!(lanes.kept_bytes, 0);
+    }
+
+    fn reader(slot: u32) -> Reader {
+        Reader { slot, subscription: 0 }
+    }
+
+    /// A table with one lane of one channel.
+    fn with_lane() -> (Lanes, u32) {
+        let mut lanes = Lanes::new();
+        let policy = lanes.policy_number(Policy { max_lag: 1 << 20, slow: SlowPolicy::Gap, presence: false });
+        let channel = lanes.add("c".into(), policy);
+        let lane = lanes.lane(channel, LaneKey::default());
+        (lanes, lane)
+    }
+
+    fn append(lanes: &mut Lanes, lane: u32, number: u64, now: Tick, bytes: usize) {
+        lanes.append(lane, Id::new(number, 0), now, |out| out.resize(out.len() + bytes, b'x'));
+    }
+
+    #[test]
+    fn a_channel_has_a_name_and_the_policy_of_its_number() {
+        let mut lanes = Lanes::new();
+        let policy = |max_lag| Policy { max_lag, slow: SlowPolicy::Gap, presence: false };
+        let lags = [10, 20, 30, 20];
+        let numbers = lags.map(|max_lag| lanes.policy_number(policy(max_lag)));
+        let channels = [0, 1, 2, 3].map(|i| lanes.add(format!("c{i}").into(), numbers[i]));
+        for (i, channel) in channels.into_iter().enumerate() {
+            let lane = lanes.lane(channel, LaneKey::default());
+            assert_eq!(
+                (lanes.name(channel), lanes.channel_of(lane).name.as_deref()),
+                (&*format!("c{i}"), Some(lanes.name(channel)))
+            );
+            assert_eq!((lanes.policy_of(lane), lanes.max_lag(lane)), (policy(lags[i]), lags[i]));
+        }
+    }
+
+    #[test]
+    fn a_log_is_complete_from_the_id_that_the_hub_has_sent_if_the_channel_is_followed() {
+        let mut lanes = Lanes::new();
+        [3, 5, 4].into_iter().for_each(|number| lanes.see(Id::new(number, 0)));
+        let [asked, followed] = ["a", "b"].map(|name| lanes.add(name.into(), 0));
+        lanes.channels[followed].following = Following::Yes;
+        let since = [asked, followed].map(|channel| {
+            let lane = lanes.lane(channel, LaneKey::default());
+            [4, 5].map(|number| lanes[lane].log.position_after(Id::new(number, 0)))
+        });
+        assert_eq!(since, [[None, None], [None, Some(0)]]);
+    }
+
+    #[test]
+    fn any_of_a_channels_lanes_can_be_freed() {
+        let keys = [(Spoken::SSE, true), (Spoken::SSE, false), (Spoken::POLL, true), (Spoken::WS_JSON, false)]
+            .map(|(spoken, chunked)| LaneKey::of(spoken, chunked));
+        for freed in 0..keys.len() {
+            let mut lanes = Lanes::new();
+            let channel = lanes.add("c".into(), 0);
+            let all = keys.map(|key| lanes.lane(channel, key));
+            assert_eq!(lanes.lanes_of(channel).collect::<Vec<_>>(), all.iter().rev().copied().collect::<Vec<_>>());
+            append(&mut lanes, all[freed], 1, 0, 10);
+            assert!(!lanes.remove_lane(all[freed]));
+            assert_eq!(lanes.kept_bytes, 0);
+            let mut left = Vec::new();
+            let mut lane = lanes.channels[channel].lanes;
+            while lane != NONE {
+                left.push(lane);
+                lane = lanes.next_lane(lane);
+            }
+            assert_eq!(left, all.iter().rev().copied().filter(|lane| *lane != all[freed]).collect::<Vec<_>>());
+            assert_eq!(left, lanes.lanes_of(channel).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn subscriptions_are_counted_beside_readers() {
+        let (mut lanes, lane) = with_lane();
+        assert!(lanes[lane].is_unused() && !lanes[lane].has_waiting(0));
+        (0..2).for_each(|_| lanes.enter(lane));
+        let has_waiting = |lanes: &Lanes| [0, 1, 2, 3].map(|readers| lanes[lane].has_waiting(readers));
+        assert_eq!(has_waiting(&lanes), [true, true, false, false]);
+        lanes.leave(lane, 1);
+        assert_eq!((has_waiting(&lanes), lanes[lane].is_unused()), ([true, false, false, false], false));
+        lanes.leave(lane, 7);
+        assert_eq!((lanes[lane].is_unused(), lanes[lane].touched), (true, 7));
+    }
+
+    #[test]
+    fn a_log_is_on_the_account_once_while_a_reader_is_behind() {
+        let (mut lanes, lane) = with_lane();
+        append(&mut lanes, lane, 1, 0, 10);
+        (0..4).for_each(|_| lanes.enter(lane));
+        lanes.add_reader(lane, reader(1), 10);
+        assert_eq!((lanes.lagging_bytes, lanes.lags(lane), lanes[lane].at_head), (0, false, 1));
+        for (slot, cursor) in [(2, 0), (3, 0), (4, 10)] {
+            assert_eq!(lanes.add_reader(lane, reader(slot), cursor), slot - 1);
+            assert_eq!((lanes.lagging_bytes, lanes.lags(lane)), (lanes[lane].log.memory_bytes(), true));
+            lanes.check_invariants();
+        }
+        assert_eq!(lanes[lane].at_head, 2);
+        // The last reader takes the place of one that leaves.
+        assert_eq!(lanes.remove_reader(lane, 0, 10), Some(reader(4)));
+        assert_eq!((lanes.remove_reader(lane, 2, 0), lanes[lane].at_head), (None, 1));
+        assert_eq!(lanes.readers(lane), [reader(4), reader(2)]);
+        lanes.rename_reader(lane, 1, 9);
+        assert_eq!(lanes.readers(lane), [reader(4), Reader { slot: 2, subscription: 9 }]);
+        lanes.remove_reader(lane, 1, 0);
+        lanes.remove_reader(lane, 0, 10);
+        assert_eq!((lanes.readers(lane).len(), lanes[lane].at_head, lanes.lists.len()), (0, 0, 0));
+        lanes.add_reader(lane, reader(5), 10);
+        lanes.rename_reader(lane, 0, 8);
+        assert_eq!(lanes.readers(lane), [Reader { slot: 5, subscription: 8 }]);
+    }
+
+    #[test]
+    fn a_long_list_of_readers_gives_room_back_when_few_are_left() {
+        // The numbers of readers that are left when the list's room changes, with the room from then on.
+        let changes = |count: u32| {
+            let (mut lanes, lane) = with_lane();
+            (0..count).for_each(|slot| assert_eq!(lanes.add_reader(lane, reader(slot), 0), slot));
+            let list = lanes[lane].reader.subscription;
+            let mut room = lanes.lists[list].capacity();
+            let mut changes = vec![(count, room)];
+            for left in (1..count).rev() {
+                assert_eq!(lanes.remove_reader(lane, left, 0), None);
+                if std::mem::replace(&mut room, lanes.lists[list].capacity()) != lanes.lists[list].capacity() {
+                    changes.push((left, room));
+                }
+            }
+            changes
+        };
+        assert_eq!(changes(256), [(256, 256), (63, 126), (30, 60)]);
+        assert_eq!(changes(64), [(64, 64)]);
+    }
+
+    #[test]
+    fn a_lane_goes_when_nothing_has_needed_it_for_a_while() {
+        let (mut lanes, lane) = with_lane();
+        lanes.enter(lane);
+        append(&mut lanes, lane, 1, 0, 10);
+        // A lane that is used again in the meantime stays until it was unused for long enough.
+        lanes.leave(lane, 10);
+        lanes.enter(lane);
+        assert_eq!((lanes.free_unused_lane(309), lanes.free_unused_lane(310)), (None, Some(None)));
+        lanes.leave(lane, 320);
+        lanes.enter(lane);
+        lanes.leave(lane, 330);
+        assert_eq!((lanes.free_unused_lane(620), lanes.free_unused_lane(629)), (Some(None), None));
+        // A walk still has the lane in its list.
+        lanes[lane].walking = true;
+        assert_eq!((lanes.free_unused_lane(630), lanes.free_unused_lane(929)), (Some(None), None));
+        lanes[lane].walking = false;
+        // The channel's other lane is newer.
+        let channel = lanes[lane].channel;
+        let other = lanes.lane(channel, LaneKey::of(Spoken::POLL, false));
+        lanes.enter(other);
+        assert_eq!((lanes.free_unused_lane(930), lanes.free_unused_lane(930)), (Some(None), None));
+        assert_eq!(lanes.lanes_of(channel).collect::<Vec<_>>(), [other]);
+        // A lane that is freed by the first of two entries is not there for the second.
+        (0..2).for_each(|_| {
+            lanes.leave(other, 940);
+            lanes.enter(other);
+        });
+        lanes.leave(other, 940);
+        assert_eq!([(); 4].map(|()| lanes.free_unused_lane(960)), [Some(Some(channel)), Some(None), Some(None), None]);
+    }
+
+    #[test]
+    fn a_log_is_emptied_once_all_have_read_it_and_its_newest_event_is_old() {
+        let (mut lanes, lane) = with_lane();
+        lanes.enter(lane);
+        lanes.add_reader(lane, reader(1), 0);
+        append(&mut lanes, lane, 1, 5, 10);
+        assert!(!lanes.has_old(304) && !lanes.empty_old_log(304));
+        // A reader is behind, so the log is looked at again later.
+        assert!(lanes.has_old(305) && lanes.empty_old_log(305) && !lanes.has_old(604));
+        append(&mut lanes, lane, 2, 306, 10);
+        lanes[lane].at_head = 1;
+        lanes.settle(lane, u64::MAX);
+        // An event has come since.
+        assert!(lanes.empty_old_log(605) && !lanes.empty_old_log(904));
+        assert_eq!(lanes.kept_bytes, 20);
+        assert!(lanes.empty_old_log(905) && !lanes.has_old(Tick::MAX));
+        assert_eq!((lanes.kept_bytes, lanes[lane].aging), (0, false));
+        // A log that is old by the tick is emptied, and so is one that is empty already.
+        append(&mut lanes, lane, 3, 1000, 10);
+        lanes[lane].at_head = 1;
+        lanes.settle(lane, 0);
+        assert!(lanes.empty_old_log(1300) && !lanes[lane].aging && lanes.aging.is_empty());
+        append(&mut lanes, lane, 4, 2000, 10);
+        lanes[lane].at_head = 1;
+        lanes.settle(lane, u64::MAX);
+        assert!(lanes.empty_old_log(2300) && lanes.kept_bytes == 0);
+        // Without subscriptions it is not needed however new it is.
+        append(&mut lanes, lane, 5, 3000, 10);
+        lanes.remove_reader(lane, 0, 0);
+        lanes.leave(lane, 3299);
+        assert!(lanes.empty_old_log(3300) && lanes.kept_bytes == 0 && lanes.aging.is_empty());
+    }
+
+    #[test]
+    fn a_log_that_all_have_read_keeps_64_kib_within_the_budget() {
+        let kept = |budget: u64| {
+            let (mut lanes, lane) = with_lane();
+            (1..=100).for_each(|number| append(&mut lanes, lane, number, 0, 1024));
+            lanes.settle(lane, 100 * 1024 + 512);
+            assert_eq!(lanes.kept_bytes, 64 * 1024);
+            lanes.settle(lane, budget);
+            lanes.kept_bytes
+        };
+        assert_eq!([64 * 1024 + 512, 64 * 1024 + 511].map(kept), [64 * 1024, 0]);
+    }
+
+    #[test]
+    fn queues_that_were_long_once_give_their_room_back() {
+        let (mut lanes, lane) = with_lane();
+        for now in 0..5000 {
+            lanes.aging.push_back((now, lane));
+            lanes.unused.add(lane, Kept::Silent, now);
+        }
+        lanes.enter(lane);
+        while lanes.free_unused_lane(4998).is_some() {}
+        lanes.aging.truncate(1);
+        lanes.give_back_slack();
+        assert_eq!(lanes.aging.capacity(), 1024);
+        assert!(lanes.has_old(0) && lanes.capacity() as usize >= 1);
     }
 }

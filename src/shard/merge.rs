@@ -184,6 +184,9 @@ pub(super) fn frame_page(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::context::Budget;
     use super::super::tests::tables::{Tables, id};
     use super::*;
     use crate::config::SlowPolicy;
@@ -248,6 +251,40 @@ mod tests {
         let bytes = &batch.arena[start..end];
         assert_eq!([bytes[0], bytes[50_000], bytes[100_000], bytes[MERGED_BYTES_MAX - 1]], *b"1233");
         assert!(is_short_enough(7, 7 + MERGED_BYTES_MAX as u64) && !is_short_enough(7, 8 + MERGED_BYTES_MAX as u64));
+    }
+
+    /// A stream on so many lanes, on each of which two events of one byte wait, and the lanes take turns.
+    fn on_many(count: usize) -> (Tables, u32) {
+        let mut tables = Tables::new();
+        let lanes: Vec<u32> = (0..count).map(|_| tables.lane(SlowPolicy::Gap)).collect();
+        let slot = tables.stream(&lanes);
+        let numbers = 1..=2 * count as u64;
+        numbers.zip(lanes.iter().cycle()).for_each(|(number, lane)| tables.append(*lane, number, 1));
+        (tables, slot)
+    }
+
+    #[test]
+    fn one_poll_is_answered_after_a_number_of_looks() {
+        let (mut tables, slot) = on_many(256);
+        let mut out = Vec::new();
+        let mut take = || {
+            let (count, last) = take_pending(&mut tables.slots, &mut tables.lanes, slot, &mut out, usize::MAX);
+            (count, last.map(Id::ms))
+        };
+        assert_eq!([take(), take(), take()], [(256, Some(256)), (256, Some(512)), (0, None)]);
+    }
+
+    #[test]
+    fn a_merge_costs_the_budget_a_piece_for_each_frame_and_one_for_32_looks() {
+        let merged = |count: usize, pieces: usize| {
+            let (mut tables, slot) = on_many(count);
+            let Tables { slots, lanes, batch, .. } = &mut tables;
+            batch.budget = Budget::new((pieces, Duration::from_secs(60)));
+            let piece = merge(slots, lanes, batch, slot);
+            let Piece::Merged { start: 0, end } = piece else { panic!("{piece:?}") };
+            end
+        };
+        assert_eq!([(31, 5), (32, 6), (64, 6), (64, 7)].map(|(count, pieces)| merged(count, pieces)), [5, 3, 2, 3]);
     }
 
     fn event(number: u64, bytes: usize) -> Arc<Event> {

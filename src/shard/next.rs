@@ -153,7 +153,7 @@ fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::Gap;
+    use super::super::connection::{Gap, Resume, Subscription};
     use super::super::tests::tables::{Tables, id};
     use super::*;
     use crate::config::SlowPolicy;
@@ -273,5 +273,86 @@ mod tests {
         tables.slots.enter_state(slot, State::Closing);
         assert!(next(&mut tables, slot).is_none(), "a connection that ends gets no event");
         assert_eq!(tables.slots[slot].state, State::Lingering, "it has everything");
+        assert_eq!(tables.slots[slot].deadline, 1 + 30, "it has three seconds from now on");
+    }
+
+    #[test]
+    fn polls_and_subscriptions_that_do_not_read_yet_get_no_frames() {
+        let (mut tables, slot) = with_two();
+        tables.slots.enter_state(slot, State::Poll);
+        assert!(next(&mut tables, slot).is_none());
+        tables.slots.enter_state(slot, State::Stream);
+        let waiting = tables.lane(SlowPolicy::Gap);
+        tables.append(waiting, 3, 10);
+        let subscription = Subscription { lane: waiting, place: NONE, cursor: 0 };
+        tables.slots[slot].add_subscription(subscription);
+        assert_eq!(run(next(&mut tables, slot)), Some((0, 20)));
+        let alone = tables.stream(&[]);
+        tables.slots[alone].add_subscription(subscription);
+        assert!(next(&mut tables, alone).is_none());
+    }
+
+    #[test]
+    fn a_short_rest_over_the_end_of_a_chunk_is_copied_if_there_is_room() {
+        let mut tables = Tables::new();
+        let lane = tables.lane(SlowPolicy::Gap);
+        let slot = tables.stream(&[lane]);
+        // The first chunk of the log ends with the second frame.
+        [100_000, 60_000, 10].into_iter().zip(1..).for_each(|(bytes, number)| tables.append(lane, number, bytes));
+        assert_eq!(run(next(&mut tables, slot)), Some((0, 160_000)), "there is much to copy");
+        tables.set_cursor(slot, 0, 100_000, false);
+        assert!(matches!(next(&mut tables, slot), Some(Piece::Merged { start: 0, end: 60_010 })));
+        tables.set_cursor(slot, 0, 160_000, false);
+        assert_eq!(run(next(&mut tables, slot)), Some((160_000, 160_010)));
+        tables.batch.arena.resize(4 << 20, 0);
+        tables.set_cursor(slot, 0, 100_000, false);
+        assert_eq!(run(next(&mut tables, slot)), Some((100_000, 160_000)));
+    }
+
+    #[test]
+    fn a_client_is_read_again_when_all_is_sent_that_its_requests_have_waited_for() {
+        for (state, waited, has_input, sent, is_read) in [
+            (State::Http, true, false, 0, true),
+            (State::Http, false, true, 1, true),
+            (State::Http, false, true, 0, false),
+            (State::Http, false, false, 1, false),
+            (State::Stream, true, false, 0, true),
+            (State::WebSocket, true, false, 0, true),
+            (State::WebSocket, false, true, 1, false),
+            (State::Poll, true, true, 1, false),
+        ] {
+            let mut tables = Tables::new();
+            let slot = tables.stream(&[]);
+            tables.slots.enter_state(slot, state);
+            tables.slots[slot].sent = sent;
+            if waited {
+                tables.slots[slot].hold(Hold::REPLIES);
+            }
+            if has_input {
+                tables.slots[slot].extra().input.extend_from_slice(b"GET");
+            }
+            assert!(next(&mut tables, slot).is_none());
+            let is_to_be_read = tables.slots.next_unread() == Some(slot);
+            assert_eq!(is_to_be_read, is_read, "{state:?} {waited} {has_input} {sent}");
+            assert_eq!(tables.slots[slot].holds(), Hold::empty());
+            tables.slots.check_invariants();
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_asked_for_once_when_the_one_before_is_sent() {
+        for page_due in [false, true] {
+            let (mut tables, slot) = with_two();
+            let resume = Resume { number: 7, channels: vec![0], after: None, page_due, wait: 0, opening: None };
+            tables.slots[slot].extra().resumes.push_back(resume);
+            tables.slots[slot].flags.insert(Flags::REPLAYING);
+            (0..2).for_each(|_| assert!(next(&mut tables, slot).is_none()));
+            let asked = tables
+                .cx
+                .effects
+                .iter()
+                .filter(|effect| matches!(effect, Effect::AskForPage { slot: of, number: 7 } if *of == slot));
+            assert_eq!((asked.count(), tables.cx.effects.len()), (usize::from(page_due), usize::from(page_due)));
+        }
     }
 }

@@ -230,6 +230,9 @@ impl Walk {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::context::Budget;
     use super::super::tests::tables::Tables;
     use super::*;
     use crate::config::SlowPolicy;
@@ -261,7 +264,36 @@ mod tests {
         assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 2), [slots[4], slots[3]]);
         assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [slots[2], slots[1], slots[0]]);
         assert!(walks.is_empty() && !tables.lanes[lane].walking);
-        assert_eq!(tables.cx.counters.walks, 1);
+        assert_eq!((tables.cx.counters.walks, tables.measured(Measure::Pass)), (1, (1, 5)));
+    }
+
+    #[test]
+    fn one_turn_visits_a_number_of_readers() {
+        let mut tables = Tables::new();
+        let lanes: Vec<u32> = (0..VISITS_PER_TURN / VISITS_MAX + 1).map(|_| tables.lane(SlowPolicy::Gap)).collect();
+        for _ in 0..VISITS_MAX {
+            tables.stream(&lanes);
+        }
+        let mut walks = Walks::default();
+        lanes.iter().for_each(|lane| walks.begin(&mut tables.lanes, *lane));
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [0u32; 0]);
+        assert_eq!((tables.cx.counters.walks, walks.short.len()), (64, 1), "4096 readers are visited");
+        go_on(&mut walks, &mut tables, Length::Short, 100);
+        assert!(walks.is_empty());
+        assert_eq!(tables.measured(Measure::Pass), (0, 0), "a walk without a send is not measured");
+    }
+
+    #[test]
+    fn the_answer_of_a_poll_costs_the_budget_five_pieces() {
+        let (mut tables, lane, slots) = with_readers(3);
+        tables.append(lane, 1, 10);
+        slots.iter().for_each(|slot| tables.slots.enter_state(*slot, State::Poll));
+        tables.batch.budget = Budget::new((10, Duration::from_secs(60)));
+        let mut walks = Walks::default();
+        walks.begin(&mut tables.lanes, lane);
+        go_on(&mut walks, &mut tables, Length::Short, 100);
+        let subscriptions = slots.iter().map(|slot| tables.slots[*slot].subscriptions());
+        assert_eq!(subscriptions.collect::<Vec<_>>(), [1, 0, 0]);
     }
 
     #[test]
@@ -285,6 +317,7 @@ mod tests {
         walks.begin(&mut tables.lanes, lane);
         assert_eq!(go_on(&mut walks, &mut tables, Length::Short, 100), [slots[0]]);
         assert_eq!(tables.cx.counters.lag_max_bytes, 10);
+        assert_eq!([Measure::Pass, Measure::Lag].map(|measure| tables.measured(measure)), [(1, 1), (1, 10)]);
     }
 
     #[test]

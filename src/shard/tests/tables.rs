@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, SlowPolicy};
-use crate::figures::{Counters, Measures};
+use crate::figures::{Counters, Measure, Measures, SharedMeasures};
 use crate::logic::id::Id;
 use crate::logic::session::LaneKey;
 
@@ -93,6 +93,14 @@ impl Tables {
 
     pub(in crate::shard) fn reader(slot: u32) -> Reader {
         Reader { slot, subscription: 0 }
+    }
+
+    /// The number of values of a measure, and their sum.
+    pub(in crate::shard) fn measured(&self, measure: Measure) -> (u64, u64) {
+        let shared = SharedMeasures::default();
+        self.cx.measures.publish(&shared);
+        let (counts, sum) = shared.get(measure);
+        (counts.iter().sum(), sum)
     }
 
     /// What waits in a connection's `out`, as text.
