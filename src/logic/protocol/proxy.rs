@@ -136,6 +136,7 @@ mod tests {
             (binary(0, 0x11, &v4), "none"),
             (binary(1, 0x31, &[0; 216]), "none"),
             (binary(1, 0x00, b""), "none"),
+            (binary(1, 0x00, &[0; 1024]), "none"),
         ] {
             assert_eq!(client(&bytes).as_deref(), Some(expected), "{bytes:?}");
             for cut in 0..bytes.len() {
@@ -155,11 +156,14 @@ mod tests {
             b"PROXY TCP4 192.0.2.1 10.0.0.1 70000 80\r\n".to_vec(),
             b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(),
             b"PROXY TCP6 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 ::1 1 2\r\n".to_vec(),
+            b"PROXY TCP6 ::1 10.0.0.1 1 2\r\n".to_vec(),
             b"PROXY UDP4 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(),
             b"PROXY  TCP4 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(),
             [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 100]].concat(),
             b"\r\n\r\n\0\r\nQUIX".to_vec(),
             binary(2, 0x11, &[0; 12]),
+            binary(1, 0x00, &[0; 1025]),
             binary(1, 0x11, &[0; 11]),
             binary(1, 0x21, &[0; 35]),
             [&SIGNATURE[..], &[0x11, 0x11, 0, 12], &[0; 12]].concat(),

@@ -218,6 +218,8 @@ mod tests {
         let hello = ":  \nid: 5-1\nevent: ringcast.hello\nretry: 3000\n\
             data: {\"id\":\"5-1\",\"conn\":\"0.1.2\",\"beat_ms\":25000}\n\n";
         assert_eq!(text(|out| PLAIN.welcome(&welcome, out)), hello);
+        let bare = Welcome { padding_bytes: 0, ..welcome };
+        assert_eq!(text(|out| PLAIN.welcome(&bare, out)), hello[4..]);
     }
 
     #[test]

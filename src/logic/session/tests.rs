@@ -108,6 +108,7 @@ fn protocols_differ_in_what_a_client_may_do() {
         let protocol = spoken.protocol();
         let (subprotocol, takes_requests) = (protocol.subprotocol(), protocol.takes_requests());
         let names = format!("{:?} by {}", LaneKey::of(spoken, true), protocol.carrier().name());
+        assert_eq!(format!("{spoken:?}"), protocol.name());
         (names, subprotocol, takes_requests, protocol.has_channels())
     };
     let v1 = Some("ringcast.v1");
@@ -120,6 +121,9 @@ fn protocols_differ_in_what_a_client_may_do() {
         (Spoken::ECHO, "echo Identity by ws", v1, false, false),
     ] {
         assert_eq!(of(spoken), (name.to_owned(), subprotocol, takes_requests, has_channels));
+        let asks_for_token =
+            if takes_requests { "the first message must be {\"token\":\"…\"}" } else { "a token must come first" };
+        assert_eq!(spoken.protocol().token_first(), asks_for_token);
     }
 }
 

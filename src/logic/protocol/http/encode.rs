@@ -201,6 +201,8 @@ mod tests {
         for code in Code::ALL {
             assert_ne!(phrase(code.status()), "Unknown", "{code}");
         }
+        let others = [(415, "Unsupported Media Type"), (500, "Internal Server Error"), (599, "Unknown")];
+        assert_eq!(others.map(|(status, _)| phrase(status)), others.map(|(_, expected)| expected));
     }
 
     /// A response's head, and what is to be left of it: `[kept, 1.1]` says which exchange it is in.

@@ -335,6 +335,7 @@ mod tests {
             ("text/event-stream;q=0", false),
             ("text/event-stream; Q=0.000", false),
             ("text/*;q=1", false),
+            ("text/event-stream;x=0;q=0.5", true),
         ] {
             assert_eq!(is_event_stream(range), wanted, "{range}");
         }
@@ -379,6 +380,88 @@ mod tests {
     }
 
     #[test]
+    fn each_field_is_found_in_the_request() {
+        let request = whole(
+            "GET / HTTP/1.1\r\nHost: x\r\nOrigin: http://o\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: a, b\r\nSec-WebSocket-Protocol: c\r\nAuthorization: Bearer t\r\nCookie: d=1\r\nCookie: e=2\r\n\
+             Forwarded: for=f\r\nForwarded: for=g\r\nX-Forwarded-For: h, i\r\nX-Forwarded-For: j\r\n\
+             Access-Control-Request-Headers: l\r\nLast-Event-ID: \r\n\r\n",
+        );
+        assert_eq!((request.origin, request.authorization), (Some("http://o"), Some("Bearer t")));
+        assert_eq!(
+            (request.ws_key, request.ws_version, request.ws_protocols),
+            (Some("k"), Some("13"), vec!["a, b", "c"])
+        );
+        assert_eq!((request.cookies, request.forwarded), (vec!["d=1", "e=2"], vec!["for=f", "for=g"]));
+        assert_eq!((request.forwarded_for, request.request_headers), (vec!["h, i", "j"], Some("l")));
+        assert_eq!((request.last_event_id, request.user_agent, request.accepts_event_stream), (None, None, false));
+        assert_eq!(
+            ["GET", "HEAD", "OPTIONS", "PUT"]
+                .map(|method| { whole(&format!("{method} / HTTP/1.1\r\nHost: x\r\n\r\n")).method }),
+            [Method::Get, Method::Head, Method::Options, Method::Other]
+        );
+    }
+
+    #[test]
+    fn a_field_may_be_repeated_and_its_words_are_joined() {
+        for (version, fields, keep_alive, wants_websocket) in [
+            ("1.1", "", true, false),
+            ("1.0", "", false, false),
+            ("1.1", "Connection: close\r\n", false, false),
+            ("1.1", "Connection: close, CLOSE\r\nConnection: keep-alive\r\n", false, false),
+            ("1.0", "Connection: Keep-Alive, keep-alive\r\nConnection: x\r\n", true, false),
+            (
+                "1.1",
+                "Connection: upgrade, Upgrade\r\nConnection: x\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+                true,
+                true,
+            ),
+            ("1.1", "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n", true, true),
+            ("1.1", "Connection: upgrade\r\n", true, false),
+            ("1.1", "Upgrade: websocket\r\n", true, false),
+        ] {
+            let text = format!("GET / HTTP/{version}\r\nHost: x\r\n{fields}\r\n");
+            let request = whole(&text);
+            assert_eq!(request.is_http_1_1, version == "1.1");
+            assert_eq!((request.keep_alive, request.wants_websocket), (keep_alive, wants_websocket), "{text}");
+        }
+        let accepts = |ranges: &str| whole(&format!("GET / HTTP/1.1\r\nHost: x\r\n{ranges}\r\n")).accepts_event_stream;
+        assert!(accepts("Accept: text/event-stream\r\nAccept: text/event-stream\r\nAccept: a/b\r\n"));
+        assert_eq!(whole("GET / HTTP/1.0\r\n\r\n").host, None);
+    }
+
+    #[test]
+    fn targets_have_three_forms() {
+        let target = |target: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            match parse(text.as_bytes(), &LIMITS) {
+                Parsed::Complete { request, .. } => {
+                    Some([request.host.unwrap_or_default(), request.path, request.query].map(str::to_owned))
+                }
+                _ => None,
+            }
+        };
+        for (text, expected) in [
+            ("/a?b?c", ["x", "/a", "b?c"]),
+            ("/http://y", ["x", "/http://y", ""]),
+            ("http://y:1/a", ["y:1", "/a", ""]),
+            ("HTTPS://y?b", ["y", "/", "b"]),
+            ("http://[::1]:8/", ["[::1]:8", "/", ""]),
+        ] {
+            assert_eq!(target(text), Some(expected.map(str::to_owned)), "{text}");
+        }
+        for text in ["ftp://y/", "http://:80/", "http://a@b/", "/a#b", "/ü", "a://", "y:80"] {
+            assert_eq!(target(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_few_empty_lines_may_come_first() {
+        let statuses = [0, 1, 4, 5, 6].map(|lines| status(&format!("{}GET / HTTP/1.0\r\n\r\n", "\r\n".repeat(lines))));
+        assert_eq!(statuses, [200, 200, 200, 200, 400]);
+    }
+
+    #[test]
     fn refuses_what_parsers_disagree_about() {
         let with = |fields: &str| format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         for fields in [
@@ -393,6 +476,7 @@ mod tests {
             "X: a\r\n b\r\n",
             "X: a\0b\r\n",
             "X: a\nY: b\r\n",
+            "Content-Length: 0\r\nContent-Length: 0x\r\n",
             "Host: y\r\n",
             "Content-Length: \u{a0}0\r\n",
             "Origin: http://a\r\nOrigin: http://b\r\n",
@@ -403,9 +487,15 @@ mod tests {
         }
         assert_eq!(status(&with("Content-Length: 5\r\n")), 413);
         assert_eq!(status(&with("Content-Length: 0\r\n")), 200);
+        assert_eq!(status(&with("Content-Length: 0\r\nContent-Length: 00\r\n")), 200);
+        assert_eq!(status("GET / HTTP/1.1\nHost: x\r\n"), 400, "before the head is whole");
         for head in [
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\nHost: x\n\n",
+            "GET / HTTP/x.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.x\r\nHost: x\r\n\r\n",
+            "GET / HTTP/2.0 x\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
             "GET foo HTTP/1.1\r\nHost: x\r\n\r\n",
             "GET * HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -422,10 +512,10 @@ mod tests {
     #[test]
     fn hosts_are_well_formed() {
         let with = |host: &str| status(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        for host in ["x", "x:1", "127.0.0.1:8080", "[::1]", "[::1]:80", "a-b.example", ""] {
+        for host in ["x", "x:12345", "127.0.0.1:8080", "[::1]", "[::1]:80", "[::f:1.2.3.4]", "a-b.example", ""] {
             assert_eq!(with(host), 200, "{host}");
         }
-        for host in [":80", "x:y", "x:1:2", "[::1", "[x]", "[::1]80", "a[b]", "\u{2003}x"] {
+        for host in [":80", "x:y", "x:1:2", "x:123456", "[::1", "[x]", "[1]", "[::g]", "[::1]80", "a[b]", "\u{2003}x"] {
             assert_eq!(with(host), 400, "{host}");
         }
     }
@@ -434,6 +524,14 @@ mod tests {
     fn bounds_are_told_apart() {
         assert_eq!(status(&format!("GET /{}", "x".repeat(9000))), 414);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(9000))), 431);
+        let head = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        let parsed =
+            |bytes: usize, head_bytes_max| match parse(&head.as_bytes()[..bytes], &HeadLimits { head_bytes_max }) {
+                Parsed::Partial => 0,
+                Parsed::Complete { consumed, .. } => consumed as u16,
+                Parsed::Rejected(refusal) => refusal.code.status(),
+            };
+        assert_eq!([(27, 27), (27, 26), (26, 27), (26, 26)].map(|(bytes, max)| parsed(bytes, max)), [27, 431, 0, 431]);
         let many: String = (0..70).map(|i| format!("X{i}: y\r\n")).collect();
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")), 431);
     }

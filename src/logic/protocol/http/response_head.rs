@@ -129,4 +129,26 @@ mod tests {
         let error = (0..HEAD_BYTES_MAX).find_map(|_| reader.push(&[b'a'; 100]).err());
         assert_eq!(error, Some(ResponseHeadError::TooLong));
     }
+
+    #[test]
+    fn a_head_has_at_most_16_kib() {
+        let mut start = b"HTTP/1.1 200 OK\r\nA: ".to_vec();
+        start.resize(16 * 1024, b'a');
+        assert_eq!(ResponseHeadReader::default().push(&[&start[..], b"a"].concat()), Err(ResponseHeadError::TooLong));
+        let mut reader = ResponseHeadReader::default();
+        assert_eq!((reader.push(&start[..100]), reader.push(&start[100..])), (Ok(None), Ok(None)));
+        assert_eq!(reader.push(b"a"), Err(ResponseHeadError::TooLong));
+    }
+
+    #[test]
+    fn fields_are_found_by_their_names() {
+        let head = b"HTTP/1.1 101 x\r\ntransfer-encoding: Chunked\r\nSEC-WEBSOCKET-ACCEPT: abc=\r\nX: y\r\n\r\n";
+        let expected = ResponseHead {
+            status: 101,
+            is_chunked: true,
+            websocket_accept: Some("abc=".into()),
+            ..ResponseHead::default()
+        };
+        assert_eq!(ResponseHeadReader::default().push(head), Ok(Some((expected, head.len()))));
+    }
 }

@@ -292,8 +292,54 @@ mod tests {
         }
         assert_eq!(code(&[frame(0x88, b"\x03\xe8\xff")]), INVALID_DATA);
         assert_eq!(code(&[frame(0x88, b"\x03\xe8bye")]), 0);
-        let too_long_form = vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5];
-        assert_eq!(code(&[too_long_form]), PROTOCOL);
+        for good in [1000u16, 1003, 1007, 1014, 3000, 4999] {
+            assert_eq!(code(&[frame(0x88, &good.to_be_bytes())]), 0, "{good}");
+        }
+        assert_eq!(code(&[frame(0x88, b""), frame(0x89, &[0; 125])]), 0);
+        assert_eq!(code(&[frame(0x82, &[0; 1000]), frame(0x02, &[0; 600]), frame(0x80, &[0; 400])]), 0);
+    }
+
+    #[test]
+    fn a_length_has_its_shortest_form_and_a_bound() {
+        let length = |header: &[u8]| {
+            let header = read_header(&[header, &[1, 2, 3, 4]].concat(), 70_000);
+            header.map(|header| header.unwrap().length).map_err(|violation| violation.reason.close_code().unwrap())
+        };
+        assert_eq!(
+            [[0x82, 0xfe, 0, 125], [0x82, 0xfe, 0, 126]].map(|header| length(&header)),
+            [Err(PROTOCOL), Ok(126)]
+        );
+        for (number, expected) in [
+            (125, Err(PROTOCOL)),
+            (0xffff, Err(PROTOCOL)),
+            (0x1_0000, Ok(0x1_0000)),
+            (70_000, Ok(70_000)),
+            (70_001, Err(TOO_BIG)),
+            (u64::MAX >> 1, Err(TOO_BIG)),
+            (1 << 63, Err(PROTOCOL)),
+        ] {
+            assert_eq!(length(&[&[0x82, 0xff][..], &number.to_be_bytes()].concat()), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_message_in_parts_takes_memory_that_doubles_up_to_the_limit_and_is_given_up() {
+        let whole = frame(0x82, &[7; 1000]);
+        let mut decoder = Decoder::default();
+        assert_eq!((decoder.held(), decoder.memory_bytes()), (0, 0));
+        for (part, room) in (1..).zip([100, 200, 400, 400, 800, 800, 800, 800, 1000, 1000]) {
+            let start = if part == 1 { 0 } else { 8 + (part - 1) * 100 };
+            let read =
+                decoder.read(&mut whole[start..8 + part * 100].to_vec(), 1000).map(|read| read.message.is_some());
+            assert_eq!(read, Ok(part == 10));
+            assert_eq!((decoder.held(), decoder.memory_bytes()), (part * 100, size_of::<Partial>() + room), "{part}");
+            decoder.tidy();
+        }
+        assert_eq!((decoder.held(), decoder.memory_bytes(), decoder.is_idle()), (0, 0, true));
+        for first in [0x81, 0x82] {
+            assert!(decoder.read(&mut frame(first, b"whole"), 1000).unwrap().message.is_some());
+            assert_eq!(decoder.memory_bytes(), 0, "a message that has arrived whole is not copied");
+        }
     }
 
     #[test]

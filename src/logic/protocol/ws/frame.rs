@@ -168,3 +168,75 @@ pub(super) fn payload_length(bytes: &[u8], short: u8) -> Option<(usize, u64)> {
         _ => Some((2, u64::from(short))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = b"before".to_vec();
+        write(&mut out);
+        assert_eq!(out[..6], *b"before");
+        out.split_off(6)
+    }
+
+    #[test]
+    fn a_length_takes_as_few_bytes_as_it_can() {
+        for (length, header) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (0xffff, &[0x82, 126, 0xff, 0xff]),
+            (0x1_0000, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+            (0x1_0203, &[0x82, 127, 0, 0, 0, 0, 0, 1, 2, 3]),
+        ] {
+            let payload = vec![7; length];
+            let frame = [header, &payload].concat();
+            assert_eq!(written(|out| write_frame_header(out, Opcode::Binary, length)), header);
+            assert_eq!(written(|out| write_frame(out, Opcode::Binary, &payload)), frame);
+            assert_eq!(written(|out| write_frame_with(out, Opcode::Binary, |out| out.extend(&payload))), frame);
+            let read = ServerFrame { fin: true, opcode: Opcode::Binary, payload: &payload, consumed: frame.len() };
+            assert_eq!(parse_server_frame(&[&frame[..], b"next"].concat()), Ok(Some(read)));
+            for cut in (0..=header.len()).chain([frame.len() - 1]).filter(|cut| *cut < frame.len()) {
+                assert_eq!(parse_server_frame(&frame[..cut]), Ok(None), "{cut} of {length}");
+            }
+            let masked = written(|out| write_client_frame(out, Opcode::Binary, &payload, [7, 6, 5, 4]));
+            let (start, unmasked) = masked.split_at(header.len() + 4);
+            assert_eq!((start[1], &start[2..]), (header[1] | 0x80, &[&header[2..], &[7, 6, 5, 4]].concat()[..]));
+            assert!(unmasked.iter().zip([0, 1, 2, 3].iter().cycle()).all(|(byte, expected)| byte == expected));
+            assert_eq!(unmasked.len(), length);
+        }
+    }
+
+    #[test]
+    fn a_closing_frame_has_a_code_and_as_much_of_the_reason_as_fits() {
+        assert_eq!(written(|out| write_close(out, 1001, "bye")), b"\x88\x05\x03\xe9bye");
+        let (short, long) = ("x".repeat(123), "é".repeat(62));
+        assert_eq!(written(|out| write_close(out, 1000, &short)), [b"\x88\x7d\x03\xe8", short.as_bytes()].concat());
+        assert_eq!(
+            written(|out| write_close(out, 1000, &long)),
+            [b"\x88\x7c\x03\xe8", &long.as_bytes()[..122]].concat()
+        );
+    }
+
+    #[test]
+    fn frames_that_no_server_may_send_are_refused() {
+        assert_eq!(PING_FRAME, written(|out| write_frame(out, Opcode::Ping, b"")));
+        for kind in 0..16u8 {
+            let opcode = Opcode::from_bits(kind);
+            assert_eq!(opcode.is_some(), matches!(kind, 0..=2 | 8..=10), "{kind}");
+            assert!(opcode.is_none_or(|opcode| opcode as u8 == kind && opcode.is_control() == (kind >= 8)));
+            let read = parse_server_frame(&[kind, 1, b'x']).map(|frame| frame.map(|frame| (frame.fin, frame.opcode)));
+            assert_eq!(read.ok(), opcode.map(|opcode| Some((false, opcode))));
+        }
+        for bad in [
+            &[0xc1, 0][..],
+            &[0xa1, 0],
+            &[0x91, 0],
+            &[0x81, 0x80, 0, 0, 0, 0],
+            &[&[0x82, 127][..], &[0xff; 8]].concat(),
+        ] {
+            assert!(parse_server_frame(bad).is_err(), "{bad:?}");
+        }
+    }
+}
