@@ -247,15 +247,17 @@ mod tests {
 
     #[test]
     fn only_a_short_rest_of_a_frame_is_kept_for_a_connection_that_is_cut_off() {
-        for (waiting, rest, is_told) in [
-            (0, LAST_WORDS_MAX, true),
-            (0, LAST_WORDS_MAX + 1, false),
-            (1, LAST_WORDS_MAX, false),
-            (LAST_WORDS_MAX, 0, true),
+        for (state, waiting, rest, is_told) in [
+            (State::Stream, 0, LAST_WORDS_MAX, true),
+            (State::WebSocket, 0, LAST_WORDS_MAX + 1, false),
+            (State::Stream, 1, LAST_WORDS_MAX, false),
+            (State::WebSocket, LAST_WORDS_MAX, 0, true),
+            (State::Poll, 0, 0, false),
         ] {
             let mut tables = Tables::new();
             let lane = tables.lane(SlowPolicy::Disconnect);
             let slot = tables.stream(&[lane]);
+            tables.slots.enter_state(slot, state);
             tables.append(lane, 1, LAST_WORDS_MAX + 10);
             if rest > 0 {
                 tables.set_cursor(slot, 0, (LAST_WORDS_MAX + 10 - rest) as u64, true);
@@ -265,7 +267,7 @@ mod tests {
             cut(slots, lanes, cx, slot);
             let is_end = matches!(cx.effects[..], [Effect::End { .. }]);
             let is_drop = matches!(cx.effects[..], [Effect::Drop { reason: Reason::Slow, .. }]);
-            assert_eq!((is_end, is_drop), (is_told, !is_told), "{waiting} {rest}");
+            assert_eq!((is_end, is_drop), (is_told, !is_told), "{state:?} {waiting} {rest}");
             assert_eq!(slots[slot].out_waiting(), if is_told { waiting + rest } else { waiting });
             assert_eq!(slots[slot].flags.intersects(Flags::BLOCKED), !is_told, "nothing more is sent");
             assert_eq!((slots[slot].mid_frame(), slots[slot].subscriptions()), (None, 0));

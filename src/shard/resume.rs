@@ -240,3 +240,222 @@ impl Resumes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::connection::Subscription;
+    use super::super::context::Effect;
+    use super::super::tests::tables::{Tables, id};
+    use super::*;
+    use crate::config::SlowPolicy;
+    use crate::logic::event::{Draft, Kind};
+
+    /// A stream whose subscriptions to so many new channels do not read yet. The channels are numbered from 0 on.
+    fn waiting(tables: &mut Tables, channels: usize) -> u32 {
+        let slot = tables.stream(&[]);
+        for _ in 0..channels {
+            let lane = tables.lane(SlowPolicy::Gap);
+            tables.lanes.enter(lane);
+            tables.slots[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
+        }
+        slot
+    }
+
+    fn begin(tables: &mut Tables, resumes: &mut Resumes, slot: u32, first: usize) {
+        let Tables { slots, lanes, cx, .. } = tables;
+        resumes.begin(slots, lanes, cx, (slot, first), Some(id(1)), (5, None));
+    }
+
+    /// The pages that were asked for since the last call: the resume's number, the channels, and the position.
+    fn asked(tables: &mut Tables) -> Vec<(u32, Vec<LocalChannel>, Option<Id>)> {
+        let of_page = |effect| match effect {
+            Effect::ToHub(HubMessage::Resume { number, channels, after, .. }) => (number, channels, after),
+            other => panic!("{other:?}"),
+        };
+        tables.cx.effects.drain(..).map(of_page).collect()
+    }
+
+    fn event(number: u64, channel: &str) -> Arc<Event> {
+        let draft = Draft { name: None, kind: Kind::Text, payload: format!("e{number}").into() };
+        Arc::new(Event { id: id(number), channel: channel.into(), draft })
+    }
+
+    fn page(slot: u32, number: u32, events: &[(u64, &str)], until: u64, last: bool) -> Replay {
+        let events = events.iter().map(|(number, channel)| event(*number, channel)).collect();
+        Replay { slot, number, events, until: id(until), last, after: Some(id(1)), ..Replay::default() }
+    }
+
+    fn take(tables: &mut Tables, resumes: &mut Resumes, replay: &Replay) -> Page {
+        let Tables { slots, lanes, cx, .. } = tables;
+        let page = resumes.take(slots, lanes, cx, replay);
+        tables.slots.check_invariants();
+        tables.lanes.check_invariants();
+        page
+    }
+
+    fn reading(tables: &Tables, slot: u32) -> usize {
+        tables.slots[slot].subscriptions_from(0).filter(|subscription| subscription.place != NONE).count()
+    }
+
+    #[test]
+    fn a_connection_asks_for_one_page_at_a_time() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+        let slot = waiting(&mut tables, 2);
+        begin(&mut tables, &mut resumes, slot, 0);
+        begin(&mut tables, &mut resumes, slot, 1);
+        assert_eq!((asked(&mut tables), tables.cx.counters.resumed_hub), (vec![(1, vec![0, 1], Some(id(1)))], 2));
+        assert_eq!(resumes.pending(), (1, 0));
+        // The second event is of a channel that is not resumed.
+        let first = page(slot, 1, &[(2, "c0"), (3, "x"), (4, "c1")], 6, false);
+        assert_eq!(take(&mut tables, &mut resumes, &first), Page::Done);
+        assert_eq!((tables.out(slot).matches("data: ").count(), tables.out(slot).matches("e3").count()), (2, 0));
+        assert_eq!((tables.cx.counters.deliveries, tables.slots[slot].events, tables.lanes.seen), (2, 2, Id::ZERO));
+        let resume = tables.slots[slot].resume().unwrap();
+        assert_eq!((resume.after, resume.page_due, reading(&tables, slot)), (Some(id(6)), true, 0));
+        resumes.ask_for_page(&mut tables.slots, &mut tables.cx, slot);
+        assert_eq!(asked(&mut tables), [(1, vec![0, 1], Some(id(6)))]);
+        assert!(!tables.slots[slot].resume().unwrap().page_due);
+        // The next resume waits until what is written is sent.
+        take(&mut tables, &mut resumes, &page(slot, 1, &[], 9, true));
+        assert_eq!((asked(&mut tables), tables.lanes.seen, reading(&tables, slot)), (vec![], id(9), 2));
+        let resume = tables.slots[slot].resume().unwrap();
+        assert_eq!((resume.number, resume.page_due), (2, true));
+        assert!(tables.slots[slot].flags.intersects(Flags::REPLAYING));
+        take(&mut tables, &mut resumes, &page(slot, 2, &[], 9, true));
+        assert!(tables.slots[slot].resume().is_none() && !tables.slots[slot].flags.intersects(Flags::REPLAYING));
+    }
+
+    #[test]
+    fn the_next_resume_begins_at_once_if_nothing_waits_to_be_sent() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+        let slot = waiting(&mut tables, 3);
+        [0, 1].into_iter().for_each(|first| begin(&mut tables, &mut resumes, slot, first));
+        // Two of the channels were left, and of the last one there is nothing.
+        tables.slots[slot].resume_mut().unwrap().channels = vec![2];
+        asked(&mut tables);
+        take(&mut tables, &mut resumes, &page(slot, 1, &[], 3, true));
+        assert_eq!((asked(&mut tables), reading(&tables, slot)), (vec![(2, vec![1, 2], Some(id(1)))], 1));
+        tables.slots[slot].resume_mut().unwrap().channels.clear();
+        take(&mut tables, &mut resumes, &page(slot, 2, &[(2, "c1")], 3, true));
+        assert_eq!((tables.out(slot), tables.slots[slot].resume().is_none()), ("", true));
+        assert!(tables.slots[slot].flags.intersects(Flags::QUEUED), "what has waited for the resume goes on");
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_when_it_is_framed_goes_on_after_its_last_frame() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+        let slot = waiting(&mut tables, 1);
+        begin(&mut tables, &mut resumes, slot, 0);
+        let mut replay = page(slot, 1, &[(2, "c0"), (3, "c0")], 9, true);
+        let draft = Draft { name: None, kind: Kind::Text, payload: vec![b'x'; 100_000].into() };
+        replay.events.iter_mut().for_each(|event| Arc::make_mut(event).draft = draft.clone());
+        take(&mut tables, &mut resumes, &replay);
+        let resume = tables.slots[slot].resume().unwrap();
+        assert_eq!((resume.after, resume.page_due), (Some(id(2)), true));
+        assert!(tables.slots[slot].out_waiting() < 101_000);
+    }
+
+    #[test]
+    fn few_pages_are_under_way_and_connections_that_wait_come_in_their_order() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes { asked: PAGES_ASKED_MAX - 1, ..Resumes::default() });
+        let slots = [(); 4].map(|()| waiting(&mut tables, 1));
+        slots.into_iter().for_each(|slot| begin(&mut tables, &mut resumes, slot, 0));
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![(1, vec![0], Some(id(1)))], (256, 3)));
+        resumes.on_page_sent(&mut tables.slots, &mut tables.cx);
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![(2, vec![1], Some(id(1)))], (256, 2)));
+        // The third connection has gone on to another resume in the meantime.
+        tables.slots[slots[2]].resume_mut().unwrap().number = 9;
+        resumes.on_page_sent(&mut tables.slots, &mut tables.cx);
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![(4, vec![3], Some(id(1)))], (256, 0)));
+        resumes.on_page_sent(&mut tables.slots, &mut tables.cx);
+        assert_eq!(resumes.pending(), (255, 0));
+        resumes.waiting = (0..5000).map(|number| (0, number)).collect();
+        resumes.waiting.truncate(1);
+        resumes.give_back_slack();
+        assert_eq!(resumes.waiting.capacity(), 1024);
+    }
+
+    #[test]
+    fn a_page_for_an_earlier_connection_or_resume_is_of_no_use() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+        let slot = waiting(&mut tables, 1);
+        begin(&mut tables, &mut resumes, slot, 0);
+        let good = page(slot, 1, &[(2, "c0")], 3, true);
+        for stale in [
+            Replay { generation: 1, ..good.clone() },
+            Replay { number: 2, ..good.clone() },
+            Replay { slot: 1_000_000, ..good.clone() },
+        ] {
+            assert_eq!(take(&mut tables, &mut resumes, &stale), Page::Done);
+            assert_eq!((tables.out(slot), tables.slots[slot].resume().is_some()), ("", true));
+        }
+        take(&mut tables, &mut resumes, &good);
+        assert!(tables.out(slot).contains("e2") && tables.slots[slot].resume().is_none());
+    }
+
+    #[test]
+    fn a_poll_is_held_only_if_nothing_was_missed_and_it_may_wait() {
+        for (events, gap, wait, expected) in [
+            (&[(2, "c0")][..], None, 5, Page::AnswerPoll),
+            (&[], Some(id(2)), 5, Page::AnswerPoll),
+            (&[], None, 0, Page::AnswerPoll),
+            (&[], None, 5, Page::HoldPoll),
+        ] {
+            let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+            let slot = waiting(&mut tables, 1);
+            tables.slots.enter_state(slot, State::Poll);
+            begin(&mut tables, &mut resumes, slot, 0);
+            tables.slots[slot].resume_mut().unwrap().wait = wait;
+            let replay = Replay { gap, ..page(slot, 1, events, 3, true) };
+            assert_eq!(take(&mut tables, &mut resumes, &replay), expected);
+            let is_held = expected == Page::HoldPoll;
+            assert_eq!((tables.out(slot), reading(&tables, slot)), ("", usize::from(is_held)));
+            assert_eq!(tables.slots[slot].deadline, if is_held { 1 + 5 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn a_page_counts_until_it_is_sent_if_it_waits_to_be_sent() {
+        for (flags, out, is_counted) in [
+            (Flags::QUEUED, "page", true),
+            (Flags::empty(), "page", false),
+            (Flags::QUEUED, "", false),
+            (Flags::QUEUED | Flags::BLOCKED, "page", false),
+            (Flags::QUEUED | Flags::PAGE, "page", false),
+        ] {
+            let (mut tables, mut resumes) = (Tables::new(), Resumes { asked: 2, ..Resumes::default() });
+            let slot = tables.stream(&[]);
+            tables.slots[slot].out().extend_from_slice(out.as_bytes());
+            tables.slots[slot].flags.insert(flags);
+            resumes.note_page(&mut tables.slots, &mut tables.cx, slot);
+            assert_eq!(resumes.pending().0, if is_counted { 2 } else { 1 }, "{flags:?} {out}");
+            let is_marked = tables.slots[slot].flags.intersects(Flags::PAGE);
+            assert_eq!(is_marked, is_counted || flags.intersects(Flags::PAGE));
+            resumes.note_page(&mut tables.slots, &mut tables.cx, 1_000_000);
+            assert_eq!(resumes.pending().0, if is_counted { 1 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_beginning_come_first_then_a_gap_and_then_the_events() {
+        for channels in [1, 2] {
+            let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+            let slot = waiting(&mut tables, channels);
+            let Tables { slots, lanes, cx, .. } = &mut tables;
+            let opening = Opening::welcome(b"then".to_vec());
+            resumes.begin(slots, lanes, cx, (slot, 0), Some(Id::MAX), (0, Some(opening)));
+            let replay = Replay { after: Some(Id::MAX), gap: Some(id(7)), ..page(slot, 1, &[(8, "c0")], 9, false) };
+            take(&mut tables, &mut resumes, &replay);
+            take(&mut tables, &mut resumes, &Replay { gap: None, ..replay });
+            let out = tables.out(slot);
+            let words = ["id: 9-0", "ringcast.hello", "then", "ringcast.gap", "e8", "e8"];
+            let places = words.map(|word| if word == "e8" { out.rfind(word) } else { out.find(word) }.unwrap());
+            assert!(places.is_sorted(), "{out}");
+            assert_eq!((out.matches("hello").count(), tables.cx.counters.gaps), (1, 1));
+            // Events of another channel from before the gap's end may still be to come.
+            assert_eq!(out.contains("id: 7-0"), channels == 1);
+        }
+    }
+}

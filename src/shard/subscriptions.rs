@@ -355,3 +355,323 @@ pub(super) fn leave_ended(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
         slots.queue(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::connection::Resume;
+    use super::super::opening::Opening;
+    use super::super::settings::{Policy, Settings};
+    use super::super::tests::tables::{Tables, id};
+    use super::*;
+    use crate::config::{Config, SlowPolicy};
+    use crate::logic::session::{LaneKey, Spoken};
+
+    /// The effects since the last call, in short.
+    fn effects(tables: &mut Tables) -> Vec<String> {
+        let in_short = |effect| match effect {
+            Effect::ToHub(HubMessage::Follow { local, name, .. }) => format!("follow {name} as {local}"),
+            Effect::Presence { channel, is_coming: true, .. } => format!("comes to {channel}"),
+            Effect::Presence { channel, is_coming: false, .. } => format!("leaves {channel}"),
+            Effect::End { ending, .. } => format!("ends: {}", ending.reason.name()),
+            Effect::Drop { reason, .. } => format!("is dropped: {}", reason.name()),
+            other => panic!("{other:?}"),
+        };
+        tables.cx.effects.drain(..).map(in_short).collect()
+    }
+
+    fn subscribe_to(tables: &mut Tables, slot: u32, names: &[&str]) {
+        let Tables { slots, lanes, cx, .. } = tables;
+        names.iter().for_each(|name| subscribe(slots, lanes, cx, slot, name));
+    }
+
+    /// A stream whose subscriptions to these lanes do not read yet.
+    fn waiting(tables: &mut Tables, lanes: &[u32]) -> u32 {
+        let slot = tables.stream(&[]);
+        for lane in lanes {
+            tables.lanes.enter(*lane);
+            tables.slots[slot].add_subscription(Subscription { lane: *lane, place: NONE, cursor: 0 });
+        }
+        slot
+    }
+
+    /// The lanes of a connection's subscriptions, by number.
+    fn lanes_of(tables: &Tables, slot: u32) -> Vec<u32> {
+        tables.slots[slot].subscriptions_from(0).map(|subscription| subscription.lane).collect()
+    }
+
+    fn check(tables: &Tables) {
+        tables.slots.check_invariants();
+        tables.lanes.check_invariants();
+    }
+
+    #[test]
+    fn only_channels_that_are_new_to_the_shard_need_room() {
+        for (known, names, has_room) in [
+            (0, "a b c", true),
+            (0, "a b c d", false),
+            (2, "c0 c1 x", true),
+            (2, "c0 x y", false),
+            (3, "c0 c2", true),
+            (3, "c0 x", false),
+        ] {
+            let mut tables = Tables::new();
+            let mut config = Config::default();
+            config.limits.channels = 3;
+            tables.cx.settings = Settings::new(Arc::new(config), u64::MAX);
+            (0..known).for_each(|_| assert_ne!(tables.lane(SlowPolicy::Gap), NONE));
+            let names: Vec<&str> = names.split(' ').collect();
+            let refusal = check_room_for_channels(&tables.lanes, &tables.cx, &names).err();
+            let refused = refusal.map(|refusal| (refusal.code, refusal.retry_after_secs));
+            assert_eq!(refused, (!has_room).then_some((Code::Channels, Some(5))), "{known} {names:?}");
+        }
+    }
+
+    #[test]
+    fn a_channel_is_followed_once_and_again_after_it_was_given_up() {
+        let mut tables = Tables::new();
+        let slot = tables.stream(&[]);
+        subscribe_to(&mut tables, slot, &["a", "b", "a", "b"]);
+        assert_eq!(effects(&mut tables), ["follow a as 0", "follow b as 1"]);
+        assert_eq!(lanes_of(&tables, slot).len(), 2, "each channel once");
+        let other = tables.stream(&[]);
+        subscribe_to(&mut tables, other, &["b"]);
+        assert_eq!(
+            (effects(&mut tables), lanes_of(&tables, other)),
+            (Vec::new(), lanes_of(&tables, slot)[1..].to_vec())
+        );
+        tables.lanes.channels[1].following = Following::GivenUp;
+        tables.lanes.channels[1].ended = true;
+        let third = tables.stream(&[]);
+        subscribe_to(&mut tables, third, &["b"]);
+        assert_eq!(effects(&mut tables), ["follow b as 1"]);
+        assert_eq!((tables.lanes.channels[1].following, tables.lanes.channels[1].ended), (Following::Asked, false));
+        check(&tables);
+    }
+
+    #[test]
+    fn sessions_are_present_where_the_policy_says_so_and_polls_never() {
+        let mut tables = Tables::new();
+        let plain = tables.lane(SlowPolicy::Gap);
+        let policy = tables.lanes.policy_number(Policy { max_lag: 1000, slow: SlowPolicy::Gap, presence: true });
+        let channel = tables.lanes.add("p".into(), policy);
+        let [lane, polled] =
+            [Spoken::SSE, Spoken::POLL].map(|spoken| tables.lanes.lane(channel, LaneKey::of(spoken, true)));
+        let session = tables.stream(&[lane, plain]);
+        let poll = tables.stream(&[polled]);
+        tables.slots[poll].key = LaneKey::of(Spoken::POLL, true);
+        for (slot, first, noted) in [(session, 0, true), (session, 1, false), (poll, 0, false)] {
+            note_coming(&tables.slots, &tables.lanes, &mut tables.cx, slot, first);
+            let expected = if noted { vec![format!("comes to {channel}")] } else { Vec::new() };
+            assert_eq!(effects(&mut tables), expected, "{slot} {first}");
+        }
+        for slot in [session, poll] {
+            let Tables { slots, lanes, cx, .. } = &mut tables;
+            unsubscribe_all(slots, lanes, cx, slot);
+            assert_eq!(slots[slot].subscriptions(), 0);
+        }
+        assert_eq!(effects(&mut tables), [format!("leaves {channel}")]);
+        check(&tables);
+    }
+
+    #[test]
+    fn subscriptions_start_after_a_position_that_the_logs_reach_back_to() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        (1..=4).for_each(|number| tables.append(lanes[number as usize % 2], number, 10));
+        tables.lanes.see(id(4));
+        let slot = waiting(&mut tables, &lanes);
+        let start = |tables: &mut Tables, first, number| {
+            let Tables { slots, lanes, cx, .. } = tables;
+            (start_after(slots, lanes, cx, slot, first, id(number)), cx.counters.resumed_here)
+        };
+        assert_eq!(start(&mut tables, 0, 5), (false, 0), "the hub has not sent so much yet");
+        assert_eq!(start(&mut tables, 2, 5), (true, 0), "there is nothing to start");
+        assert_eq!(start(&mut tables, 0, 2), (true, 1));
+        assert_eq!([0, 1].map(|index| tables.cursor(slot, index)), [10, 10]);
+        assert!(lanes.iter().all(|lane| tables.lanes.readers(*lane).len() == 1));
+        let all = [4, 2, 1, 0];
+        let can =
+            |tables: &Tables| all.map(|number| can_resume_here(&tables.slots, &tables.lanes, slot, 0, id(number)));
+        assert_eq!(can(&tables), [true; 4]);
+        tables.lanes.trim(lanes[1], 10);
+        assert_eq!(can(&tables), [true, true, true, false]);
+        let channel = tables.lanes[lanes[0]].channel;
+        tables.lanes.channels[channel].following = Following::Asked;
+        assert_eq!(can(&tables), [false; 4]);
+        let follows = |first| follows_all(&tables.slots, &tables.lanes, slot, first);
+        assert_eq!([0, 1].map(follows), [false, true]);
+        check(&tables);
+    }
+
+    #[test]
+    fn frames_before_the_floor_do_not_count_for_a_resume() {
+        let mut tables = Tables::new();
+        let lane = tables.lane(SlowPolicy::Gap);
+        (1..=15).for_each(|number| tables.append(lane, number, 100));
+        tables.lanes.see(id(15));
+        let slot = waiting(&mut tables, &[lane]);
+        let can = |number| can_resume_here(&tables.slots, &tables.lanes, slot, 0, id(number));
+        assert_eq!([4, 5, 15].map(can), [false, true, true], "a thousand bytes are kept in any case");
+        start_from_now(&mut tables.slots, &mut tables.lanes, slot, 1);
+        assert!(tables.lanes.readers(lane).is_empty());
+        start_from_now(&mut tables.slots, &mut tables.lanes, slot, 0);
+        assert_eq!((tables.lanes.readers(lane), tables.cursor(slot, 0)), (&[Tables::reader(slot)][..], 1500));
+        check(&tables);
+    }
+
+    #[test]
+    fn the_last_subscription_takes_the_number_of_one_that_ends() {
+        let mut tables = Tables::new();
+        let lanes = [(); 3].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes);
+        let other = tables.stream(&lanes[..1]);
+        tables.append(lanes[2], 1, 10);
+        tables.set_cursor(slot, 2, 4, true);
+        let end = |tables: &mut Tables, slot, index| {
+            let Tables { slots, lanes, cx, .. } = tables;
+            unsubscribe(slots, lanes, cx, slot, index);
+            check(tables);
+        };
+        end(&mut tables, slot, 0);
+        assert_eq!((lanes_of(&tables, slot), tables.slots[slot].mid_frame()), (vec![lanes[2], lanes[1]], Some(0)));
+        assert_eq!(tables.lanes.readers(lanes[2]), [Tables::reader(slot)]);
+        // The reader that stood last on the lane has the place of the one that has left.
+        assert_eq!(tables.lanes.readers(lanes[0]), [Tables::reader(other)]);
+        assert_eq!(tables.slots[other].subscription(0).map(|subscription| subscription.place), Some(0));
+        end(&mut tables, slot, 1);
+        assert_eq!((lanes_of(&tables, slot), tables.slots[slot].mid_frame()), (vec![lanes[2]], Some(0)));
+        assert!(tables.lanes[lanes[1]].is_unused() && !tables.lanes[lanes[0]].is_unused());
+        end(&mut tables, slot, 0);
+        assert_eq!((tables.out(slot), tables.slots[slot].mid_frame()), ("111111", None), "a frame is finished");
+        tables.append(lanes[0], 2, 10);
+        tables.set_cursor(other, 0, 4, true);
+        tables.slots.kill(other);
+        end(&mut tables, other, 0);
+        assert_eq!((tables.out(other), tables.slots[other].subscriptions()), ("", 0), "not on a dead connection");
+    }
+
+    #[test]
+    fn a_subscription_that_does_not_read_has_no_place_to_rename() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let others = tables.stream(&[lanes[0], lanes[1]]);
+        let slot = waiting(&mut tables, &lanes);
+        let Tables { slots, lanes: table, cx, .. } = &mut tables;
+        unsubscribe(slots, table, cx, slot, 0);
+        assert_eq!(lanes_of(&tables, slot), [lanes[1]]);
+        assert_eq!(tables.lanes.readers(lanes[1]), [Reader { slot: others, subscription: 1 }]);
+        check(&tables);
+    }
+
+    #[test]
+    fn a_channel_that_is_left_is_taken_out_of_the_resumes() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = waiting(&mut tables, &lanes);
+        let [a, b] = lanes.map(|lane| tables.lanes[lane].channel);
+        for (number, channels) in [(1, vec![a, b]), (2, vec![a]), (3, vec![a]), (4, vec![b, a])] {
+            let opening = (number == 3).then(|| Opening::reply("1"));
+            let resume = Resume { number, channels, after: None, page_due: false, wait: 0, opening };
+            tables.slots[slot].extra().resumes.push_back(resume);
+        }
+        let left = |tables: &mut Tables, channel| {
+            let Tables { slots, lanes, cx, .. } = tables;
+            assert!(
+                unsubscribe_from(slots, lanes, cx, slot, channel) && !unsubscribe_from(slots, lanes, cx, slot, channel)
+            );
+            let resumes = tables.slots[slot].extra().resumes.iter();
+            resumes.map(|resume| (resume.number, resume.channels.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&mut tables, a), [(1, vec![b]), (3, vec![]), (4, vec![b])]);
+        assert_eq!(left(&mut tables, b), [(1, vec![]), (3, vec![])], "the page of the first one is on its way");
+    }
+
+    #[test]
+    fn a_subscription_is_found_by_its_channel_and_can_be_taken_back() {
+        let mut tables = Tables::new();
+        let lanes = [(); 3].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes[..2]);
+        let is_there = |tables: &Tables| {
+            let by_number = lanes.map(|lane| is_on(&tables.slots, &tables.lanes, slot, tables.lanes[lane].channel));
+            let by_name = ["c0", "c1", "c2"].map(|name| is_subscribed(&tables.slots, &tables.lanes, slot, name));
+            assert_eq!(by_number, by_name);
+            by_name
+        };
+        assert_eq!(is_there(&tables), [true, true, false]);
+        assert!(!is_subscribed(&tables.slots, &tables.lanes, slot, "none"));
+        let back = ["c0", "c2", "none"].map(|name| {
+            let Tables { slots, lanes, cx, .. } = &mut tables;
+            take_back(slots, lanes, cx, slot, name)
+        });
+        assert_eq!((back, is_there(&tables)), ([true, false, false], [true, true, false]));
+        assert_eq!(lanes_of(&tables, slot), [lanes[1], lanes[0]]);
+        assert!(tables.lanes.readers(lanes[0]).is_empty() && tables.lanes[lanes[0]].has_waiting(0));
+        assert_eq!(tables.lanes.readers(lanes[1]), [Tables::reader(slot)]);
+        let Tables { slots, lanes: table, cx, .. } = &mut tables;
+        assert!(unsubscribe_from(slots, table, cx, slot, table[lanes[1]].channel));
+        assert_eq!(is_there(&tables), [true, false, false]);
+        check(&tables);
+    }
+
+    #[test]
+    fn a_long_rest_of_a_frame_is_copied_only_within_the_memory() {
+        let (short, long) = (LAST_WORDS_MAX, LAST_WORDS_MAX + 1);
+        for (memory, rest, is_copied) in [(u64::MAX, long, true), (0, long, false), (0, short, true)] {
+            let mut tables = Tables::new();
+            let lane = tables.lane(SlowPolicy::Gap);
+            let slot = tables.stream(&[lane]);
+            tables.append(lane, 1, rest + 5);
+            tables.set_cursor(slot, 0, 5, true);
+            assert_eq!(rest_of_frame(&tables.slots, &tables.lanes, slot), rest);
+            tables.cx.settings.lag_memory = memory;
+            let Tables { slots, lanes, cx, .. } = &mut tables;
+            finish_frame(slots, lanes, cx, slot, 0);
+            assert_eq!(slots[slot].mid_frame(), None);
+            let expected: &[&str] = if is_copied { &[] } else { &["is dropped: slow"] };
+            assert_eq!(effects(&mut tables), expected);
+            let copied = if is_copied { (rest, 1, 1) } else { (0, 0, 0) };
+            let connection = &tables.slots[slot];
+            assert_eq!((connection.out_waiting(), connection.events, tables.cx.counters.deliveries), copied);
+            assert_eq!(tables.lanes.is_read(lane), is_copied);
+            assert_eq!(tables.slots[slot].flags.intersects(Flags::BLOCKED), !is_copied);
+            check(&tables);
+        }
+    }
+
+    #[test]
+    fn a_connection_leaves_channels_that_have_ended_once_it_has_everything() {
+        let mut tables = Tables::new();
+        let lanes = [(); 4].map(|()| tables.lane(SlowPolicy::Gap));
+        let slot = tables.stream(&lanes[..3]);
+        tables.lanes.enter(lanes[3]);
+        tables.slots[slot].add_subscription(Subscription { lane: lanes[3], place: NONE, cursor: 0 });
+        tables.append(lanes[1], 1, 10);
+        let end = |tables: &mut Tables, lane| {
+            let channel = tables.lanes[lane].channel;
+            tables.lanes.channels[channel].ended = true;
+        };
+        let leave = |tables: &mut Tables| {
+            let Tables { slots, lanes, cx, .. } = tables;
+            leave_ended(slots, lanes, cx, slot);
+            check(tables);
+            lanes_of(tables, slot)
+        };
+        [lanes[0], lanes[1], lanes[3]].into_iter().for_each(|lane| end(&mut tables, lane));
+        // The first one has ended; of the second one an event is to come; the last one does not read yet.
+        assert_eq!(leave(&mut tables), [lanes[3], lanes[1], lanes[2]]);
+        assert_eq!(tables.out(slot).matches("ringcast.end").count(), 1);
+        assert!(tables.out(slot).contains(r#"{"channel":"c0"}"#), "{}", tables.out(slot));
+        tables.set_cursor(slot, 1, 10, false);
+        tables.lanes[lanes[1]].at_head = 1;
+        assert_eq!(leave(&mut tables), [lanes[3], lanes[2]]);
+        read_from_head(&mut tables.slots, &mut tables.lanes, slot, 0);
+        assert_eq!(leave(&mut tables), [lanes[2]]);
+        assert_eq!(effects(&mut tables), [""; 0]);
+        end(&mut tables, lanes[2]);
+        assert_eq!(leave(&mut tables), [0; 0]);
+        assert_eq!(effects(&mut tables), ["ends: ended"]);
+        assert_eq!(tables.out(slot).matches("ringcast.end").count(), 4);
+    }
+}
