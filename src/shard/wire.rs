@@ -390,7 +390,14 @@ impl Account<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    use super::super::connection::{Peer, Subscription};
+    use super::super::subscriptions::read_from_head;
     use super::super::tests::tables::{Tables, id};
+    use super::super::waiting::Hold;
     use super::*;
     use crate::config::SlowPolicy;
 
@@ -497,5 +504,176 @@ mod tests {
         let idle = tables.stream(&[]);
         assert!(!is_caught_up(&tables.slots, &tables.lanes, idle));
         assert_eq!(tables.lanes[lane].log.id_at(0), Some(id(1)));
+    }
+
+    /// The bits that an input report has if the client has only sent bytes.
+    const INPUT: i32 = ring::POLL_IN as i32;
+
+    /// A stream on no channel, with the client's end of its socket.
+    fn connected(tables: &mut Tables) -> (u32, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (tables.slots.occupy(near.into(), Peer::default(), State::Stream, 1), far)
+    }
+
+    #[test]
+    fn a_read_takes_what_has_come_up_to_a_bound() {
+        let (mut tables, mut wire) = (Tables::new(), Wire::new().unwrap());
+        let (slot, mut far) = connected(&mut tables);
+        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Nothing);
+        far.write_all(b"hello").unwrap();
+        assert_eq!((wire.receive(&tables.slots, slot, 3), &wire.scratch[..3]), (Received::Bytes(3), &b"hel"[..]));
+        assert_eq!(
+            (wire.receive(&tables.slots, slot, usize::MAX), &wire.scratch[..2]),
+            (Received::Bytes(2), &b"lo"[..])
+        );
+        assert_eq!(wire.scratch.len(), 65_536);
+        drop(far);
+        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::End);
+        tables.slots[slot].fd = Some(std::fs::File::open("/dev/null").unwrap().into());
+        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Broken, "this is no socket");
+        tables.slots[slot].fd = None;
+        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Nothing);
+    }
+
+    #[test]
+    fn input_is_awaited_once_and_reported() {
+        let (mut tables, mut wire) = (Tables::new(), Wire::new().unwrap());
+        let wake = Wake::new().unwrap();
+        wire.watch_inbox(&wake).unwrap();
+        for (flags, state, hold, is_armed) in [
+            (Flags::ARMED, State::Stream, Hold::empty(), false),
+            (Flags::UNREAD, State::Stream, Hold::empty(), false),
+            (Flags::empty(), State::Stream, Hold::REPLIES, false),
+            (Flags::empty(), State::Dead, Hold::empty(), false),
+            (Flags::empty(), State::Stream, Hold::empty(), true),
+        ] {
+            let (slot, mut far) = connected(&mut tables);
+            tables.slots.enter_state(slot, state);
+            tables.slots[slot].flags.insert(flags);
+            tables.slots[slot].hold(hold);
+            wire.await_input(&mut tables.slots, slot).unwrap();
+            assert_eq!(tables.slots[slot].flags.intersects(Flags::ARMED), is_armed || flags.intersects(Flags::ARMED));
+            wire.io.submit().unwrap();
+            far.write_all(b"x").unwrap();
+            wake.ring();
+            let until = Instant::now() + Duration::from_secs(5);
+            let mut reports = wire.take_reports(&mut tables.slots, &wake).unwrap();
+            while !reports.inbox || is_armed && !tables.slots[slot].flags.intersects(Flags::UNREAD) {
+                let more = wire.take_reports(&mut tables.slots, &wake).unwrap();
+                reports.inbox |= more.inbox;
+                assert!(Instant::now() < until, "no report has come");
+            }
+            wake.clear();
+            let unread = tables.slots[slot].flags.intersects(Flags::UNREAD);
+            assert_eq!(unread, is_armed || flags.intersects(Flags::UNREAD), "{flags:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_says_what_the_connection_can_do_now() {
+        let (read, rest) = (Flags::UNREAD, Flags::UNREAD | Flags::TO_END);
+        for (before, tag, result, after) in [
+            (Flags::ARMED, 0, INPUT, read),
+            (Flags::ARMED, 0, INPUT | ring::POLL_RDHUP as i32, rest),
+            (Flags::ARMED | Flags::BLOCKED, 0, ring::POLL_HUP as i32, rest | Flags::BLOCKED),
+            (Flags::ARMED_OUT | Flags::BLOCKED | Flags::ARMED, FOR_ROOM, 0, Flags::QUEUED | Flags::ARMED),
+        ] {
+            let mut tables = Tables::new();
+            let slots = [(); 3].map(|()| connected(&mut tables).0);
+            let slot = slots[1];
+            tables.slots[slot].generation = 0x123;
+            tables.slots[slot].flags.insert(before);
+            mark(
+                &mut tables.slots,
+                Completion { user_data: 0x123 << 32 | u64::from(slot) | tag, result, armed: false },
+            );
+            assert_eq!(tables.slots[slot].flags, after);
+            assert!([0, 2].into_iter().all(|other| tables.slots[slots[other]].flags.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_dead_connection_is_buried_with_its_last_report() {
+        let mut tables = Tables::new();
+        let (slot, _far) = connected(&mut tables);
+        tables.slots[slot].flags.insert(Flags::ARMED | Flags::ARMED_OUT);
+        tables.slots.kill(slot);
+        for (tag, state) in [(FOR_ROOM, State::Dead), (0, State::Free)] {
+            mark(&mut tables.slots, Completion { user_data: u64::from(slot) | tag, result: INPUT, armed: false });
+            assert_eq!(tables.slots[slot].state, state);
+        }
+        assert_eq!(tables.slots[slot].generation, 1);
+    }
+
+    #[test]
+    fn a_send_is_accounted_for_by_what_the_kernel_took() {
+        let (full, part) = (Flags::empty(), Flags::BLOCKED | Flags::ARMED_OUT);
+        // The result, and then: bytes sent, whether the send counts as blocked, as refused, and the flags.
+        for (result, sent_bytes, blocked, refused, flags, is_looked_at) in [
+            (10, 10, 0, 0, full, false),
+            (4, 4, 1, 0, part | Flags::MID_FRAME, true),
+            (0, 0, 1, 0, part, true),
+            (-libc::EAGAIN, 0, 1, 1, part, true),
+            (-libc::ENOBUFS, 0, 1, 1, Flags::BLOCKED, false),
+            (-libc::ENOMEM, 0, 1, 1, Flags::BLOCKED, false),
+            (-libc::EPIPE, 0, 0, 0, full, false),
+        ] {
+            let (mut tables, mut wire) = (Tables::new(), Wire::new().unwrap());
+            let lane = tables.lane(SlowPolicy::Gap);
+            let slot = tables.stream(&[lane]);
+            tables.append(lane, 1, 10);
+            tables.slots.ready.clear();
+            tables.slots[slot].flags = Flags::PLANNED;
+            // The connection would be looked at one tick too late.
+            tables.slots[slot].timer = 7 + tables.cx.settings.stall + 1;
+            let Tables { slots, lanes, cx, .. } = &mut tables;
+            cx.now = 7;
+            let plan = Plan { slot, piece: Piece::Run { subscription: 0, lane, start: 0, end: 10 } };
+            wire.account(slots, lanes, &mut Account { cx, sent_ms: 5 }, &plan, result).unwrap();
+            assert_eq!(slots[slot].flags, flags, "{result}");
+            let sends = u64::from(result >= 0);
+            let counters = &cx.counters;
+            let counted = (counters.sends, counters.sent_bytes, counters.sends_blocked, counters.sends_refused);
+            assert_eq!(counted, (sends, sent_bytes, blocked, refused), "{result}");
+            assert_eq!(slots[slot].sent, if result >= 0 { 7 } else { 1 });
+            let drops =
+                cx.effects.iter().filter(|effect| matches!(effect, Effect::Drop { reason: Reason::Broken, .. }));
+            assert_eq!(drops.count(), usize::from(result == -libc::EPIPE));
+            assert_eq!(wire.starved.len(), usize::from(flags == Flags::BLOCKED));
+            assert_eq!(slots.rescheduled.contains(&slot), is_looked_at, "{result}");
+            wire.feed_starved(slots);
+            let is_tried_again = flags == Flags::BLOCKED;
+            assert_eq!(slots[slot].flags.intersects(Flags::QUEUED), is_tried_again);
+            assert_eq!(slots[slot].flags.intersects(Flags::BLOCKED), flags.intersects(Flags::ARMED_OUT));
+            assert_eq!(tables.measured(Measure::Delivery), (sends, 4 * sends), "{result}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_not_caught_up_has_another_turn() {
+        let (mut tables, mut wire) = (Tables::new(), Wire::new().unwrap());
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let (slot, mut far) = connected(&mut tables);
+        for lane in lanes {
+            tables.lanes.enter(lane);
+            let index = tables.slots[slot].add_subscription(Subscription { lane, place: NONE, cursor: 0 });
+            read_from_head(&mut tables.slots, &mut tables.lanes, slot, index);
+        }
+        (1..=4).for_each(|number| tables.append(lanes[number as usize % 2], number, 10));
+        tables.slots[slot].flags.remove(Flags::QUEUED);
+        let Tables { slots, lanes: table, cx, batch } = &mut tables;
+        std::mem::swap(&mut wire.batch, batch);
+        super::super::next::plan(slots, table, cx, &mut wire.batch, slot);
+        assert_eq!(wire.batch.len(), 1);
+        wire.send(slots, table, cx).unwrap();
+        assert!(slots[slot].flags.intersects(Flags::QUEUED) && wire.batch.plans.is_empty());
+        assert_eq!((cx.counters.batches, cx.counters.sent_bytes, cx.counters.deliveries), (1, 40, 4));
+        let mut got = [0; 40];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(got.iter().step_by(10).copied().collect::<Vec<u8>>(), b"1234");
+        wire.send(slots, table, cx).unwrap();
+        assert_eq!(cx.counters.batches, 1, "there is nothing to send");
+        assert!(wire.batch.arena.is_empty());
+        tables.lanes.check_invariants();
     }
 }

@@ -393,6 +393,8 @@ mod tests {
         let (_, message, _, _) = refused(r#"{"subscribe":[1]}"#);
         assert_eq!(message, "invalid type: integer `1`, expected a string at line 1 column 15");
         let nothing = "the message asks for nothing; there are subscribe, unsubscribe, send, publish, refresh and ping";
+        let (_, message, _, _) = refused(r#"{"subscribe":1}"#);
+        assert!(message.contains("a list of channels, or an object with a position for each channel"), "{message}");
         assert_eq!(refused(r#"{"ref":1}"#), (Code::BadMessage, nothing.into(), Some("1".into()), true));
         assert_eq!(refused(r#"{"subscribe":["$figures"],"ref":1}"#).0, Code::BadChannel);
         let one = "a message asks for one thing; send one message for each";

@@ -521,6 +521,17 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_speaks_another_protocol_is_told_so() {
+        let told = |bytes: &[u8]| match parse(bytes, &LIMITS) {
+            Parsed::Rejected(refusal) => refusal.message.into_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(b"\x16\x03\x01"), "this port speaks plain HTTP, not TLS");
+        assert_eq!(told(b"\x17"), "this is no HTTP request");
+        assert_eq!(told(b"PRI * HTTP/2.0"), "this server speaks HTTP/1.1 and HTTP/1.0 only");
+    }
+
+    #[test]
     fn bounds_are_told_apart() {
         assert_eq!(status(&format!("GET /{}", "x".repeat(9000))), 414);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(9000))), 431);
