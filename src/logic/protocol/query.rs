@@ -133,6 +133,17 @@ mod tests {
     }
 
     #[test]
+    fn each_parameter_has_its_values() {
+        let token = |query: &str| parse(query, 3).unwrap().token;
+        assert_eq!(["token=t%2B", "token=", "wait=5"].map(token), [Some("t+".to_owned()), None, None]);
+        let raw = |query: &str| parse(query, 3).unwrap().raw;
+        assert_eq!(["format=raw", "format=json", "format=raw&format=json"].map(raw), [true, false, false]);
+        let envelope = |value: &str| parse(&format!("envelope={value}"), 3).map(|query| query.envelope).ok();
+        let values = ["1", "true", "0", "false", "2", ""].map(envelope);
+        assert_eq!(values, [Some(Some(true)), Some(Some(true)), Some(Some(false)), Some(Some(false)), None, None]);
+    }
+
+    #[test]
     fn a_plus_is_a_blank() {
         let refusal = parse("channel=a+b", 3).unwrap_err();
         assert!(refusal.message.ends_with(" (a + in a query is a blank; write %2B)"), "{}", refusal.message);

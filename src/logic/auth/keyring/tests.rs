@@ -112,6 +112,7 @@ fn claims_are_judged_by_the_rules() {
     let none = Rules::default;
     let leeway = || Rules { leeway_s: 10, ..Rules::default() };
     let any = || Rules { audiences: vec!["any".into()], ..Rules::default() };
+    let one = || Rules { audiences: vec!["here".into()], ..Rules::default() };
     let strict = || Rules {
         issuers: vec!["a".into(), "b".into()],
         audiences: vec!["here".into(), "there".into()],
@@ -142,6 +143,8 @@ fn claims_are_judged_by_the_rules() {
         (json!({ "exp": exp, "aud": "elsewhere" }), none(), Some(TokenError::Audience)),
         (json!({ "exp": exp, "aud": ["elsewhere"] }), any(), None),
         (json!({ "exp": exp }), any(), None),
+        (json!({ "exp": exp, "aud": "here" }), one(), None),
+        (json!({ "exp": exp, "aud": "any" }), one(), Some(TokenError::Audience)),
         (json!({ "exp": exp, "iss": "b", "aud": "there" }), strict(), None),
         (json!({ "exp": exp, "iss": "b", "aud": ["x", "here"] }), strict(), None),
         (json!({ "exp": exp, "iss": "c", "aud": "here" }), strict(), Some(TokenError::Issuer)),

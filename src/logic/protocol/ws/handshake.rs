@@ -78,12 +78,22 @@ mod tests {
         let version = "Sec-WebSocket-Version: 13\r\n";
         let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_string();
-        assert_eq!(check(&format!("{upgrade}{version}{key}")), Ok(Upgrade { accept }));
+        let good = format!("{upgrade}{version}{key}");
+        assert_eq!(check(&good), Ok(Upgrade { accept }));
+        with(&good, |request| {
+            let others = [
+                Request { method: Method::Head, ..request.clone() },
+                Request { is_http_1_1: false, ..request.clone() },
+            ];
+            let codes = others.map(|request| check_upgrade(&request).map_err(|refusal| refusal.code));
+            assert_eq!(codes, [Err(Code::UpgradeRequired), Err(Code::UpgradeRequired)]);
+        });
         assert_eq!(check(&format!("{version}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{key}")), Err(426));
         assert_eq!(check(&format!("{upgrade}{version}")), Err(400));
         assert_eq!(check(&format!("{upgrade}{version}Sec-WebSocket-Key: abc\r\n")), Err(400));
     }
+
     #[test]
     fn a_subprotocol_may_be_offered_in_any_of_several_fields() {
         let offered = |fields: &str| with(fields, |request| offers(request, SUBPROTOCOL));
