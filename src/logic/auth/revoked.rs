@@ -179,8 +179,9 @@ mod tests {
             let mut added = Revoked::default();
             tokens.iter().for_each(|(id, until_s)| added.add_within(count_max, id.clone(), *until_s));
             added.tidy(now_s);
-            let collected = Revoked::collect_within(count_max, tokens, now_s);
+            let collected = Revoked::collect_within(count_max, tokens.iter().cloned(), now_s);
             prop_assert_eq!(ids(&collected), ids(&added));
+            prop_assert_eq!(ids(&Revoked::collect(tokens, now_s)), ids(&added));
         }
 
         #[test]

@@ -535,6 +535,8 @@ mod tests {
             r#"{"op":"publish","channel":"a","data":1,"event":"ringcast.x"}"#,
             r#"{"op":"publish","channels":[],"data":1}"#,
             r#"{"op":"publish","channels":["a","b","a"],"data":1}"#,
+            r#"{"op":"publish","channels":["a","a"],"data":1}"#,
+            r#"{"op":"publish","channel":"a","data":["\ud800"]}"#,
             r#"{"op":"publish","channel":"a","channels":["b"],"data":1}"#,
             r#"{"op":"publish","data":1}"#,
         ] {

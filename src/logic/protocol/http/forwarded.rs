@@ -179,6 +179,7 @@ mod tests {
         ] {
             assert_eq!(client(&format!("Forwarded: {line}\r\n")).as_deref(), expected, "{line}");
         }
+        assert!(matches!(unquoted(r#""a""#), Cow::Borrowed("a")) && unquoted(r#""\\\a""#) == r"\a");
         let lines = "Forwarded: for=1.1.1.1;host=\"\r\nForwarded: for=9.9.9.9\r\n";
         assert_eq!(client(lines).as_deref(), Some("9.9.9.9"));
     }
