@@ -191,6 +191,9 @@ mod tests {
         assert_eq!(run(next(&mut tables, slot)), Some((13, 20)), "a frame that is sent in part too");
         tables.set_cursor(slot, 0, 20, false);
         assert!(next(&mut tables, slot).is_none());
+        tables.slots[slot].extra();
+        tables.set_cursor(slot, 0, 3, true);
+        assert_eq!(run(next(&mut tables, slot)), Some((3, 20)), "nothing else waits for the frame's end");
     }
 
     #[test]

@@ -191,6 +191,7 @@ mod tests {
             let mut expected = untils.clone();
             expected.sort_unstable();
             expected.drain(..expected.len().saturating_sub(10));
+            prop_assert_eq!(kept.len(), expected.len());
             prop_assert_eq!(kept.iter().map(|(_, until_s)| until_s).collect::<Vec<_>>(), expected);
         }
     }
