@@ -276,7 +276,7 @@ mod tests {
         tables.slots.enter_state(slot, State::Closing);
         assert!(next(&mut tables, slot).is_none(), "a connection that ends gets no event");
         assert_eq!(tables.slots[slot].state, State::Lingering, "it has everything");
-        assert_eq!(tables.slots[slot].deadline, 1 + 30, "it has three seconds from now on");
+        assert_eq!(tables.slots[slot].deadline, 1 + 20, "it has two seconds from now on");
     }
 
     #[test]
@@ -346,7 +346,15 @@ mod tests {
     fn the_next_page_is_asked_for_once_when_the_one_before_is_sent() {
         for page_due in [false, true] {
             let (mut tables, slot) = with_two();
-            let resume = Resume { number: 7, channels: vec![0], after: None, page_due, wait: 0, opening: None };
+            let resume = Resume {
+                number: 7,
+                channels: vec![0],
+                sent: Vec::new(),
+                after: None,
+                page_due,
+                wait: 0,
+                opening: None,
+            };
             tables.slots[slot].extra().resumes.push_back(resume);
             tables.slots[slot].flags.insert(Flags::REPLAYING);
             (0..2).for_each(|_| assert!(next(&mut tables, slot).is_none()));

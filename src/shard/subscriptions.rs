@@ -573,7 +573,7 @@ mod tests {
         let [a, b] = lanes.map(|lane| tables.lanes[lane].channel);
         for (number, channels) in [(1, vec![a, b]), (2, vec![a]), (3, vec![a]), (4, vec![b, a])] {
             let opening = (number == 3).then(|| Opening::reply("1"));
-            let resume = Resume { number, channels, after: None, page_due: false, wait: 0, opening };
+            let resume = Resume { number, channels, sent: Vec::new(), after: None, page_due: false, wait: 0, opening };
             tables.slots[slot].extra().resumes.push_back(resume);
         }
         let left = |tables: &mut Tables, channel| {

@@ -536,12 +536,14 @@ mod tests {
         assert_eq!(status(&format!("GET /{}", "x".repeat(9000))), 414);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(9000))), 431);
         let head = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-        let parsed =
-            |bytes: usize, head_bytes_max| match parse(&head.as_bytes()[..bytes], &HeadLimits { head_bytes_max }) {
-                Parsed::Partial => 0,
-                Parsed::Complete { consumed, .. } => consumed as u16,
-                Parsed::Rejected(refusal) => refusal.code.status(),
-            };
+        let parsed = |bytes: usize, head_bytes_max| match parse(
+            &head.as_bytes()[..bytes],
+            &HeadLimits { head_bytes_max, ..LIMITS },
+        ) {
+            Parsed::Partial => 0,
+            Parsed::Complete { consumed, .. } => consumed as u16,
+            Parsed::Rejected(refusal) => refusal.code.status(),
+        };
         assert_eq!([(27, 27), (27, 26), (26, 27), (26, 26)].map(|(bytes, max)| parsed(bytes, max)), [27, 431, 0, 431]);
         let many: String = (0..70).map(|i| format!("X{i}: y\r\n")).collect();
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")), 431);
