@@ -32,7 +32,7 @@ pub enum Scenario {
     Mixed(MixedArgs),
     /// Memory and time of a million channels.
     Channels(ChannelsArgs),
-    /// Clients that never read: their effect on the other clients and on memory.
+    /// Clients that never read, and clients that catch up: their effect on the other clients and on memory.
     Slow(SlowArgs),
     /// Connections that are held for long: whether all is delivered and memory stays flat.
     Soak(SoakArgs),

@@ -216,7 +216,7 @@ impl Bench<'_> {
                 let world = World { target, load, connected_in };
                 let measured = world.deliver_more(&plan, reading, Reading::Verify, Sample::Every)?;
                 let grown = world.target.memory()?.saturating_sub(before) as f64 / 1e6;
-                let dropped = world.target.shards_sum("slow_disconnected")?;
+                let dropped = world.target.shards_sum("closed.slow")?;
                 let figure = |figure: &str| format!("{figure}, {name}");
                 let p99 = measured.tally.latency.value_at_quantile(0.99) as f64 / 1000.0;
                 report.add(Side::Server, &figure("latency p99"), "ms", p99);
@@ -231,6 +231,7 @@ impl Bench<'_> {
         }
         report.note(format!("{} in 100 clients never read", args.percent));
         report.target("delivered to those who read, some never read", Bound::AtLeast(100.0));
+        self.catch_up(args, &mut report)?;
         Ok(report)
     }
 

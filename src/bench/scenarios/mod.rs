@@ -1,5 +1,6 @@
 //! The scenarios and their targets.
 
+mod catching_up;
 mod connecting;
 mod delivery;
 mod latency;

@@ -8,7 +8,7 @@ use crate::logic::event::{Draft, Event, Kind};
 use crate::logic::id::Id;
 use crate::logic::protocol::http::{HeadLimits, Parsed as Head, parse};
 use crate::logic::protocol::query::SubscribeQuery;
-use crate::logic::protocol::ws::{Decoder, Opcode, parse_server_frame, write_client_frame};
+use crate::logic::protocol::ws::{Decoder, Opcode, parse_server_frame, write_client_frame, write_frame};
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 
@@ -407,4 +407,41 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_session_may_be_opened_only_to_say_a_refusal() {
+    for (code, close) in
+        [(Code::InvalidToken, 4001u16), (Code::Forbidden, 4003), (Code::TooMany, 1013), (Code::Full, 1013)]
+    {
+        let refusal = Refusal::new(code, "no");
+        let farewell = Farewell::of_refusal(&refusal, 5);
+        let bye = format!("{{\"code\":\"{code}\",\"reason\":\"no\",\"retry_ms\":5}}");
+        let text = format!("event: ringcast.bye\nretry: 5\ndata: {bye}\n\n");
+        let sse = written(|out| LaneKey::of(Spoken::SSE, false).close(&farewell, out));
+        assert_eq!(String::from_utf8(sse).unwrap(), text);
+        let mut last = close.to_be_bytes().to_vec();
+        last.extend_from_slice(format!("{code}: no").as_bytes());
+        let mut raw = Vec::new();
+        write_frame(&mut raw, Opcode::Close, &last);
+        assert_eq!(written(|out| LaneKey::of(Spoken::WS_RAW, true).close(&farewell, out)), raw);
+        let mut json = Vec::new();
+        write_frame(&mut json, Opcode::Text, format!("{{\"bye\":{bye}}}").as_bytes());
+        json.extend_from_slice(&raw);
+        assert_eq!(written(|out| LaneKey::of(Spoken::WS_JSON, true).close(&farewell, out)), json);
+    }
+    let mistake = Refusal::new(Code::BadQuery, "no");
+    assert_eq!((mistake.close_code(), mistake.passes()), (None, false));
+    assert!(mistake.retry_after(1).passes());
+}
+
+#[test]
+fn beats_are_shown_where_there_is_a_form_for_them() {
+    let shows = |spoken: Spoken| spoken.protocol().shows_beats();
+    assert!(
+        [Spoken::SSE, Spoken::SSE_ENVELOPE, Spoken::SSE_UNNAMED, Spoken::SSE_ENVELOPE_UNNAMED, Spoken::WS_JSON]
+            .into_iter()
+            .all(shows)
+    );
+    assert!(![Spoken::WS_RAW, Spoken::POLL, Spoken::ECHO].into_iter().any(shows));
 }
