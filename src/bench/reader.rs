@@ -148,10 +148,17 @@ impl<'a> Reader<'a> {
             }
             Command::Close { abort } => self.close_all(abort),
             Command::Reset(reading, sample) => {
+                let was_deaf = self.sink.reading == Reading::Never;
                 (self.sink.reading, self.sink.sample) = (reading, sample);
                 self.sink.tally.clear();
                 for client in &mut self.clients {
                     (client.received, client.bytes) = (0, 0);
+                }
+                if was_deaf && reading != Reading::Never {
+                    // Of bytes that have waited all the time the kernel does not tell again.
+                    for token in 0..self.clients.len() as u64 {
+                        self.on_ready(Ready { token, readable: true, writable: false, hung_up: false });
+                    }
                 }
                 self.show();
             }
