@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use ringcast::logic::protocol::http::{HeadLimits, Parsed, last_untrusted, parse};
 use ringcast::logic::protocol::query;
 
-const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 1024 };
+const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 1024, fields_max: 64 };
 
 fuzz_target!(|bytes: &[u8]| {
     let Parsed::Complete { request, consumed } = parse(bytes, &LIMITS) else { return };

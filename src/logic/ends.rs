@@ -40,8 +40,11 @@ mod tests {
         let mut ends = Ends::default();
         (0..1000).for_each(|channel| ends.insert(channel, Id::new(channel.into(), 7)));
         assert_eq!((ends.of(999), ends.of(1000)), (Id::new(999, 7), Id::ZERO));
-        (0..990).for_each(|channel| ends.remove(channel));
-        assert_eq!((ends.of(989), ends.of(990)), (Id::ZERO, Id::new(990, 7)));
-        assert!(ends.0.capacity() < 100, "the memory is given back");
+        // Removals may make the capacity a little smaller by themselves.
+        (500..1000).for_each(|channel| ends.remove(channel));
+        assert_eq!((ends.of(500), ends.of(499)), (Id::ZERO, Id::new(499, 7)));
+        assert!(ends.0.capacity() >= 1500, "more than a quarter is in use");
+        (350..500).for_each(|channel| ends.remove(channel));
+        assert!(ends.0.capacity() < 1000, "the memory is given back");
     }
 }

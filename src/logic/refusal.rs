@@ -100,6 +100,22 @@ mod tests {
     }
 
     #[test]
+    fn what_passes_and_what_a_page_may_learn() {
+        for (code, close_code) in [
+            (Code::Unauthorized, Some(4001)),
+            (Code::Origin, Some(4003)),
+            (Code::TooMany, Some(1013)),
+            (Code::Draining, Some(1013)),
+            (Code::BadQuery, None),
+            (Code::NotFound, None),
+        ] {
+            let refusal = Refusal::new(code, "x");
+            assert_eq!((refusal.close_code(), refusal.passes()), (close_code, false), "{code}");
+            assert!(refusal.retry_after(1).passes());
+        }
+    }
+
+    #[test]
     fn the_feeds_errors_keep_their_code() {
         let refusal = Refusal::from(FeedError::new("bad_field", "x"));
         assert_eq!((refusal.code, &*refusal.message), (Code::BadField, "x"));

@@ -147,6 +147,7 @@ fn write_events_fields(exchange: &Exchange, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::logic::code::Code;
+    use crate::logic::protocol::http::{HeadLimits, Parsed, parse};
     use crate::logic::refusal::Refusal;
 
     const NEW: Exchange = Exchange { keep_alive: true, is_http_1_1: true, head_only: false, date: None };
@@ -168,6 +169,21 @@ mod tests {
             body.len()
         );
         assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn a_response_depends_on_its_request() {
+        let date = Date::of(0);
+        for (head, keep_alive, is_http_1_1, head_only) in [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", true, true, false),
+            ("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false, true, true),
+            ("GET / HTTP/1.0\r\n\r\n", false, false, false),
+        ] {
+            let limits = HeadLimits { head_bytes_max: 8192, fields_max: 64 };
+            let Parsed::Complete { request, .. } = parse(head.as_bytes(), &limits) else { panic!() };
+            let expected = Exchange { keep_alive, is_http_1_1, head_only, date: Some(date) };
+            assert_eq!(Exchange::of(&request, date), expected);
+        }
     }
 
     #[test]
