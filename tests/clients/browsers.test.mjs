@@ -1,6 +1,7 @@
 // Real browsers behind real proxies: Chromium and Firefox ESR, whose pages are subscribed through nginx, HAProxy and Caddy with the
 // configurations of tuning/proxies. The pages are of another origin than the server.
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { BROWSERS, launch } from "./lib/browsers.mjs";
@@ -55,8 +56,8 @@ class World {
     }
 }
 
-function visit(browser, test, origin = pages.admitted, page = "blank.html") {
-    return Visitor.open(browsers[browser], `${origin}/pages/${page}`, test);
+function visit(browser, test, origin = pages.admitted, page = "blank.html", program = browsers[browser]) {
+    return Visitor.open(program, `${origin}/pages/${page}`, test);
 }
 
 async function tokenExpires(world, browser, test) {
@@ -137,18 +138,41 @@ async function otherOrigins(world, browser, test) {
     assert.equal(await poll(refused), "refused");
 }
 
-/** Freezes a page as a browser does with one that was long in the background. */
-async function freeze(visitor, isFrozen) {
+/** The processes of a Firefox that run pages. */
+function pageProcesses(firefox) {
+    const read = (id, name) => {
+        try {
+            return fs.readFileSync(`/proc/${id}/${name}`, "utf8");
+        } catch {
+            return "";
+        }
+    };
+    const parent = (id) => Number(read(id, "status").match(/^PPid:\t(\d+)/m)?.[1] ?? 0);
+    const isWithin = (id) => id > 1 && (id === firefox.process().pid || isWithin(parent(id)));
+    const ids = fs.readdirSync("/proc").map(Number).filter(Boolean);
+    return ids.filter((id) => / -contentproc .* tab\0$/s.test(read(id, "cmdline")) && isWithin(id));
+}
+
+/** Freezes a page: Chromium as it does with one that was long in the background; of Firefox the processes that run pages stop. */
+async function freeze(visitor, isFrozen, firefox) {
+    if (firefox) {
+        const processes = pageProcesses(firefox);
+        assert.ok(processes.length > 0, "Firefox runs pages in processes of their own");
+        for (const id of processes) process.kill(id, isFrozen ? "SIGSTOP" : "SIGCONT");
+        return;
+    }
     visitor.session ??= await visitor.page.createCDPSession();
     await visitor.session.send("Page.setWebLifecycleState", { state: isFrozen ? "frozen" : "active" });
 }
 
 async function pageIsFrozen(world, browser, test) {
+    let firefox;
     if (browser === "firefox") {
-        test.skip("the protocol that drives Firefox, WebDriver BiDi, has no command that freezes a page");
-        return;
+        // Pages of other tests share their processes with this one, so this page has a Firefox of its own.
+        firefox = await launch("firefox");
+        test.after(() => firefox.close());
     }
-    const visitor = await visit(browser, test);
+    const visitor = await visit(browser, test, undefined, undefined, firefox);
     const channel = `frozen-${browser}`;
     const stream = await visitor.subscribe(world.stream(channel));
     // Chromium ends the WebSockets of a page that it freezes, so the page opens its own again.
@@ -158,7 +182,7 @@ async function pageIsFrozen(world, browser, test) {
         window.ticks = [Date.now()];
         setInterval(() => ticks.push(Date.now()), 100);
     });
-    await freeze(visitor, true);
+    await freeze(visitor, true, firefox);
     const expected = [];
     for (let number = 0; number < 40; number++) {
         expected.push(`${number} ${"x".repeat(number * 500)}`);
@@ -166,7 +190,7 @@ async function pageIsFrozen(world, browser, test) {
         // The test is about elapsed time, so it must wait.
         await sleep(FROZEN / 40);
     }
-    await freeze(visitor, false);
+    await freeze(visitor, false, firefox);
     const streamed = await visitor.awaitRecord(stream, "all events", (record) => told(record, "message").length >= 40);
     assert.deepEqual(told(streamed, "message"), expected);
     const data = ({ events }) => events.flatMap(({ data }) => data ?? []);
