@@ -18,13 +18,16 @@ pub fn after_refusal_secs(random: u64) -> u32 {
 }
 
 /// The milliseconds after which a client comes back whose connection ends for `reason`. A single client waits `base_ms`.
-/// All clients of a server that goes away come back: they are spread by a random number, over two and a half times
-/// `base_ms`, from half of `base_ms` on or from the end of the drain, which is `left_ms` ahead.
+/// All clients of a server that goes away come back: they are spread by a random number, from half of `base_ms` to three times
+/// as much. None comes before the end of the drain, which is `left_ms` ahead, and the spread is twice `base_ms` at least.
 pub fn after_end_ms(reason: Reason, base_ms: u64, left_ms: u64, random: u64) -> u64 {
     let base_ms = base_ms.max(BASE_MS_MIN);
     let first = left_ms.max(base_ms / 2);
     match reason {
-        Reason::Drained => spread(random, first, first.saturating_add(base_ms.saturating_mul(5) / 2)),
+        Reason::Drained => {
+            let last = first.saturating_add(base_ms.saturating_mul(2)).max(base_ms.saturating_mul(3));
+            spread(random, first, last)
+        }
         _ => base_ms,
     }
 }
@@ -57,7 +60,8 @@ mod tests {
             prop_assert_eq!(wait(0, 0), base / 2);
             prop_assert_eq!(wait(0, base * 5 / 2), base / 2 + base * 5 / 2);
             let left = base * 7;
-            prop_assert!((left..=left + base * 5 / 2).contains(&wait(left, random)));
+            prop_assert!((left..=left + base * 2).contains(&wait(left, random)));
+            prop_assert!((base..=base * 3).contains(&wait(base, random)));
         }
     }
 }
