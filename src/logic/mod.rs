@@ -17,6 +17,7 @@ pub mod line_budget;
 pub mod log;
 pub mod names;
 pub mod protocol;
+pub mod rate;
 pub mod reason;
 pub mod refusal;
 pub mod retry;

@@ -75,10 +75,8 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
         })?;
     }
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
-    let feed_file = match feed_file {
-        Some(file) => Some(feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone())?),
-        None => None,
-    };
+    let watch_file = |file| feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone());
+    let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
     watch::start(watched, stats.clone(), logging.lines)?;
     let service = service::start(stats)?;

@@ -13,6 +13,7 @@ use arcstr::ArcStr;
 use crate::config;
 use crate::figures::ServerState;
 use crate::logic::code::Code;
+use crate::logic::rate;
 use crate::logic::refusal::Refusal;
 
 /// The number of parts of each table. Each part has its own lock, so that a shard rarely waits for another one.
@@ -77,13 +78,10 @@ impl Address {
             return Err(Refused::TooMany);
         }
         if limits.per_second > 0 {
-            // This is a token bucket of one second's worth, kept as the time until which it is used up.
+            // The burst is one second's worth.
             let each_us = 1_000_000 / u64::from(limits.per_second);
-            let due = self.due_us.max(now_ms * 1000);
-            if due + each_us > now_ms * 1000 + 1_000_000 {
-                return Err(Refused::TooFast);
-            }
-            self.due_us = due + each_us;
+            let taken = rate::take(self.due_us, now_ms * 1000, each_us, 1_000_000);
+            self.due_us = taken.map_err(|_| Refused::TooFast)?;
         }
         self.connections += 1;
         Ok(())

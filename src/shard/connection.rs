@@ -206,7 +206,7 @@ impl Cell for Connection {
 }
 
 /// A resume: missed events that are on their way from the hub.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Resume {
     /// The resume's number, which tells its pages from those of earlier resumes.
     pub(super) number: u32,

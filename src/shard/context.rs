@@ -112,10 +112,8 @@ pub(super) struct Context {
     pub(super) effects: Vec<Effect>,
     /// The date of the second of `now` in which it was asked for last.
     pub(super) dated: Option<(Tick, Date)>,
-    /// Whether the shard drains: each answer is then the last one on its connection.
-    pub(super) is_draining: bool,
-    /// The time at which the drain is over, as far as the shard knows.
-    pub(super) drain_ends: Tick,
+    /// The time at which the drain is over, as far as the shard knows; `None` if the shard does not drain.
+    pub(super) drain_ends: Option<Tick>,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -150,9 +148,14 @@ impl Context {
         left_secs + retry::after_refusal_secs(self.rng.u64(..))
     }
 
+    /// Whether the shard drains: each answer is then the last one on its connection.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain_ends.is_some()
+    }
+
     /// The milliseconds until the end of the drain; 0 if the shard does not drain.
     pub(super) fn drain_left_ms(&self) -> u64 {
-        if self.is_draining { u64::from(Tick::saturating_sub(self.drain_ends, self.now)) * TICK_MS } else { 0 }
+        self.drain_ends.map_or(0, |end| u64::from(Tick::saturating_sub(end, self.now)) * TICK_MS)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 
 use super::account::LAST_WORDS_MAX;
-use super::connection::{Flags, Gap, Resume, State};
+use super::connection::{Gap, Resume, State};
 use super::context::{Context, Effect, Ending};
 use super::lanes::{Lanes, Reader};
 use super::slots::Slots;
@@ -54,18 +54,9 @@ fn catch_up(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     sent.sort_unstable();
     let Some(after) = sent.iter().map(|(_, id)| *id).min() else { return };
     cx.counters.slow_caught_up += 1;
-    cx.counters.resumed_hub += 1;
-    let connection = &mut slots[slot];
-    connection.flags.insert(Flags::REPLAYING);
-    connection.extra().resumes.push_back(Resume {
-        number: cx.counters.resumed_hub as u32,
-        channels: sent.iter().map(|(channel, _)| *channel).collect(),
-        sent,
-        after: Some(after),
-        page_due: true,
-        wait: 0,
-        opening: None,
-    });
+    let channels = sent.iter().map(|(channel, _)| *channel).collect();
+    let resume = Resume { channels, sent, after: Some(after), page_due: true, ..Resume::default() };
+    subscriptions::add_resume(slots, cx, slot, resume);
     slots.queue(slot);
 }
 

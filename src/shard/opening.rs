@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::logic::id::Id;
+use crate::logic::protocol::http::{Exchange, Response, encode};
 use crate::logic::reason::Reason;
 use crate::logic::session::{Carrier, Notice, Outcome, Welcome};
 
@@ -11,6 +12,7 @@ use super::closing::finish;
 use super::connection::Flags;
 use super::context::Context;
 use super::lanes::Lanes;
+use super::refusals::cors;
 use super::slots::Slots;
 use super::subscriptions::unsubscribe_all;
 
@@ -19,7 +21,7 @@ use super::subscriptions::unsubscribe_all;
 pub(super) struct Opening {
     words: Words,
     /// The response in place of the stream's, if there is nothing to tell and never will be.
-    nothing: Option<Box<Nothing>>,
+    nothing: Option<Nothing>,
     /// Bytes that follow the words: replies in the connection's protocol.
     then: Vec<u8>,
 }
@@ -27,8 +29,8 @@ pub(super) struct Opening {
 /// The response to a stream's request that there is nothing to tell and never will be.
 #[derive(Debug)]
 pub(super) struct Nothing {
-    /// The response.
-    pub(super) response: Vec<u8>,
+    /// The origin of the page that has asked, if a page has.
+    pub(super) origin: Option<Box<str>>,
     /// Where the stream's own head stands in `out`. It is not sent before it is known which of the two it will be.
     pub(super) head: Range<usize>,
 }
@@ -49,7 +51,7 @@ impl Opening {
 
     /// The same words, or the response that there is nothing.
     pub(super) fn or_nothing(self, nothing: Nothing) -> Opening {
-        Opening { nothing: Some(Box::new(nothing)), ..self }
+        Opening { nothing: Some(nothing), ..self }
     }
 
     /// Has the stream's own head sent, because the position is a long time coming.
@@ -89,10 +91,13 @@ impl Opening {
             && out_end == nothing.head.end
             && have_ended(slots, lanes, slot)
         {
+            let response = Response::nothing().with_cors(cors(cx, nothing.origin.as_deref()));
+            let date = Some(cx.date());
             let connection = &mut slots[slot];
+            let is_http_1_1 = connection.flags.intersects(Flags::HTTP_1_1);
             let out = connection.out();
             out.truncate(nothing.head.start);
-            out.extend_from_slice(&nothing.response);
+            encode(&response, &Exchange { is_http_1_1, date, ..Exchange::default() }, out);
             connection.extra().resumes.clear();
             connection.flags.remove(Flags::REPLAYING);
             unsubscribe_all(slots, lanes, cx, slot);

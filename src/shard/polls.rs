@@ -165,7 +165,7 @@ fn respond(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, re
     let date = Some(cx.date());
     let connection = &mut slots[slot];
     connection.flags.remove(Flags::REPLAYING);
-    if cx.is_draining {
+    if cx.is_draining() {
         connection.flags.remove(Flags::KEEP_ALIVE);
     }
     let origin = connection.extra.as_mut().and_then(|extra| extra.poll.take()).and_then(|poll| poll.origin);

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use crate::figures::Limit;
+use crate::logic::rate;
 use crate::logic::wheel::Tick;
 
 use super::settings::TICK_MS;
@@ -93,10 +94,10 @@ impl Rates {
         known.unwrap_or_else(|| all.min_by_key(|place| self.until[*place]).unwrap_or(first))
     }
 
-    /// The time until which a key's units are used up, `now` at least.
-    fn used_until(&self, key: u64, now: u64) -> u64 {
+    /// The time until which a key's units are used up; 0 if that is not known.
+    fn used_until(&self, key: u64) -> u64 {
         let place = self.place(key);
-        if self.keys[place] == key { self.until[place].max(now) } else { now }
+        if self.keys[place] == key { self.until[place] } else { 0 }
     }
 
     /// Takes `units` off what all of these subjects may have.
@@ -117,9 +118,10 @@ impl Rates {
         let limited = subjects.iter().filter(|(_, rate)| rate.each > 0);
         for ((subject, rate), wanted) in limited.zip(&mut wanted) {
             let key = self.key(limit, *subject);
-            let until = self.used_until(key, now).saturating_add(rate.each * units as u64);
-            missing = until.saturating_sub(now.saturating_add(rate.burst)).max(missing);
-            *wanted = (key, until);
+            match rate::take(self.used_until(key), now, rate.each * units as u64, rate.burst) {
+                Ok(until) => *wanted = (key, until),
+                Err(more) => missing = more.max(missing),
+            }
         }
         if missing > 0 {
             return Err(retry_secs(missing));
@@ -137,9 +139,8 @@ impl Rates {
     /// If it may not: the seconds after which it may.
     pub(super) fn check(&self, limit: Limit, subject: Subject<'_>, rate: Rate, now: Tick) -> Result<(), u32> {
         let now = nanoseconds(now);
-        let until = self.used_until(self.key(limit, subject), now).saturating_add(rate.each);
-        match until.saturating_sub(now.saturating_add(rate.burst)) {
-            missing if rate.each > 0 && missing > 0 => Err(retry_secs(missing)),
+        match rate::take(self.used_until(self.key(limit, subject)), now, rate.each, rate.burst) {
+            Err(missing) if rate.each > 0 => Err(retry_secs(missing)),
             _ => Ok(()),
         }
     }

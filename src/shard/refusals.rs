@@ -8,13 +8,18 @@ use crate::logic::protocol::http::{Cors, Exchange, Method, Request, Response, de
 use crate::logic::protocol::query;
 use crate::logic::protocol::ws;
 use crate::logic::refusal::Refusal;
-use crate::logic::session::{Carrier, Farewell, LaneKey, Route, Site, Spoken, route};
+use crate::logic::session::{Carrier, Farewell, LaneKey, Protocol, Route, Site, Spoken, route};
 
 use super::context::Context;
 
 /// The CORS decision: the pages that may read the answer to a request.
 pub(super) fn cors<'a>(cx: &Context, origin: Option<&'a str>) -> Cors<'a> {
     decide_cors(&cx.settings.config.http.cors_origins, origin)
+}
+
+/// The subprotocol of a protocol, if the request offers it.
+pub(super) fn agreed_subprotocol(protocol: &dyn Protocol, request: &Request<'_>) -> Option<&'static str> {
+    protocol.subprotocol().filter(|name| ws::offers(request, name))
 }
 
 /// The protocol that a request asks for, if it leads to a session.
@@ -34,19 +39,20 @@ pub(super) fn write(
     exchange: Exchange,
     out: &mut Vec<u8>,
 ) -> Option<LaneKey> {
-    let in_session = asked_for(cx, request).and_then(|spoken| {
+    let in_stream = request.accepts_event_stream && refusal.passes() && request.method != Method::Options;
+    let in_frame = request.wants_websocket && request.origin.is_some() && refusal.close_code().is_some();
+    if (in_stream || in_frame)
+        && let Some(spoken) = asked_for(cx, request)
+    {
         let key = LaneKey::of(spoken, request.is_http_1_1);
-        let opened = match spoken.protocol().carrier() {
-            Carrier::Stream => request.accepts_event_stream && refusal.passes() && request.method != Method::Options,
-            Carrier::WebSocket => request.origin.is_some() && refusal.close_code().is_some(),
+        let is_told = match spoken.protocol().carrier() {
+            Carrier::Stream => in_stream,
+            Carrier::WebSocket => in_frame,
             Carrier::Poll => false,
         };
-        opened.then_some(key)
-    });
-    if let Some(key) = in_session
-        && write_in_session(cx, request, refusal, exchange, key, out)
-    {
-        return Some(key);
+        if is_told && write_in_session(cx, request, refusal, exchange, key, out) {
+            return Some(key);
+        }
     }
     let cors = cors(cx, request.origin);
     encode(&Response::refusal(refusal).with_cors(cors), &exchange, out);
@@ -66,7 +72,7 @@ fn write_in_session(
     match key.protocol().carrier() {
         Carrier::WebSocket => {
             let Ok(upgrade) = ws::check_upgrade(request) else { return false };
-            let subprotocol = key.protocol().subprotocol().filter(|name| ws::offers(request, name));
+            let subprotocol = agreed_subprotocol(key.protocol(), request);
             encode(&Response::websocket(&upgrade.accept, subprotocol), &exchange, out);
         }
         _ => encode(&Response::events().with_cors(cors(cx, request.origin)), &exchange, out),

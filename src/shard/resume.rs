@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::link::{HubMessage, LocalChannel, Replay};
+use crate::link::{HubMessage, Replay};
 use crate::logic::cells::{NONE, Slack};
 use crate::logic::event::Event;
 use crate::logic::id::Id;
@@ -16,7 +16,7 @@ use super::lanes::Lanes;
 use super::merge::frame_page;
 use super::opening::Opening;
 use super::slots::Slots;
-use super::subscriptions::read_from_head;
+use super::subscriptions::{add_resume, read_from_head};
 
 /// The most pages that the hub is asked for at a time. Questions without a page may come beside them.
 pub(super) const PAGES_ASKED_MAX: usize = 256;
@@ -72,15 +72,11 @@ impl Resumes {
         after: Option<Id>,
         (wait, opening): (Tick, Option<Opening>),
     ) {
-        cx.counters.resumed_hub += 1;
-        let number = cx.counters.resumed_hub as u32;
-        let connection = &mut slots[slot];
-        let channels: Vec<LocalChannel> =
-            connection.subscriptions_from(first).map(|subscription| lanes[subscription.lane].channel).collect();
-        connection.flags.insert(Flags::REPLAYING);
-        let resumes = &mut connection.extra().resumes;
-        resumes.push_back(Resume { number, channels, sent: Vec::new(), after, page_due: false, wait, opening });
-        if resumes.len() == 1 {
+        let subscriptions = slots[slot].subscriptions_from(first);
+        let channels = subscriptions.map(|subscription| lanes[subscription.lane].channel).collect();
+        let is_first = slots[slot].resume().is_none();
+        add_resume(slots, cx, slot, Resume { channels, after, wait, opening, ..Resume::default() });
+        if is_first {
             self.ask_for_page(slots, cx, slot);
         }
     }
@@ -92,15 +88,15 @@ impl Resumes {
         let generation = connection.generation;
         let Some(resume) = connection.resume_mut() else { return };
         resume.page_due = false;
+        let number = resume.number;
         // A question for the present position alone waits for nothing: events that come before it would be missed.
         let is_page = resume.after.is_some();
         if is_page && (self.asked >= PAGES_ASKED_MAX || !has_room(slots, cx)) {
-            let Some(resume) = slots[slot].resume() else { return };
-            self.waiting.push_back((slot, resume.number));
+            self.waiting.push_back((slot, number));
             return;
         }
         let Some(resume) = slots[slot].resume() else { return };
-        let (number, channels, after) = (resume.number, resume.channels.clone(), resume.after);
+        let (channels, after) = (resume.channels.clone(), resume.after);
         self.asked += 1;
         cx.tell_hub(HubMessage::Resume { shard: cx.index, slot, generation, number, channels, after });
     }
@@ -250,6 +246,7 @@ mod tests {
     use super::super::tests::tables::{Tables, id};
     use super::*;
     use crate::config::SlowPolicy;
+    use crate::link::LocalChannel;
     use crate::logic::event::{Draft, Kind};
 
     /// A stream whose subscriptions to so many new channels do not read yet. The channels are numbered from 0 on.

@@ -16,7 +16,7 @@ use crate::logic::refusal::Refusal;
 use crate::logic::session::{Carrier, Notice};
 
 use super::account::{LAST_WORDS_MAX, is_over};
-use super::connection::{Flags, State, Subscription};
+use super::connection::{Flags, Resume, State, Subscription};
 use super::context::{Context, Effect, Ending};
 use super::lanes::{Following, Lanes, Reader};
 use super::slots::Slots;
@@ -214,6 +214,16 @@ pub(super) fn stop_reading(
         }
     }
     stopped
+}
+
+/// Adds a resume from the hub's history after those that a connection has already, and gives it its number. Live events wait
+/// until it is over.
+pub(super) fn add_resume(slots: &mut Slots, cx: &mut Context, slot: u32, resume: Resume) {
+    cx.counters.resumed_hub += 1;
+    let number = cx.counters.resumed_hub as u32;
+    let connection = &mut slots[slot];
+    connection.flags.insert(Flags::REPLAYING);
+    connection.extra().resumes.push_back(Resume { number, ..resume });
 }
 
 /// Takes a subscription out of its lane's list of readers.

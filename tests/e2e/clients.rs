@@ -8,6 +8,10 @@ use tungstenite::{Message, WebSocket};
 
 use super::server::PATIENCE;
 
+/// The fields of a request for a WebSocket.
+pub const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
 /// An HTTP connection.
 pub struct Http {
     pub stream: TcpStream,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
 
 use super::admin::call;
-use super::clients::{Http, Socket, Stream, get};
+use super::clients::{Http, Socket, Stream, UPGRADE, get};
 use super::server::{Server, eventually};
 use super::tokens::{KEYS, now, token};
 
@@ -149,9 +149,6 @@ fn a_page_learns_why_its_websocket_is_refused() {
     assert_eq!(socket.close_code(), 1013);
     assert_eq!(Http::connect(server.address).request("GET", "/ws?channel=a", UPGRADE).status, 503);
 }
-
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 #[test]
 fn a_server_that_ends_tells_no_client_to_come_back_before_its_end() {

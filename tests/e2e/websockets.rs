@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use serde_json::json;
 use tungstenite::Message;
 
-use super::clients::Socket;
+use super::clients::{Socket, UPGRADE};
 use super::server::{PATIENCE, Server};
 
 #[test]
@@ -206,9 +206,7 @@ fn a_server_that_has_stood_still_takes_no_client_for_dead() {
 fn the_server_waits_for_the_close_frame_before_it_ends_the_connection() {
     let server = Server::start("");
     let mut http = super::clients::Http::connect(server.address);
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(http.request("GET", "/ws?channel=a", upgrade).status, 101);
+    assert_eq!(http.request("GET", "/ws?channel=a", UPGRADE).status, 101);
     // The client is in the middle of a message when the server closes.
     http.stream.write_all(b"\x81\x85\0\0\0\0he").unwrap();
     server.await_at_least("input_bytes", 1);

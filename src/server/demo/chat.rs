@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use serde_json::json;
 
 use crate::feed::client::{FeedClient, FeedError};
+use crate::logic::rate;
 use crate::sys::clock::unix_ms;
 
 /// The longest line, in characters.
@@ -29,12 +30,9 @@ struct Rate {
 impl Rate {
     /// Takes one of `burst` lines, of which another one comes back every `each_ms`, if one is left.
     fn take(&mut self, now_ms: u64, burst: u64, each_ms: u64) -> bool {
-        let due = self.due_ms.max(now_ms) + each_ms;
-        let has_room = due <= now_ms + burst * each_ms;
-        if has_room {
-            self.due_ms = due;
-        }
-        has_room
+        let taken = rate::take(self.due_ms, now_ms, each_ms, burst * each_ms);
+        self.due_ms = taken.unwrap_or(self.due_ms);
+        taken.is_ok()
     }
 }
 

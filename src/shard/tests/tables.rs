@@ -45,8 +45,7 @@ impl Tables {
             measures: Measures::default(),
             effects: Vec::new(),
             rates: Rates::new(),
-            is_draining: false,
-            drain_ends: 0,
+            drain_ends: None,
             dated: None,
             rng: fastrand::Rng::with_seed(1),
         };

@@ -92,7 +92,7 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     }
     let flags = &mut shard.slots[slot].flags;
     flags.set(Flags::HTTP_1_1, request.is_http_1_1);
-    flags.set(Flags::KEEP_ALIVE, request.keep_alive && !shard.cx.is_draining);
+    flags.set(Flags::KEEP_ALIVE, request.keep_alive && !shard.cx.is_draining());
     let Shard { slots, cx, .. } = &mut *shard;
     let learnt = learn_client(slots, cx, slot, request);
     // A request that has waited for the backend was counted before.

@@ -7,7 +7,7 @@ use tracing::info;
 use crate::link::HubMessage;
 use crate::logic::code::Code;
 use crate::logic::id::Id;
-use crate::logic::protocol::http::{Cors, Exchange, Method, Request, Response, decide_cors, encode, origin_allowed};
+use crate::logic::protocol::http::{Cors, Method, Request, Response, decide_cors, encode, origin_allowed};
 use crate::logic::protocol::query::SubscribeQuery;
 use crate::logic::protocol::ws;
 use crate::logic::refusal::Refusal;
@@ -18,7 +18,7 @@ use super::super::connection::{Flags, State};
 use super::super::limits::admit_request_of;
 use super::super::opening::{Nothing, Opening};
 use super::super::polls;
-use super::super::refusals::cors;
+use super::super::refusals::{agreed_subprotocol, cors};
 use super::super::settings::{TICKS_PER_SECOND, ticks};
 use super::super::subscriptions::{
     can_resume_here, check_room_for_channels, follows_all, note_coming, start_after, start_from_now, subscribe,
@@ -41,7 +41,7 @@ pub(super) fn session(
     request: &Request<'_>,
     mut query: SubscribeQuery,
 ) -> Result<(), Refusal> {
-    if shard.cx.is_draining {
+    if shard.cx.is_draining() {
         let refusal = Refusal::fatal(Code::Draining, "this server is going away; connect again");
         return Err(refusal.retry_after(shard.cx.retry_after_secs()));
     }
@@ -135,16 +135,22 @@ fn open_websocket(
     if !must_send_token(shard, slot, protocol, query) {
         messages::admit_channels(shard, slot, &query.channels)?;
     }
-    let subprotocol = protocol.subprotocol().filter(|name| ws::offers(request, name));
+    let subprotocol = agreed_subprotocol(protocol, request);
     open(shard, slot, spoken, request, query, Response::websocket(&upgrade.accept, subprotocol));
     Ok(())
+}
+
+/// Takes one of the log lines about connections that may be written in a second; returns whether one was left.
+fn may_log(shard: &mut Shard) -> bool {
+    let is_left = shard.deadlines.lines.take(shard.cx.now);
+    shard.cx.counters.lines_suppressed += u64::from(!is_left);
+    is_left
 }
 
 /// Counts and logs a request of a page whose origin is not allowed.
 fn note_refused_origin(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     shard.cx.counters.origins_refused += 1;
-    if !shard.deadlines.lines.take(shard.cx.now) {
-        shard.cx.counters.lines_suppressed += 1;
+    if !may_log(shard) {
         return;
     }
     info!(
@@ -186,13 +192,10 @@ pub(super) fn open(
         // CORS does not apply to WebSockets.
         Carrier::WebSocket => encode(&response, &exchange, out),
         _ => {
-            let cors = cors(&shard.cx, request.origin);
             let before = out.len();
-            encode(&response.with_cors(cors), &exchange, out);
-            let mut nothing = Nothing { response: Vec::new(), head: before..out.len() };
-            let closing = Exchange { keep_alive: false, ..exchange };
-            encode(&Response::nothing().with_cors(cors), &closing, &mut nothing.response);
-            opening = opening.or_nothing(nothing);
+            encode(&response.with_cors(cors(&shard.cx, request.origin)), &exchange, out);
+            let origin = request.origin.map(Into::into);
+            opening = opening.or_nothing(Nothing { origin, head: before..out.len() });
         }
     }
     let connection = &mut shard.slots[slot];
@@ -276,8 +279,7 @@ pub(super) fn start(shard: &mut Shard, slot: u32, first: usize, after: Option<Id
 }
 
 fn log_connected(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &SubscribeQuery) {
-    if !shard.deadlines.lines.take(shard.cx.now) {
-        shard.cx.counters.lines_suppressed += 1;
+    if !may_log(shard) {
         return;
     }
     shard.slots[slot].flags.insert(Flags::LOGGED);

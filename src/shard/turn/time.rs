@@ -199,9 +199,8 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
     let ticks = drain.ticks_left(&shard.slots);
     // A server that ends waits for its last clients to close.
     let linger = if cause == Cause::End { shard.cx.settings.linger } else { 0 };
-    shard.cx.drain_ends = shard.cx.now.saturating_add(ticks).saturating_add(linger);
+    shard.cx.drain_ends = Some(shard.cx.now.saturating_add(ticks).saturating_add(linger));
     shard.drain = Some(drain);
-    shard.cx.is_draining = true;
     go_on_draining(shard, &mut Budget::new(LOOKS));
 }
 
@@ -209,7 +208,7 @@ pub(super) fn begin_drain(shard: &mut Shard, cause: Cause) {
 pub(super) fn end_pause(shard: &mut Shard) {
     if shard.drain.as_ref().is_some_and(|drain| drain.cause() == Cause::Pause) {
         shard.drain = None;
-        shard.cx.is_draining = false;
+        shard.cx.drain_ends = None;
     }
 }
 
