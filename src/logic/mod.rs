@@ -8,6 +8,7 @@ pub mod auth;
 pub mod cells;
 pub mod code;
 pub mod ends;
+pub mod entry;
 pub mod event;
 pub mod history;
 pub mod id;

@@ -425,17 +425,44 @@ pub fn draft_of(data: &RawValue, name: Option<&str>) -> Result<Draft, FeedError>
     draft(Some(data), None, name)
 }
 
+/// Checks that an event may have this name.
+///
+/// # Errors
+/// The sentence that says why it may not.
+pub fn check_event_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.contains(['\n', '\r', '\0']) {
+        return Err(format!("the field event must be one line of 1 to {EVENT_NAME_BYTES_MAX} bytes"));
+    }
+    if name.starts_with("ringcast.") {
+        return Err("event names that start with ringcast. are the server's own".into());
+    }
+    Ok(())
+}
+
+/// The kind and the payload of an event whose data is this JSON text. There is no payload if the text itself serves,
+/// because it is compact.
+///
+/// # Errors
+/// The sentence that says why the text is no data.
+pub fn draft_of_json(data: &[u8]) -> Result<(Kind, Option<Vec<u8>>), String> {
+    let value: &RawValue = serde_json::from_slice(data).map_err(|error| error.to_string())?;
+    let text = value.get();
+    if text.starts_with('"') {
+        let text: String = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok((Kind::Text, Some(text.into_bytes())));
+    }
+    if json::has_lone_surrogate(text) {
+        return Err("half of a surrogate pair stands alone".into());
+    }
+    let has_white_space = text.len() != data.len() || text.bytes().any(|byte| byte.is_ascii_whitespace());
+    Ok((Kind::Json, has_white_space.then(|| json::compact(text))))
+}
+
 fn draft(data: Option<&RawValue>, base64: Option<&str>, name: Option<&str>) -> Result<Draft, FeedError> {
-    let name = match name {
-        Some(name) if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.contains(['\n', '\r', '\0']) => {
-            let message = format!("the field event must be one line of 1 to {EVENT_NAME_BYTES_MAX} bytes");
-            return Err(FeedError::new("bad_field", message));
-        }
-        Some(name) if name.starts_with("ringcast.") => {
-            return Err(FeedError::new("bad_field", "event names that start with ringcast. are the server's own"));
-        }
-        name => name.map(Into::into),
-    };
+    if let Some(name) = name {
+        check_event_name(name).map_err(|why| FeedError::new("bad_field", why))?;
+    }
+    let name = name.map(Into::into);
     let (kind, payload) = match (data.map(RawValue::get), base64) {
         (Some(text), None) if text.starts_with('"') => {
             let text: String = serde_json::from_str(text)

@@ -7,7 +7,10 @@ mod look;
 mod raw;
 mod reply;
 
-pub use command::{Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, draft_of, parse};
+pub use command::{
+    Command, FeedError, KickTarget, Publish, Refused, Request, SendTarget, check_event_name, draft_of, draft_of_json,
+    parse,
+};
 pub use lines::{Line, LineSplitter};
 pub use listen::{Answer, Listening, Notice, write_said};
 pub use look::{ChannelFilter, ChannelRow, ChannelsAnswer, ConnectionFilter, LOOK_LIMIT, LOOK_LIMIT_MAX};
