@@ -7,6 +7,7 @@
 //! - [`server`] starts, drains and stops the threads.
 //! - [`control`] is the admin listener: health, metrics, API, dashboard (one thread).
 //! - [`shard`] owns connections (one thread per core); [`hub`] owns order, ids and history (one thread).
+//! - [`backplane`] speaks with a broker whose log gives the order to several nodes (one thread).
 //! - [`figures`] has the server's counters, and the state that its threads share.
 //! - [`link`] has the queues between hub and shards.
 //! - [`feed`] is a client of the publishers' Unix socket.
@@ -18,6 +19,7 @@
 //! nor anything above. `tests/tidy.rs` checks it.
 #![deny(unsafe_code)]
 
+pub mod backplane;
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod cli;

@@ -8,12 +8,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::logic::auth::LEEWAY_MAX_S;
 
-use super::SlowPolicy;
 use super::address::{AdminAddress, ListenAddress};
 use super::load::ConfigError;
 use super::origins;
 use super::section::Section;
-use super::table::{Auth, Config, NamespacePolicy, TokenKey};
+use super::table::{Auth, Backplane, Config, NamespacePolicy, TokenKey};
+use super::{BackplaneKind, SlowPolicy};
 
 /// The most namespaces; a shard numbers their policies with 16 bits.
 const NAMESPACES_MAX: usize = 10_000;
@@ -52,7 +52,42 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         let problem = "needs trusted_proxies: the proxies whose headers are believed";
         return Err(ConfigError::value("[server] proxy_protocol", problem));
     }
+    check_backplane(config)?;
     check_namespaces(config)
+}
+
+fn check_backplane(config: &Config) -> Result<(), ConfigError> {
+    let backplane = &config.backplane;
+    let wrong = |key: &str, problem: String| Err(ConfigError::value(format!("[backplane] {key}"), problem));
+    match backplane.kind {
+        BackplaneKind::Local if backplane.url.is_empty() => return Ok(()),
+        BackplaneKind::Local => return wrong("url", "begins with redis://, rediss:// or redis+sentinel://".into()),
+        BackplaneKind::Redis if !is_redis(&backplane.url) => {
+            return wrong("url", "must begin with redis://, rediss:// or redis+sentinel:// for the kind redis".into());
+        }
+        BackplaneKind::Redis => {}
+    }
+    let names = config.namespace.keys().map(|name| format!("{name}:")).chain([String::new()]);
+    let ttl = names.map(|name| config.namespace(&name).history_ttl).max().unwrap_or_default();
+    let least = ttl.max(config.feed.idempotency_window);
+    if backplane.retention < least {
+        let least = least.as_secs();
+        return wrong(
+            "retention",
+            format!("must be at least the greatest history_ttl and [feed] idempotency_window: {least}s"),
+        );
+    }
+    Ok(())
+}
+
+/// Whether a URL names a Redis.
+fn is_redis(url: &str) -> bool {
+    ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// Whether a text may be the name of a node or a cluster.
+pub(super) fn is_node_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// Refuses addresses that other hosts can reach, unless the configuration says who may subscribe.
@@ -146,6 +181,15 @@ pub fn warnings(config: &Config) -> Vec<String> {
         }
     }
     found
+}
+
+impl Backplane {
+    /// Takes the kind from the URL, if there is one and no kind.
+    pub(super) fn settle_kind(&mut self) {
+        if self.kind == BackplaneKind::Local && is_redis(&self.url) {
+            self.kind = BackplaneKind::Redis;
+        }
+    }
 }
 
 impl Auth {

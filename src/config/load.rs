@@ -66,6 +66,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
     };
     let mut config = args.keys.over(config).map_err(ConfigError::Flag)?;
     config.demo = args.demo;
+    config.backplane.settle_kind();
     if config.feed.path.as_os_str().is_empty() {
         config.feed.path = default_feed_path(environment);
     }
@@ -96,7 +97,8 @@ pub fn default_feed_path(environment: &dyn Fn(&str) -> Option<String>) -> PathBu
 /// # Errors
 /// What `serve` with this file and no flags would refuse.
 pub fn check_file(path: &Path) -> Result<Config, ConfigError> {
-    let config = read_file(path)?;
+    let mut config = read_file(path)?;
+    config.backplane.settle_kind();
     check(&config)?;
     check_exposure(&config, &config.server.listen)?;
     Ok(config)

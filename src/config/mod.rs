@@ -24,4 +24,4 @@ pub use table::{
     Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace, NamespacePolicy,
     Server, TokenKey, WebSocket,
 };
-pub use values::{LogFormat, LogOutput, Mode, SlowPolicy, Verdict, memory_budget};
+pub use values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, Verdict, memory_budget};

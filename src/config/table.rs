@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::logic::protocol::http::FIELDS_MAX;
 
 use super::address::{AdminAddress, ListenAddress, Network};
-use super::check::{is_cookie_name, is_leeway, is_log_level};
+use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{LogFormat, LogOutput, Mode, SlowPolicy, Verdict};
+use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, Verdict};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -334,12 +334,39 @@ section! {
 }
 
 section! {
-    /// The source of ids and order.
+    /// The source of ids and order: this process, or a log that several nodes read ([cluster.md](cluster.md)).
     Backplane {
-        /// The kind: `local` is this process, and the only one in this version.
-        kind: String = "local".into(), must be("\"local\": this version has no other", |kind| kind == "local");
-        /// The address of a broker; of no use to `local`.
-        url: String = String::new();
+        /// The kind: `local` is this process, `redis` a stream of Redis or Valkey. A `url` decides it too.
+        kind: BackplaneKind = BackplaneKind::Local, must one_of();
+        /// The broker: `redis://HOST:PORT`, `rediss://…` for TLS, or `redis+sentinel://HOST:PORT,HOST:PORT/MASTER`. A name and
+        /// a password may stand before the host, as in `redis://NAME:PASSWORD@HOST:PORT`.
+        url: String = String::new(), flag Flag { name: "backplane", value: "URL", variable: "RINGCAST_BACKPLANE" };
+        /// The file that has the password, so that the URL does not.
+        password_file: PathBuf = PathBuf::new();
+        /// The file with the certificates that the broker's is checked against; empty for those of the host.
+        ca_file: PathBuf = PathBuf::new();
+        /// The file with this node's certificate, if the broker asks for one.
+        cert_file: PathBuf = PathBuf::new();
+        /// The file with the key of that certificate.
+        key_file: PathBuf = PathBuf::new();
+        /// The name of the cluster, which its log is named after: `ringcast:{NAME}`.
+        name: String = "main".into(), must be("1 to 64 letters, digits, dashes and underscores", |name: &String| is_node_name(name));
+        /// The name of this node, which connections' names begin with. Empty for a random one at each start.
+        node: String = String::new(), must be("up to 64 letters, digits, dashes and underscores", |name: &String| name.is_empty() || is_node_name(name)),
+            flag Flag { name: "node", value: "NAME", variable: "RINGCAST_NODE" };
+        /// The age up to which the log is kept. A node reads so much at its start, and histories on all nodes reach back no
+        /// further. It must be at least the greatest `history_ttl` and `idempotency_window`.
+        retention: Duration as "units::duration" = secs(600), must secs(10)..=MONTH;
+        /// The size up to which the log is kept, about.
+        retention_bytes: usize as "units::size" = GIB, must MIB..=1024 * GIB;
+        /// The time for which a publisher waits while the broker is away, before it is told that nothing was published.
+        publish_timeout: Duration as "units::duration" = secs(5), must TICK..=WEEK;
+        /// The bytes of events that may wait for the broker. Beyond it publishers are held.
+        pending: usize as "units::size" = 16 * MIB, must 64 * KIB..=16 * GIB;
+        /// The time for which a client waits that comes from a node which has read further.
+        resume_wait: Duration as "units::duration" = secs(5), must ..=secs(9);
+        /// The replicas that must have an event before its publisher is answered: `auto` is 1 with Sentinels, else 0.
+        ack_replicas: Replicas as "units::text" = Replicas::Auto;
     }
 }
 

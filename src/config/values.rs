@@ -26,6 +26,57 @@ impl FromStr for Mode {
     }
 }
 
+/// The source of ids and order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BackplaneKind {
+    /// This process.
+    #[default]
+    Local,
+    /// A stream of Redis or Valkey.
+    Redis,
+}
+
+/// The number of replicas that must have an entry before it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replicas {
+    /// One if Sentinels watch over the primary, else none.
+    #[default]
+    Auto,
+    /// So many.
+    Count(u32),
+}
+
+impl Replicas {
+    /// The number, by whether Sentinels watch over the primary.
+    pub fn count(self, is_watched: bool) -> u32 {
+        match self {
+            Replicas::Auto => u32::from(is_watched),
+            Replicas::Count(count) => count,
+        }
+    }
+}
+
+impl fmt::Display for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Replicas::Auto => f.write_str("auto"),
+            Replicas::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Replicas {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Replicas, String> {
+        match text {
+            "auto" => Ok(Replicas::Auto),
+            _ => text.parse().map(Replicas::Count).map_err(|_| format!("{text:?} is neither \"auto\" nor a number")),
+        }
+    }
+}
+
 /// The decision about a client that the backend was asked about and did not answer for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -43,6 +43,20 @@ table! {
     Total messages_unheard,
     /// Times a listener was passed over because it had not answered three questions in a row.
     Total authorizers_passed_over,
+    /// Resumes that came with a position ahead of this node, and waited for it.
+    Total resumes_held,
+    /// Resumes that have waited in vain for this node to come to their position, and were told of a gap.
+    Total resumes_expired,
+    /// Entries of the log that nodes have written and this node has applied.
+    Total entries_read,
+    /// Entries of the log that could not be read and were skipped.
+    Total entries_bad,
+    /// Events of the log that were left out because there are too many channels.
+    Total entries_left_out,
+    /// Publishes that repeated an earlier one with the same key, as the log told.
+    Total publishes_suppressed,
+    /// Times that events were missing from the log, and clients were told of a gap.
+    Total log_gaps,
     /// Time by which ids run ahead of the clock now.
     Now ids_ahead_ms,
     /// Time of the hub's longest turn in the last one to two minutes.

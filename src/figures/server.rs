@@ -16,6 +16,30 @@ table! {
     Total standstills,
     /// Times the whole process stood still for a second or more: stopped, frozen with its host, or without processor time.
     Total freezes,
+    /// Whether the node reads from the backplane's broker now: 1 or 0. A node with a local order has 0.
+    Now backplane_up,
+    /// Time since the last entry of the backplane's log was read. The nodes write at least one each five seconds.
+    Now backplane_last_entry_age_ms,
+    /// Entries of the log that were read and wait to be applied now.
+    Now backplane_lag_entries,
+    /// Bytes of this node's entries now that were not read back yet.
+    Now backplane_pending_bytes,
+    /// Nodes that are alive now, this one among them, as the log tells.
+    Now backplane_nodes,
+    /// Entries read from the log.
+    Total backplane_entries,
+    /// Entries of this node that were appended to the log.
+    Total backplane_appends,
+    /// Batches in which these entries were appended.
+    Total backplane_batches,
+    /// Entries of this node that the broker refused, or that waited for too long: surely not published.
+    Total backplane_refused,
+    /// Entries of this node whose outcome stayed unknown: their publishers were told so.
+    Total backplane_unsure,
+    /// Connections to the broker that have broken.
+    Total backplane_reconnects,
+    /// Fences that this node wrote because the broker had lost entries.
+    Total backplane_fences,
     lists {}
 }
 
@@ -26,6 +50,16 @@ pub type ServerFigures = ServerTable<AtomicU64>;
 const LOG_WAITING_MAX: Duration = Duration::from_secs(1);
 
 impl ServerFigures {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Sets a counter that is a state.
+    pub fn set(counter: &AtomicU64, value: u64) {
+        counter.store(value, Ordering::Relaxed);
+    }
+
     /// Says that the log's reader takes nothing, and for how long it has not; `None` while it does.
     pub fn log_standstill(&self) -> Option<String> {
         let waiting = Duration::from_millis(self.log_waiting_ms.load(Ordering::Relaxed));

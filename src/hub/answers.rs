@@ -10,15 +10,39 @@ use serde_json::value::RawValue;
 /// Bytes of answers beyond which no further line of the publisher is carried out.
 pub(super) const ANSWERS_BYTES_MAX: usize = 256 * 1024;
 /// Answers of one publisher that wait for shards at the same time, at most.
-const LATER_MAX: usize = 16;
+const QUESTIONS_MAX: usize = 16;
+/// Answers of one publisher that wait for the log at the same time, at most.
+const TICKETS_MAX: usize = 16 * 1024;
 
-/// An answer that can be written once the shards have answered a question of the hub.
+/// The event after which an answer can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The shards have answered the question of this number.
+    Question(u64),
+    /// The entries of the ticket of this number were read back from the log.
+    Ticket(u64),
+}
+
+/// The form of the answer to a line that waited for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The id of the one event.
+    Id,
+    /// A list of ids.
+    Ids,
+    /// Only that it is done.
+    Done,
+}
+
+/// An answer that can be written later.
 #[derive(Debug)]
 pub(super) struct Later {
-    /// The question's number.
-    pub(super) question: u64,
-    /// The line's `ref`.
-    pub(super) reference: Box<RawValue>,
+    /// The event after which it can be written.
+    pub(super) awaited: Awaited,
+    /// The line's `ref`. A line without one is answered only if it is refused.
+    pub(super) reference: Option<Box<RawValue>>,
+    /// The form, for an answer that waits for the log.
+    pub(super) form: Form,
 }
 
 /// The answers that are not in the publisher's outbox yet.
@@ -28,6 +52,8 @@ pub(super) struct Answers {
     ready: Vec<u8>,
     /// Answers that wait for shards, each with the bytes of the answers that it holds back.
     later: VecDeque<(Later, Vec<u8>)>,
+    /// The number of answers that wait for the log.
+    tickets: usize,
 }
 
 impl Answers {
@@ -39,8 +65,9 @@ impl Answers {
         }
     }
 
-    /// Appends an answer that waits for the shards.
+    /// Appends an answer that waits for the shards or the log.
     pub(super) fn push_later(&mut self, later: Later) {
+        self.tickets += usize::from(matches!(later.awaited, Awaited::Ticket(_)));
         self.later.push_back((later, Vec::new()));
     }
 
@@ -51,7 +78,13 @@ impl Answers {
 
     /// Whether so many answers wait that no further line is to be carried out.
     pub(super) fn is_full(&self) -> bool {
-        self.later.len() >= LATER_MAX || self.len() >= ANSWERS_BYTES_MAX
+        let questions = self.later.len() - self.tickets;
+        questions >= QUESTIONS_MAX || self.tickets >= TICKETS_MAX || self.len() >= ANSWERS_BYTES_MAX
+    }
+
+    /// Whether answers wait for the log.
+    pub(super) fn await_log(&self) -> bool {
+        self.tickets > 0
     }
 
     /// Whether no answer waits.
@@ -65,7 +98,8 @@ impl Answers {
             if !write(later, &mut self.ready) {
                 return;
             }
-            if let Some((_, mut after)) = self.later.pop_front() {
+            if let Some((later, mut after)) = self.later.pop_front() {
+                self.tickets -= usize::from(matches!(later.awaited, Awaited::Ticket(_)));
                 self.ready.append(&mut after);
             }
         }
@@ -76,9 +110,9 @@ impl Answers {
         &mut self.ready
     }
 
-    /// The numbers of the questions that answers wait for.
-    pub(super) fn questions(&self) -> impl Iterator<Item = u64> {
-        self.later.iter().map(|(later, _)| later.question)
+    /// What answers wait for.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = Awaited> {
+        self.later.iter().map(|(later, _)| later.awaited)
     }
 }
 
@@ -87,7 +121,7 @@ mod tests {
     use super::*;
 
     fn later(question: u64) -> Later {
-        Later { question, reference: RawValue::NULL.to_owned() }
+        Later { awaited: Awaited::Question(question), reference: None, form: Form::Done }
     }
 
     #[test]
@@ -101,16 +135,17 @@ mod tests {
         assert_eq!(answers.ready(), b"1 ");
         let answered = |known: &'static [u64]| {
             move |later: &Later, out: &mut Vec<u8>| {
-                let is_known = known.contains(&later.question);
+                let Awaited::Question(number) = later.awaited else { return false };
+                let is_known = known.contains(&number);
                 if is_known {
-                    out.extend_from_slice(format!("{} ", later.question).as_bytes());
+                    out.extend_from_slice(format!("{number} ").as_bytes());
                 }
                 is_known
             }
         };
         answers.settle(answered(&[4]));
         assert_eq!(answers.ready(), b"1 ", "the second question waits for the first");
-        assert_eq!(answers.questions().collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(answers.awaited().collect::<Vec<_>>(), [2, 4].map(Awaited::Question));
         answers.settle(answered(&[2]));
         assert_eq!(answers.ready(), b"1 2 3 ");
         answers.settle(answered(&[4]));
@@ -129,10 +164,18 @@ mod tests {
         answers.tail().push(0);
         assert!(answers.is_full(), "both sides of a question count");
         let mut answers = Answers::default();
-        for question in 0..LATER_MAX as u64 {
+        for question in 0..QUESTIONS_MAX as u64 {
             assert!(!answers.is_full());
             answers.push_later(later(question));
         }
         assert!(answers.is_full());
+        let mut answers = Answers::default();
+        for ticket in 0..TICKETS_MAX as u64 {
+            assert!(!answers.is_full());
+            answers.push_later(Later { awaited: Awaited::Ticket(ticket), ..later(0) });
+        }
+        assert!(answers.is_full() && answers.await_log(), "answers that wait for the log have a bound of their own");
+        answers.settle(|_, _| true);
+        assert!(!answers.is_full() && !answers.await_log() && answers.is_empty());
     }
 }

@@ -4,6 +4,7 @@ use crate::link::{HubMessage, LocalChannel, ToShard};
 use crate::logic::protocol::feed::{FeedError, Request};
 
 use super::HistoryPolicy;
+use super::Order;
 use super::core::Core;
 use super::ids::IdSource;
 
@@ -15,7 +16,7 @@ pub struct BareHub {
 impl BareHub {
     /// A hub that keeps histories within the limits that `history` names, and routes to `shards`.
     pub fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
-        BareHub { core: Core::new(ids, shards, history) }
+        BareHub { core: Core::new(Order::Local(ids), shards, history) }
     }
 
     /// Makes a shard follow a channel.

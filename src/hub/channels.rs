@@ -7,6 +7,8 @@
 //! All of it stays within a budget of memory. Beyond the budget the oldest events of histories go, and new names are
 //! refused.
 
+mod shown;
+
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -17,15 +19,13 @@ use crate::logic::event::{ChannelName, Event};
 use crate::logic::history::{EVENT_OVERHEAD, History, HistoryLimits};
 use crate::logic::id::Id;
 use crate::logic::names::Names;
-use crate::logic::protocol::feed::{ChannelRow, FeedError};
+use crate::logic::protocol::feed::FeedError;
 
 use super::census::{Census, Source};
 use super::routes::{Route, RouteLists, Routes};
 
 /// The weight of a page of missed events beyond which the next page begins.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
-/// Channels that are searched for one page of names.
-const PAGE_CELLS: u32 = 10_000;
 
 /// One channel as the hub keeps it.
 #[derive(Debug)]
@@ -89,6 +89,8 @@ pub(super) struct HubChannels {
     locals: Vec<Vec<u32>>,
     /// The id after which no event was published on a channel that the hub does not know.
     floor: Id,
+    /// The id before which events may be missing on every channel, in histories too.
+    lost_until: Id,
     /// The numbers of channels of each kind, and their bounds.
     pub(super) census: Census,
     /// The channel at which the sweep goes on.
@@ -124,6 +126,7 @@ impl HubChannels {
             policies: Vec::new(),
             locals: vec![Vec::new(); shards],
             floor,
+            lost_until: Id::ZERO,
             census: Census::default(),
             swept: 0,
             age_max_ms: u64::MAX,
@@ -203,40 +206,23 @@ impl HubChannels {
 
     /// The id since which everything that was published on a channel is in its history.
     pub(super) fn complete_since(&self, index: u32) -> Id {
-        self.history(index).map_or(self.cells[index].since, History::complete_since)
+        self.history(index).map_or(self.cells[index].since, History::complete_since).max(self.lost_until)
+    }
+
+    /// Notes that events up to an id may be missing on every channel.
+    pub(super) fn lose_until(&mut self, id: Id) {
+        self.lost_until = self.lost_until.max(id);
+        self.floor = self.floor.max(id);
+    }
+
+    /// Notes that an event was left out, on a channel that is not known, because there is no room for the channel.
+    pub(super) fn leave_out(&mut self, id: Id) {
+        self.floor = self.floor.max(id);
     }
 
     /// The name of the channel of that number, unless there is none.
     pub(super) fn known_name(&self, index: u32) -> Option<&ChannelName> {
         self.cells.get(index)?.name.as_ref()
-    }
-
-    /// The numbers of channels whose name starts with `prefix`, and where the next page begins, if there is one.
-    pub(super) fn page(&self, prefix: &str, cursor: u32, limit: usize) -> (Vec<u32>, Option<u32>) {
-        let capacity = self.cells.capacity();
-        let mut found = Vec::new();
-        let mut index = cursor.min(capacity);
-        let end = index.saturating_add(PAGE_CELLS).min(capacity);
-        while index < end && found.len() < limit {
-            if self.known_name(index).is_some_and(|name| name.starts_with(prefix)) {
-                found.push(index);
-            }
-            index += 1;
-        }
-        (found, (index < capacity).then_some(index))
-    }
-
-    /// A channel as the answer to `channels` shows it, without its subscribers.
-    pub(super) fn row(&self, index: u32, events_per_second: f64) -> Option<ChannelRow> {
-        let history = self.history(index);
-        Some(ChannelRow {
-            channel: self.known_name(index)?.clone(),
-            ended: self.cells[index].ended,
-            events_per_second,
-            history_bytes: history.map_or(0, History::bytes),
-            history_events: history.map_or(0, History::len),
-            subscribers: None,
-        })
     }
 
     /// A page of the events on some of a shard's channels after an id, in the order of their ids. `newest` is the id of the

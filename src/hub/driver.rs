@@ -333,7 +333,7 @@ mod tests {
         let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
         let hub = std::thread::spawn(move || {
             let limits = HistoryLimits { events_max: 50, bytes_max: 1 << 20, age_max_ms: 1_000_000 };
-            let mut core = Core::new(ids, vec![to_shard], Box::new(move |_| limits));
+            let mut core = Core::new(crate::hub::Order::Local(ids), vec![to_shard], Box::new(move |_| limits));
             core.publishers = Publishers::new(100_000);
             run(core, Ports { listener, inbox, drained })
         });

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
 use crate::logic::idempotency::{Fingerprint, IdempotencyKeys};
 use crate::logic::protocol::feed::{FeedError, Publish};
@@ -29,14 +30,13 @@ impl Keys {
         let mut seen: HashMap<&str, Fingerprint> = HashMap::new();
         for item in items {
             let Some(key) = item.key.as_deref() else { continue };
-            let channels = fingerprint(item);
+            let channels = fingerprint(&item.channels);
             let first = match self.known.get(key, now_ms) {
                 Some((_, first)) => first,
                 None => *seen.entry(key).or_insert(channels),
             };
             if first != channels {
-                let message = format!("the field key: {key:?} was used before for a publish to other channels");
-                return Err(FeedError::new("bad_field", message));
+                return Err(other_channels(key));
             }
         }
         Ok(())
@@ -47,17 +47,32 @@ impl Keys {
         self.known.get(item.key.as_deref()?, now_ms).map(|(ids, _)| ids)
     }
 
+    /// The ids and the channels' fingerprint of the publish with that key, if there was one within the window.
+    pub(super) fn known(&mut self, key: &str, now_ms: u64) -> Option<(Vec<Id>, Fingerprint)> {
+        self.known.get(key, now_ms).map(|(ids, channels)| (ids.to_vec(), channels))
+    }
+
+    /// Remembers the ids of a publish to these channels.
+    pub(super) fn remember_channels(&mut self, key: &str, channels: &[ChannelName], ids: &[Id], now_ms: u64) {
+        self.known.insert(key, fingerprint(channels), ids, now_ms);
+    }
+
     /// Remembers the ids of a publish, if it has a key.
     pub(super) fn remember(&mut self, item: &Publish, ids: &[Id], now_ms: u64) {
         if let Some(key) = &item.key {
-            self.known.insert(key, fingerprint(item), ids, now_ms);
+            self.known.insert(key, fingerprint(&item.channels), ids, now_ms);
         }
     }
 }
 
+/// The error of a key that was used before for other channels.
+pub(super) fn other_channels(key: &str) -> FeedError {
+    FeedError::new("bad_field", format!("the field key: {key:?} was used before for a publish to other channels"))
+}
+
 /// A number that tells the channels of a publish, in their order, from other ones.
-fn fingerprint(item: &Publish) -> Fingerprint {
+pub(super) fn fingerprint(channels: &[ChannelName]) -> Fingerprint {
     let mut hasher = DefaultHasher::new();
-    item.channels.hash(&mut hasher);
+    channels.hash(&mut hasher);
     hasher.finish()
 }

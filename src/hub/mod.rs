@@ -10,6 +10,7 @@ mod bare;
 mod busiest;
 mod census;
 mod channels;
+mod cluster;
 mod core;
 mod driver;
 pub mod ids;
@@ -17,6 +18,7 @@ mod keys;
 mod listeners;
 mod looks;
 mod memory;
+pub mod order;
 mod outbox;
 mod presence;
 mod publishers;
@@ -53,6 +55,15 @@ pub use bare::BareHub;
 pub use channels::HistoryPolicy;
 pub use memory::memory_max;
 
+/// The source of the order of events.
+#[derive(Debug)]
+pub enum Order {
+    /// This process gives ids itself.
+    Local(IdSource),
+    /// A log that several nodes read gives ids.
+    Log(Box<order::LogOrder>),
+}
+
 /// Everything that a hub is made of.
 pub struct HubParts {
     /// The feed's listener.
@@ -83,8 +94,8 @@ pub struct HubParts {
     pub idempotency_keys: usize,
     /// The limits of each channel's history.
     pub history: HistoryPolicy,
-    /// The source of ids.
-    pub ids: IdSource,
+    /// The source of the order.
+    pub order: Order,
     /// The tokens that were revoked before, and the file that keeps them.
     pub revocations: Revocations,
     /// The hub's end of the queue from the shards.
@@ -102,7 +113,7 @@ pub struct HubParts {
 /// # Errors
 /// If the runtime cannot be made, or can no longer watch the feed or the queue from the shards.
 pub fn run(parts: HubParts) -> io::Result<()> {
-    let mut core = Core::new(parts.ids, parts.shards, parts.history);
+    let mut core = Core::new(parts.order, parts.shards, parts.history);
     core.keys = Keys::new(parts.idempotency_window, parts.idempotency_keys);
     core.publishers = Publishers::new(parts.max_line);
     core.publishers.limit_to(usize::try_from(parts.memory_max / 4).unwrap_or(usize::MAX));

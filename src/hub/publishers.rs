@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use slab::Slab;
 
-use crate::logic::protocol::feed::LineSplitter;
+use crate::logic::protocol::feed::{LineSplitter, Request};
 use crate::sys::socket;
 
 use super::answers::{Answers, Later};
@@ -60,6 +60,8 @@ struct Publisher {
     /// The number of the last message of the shards that must be heard before the lines are carried out.
     due: u64,
     answers: Answers,
+    /// A command that waits until the answers before it are known.
+    held: Option<Box<Request>>,
     outbox: Outbox,
     /// Whether the publisher has begun to listen or to trace, and so gets lines that are no answers.
     is_told: bool,
@@ -99,6 +101,8 @@ pub(super) struct Work {
     pub(super) role: Role,
     pub(super) lines: LineSplitter,
     pub(super) answers: Answers,
+    /// A command that comes before the lines, because it has waited for the answers before it.
+    pub(super) held: Option<Box<Request>>,
 }
 
 /// The cause for which a turn carries out no more of a publisher's lines.
@@ -108,7 +112,7 @@ pub(super) enum Stopped {
     Done,
     /// The publisher has had its share: others come first.
     Paused,
-    /// Too many answers to the publisher wait.
+    /// Too many answers to the publisher wait, or the next command waits for the answers before it.
     Full,
 }
 
@@ -203,6 +207,7 @@ impl Publishers {
             lines: LineSplitter::new(self.line_bytes_max),
             due: 0,
             answers: Answers::default(),
+            held: None,
             outbox: Outbox::default(),
             is_told: false,
             is_unsent: false,
@@ -300,15 +305,16 @@ impl Publishers {
             }
             let lines = std::mem::replace(&mut publisher.lines, LineSplitter::new(0));
             let answers = std::mem::take(&mut publisher.answers);
-            return Some(Work { number, role: publisher.role, lines, answers });
+            return Some(Work { number, role: publisher.role, lines, answers, held: publisher.held.take() });
         }
         None
     }
 
     /// Takes back what [`Publishers::next_work`] has given, and decides the source of the publisher's next line.
     pub(super) fn give_back(&mut self, work: Work, stopped: Stopped, wants: &mut Vec<Want>) {
-        let Work { number, lines, answers, .. } = work;
+        let Work { number, lines, answers, held, .. } = work;
         let Some(publisher) = self.list.get_mut(number) else { return };
+        publisher.held = held;
         publisher.lines = lines;
         publisher.answers = answers;
         let has_answers = !publisher.answers.is_empty();
@@ -421,7 +427,9 @@ impl Publishers {
         }
         let are_full = self.are_full();
         let Some(publisher) = self.list.get_mut(number) else { return Sent::Open };
-        let must_wait = publisher.answers.is_full() || are_full && !publisher.outbox.is_empty();
+        let must_wait = publisher.answers.is_full()
+            || are_full && !publisher.outbox.is_empty()
+            || publisher.held.is_some() && publisher.answers.await_log();
         if before != Output::Full && publisher.output == Output::Full {
             wants.push(Want::Writable(number));
         }

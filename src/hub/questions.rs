@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 
 use crate::link::Seen;
-use crate::logic::protocol::feed::{Ended, write_members};
+use crate::logic::protocol::feed::{Ended, FeedError, write_error, write_members};
 
 use super::looks::View;
 
@@ -21,6 +21,8 @@ pub(super) enum Gathered {
     Ended(fn(u64) -> Ended, u64),
     /// A view of channels or connections.
     Seen(View),
+    /// The question could not be put to the other nodes.
+    Failed(FeedError),
 }
 
 /// A question that is not answered yet.
@@ -83,6 +85,14 @@ impl Questions {
         })
     }
 
+    /// Ends a question that could not be put to the other nodes. Returns the asker.
+    pub(super) fn fail(&mut self, number: u64, error: FeedError) -> Option<usize> {
+        let question = self.open.get_mut(&number)?;
+        question.gathered = Gathered::Failed(error);
+        question.is_overdue = true;
+        Some(question.asker)
+    }
+
     fn answered(&mut self, number: u64, add: impl FnOnce(&mut Gathered)) -> Option<usize> {
         let question = self.open.get_mut(&number)?;
         add(&mut question.gathered);
@@ -122,6 +132,7 @@ impl Questions {
         match self.open.remove(&number).map(|question| question.gathered) {
             Some(Gathered::Ended(what, count)) => write_members(out, reference, &what(count)),
             Some(Gathered::Seen(view)) => view.write(reference, out),
+            Some(Gathered::Failed(error)) => write_error(out, Some(reference), &error),
             None => {}
         }
         true

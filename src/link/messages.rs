@@ -1,7 +1,7 @@
 //! The messages between the hub and the shards.
 
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arcstr::ArcStr;
 
@@ -10,11 +10,17 @@ use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 
+use super::backplane::FromBroker;
+
 /// A channel's number within one shard. The shard uses a number again only after the hub has confirmed that it routes
 /// no more events to it.
 pub type LocalChannel = u32;
 
-/// A connection's name for backends and operators, written `<shard>.<slot>.<generation>`.
+/// The name of this node, with which connections' names begin in a cluster.
+static NODE: OnceLock<ArcStr> = OnceLock::new();
+
+/// A connection's name for backends and operators, written `<shard>.<slot>.<generation>`, and in a cluster
+/// `<node>.<shard>.<slot>.<generation>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     /// The shard that owns the connection.
@@ -25,8 +31,23 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
+impl ConnectionId {
+    /// Has all names begin with the name of this node. It is called once, before there are connections.
+    pub fn set_node(node: ArcStr) {
+        let _ = NODE.set(node);
+    }
+
+    /// Whether a text is the name of a connection of another node.
+    pub fn is_elsewhere(text: &str) -> bool {
+        NODE.get().is_some() && text.parse::<ConnectionId>().is_err() && text.matches('.').count() == 3
+    }
+}
+
 impl std::fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(node) = NODE.get() {
+            write!(f, "{node}.")?;
+        }
         write!(f, "{}.{}.{}", self.shard, self.slot, self.generation)
     }
 }
@@ -35,6 +56,10 @@ impl std::str::FromStr for ConnectionId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<ConnectionId, ()> {
+        let text = match NODE.get() {
+            Some(node) => text.strip_prefix(node.as_str()).and_then(|text| text.strip_prefix('.')).ok_or(())?,
+            None => text,
+        };
         let mut parts = text.splitn(3, '.');
         let mut part = || parts.next().and_then(|part| part.parse::<u32>().ok()).ok_or(());
         let shard = u16::try_from(part()?).map_err(|_| ())?;
@@ -207,6 +232,13 @@ pub enum ShardMessage {
         /// The question to answer.
         look: Arc<Look>,
     },
+    /// Events between two positions may be lost on every channel: each connection is told of a gap.
+    Lost {
+        /// The last position without a loss.
+        after: Id,
+        /// The position from which on nothing is lost.
+        resumed: Id,
+    },
     /// `true`: the shard must take no new clients and end its connections at a spread pace. `false`: the shard must
     /// take
     /// new clients again.
@@ -336,6 +368,8 @@ pub enum HubMessage {
     Feed(UnixListener),
     /// From the server: the keys by which tokens are verified from now on.
     Keys(Arc<Keyring>),
+    /// From the thread that speaks with the broker.
+    Broker(FromBroker),
     /// From the server: the hub must have every shard end its connections.
     Drain,
     /// From the server: the hub must write the last id down and stop.

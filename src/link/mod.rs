@@ -5,6 +5,7 @@
 //! queue is bounded by the bytes in it: when [`ToShard::is_congested`], the hub slows its publishers down. No message
 //! to a running shard is dropped.
 
+pub mod backplane;
 mod messages;
 
 use std::os::fd::{AsFd, BorrowedFd};

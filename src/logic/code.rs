@@ -115,7 +115,7 @@ codes! {
     NotSubscribed = "not_subscribed", 404;
     /// No backend listens to messages at the moment.
     NoBackend = "no_backend", 503;
-    /// What is asked for is not configured, or cannot be reached at the moment.
+    /// What is asked for is not configured, or cannot be reached at the moment. A publish is surely not published.
     Unavailable = "unavailable", 503;
 
     /// The publisher has ended the last channel of the connection.
@@ -151,6 +151,8 @@ codes! {
     State = "state", 503;
     /// The token is revoked, but only until the server ends: that could not be written down.
     NotKept = "not_kept", 503;
+    /// The broker of the cluster may have taken it: repeat it with the same `key`.
+    Unsure = "unsure", 503;
 
     /// The admin API needs its token.
     Token = "token", 401;

@@ -50,6 +50,9 @@ pub enum StartError {
     /// The list of revoked tokens cannot be read or written.
     #[error(transparent)]
     Revocations(#[from] RevocationsError),
+    /// The cluster's log cannot be used.
+    #[error("cannot join the cluster ([backplane]): {0}")]
+    Backplane(String),
     /// A shard or the hub cannot start.
     #[error("{0}")]
     Thread(String),

@@ -1,5 +1,6 @@
 //! Putting the threads together: start, serve, drain.
 
+mod backplane;
 pub mod demo;
 mod error;
 mod feed_file;

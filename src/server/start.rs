@@ -9,10 +9,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config};
+use crate::config::{self, BackplaneKind, Config};
 use crate::control::{self, ControlParts};
 use crate::figures::{ServerFigures, Stats};
-use crate::hub::{self, HubParts};
+use crate::hub::revocations::Revocations;
+use crate::hub::{self, HubParts, Order};
 use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
 use crate::shard::{self, Admission, Listener, ShardParts};
@@ -23,6 +24,7 @@ use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 
+use super::backplane::{self, Joining};
 use super::logging::Logging;
 use super::sockets::Sockets;
 use super::state::State;
@@ -58,8 +60,8 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let state_figures = server_state.clone();
     let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
     let client_side = ClientSide { listeners: clients.by_shard, admission };
-    let Threads { to_hub, hub, drained, feeds, watched } =
-        start_threads(config, plan, feed, state, client_side, &stats)?;
+    let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats)?;
+    let Threads { to_hub, hub, drained, feeds, watched, backplane } = threads;
     if let Some(listener) = admin {
         control::start(ControlParts {
             listener,
@@ -74,6 +76,11 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
         })?;
     }
+    // Clients that come while the node reads the log wait in the listeners' queues.
+    if let Some(backplane) = backplane {
+        backplane.catch_up()?;
+    }
+    start_shards(shards_to_start, &watched[1..])?;
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
     let watch_file = |file| feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone());
     let feed_file = feed_file.map(watch_file).transpose()?;
@@ -160,6 +167,14 @@ struct Threads {
     feeds: [UnixStream; 3],
     /// The hub and the shards, for the watch over them.
     watched: Vec<Arc<Watched>>,
+    /// The way into the cluster's log, if there is one.
+    backplane: Option<Joining>,
+}
+
+/// The shards' parts, and where they report that they take clients.
+struct Shards {
+    parts: Vec<ShardParts>,
+    started: Receiver<Result<(), String>>,
 }
 
 /// What the shards have for clients.
@@ -169,15 +184,15 @@ struct ClientSide {
     admission: Arc<Admission>,
 }
 
-/// Starts the hub and a shard for each list of listeners, and waits until every shard takes clients.
-fn start_threads(
+/// Starts the hub, and makes a shard for each list of listeners.
+fn start_hub(
     config: &Arc<Config>,
     plan: Plan,
     feed: UnixListener,
     state: State,
     clients: ClientSide,
     stats: &Arc<Stats>,
-) -> Result<Threads, StartError> {
+) -> Result<(Threads, Shards), StartError> {
     let (to_hub, inbox) = link::to_hub()?;
     let (started_sender, started) = crossbeam_channel::bounded(plan.shards);
     let (mut to_shards, mut shards) = (Vec::new(), Vec::new());
@@ -209,15 +224,28 @@ fn start_threads(
     let (trace, traced) = UnixStream::pair()?;
     let own = vec![asked, published, traced];
     let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender, available };
-    let parts = hub_parts(config, plan.users, state, stats, ends);
+    let State { ids, revocations } = state;
+    let (order, backplane) = match config.backplane.kind {
+        BackplaneKind::Local => (Order::Local(ids), None),
+        _ => {
+            let (log, joining) = backplane::join(&config.backplane, &to_hub, stats.server.clone())?;
+            (Order::Log(Box::new(log)), Some(joining))
+        }
+    };
+    let parts = hub_parts(config, plan.users, (order, revocations), stats, ends);
     let watched: Vec<Arc<Watched>> = (0..=shards.len()).map(|_| Arc::default()).collect();
     let hub = spawn("hub", watched[0].clone(), move || hub::run(parts))?;
-    let count = shards.len();
-    for (part, watched) in shards.into_iter().zip(&watched[1..]) {
+    let threads = Threads { to_hub, hub, drained, feeds: [ask, publish, trace], watched, backplane };
+    Ok((threads, Shards { parts: shards, started }))
+}
+
+/// Starts the shards, and waits until every one takes clients.
+fn start_shards(shards: Shards, watched: &[Arc<Watched>]) -> Result<(), StartError> {
+    let count = shards.parts.len();
+    for (part, watched) in shards.parts.into_iter().zip(watched) {
         spawn(&format!("shard-{}", part.index), watched.clone(), move || shard::run(part))?;
     }
-    wait_for_shards(&started, count)?;
-    Ok(Threads { to_hub, hub, drained, feeds: [ask, publish, trace], watched })
+    wait_for_shards(&shards.started, count)
 }
 
 /// The hub's ends of its sockets and queues.
@@ -231,7 +259,13 @@ struct HubEnds {
     available: Option<u64>,
 }
 
-fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<Stats>, ends: HubEnds) -> HubParts {
+fn hub_parts(
+    config: &Arc<Config>,
+    users: FeedUsers,
+    (order, revocations): (Order, Revocations),
+    stats: &Arc<Stats>,
+    ends: HubEnds,
+) -> HubParts {
     let policies = config.clone();
     HubParts {
         listener: ends.listener,
@@ -248,8 +282,8 @@ fn hub_parts(config: &Arc<Config>, users: FeedUsers, state: State, stats: &Arc<S
         idempotency_window: config.feed.idempotency_window,
         idempotency_keys: config.feed.idempotency_keys,
         history: Box::new(move |channel| policies.namespace(channel).history()),
-        ids: state.ids,
-        revocations: state.revocations,
+        order,
+        revocations,
         inbox: ends.inbox,
         shards: ends.shards,
         stats: stats.clone(),

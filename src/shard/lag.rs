@@ -106,7 +106,7 @@ fn skip(
 
 /// Notes a gap, of which the client is told when it can take bytes again. Several gaps before that are told as one,
 /// even if they are on several channels.
-fn note_gap(slots: &mut Slots, slot: u32, gap: Option<Gap>) {
+pub(super) fn note_gap(slots: &mut Slots, slot: u32, gap: Option<Gap>) {
     let Some(new) = gap else { return };
     let gap = &mut slots[slot].extra().gap;
     *gap = Some(Box::new(match gap {

@@ -156,6 +156,8 @@ pub(super) struct Lanes {
     policies: Policies,
     /// The id up to which the hub has sent every event on the shard's channels.
     pub(super) seen: Id,
+    /// The id before which events may be missing on every channel, in logs too.
+    pub(super) lost_until: Id,
     /// The ends of the channels that have ended.
     ends: Ends,
     /// Lanes without subscriptions.
@@ -189,6 +191,7 @@ impl Lanes {
             lagging_bytes: 0,
             policies: Policies::default(),
             seen: Id::ZERO,
+            lost_until: Id::ZERO,
             ends: Ends::default(),
             unused: Unused::default(),
             aging: VecDeque::new(),

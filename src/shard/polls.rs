@@ -130,6 +130,18 @@ pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Conte
     await_request(slots, cx, slot);
 }
 
+/// Answers a held poll that events are lost for everybody, up to `resumed`. Events that wait are answered instead: the
+/// client's next poll comes with an earlier position and is told.
+pub(super) fn answer_lost(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, resumed: Id) {
+    if has_unread(slots, lanes, slot) || slots[slot].resume().is_some() {
+        return;
+    }
+    cx.counters.gaps += 1;
+    let answer = Answer { events: &[], next: resumed, has_gap: true, is_whole: true, told: Id::ZERO };
+    write_answer(slots, lanes, cx, slot, answer);
+    await_request(slots, cx, slot);
+}
+
 fn count_events(slots: &mut Slots, cx: &mut Context, slot: u32, count: u64) {
     cx.counters.deliveries += count;
     slots[slot].events = slots[slot].events.saturating_add(count as u32);

@@ -124,7 +124,7 @@ pub(super) fn start_after(
 /// Whether the shard's logs hold everything after `after` and keep it until it is sent. Frames before the floor do not
 /// count, because the end of a walk may drop them.
 pub(super) fn can_resume_here(slots: &Slots, lanes: &Lanes, slot: u32, first: usize, after: Id) -> bool {
-    after <= lanes.seen
+    (lanes.lost_until..=lanes.seen).contains(&after)
         && slots[slot].subscriptions_from(first).all(|subscription| {
             let log = &lanes[subscription.lane].log;
             let floor = log.floor(lanes.max_lag(subscription.lane));

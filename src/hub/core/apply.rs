@@ -17,6 +17,7 @@ use crate::logic::event::{ChannelName, Draft, Event};
 use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Command, FeedError, Publish, write_ids};
 
+use super::super::Order;
 use super::super::census::Source;
 use super::super::publishers::{Stopped, Work};
 use super::budget::{Budget, Now};
@@ -89,13 +90,14 @@ impl Core {
     }
 
     /// Checks that all of `items` can be published, and reserves ids for them.
-    fn check(&mut self, items: &[Publish], source: Source, now: Now) -> Result<(), FeedError> {
+    pub(super) fn check(&mut self, items: &[Publish], source: Source, now: Now) -> Result<(), FeedError> {
         let mut names = items.iter().flat_map(|item| &item.channels);
         match source {
             Source::Publisher => self.channels.check_room_for(names)?,
             Source::Client => names.try_for_each(|name| self.channels.check_room_for_client(name))?,
         }
-        self.keys.check(items, now.steady_ms)?;
+        let key_ms = self.key_ms(now);
+        self.keys.check(items, key_ms)?;
         self.reserve_ids(now)
     }
 
@@ -111,7 +113,8 @@ impl Core {
                 return Some(0);
             }
         }
-        let id = self.ids.next(now.unix_ms);
+        let Order::Local(ids) = &mut self.order else { return None };
+        let id = ids.next(now.unix_ms);
         if let Some(name) = item.channels.get(progress.channel) {
             self.apply(id, name, &item.draft, source, now);
             progress.ids.push(id);
@@ -206,7 +209,7 @@ impl Core {
 
     /// Puts an event that has its id into history, and gives it to traces and to the shards that follow its channel. Events
     /// come in the order of their ids.
-    fn apply(&mut self, id: Id, name: &ChannelName, draft: &Draft, source: Source, now: Now) {
+    pub(super) fn apply(&mut self, id: Id, name: &ChannelName, draft: &Draft, source: Source, now: Now) {
         debug_assert!(id > self.applied, "events come in the order of their ids");
         let index = self.channels.find_or_add(name);
         // The event shares the channel's copy of the name.
@@ -252,20 +255,28 @@ impl Core {
             return Ok(());
         }
         self.reserve_ids(now)?;
-        let id = self.ids.next(now.unix_ms);
+        if let Order::Local(ids) = &mut self.order {
+            let id = ids.next(now.unix_ms);
+            self.apply_end(index, id);
+        }
+        Ok(())
+    }
+
+    /// Ends a channel with that id, and tells the shards that follow it.
+    pub(super) fn apply_end(&mut self, index: u32, id: Id) {
         self.channels.end(index, id);
         for route in self.channels.routes(index) {
             self.shards.stage(route.shard, ShardMessage::Ended(route.local, id));
         }
         self.applied = id;
-        Ok(())
     }
 
     /// Has the next id covered by the mark that keeps ids from going backwards.
     fn reserve_ids(&mut self, now: Now) -> Result<(), FeedError> {
-        if self.ids.is_reserved(now.unix_ms) {
+        let Order::Local(ids) = &mut self.order else { return Ok(()) };
+        if ids.is_reserved(now.unix_ms) {
             return Ok(());
         }
-        self.ids.reserve(now.unix_ms).map_err(|error| FeedError::new("state", error.to_string()))
+        ids.reserve(now.unix_ms).map_err(|error| FeedError::new("state", error.to_string()))
     }
 }

@@ -21,12 +21,16 @@ pub(in crate::hub) struct Now {
 /// A clock: the host's, or a test's.
 pub(super) type Clock = Box<dyn Fn() -> Now>;
 
+/// The start of the hub's own clock. Entries of a log are older than the start of a hub that reads them, and their ages
+/// are counted by that clock: 100 days, in milliseconds.
+const STEADY_START_MS: u64 = 100 * 86_400_000;
+
 /// The clock of the host.
 pub(super) fn clock() -> Clock {
     let start = Instant::now();
     Box::new(move || {
         let instant = Instant::now();
-        let steady_ms = instant.saturating_duration_since(start).as_millis() as u64 + 1;
+        let steady_ms = instant.saturating_duration_since(start).as_millis() as u64 + STEADY_START_MS;
         Now { unix_ms: unix_ms(), steady_ms, instant }
     })
 }

@@ -13,12 +13,13 @@ use crate::logic::protocol::feed::{
     write_ok, write_ready_made,
 };
 
-use super::super::answers::Later;
+use super::super::answers::{Awaited, Form, Later};
 use super::super::census::Source;
 use super::super::looks::View;
 use super::super::questions::Gathered;
 use super::Core;
 use super::budget::Now;
+use super::log::is_logged;
 
 /// The time for which a revoked token is refused where its expiry is not named: 30 days, in seconds.
 const REVOKED_FOR_S: u64 = 30 * 86400;
@@ -46,6 +47,9 @@ impl Core {
         now: Now,
         out: &mut Vec<u8>,
     ) -> Outcome {
+        if !self.is_local() && is_logged(&command) {
+            return self.submit_command(from, command, reference, now, out);
+        }
         match command {
             Command::Publish(publish) => {
                 let ids = self.publish(std::slice::from_ref(&publish), Source::Publisher, now)?;
@@ -111,6 +115,10 @@ impl Core {
             Command::Connection(name) => {
                 (Look::Connection(self.connection_of_a_shard(&name)?), View::of_connection(&name))
             }
+            Command::Presence(channel) if !self.is_local() => {
+                self.write_cluster_presence(&channel, USERS_MAX, reference, out);
+                return Ok(None);
+            }
             Command::Presence(channel) => {
                 let index = self.channels.find(&channel);
                 let answer = self.presence.answer(index, USERS_MAX);
@@ -145,10 +153,22 @@ impl Core {
 
     /// Begins to wait for all shards' answers to a question.
     fn later(&mut self, from: Option<usize>, question: u64, gathered: Gathered, reference: &RawValue) -> Later {
+        self.later_of(from, question, gathered, reference, self.shards.len())
+    }
+
+    /// Begins to wait for so many answers to a question.
+    pub(super) fn later_of(
+        &mut self,
+        from: Option<usize>,
+        question: u64,
+        gathered: Gathered,
+        reference: &RawValue,
+        answers: usize,
+    ) -> Later {
         if let Some(from) = from {
-            self.questions.wait(question, from, self.shards.len(), gathered, self.now.instant);
+            self.questions.wait(question, from, answers, gathered, self.now.instant);
         }
-        Later { question, reference: reference.to_owned() }
+        Later { awaited: Awaited::Question(question), reference: Some(reference.to_owned()), form: Form::Done }
     }
 
     /// The view of channels that a filter names, and the question to the shards for the channels' subscribers.
@@ -182,25 +202,17 @@ impl Core {
         now: Now,
     ) -> Outcome {
         let mut kept = Ok(());
-        let mut ended: fn(u64) -> Ended = Ended::Kicked;
+        let ended = ended_form(&target);
         let target = match target {
             KickTarget::Channel(name) => Target::Channel(name),
             KickTarget::Connection(name) => Target::Connection(connection_id(&name)?),
             KickTarget::User(user) => Target::User(user),
             KickTarget::Token { id, until_s } => {
-                // A token is valid for the leeway after its expiry, and a restart may bring a longer leeway, so the
-                // revocation covers the longest one.
-                let until_s = match until_s {
-                    Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
-                    None => now.unix_ms / 1000 + REVOKED_FOR_S,
-                };
+                let until_s = revoked_until(until_s, now);
                 kept = self.revocations.add(&id, until_s);
                 Target::Token { id, until_s }
             }
-            KickTarget::Subscription { user, channel } => {
-                ended = Ended::Unsubscribed;
-                Target::Subscription { user, channel }
-            }
+            KickTarget::Subscription { user, channel } => Target::Subscription { user, channel },
         };
         let request = self.questions.number();
         let reason: Arc<str> = reason.into();
@@ -266,6 +278,23 @@ impl Core {
     fn connection_of_a_shard(&self, name: &str) -> Result<ConnectionId, FeedError> {
         let id = connection_id(name)?;
         if usize::from(id.shard) < self.shards.len() { Ok(id) } else { Err(no_connection(name)) }
+    }
+}
+
+/// The form of the answer to a kick.
+pub(super) fn ended_form(target: &KickTarget) -> fn(u64) -> Ended {
+    match target {
+        KickTarget::Subscription { .. } => Ended::Unsubscribed,
+        _ => Ended::Kicked,
+    }
+}
+
+/// The time until which a token is refused, in seconds since 1970. A token is valid for the leeway after its expiry, and a
+/// restart may bring a longer leeway, so the revocation covers the longest one.
+pub(super) fn revoked_until(expires_s: Option<u64>, now: Now) -> u64 {
+    match expires_s {
+        Some(expires_s) => expires_s.saturating_add(LEEWAY_MAX_S),
+        None => now.unix_ms / 1000 + REVOKED_FOR_S,
     }
 }
 

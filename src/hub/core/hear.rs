@@ -3,11 +3,14 @@
 
 use arcstr::ArcStr;
 
-use crate::link::{HubMessage, LocalChannel, Question, Replay, ShardMessage, Speaker, upstream_weight};
+use crate::link::{ConnectionId, HubMessage, LocalChannel, Question, Replay, ShardMessage, Speaker, upstream_weight};
 use crate::logic::event::{ChannelName, Draft, Kind};
+use crate::logic::id::Id;
 use crate::logic::json;
 use crate::logic::protocol::feed::{FeedError, Notice, write_said};
 
+use super::super::Order;
+use super::super::order::{Resume, Whom};
 use super::super::outbox::OUTBOX_BYTES_MAX;
 use super::super::watch::Want;
 use super::budget::Now;
@@ -39,12 +42,13 @@ impl Core {
                 self.shards.stage(shard, ShardMessage::Unfollowed(local));
             }
             HubMessage::Resume { shard, slot, generation, number, channels, after } => {
-                let replay = self.channels.replay(shard, &channels, after, self.applied, now.steady_ms);
-                self.shards.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
+                self.resume(Resume { shard, slot, generation, number, channels, after }, now);
             }
             HubMessage::Kicked { request, count } => {
-                let asker = self.questions.ended(request, count);
-                self.send_answers_of(asker);
+                if !self.answer_node(request, count) {
+                    let asker = self.questions.ended(request, count);
+                    self.send_answers_of(asker);
+                }
             }
             HubMessage::Seen { request, seen } => {
                 let asker = self.questions.seen(request, seen);
@@ -69,16 +73,35 @@ impl Core {
             HubMessage::Drained { cut, .. } => {
                 self.drained += 1;
                 self.cut += cut;
+                if self.drained == self.shards.len() {
+                    self.leave_cluster();
+                }
             }
             HubMessage::Pause(on) => self.shards.stage_all(|| ShardMessage::Pause(on)),
             HubMessage::Feed(listener) => {
                 self.rebound = Some(listener);
                 self.wants.push(Want::Rebind);
             }
+            HubMessage::Broker(message) => self.hear_broker(message),
             HubMessage::Keys(keyring) => self.shards.stage_all(|| ShardMessage::Keys(keyring.clone())),
             HubMessage::Drain => self.shards.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,
         }
+    }
+
+    /// Answers a connection that resumes, or holds its question back until this node has read so far.
+    fn resume(&mut self, resume: Resume, now: Now) {
+        match self.hold_if_ahead(resume) {
+            Some(resume) => self.replay(resume, now),
+            None => HubFigures::add(&self.figures.resumes_held, 1),
+        }
+    }
+
+    /// Answers a connection that resumes.
+    pub(super) fn replay(&mut self, resume: Resume, now: Now) {
+        let Resume { shard, slot, generation, number, channels, after } = resume;
+        let replay = self.channels.replay(shard, &channels, after, self.applied, now.steady_ms);
+        self.shards.stage(shard, ShardMessage::Replay(Box::new(Replay { slot, generation, number, ..replay })));
     }
 
     /// Routes a channel's events to a shard, unless clients have brought too many channels into being.
@@ -96,7 +119,7 @@ impl Core {
     }
 
     /// Has the turn send the answer of a publisher whose question all shards have answered, if there is one.
-    fn send_answers_of(&mut self, asker: Option<usize>) {
+    pub(super) fn send_answers_of(&mut self, asker: Option<usize>) {
         if let Some(asker) = asker {
             self.publishers.mark_unsent(asker);
         }
@@ -183,12 +206,33 @@ impl Core {
         reference: Option<Box<str>>,
         now: Now,
     ) {
-        let shard = from.connection.shard;
         let bytes = upstream_weight(draft.payload.len());
-        let result = self.publish_to(channel, draft, now);
+        let connection = from.connection;
+        let result = match self.order {
+            Order::Local(_) => self.publish_to(channel, draft, now),
+            Order::Log(_) => {
+                let whom = Whom::Client { connection, reference: reference.clone(), bytes };
+                match self.submit_for_client(channel, draft, whom) {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        self.answer_client(connection, reference, bytes, result);
+    }
+
+    /// Tells a client the outcome of its publish, and takes the publish off its shard's account.
+    pub(super) fn answer_client(
+        &mut self,
+        connection: ConnectionId,
+        reference: Option<Box<str>>,
+        bytes: usize,
+        result: Result<Id, FeedError>,
+    ) {
+        let shard = connection.shard;
         if reference.is_some() || result.is_err() {
             let result = result.map_err(|FeedError { code, message }| (code, message));
-            self.shards.stage(shard, ShardMessage::Published { connection: from.connection, reference, result });
+            self.shards.stage(shard, ShardMessage::Published { connection, reference, result });
         }
         if self.shards.is_congested() {
             self.accounts.hold(shard, bytes);
@@ -200,7 +244,7 @@ impl Core {
     /// Counts a connection on a channel whose users are counted.
     fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now: Now) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
-        if self.presence.join(index, user.as_ref()) {
+        if self.presence.join(index, user.as_ref()) && !self.submit_presence(index, user.as_ref(), true) {
             self.publish_presence(index, "ringcast.join", user, now);
         }
     }
@@ -208,7 +252,7 @@ impl Core {
     /// Counts a connection on such a channel no more.
     fn leave(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now: Now) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
-        if self.presence.leave(index, user.as_ref()) {
+        if self.presence.leave(index, user.as_ref()) && !self.submit_presence(index, user.as_ref(), false) {
             self.publish_presence(index, "ringcast.leave", user, now);
         }
     }
@@ -221,11 +265,16 @@ impl Core {
             return;
         }
         let (Some(channel), Some(user)) = (entry.name.clone(), user) else { return };
-        let mut payload = Vec::new();
-        json::write(&serde_json::json!({ "user": user.as_str() }), &mut payload);
-        let draft = Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() };
+        let draft = presence_draft(name, &user);
         if let Err(error) = self.publish_to(channel, draft, now) {
             tracing::warn!(error = error.message, "a user's join or leave could not be published");
         }
     }
+}
+
+/// The event that a user has come or gone.
+pub(super) fn presence_draft(name: &str, user: &ArcStr) -> Draft {
+    let mut payload = Vec::new();
+    json::write(&serde_json::json!({ "user": user.as_str() }), &mut payload);
+    Draft { name: Some(name.into()), kind: Kind::Json, payload: payload.into() }
 }

@@ -11,6 +11,8 @@ mod apply;
 mod budget;
 mod commands;
 mod hear;
+mod log;
+mod nodes;
 mod sweep;
 mod turn;
 
@@ -19,16 +21,20 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arcstr::ArcStr;
+
 use crate::figures::{Longest, Stats};
 use crate::link::{ShardMessage, ToShard};
 use crate::logic::id::Id;
 use crate::logic::line_budget::LineBudget;
 
 use super::HubFigures;
+use super::Order;
 use super::accounts::Accounts;
 use super::busiest::Busiest;
 use super::channels::{HistoryPolicy, HubChannels};
-use super::ids::{IdSource, MarkError};
+use super::cluster::Cluster;
+use super::ids::MarkError;
 use super::keys::Keys;
 use super::listeners::Listeners;
 use super::presence::Presence;
@@ -49,7 +55,8 @@ pub(super) use turn::Ports;
 
 /// The hub's state: its parts, and the fields that belong to no part.
 pub(super) struct Core {
-    pub(super) ids: IdSource,
+    pub(super) order: Order,
+    pub(super) cluster: Cluster,
     pub(super) channels: HubChannels,
     pub(super) keys: Keys,
     pub(super) busiest: Busiest,
@@ -114,15 +121,21 @@ pub(super) struct Core {
 
 impl Core {
     /// A hub without idempotency keys, revocations on disk and a bound of channels, whose figures nobody else has.
-    pub(super) fn new(ids: IdSource, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
+    pub(super) fn new(order: Order, shards: Vec<ToShard>, history: HistoryPolicy) -> Core {
         let clock = budget::clock();
         let now = clock();
+        // The position in a log is known when its first entry is.
+        let (floor, mark) = match &order {
+            Order::Local(ids) => (ids.last(), ArcStr::new()),
+            Order::Log(log) => (Id::ZERO, log.parts.mark.clone()),
+        };
         Core {
-            channels: HubChannels::new(shards.len(), ids.last(), history),
+            channels: HubChannels::new(shards.len(), floor, history),
             accounts: Accounts::new(shards.len()),
-            applied: ids.last(),
-            announced: ids.last(),
-            ids,
+            applied: floor,
+            announced: floor,
+            order,
+            cluster: Cluster::new(mark),
             shards: Shards::new(shards),
             keys: Keys::new(Duration::ZERO, 0),
             busiest: Busiest::default(),
@@ -177,6 +190,9 @@ impl Core {
             self.shards.stage(shard, ShardMessage::Heard(bytes));
         }
         self.shards.flush();
+        if let Order::Log(log) = &mut self.order {
+            log.ring();
+        }
     }
 
     /// Brings the figures up to date that are not counted as things happen.
@@ -192,7 +208,10 @@ impl Core {
 
     /// Writes the last id down, for a clean stop.
     pub(super) fn close_ids(&mut self) -> Result<(), MarkError> {
-        self.ids.close()
+        match &mut self.order {
+            Order::Local(ids) => ids.close(),
+            Order::Log(_) => Ok(()),
+        }
     }
 
     /// The buffer for a line, empty; it is to be put back into `line`.

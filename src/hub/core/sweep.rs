@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use crate::link::ShardMessage;
 use crate::sys::memory;
 
+use super::super::Order;
 use super::{Core, HubFigures};
 
 /// Time between two sweeps.
@@ -56,6 +57,7 @@ impl Core {
         self.busiest.pass_time(self.now.steady_ms);
         self.announce_position();
         self.note_ids_ahead();
+        self.look_after_cluster();
         self.report_left_out_lines();
         if let Err(error) = self.revocations.go_on(self.now.unix_ms / 1000)
             && self.may_log()
@@ -77,7 +79,8 @@ impl Core {
 
     /// Says once that ids run ahead of the clock, and once that they no longer do.
     fn note_ids_ahead(&mut self) {
-        let ahead_ms = self.ids.last().ms().saturating_sub(self.now.unix_ms);
+        let Order::Local(ids) = &self.order else { return };
+        let ahead_ms = ids.last().ms().saturating_sub(self.now.unix_ms);
         HubFigures::set(&self.figures.ids_ahead_ms, ahead_ms);
         let is_ahead = ahead_ms >= AHEAD_MS;
         if is_ahead == self.are_ids_ahead {

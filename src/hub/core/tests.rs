@@ -1,5 +1,6 @@
 use super::super::census::ChannelLimits;
 use super::*;
+use crate::hub::ids::IdSource;
 use crate::link::{FromHub, HubMessage, Replay, Target, to_shard};
 use crate::logic::auth::LEEWAY_MAX_S;
 use crate::logic::event::{Draft, Kind};
@@ -19,7 +20,7 @@ fn world() -> World {
     let (shards, queues): (Vec<_>, Vec<_>) = (0..2).map(|_| to_shard(1 << 20, hub.clone()).unwrap()).unzip();
     let limits = HistoryLimits { events_max: 5, bytes_max: 1 << 20, age_max_ms: 1000 };
     let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
-    let mut core = Core::new(ids, shards, Box::new(move |_| limits));
+    let mut core = Core::new(crate::hub::Order::Local(ids), shards, Box::new(move |_| limits));
     core.keys = Keys::new(Duration::from_millis(100), 10);
     core.channels.census.limit_to(ChannelLimits { published_max: 4, followed_max: 4, memory_max: u64::MAX });
     World { core, queues, _folder: folder }
@@ -102,7 +103,7 @@ fn a_key_that_comes_again_with_another_number_of_channels_is_refused() {
     let mut world = world();
     world.say(r#"{"op":"publish","channels":["a","b"],"data":1,"key":"k","ref":1}"#, 2000);
     world.say(r#"{"op":"publish","channel":"a","data":1,"key":"one","ref":1}"#, 2000);
-    let before = world.core.ids.last();
+    let before = world.core.applied;
     for line in [
         r#"{"op":"publish","channel":"a","data":1,"key":"k","ref":1}"#,
         r#"{"op":"publish","channels":["a","b"],"data":1,"key":"one","ref":1}"#,
@@ -111,7 +112,7 @@ fn a_key_that_comes_again_with_another_number_of_channels_is_refused() {
     ] {
         assert_eq!(world.say(line, 2050), "bad_field", "{line}");
     }
-    assert_eq!(world.core.ids.last(), before, "nothing of it was published");
+    assert_eq!(world.core.applied, before, "nothing of it was published");
     let list = world.say(r#"{"op":"publish","channels":["a"],"data":1,"key":"one","ref":1}"#, 2050);
     assert_eq!(list["ids"].as_array().unwrap().len(), 1, "the answer has the form that was asked for");
 }
@@ -122,9 +123,9 @@ fn a_batch_is_all_or_nothing() {
     let batch = r#"{"op":"batch","items":[{"channel":"a","data":1},{"channel":"b","data":2}],"ref":1}"#;
     assert_eq!(world.say(batch, 2000)["ids"].as_array().unwrap().len(), 2);
     let too_many = r#"{"op":"batch","items":[{"channel":"c","data":1},{"channels":["d","e"],"data":2}],"ref":1}"#;
-    let before = world.core.ids.last();
+    let before = world.core.applied;
     assert_eq!(world.say(too_many, 2000), "channels");
-    assert_eq!(world.core.ids.last(), before);
+    assert_eq!(world.core.applied, before);
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn long_replays_come_in_pages() {
     let mut world = world();
     world.follow(0, 0, "a");
     let data = "x".repeat(40_000);
-    let before = world.core.ids.last();
+    let before = world.core.applied;
     let mut ids = Vec::new();
     for _ in 0..5 {
         let answer = world.say(&format!(r#"{{"op":"publish","channel":"a","data":"{data}","ref":1}}"#), 2000);
@@ -286,7 +287,7 @@ fn ages_do_not_depend_on_the_clock_that_ids_follow() {
 fn a_long_history_is_answered_in_parts() {
     let mut world = world();
     let limits = HistoryLimits { events_max: 100, bytes_max: 1 << 30, age_max_ms: 1_000_000 };
-    world.core.channels = HubChannels::new(2, world.core.ids.last(), Box::new(move |_| limits));
+    world.core.channels = HubChannels::new(2, world.core.applied, Box::new(move |_| limits));
     let data = "x".repeat(900_000);
     for _ in 0..7 {
         world.say(&format!(r#"{{"op":"publish","channel":"a","data":"{data}"}}"#), 2000);

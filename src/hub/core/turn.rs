@@ -10,19 +10,21 @@
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use tracing::{debug, warn};
 
 use crate::link::HubInbox;
 use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Line, Refused, Request, parse, write_error};
 
-use super::super::answers::Answers;
+use super::super::Order;
+use super::super::answers::{Answers, Awaited};
 use super::super::publishers::{Left, Received, Sent, Stopped, Work};
 use super::super::roles::Role;
 use super::super::watch::{Mark, Next, Want};
 use super::accept::Accepting;
 use super::apply::{Applying, is_long};
 use super::budget::Budget;
-use super::{Core, HubFigures};
+use super::{Core, HubFigures, log};
 
 /// The most publishers that one turn reads.
 const READS_MAX: usize = 32;
@@ -72,6 +74,7 @@ impl Core {
         self.accept(ports);
         self.read_publishers(&ports.inbox);
         self.hear_shards(ports);
+        self.read_log();
         if self.is_stopped {
             self.flush();
             return Next::Stop;
@@ -163,7 +166,7 @@ impl Core {
         if !self.go_on_applying(&mut budget) {
             return;
         }
-        while !budget.is_spent() && !self.hold_back_for_room() {
+        while !budget.is_spent() && !self.hold_back_for_room() && !self.hold_back_for_log() {
             // An empty queue from the shards holds no message that a line would have to wait for.
             let heard = if self.is_hearing { self.heard } else { u64::MAX };
             let Some(mut work) = self.publishers.next_work(heard) else { return };
@@ -191,12 +194,22 @@ impl Core {
             if budget.is_spent() {
                 return Carried::Stopped(Stopped::Paused);
             }
-            let Work { number, role, lines, answers } = &mut *work;
-            let Some(line) = lines.next_line() else { return Carried::Stopped(Stopped::Done) };
-            budget.spend(line_cost(&line), &self.clock, &mut self.now);
-            self.unflushed_lines += 1;
-            let (reference, outcome) = match self.read_line(&line, *role) {
-                Ok(Request { reference, command }) if is_long(&command) => {
+            let Work { number, role, lines, answers, held } = &mut *work;
+            let request = match held.take() {
+                Some(request) => Ok(*request),
+                None => {
+                    let Some(line) = lines.next_line() else { return Carried::Stopped(Stopped::Done) };
+                    budget.spend(line_cost(&line), &self.clock, &mut self.now);
+                    self.unflushed_lines += 1;
+                    self.read_line(&line, *role)
+                }
+            };
+            let (reference, outcome) = match request {
+                Ok(request) if answers.await_log() && !log::is_logged(&request.command) => {
+                    *held = Some(Box::new(request));
+                    return Carried::Stopped(Stopped::Full);
+                }
+                Ok(Request { reference, command }) if self.is_local() && is_long(&command) => {
                     match self.begin_applying(command, reference.clone(), self.now) {
                         Ok(applying) => return Carried::Long(applying),
                         Err(error) => (reference, Err(error)),
@@ -273,10 +286,15 @@ impl Core {
         let mut budget = self.begin_stage(SENDS_MAX);
         while !budget.is_spent() {
             let Some(number) = self.publishers.next_unsent() else { return };
-            let Core { publishers, questions, accounts, wants, .. } = self;
+            let Core { publishers, questions, order, accounts, figures, wants, .. } = self;
             let sent = publishers.send(
                 number,
-                |later, out| questions.write(later.question, &later.reference, out),
+                |later, out| match later.awaited {
+                    Awaited::Question(question) => {
+                        questions.write(question, later.reference.as_deref().unwrap_or(RawValue::NULL), out)
+                    }
+                    Awaited::Ticket(ticket) => log::write_answer(order, figures, ticket, later, out),
+                },
                 |owed| accounts.release(owed),
                 wants,
             );
@@ -308,8 +326,12 @@ impl Core {
         let Left { role, answers, mut outbox } = left;
         outbox.clear(|owed| self.accounts.release(owed));
         let held = self.take_applying_work(number).map(|work| work.answers);
-        for question in answers.questions().chain(held.iter().flat_map(Answers::questions)) {
-            self.questions.forget(question);
+        for awaited in answers.awaited().chain(held.iter().flat_map(Answers::awaited)) {
+            match (awaited, &mut self.order) {
+                (Awaited::Question(question), _) => self.questions.forget(question),
+                (Awaited::Ticket(ticket), Order::Log(log)) => log.tickets.forget(ticket),
+                (Awaited::Ticket(_), Order::Local(_)) => {}
+            }
         }
         self.stop_telling(number);
         if role != Role::Own {
@@ -328,7 +350,7 @@ impl Core {
     /// Decides what comes after this turn.
     fn next(&mut self) -> Next {
         let has_lines = self.publishers.has_runnable() || self.applying.is_some();
-        let lines_wait = has_lines && self.congested_since.is_none();
+        let lines_wait = has_lines && self.congested_since.is_none() && !self.hold_back_for_log();
         let is_accepting = self.accepting == Accepting::Ready;
         if lines_wait
             || is_accepting
@@ -336,6 +358,7 @@ impl Core {
             || self.publishers.has_readable()
             || self.publishers.has_unsent()
             || self.is_sweeping()
+            || self.has_entries() && self.congested_since.is_none()
         {
             return Next::Again;
         }
@@ -343,7 +366,7 @@ impl Core {
             Accepting::Paused(until) => Some(until),
             Accepting::Awaited | Accepting::Ready => None,
         };
-        let times = [Some(self.sweep_at), self.questions.deadline(), paused];
+        let times = [Some(self.sweep_at), self.questions.deadline(), paused, self.held_until()];
         let next = times.into_iter().flatten().fold(self.now.instant + TURN_EVERY, Instant::min);
         if self.tick_at.is_none_or(|tick_at| next < tick_at) {
             self.tick_at = Some(next);

@@ -112,6 +112,7 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
             let Shard { slots, lanes, cx, access, surveys, .. } = shard;
             surveys.look(&View { slots, lanes, identity: &|slot| identified(access, slot) }, cx, request, &look);
         }
+        ShardMessage::Lost { after, resumed } => sweep::begin_lost(shard, after, resumed),
         ShardMessage::Pause(true) => time::begin_drain(shard, Cause::Pause),
         ShardMessage::Pause(false) => time::end_pause(shard),
         ShardMessage::Keys(keyring) => shard.access.keyring = Some(keyring),

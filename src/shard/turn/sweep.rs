@@ -6,14 +6,17 @@ use std::sync::Arc;
 use crate::link::{HubMessage, LocalChannel, Target};
 use crate::logic::code::Code;
 use crate::logic::event::{ChannelName, Draft};
+use crate::logic::id::Id;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
 use crate::logic::session::{Notice, Outcome};
 use crate::logic::wheel::Tick;
 
 use super::super::closing::refuse;
-use super::super::connection::State;
+use super::super::connection::{Gap, State};
 use super::super::context::{Budget, Ending};
+use super::super::lag::note_gap;
+use super::super::polls;
 use super::super::subscriptions::{is_on, unsubscribe_all, unsubscribe_from};
 use super::{Shard, ending, messages, orders};
 
@@ -39,6 +42,8 @@ pub(super) enum Action {
     Send(Draft),
     /// The connection is taken off a channel for which the hub has no room.
     NoRoom { name: ChannelName, channel: LocalChannel },
+    /// The connection is told that events may be lost on every channel.
+    Lost(Gap),
 }
 
 /// The connections that an order is about.
@@ -51,6 +56,7 @@ enum Connections {
 
 /// How the connections of an order are told from others.
 enum Fits {
+    All,
     Channel(LocalChannel),
     Target(Target),
 }
@@ -87,6 +93,13 @@ pub(super) fn begin_no_room(shard: &mut Shard, channel: LocalChannel) {
     let name = shard.lanes.channels[channel].name.clone().unwrap_or_default();
     let connections = on_channel(shard, &name);
     begin(shard, Action::NoRoom { name, channel }, connections);
+}
+
+/// Begins to tell all connections that events between two positions may be lost. Nobody resumes here from before.
+pub(super) fn begin_lost(shard: &mut Shard, after: Id, resumed: Id) {
+    shard.lanes.lost_until = shard.lanes.lost_until.max(resumed);
+    let connections = fitting(shard, Fits::All);
+    begin(shard, Action::Lost(Gap { after, resumed }), connections);
 }
 
 fn begin(shard: &mut Shard, action: Action, connections: Connections) {
@@ -181,6 +194,7 @@ impl Fits {
     fn fits(&self, shard: &Shard, slot: u32) -> bool {
         let known = shard.access.identities.get(slot);
         match self {
+            Fits::All => true,
             Fits::Channel(channel) => is_on(&shard.slots, &shard.lanes, slot, *channel),
             Fits::Target(Target::User(user)) => known.is_some_and(|known| known.user.as_ref() == Some(user)),
             Fits::Target(Target::Token { id, .. }) => known.is_some_and(|known| known.token.as_ref() == Some(id)),
@@ -207,6 +221,10 @@ impl Action {
                 refuse_room(shard, slot, (name, *channel));
                 false
             }
+            Action::Lost(gap) => {
+                tell_lost(shard, slot, *gap);
+                false
+            }
         }
     }
 }
@@ -217,6 +235,7 @@ impl Order {
             Action::Kick { request, .. } | Action::Unsubscribe { request, .. } => {
                 shard.cx.tell_hub(HubMessage::Kicked { request, count: self.count });
             }
+            Action::Lost(gap) => shard.lanes.see(gap.resumed),
             Action::Send(_) | Action::NoRoom { .. } => {}
         }
     }
@@ -242,6 +261,19 @@ fn unsubscribe(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChanne
     }
     shard.slots.queue(slot);
     true
+}
+
+/// Tells a connection of lost events. A connection that waits for missed events is told with them.
+fn tell_lost(shard: &mut Shard, slot: u32, gap: Gap) {
+    let Shard { slots, lanes, cx, .. } = shard;
+    match slots[slot].state {
+        State::Stream | State::WebSocket if slots[slot].subscriptions() > 0 && slots[slot].resume().is_none() => {
+            note_gap(slots, slot, Some(gap));
+            slots.queue(slot);
+        }
+        State::Poll => polls::answer_lost(slots, lanes, cx, slot, gap.resumed),
+        _ => {}
+    }
 }
 
 /// Takes a connection off a channel for which the hub has no room, and says so.

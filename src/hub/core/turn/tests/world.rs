@@ -47,7 +47,7 @@ pub(super) fn world(queue_bytes: usize) -> World {
     let (shards, queues) = (0..2).map(|_| to_shard(queue_bytes, inbox.wake.clone()).unwrap()).unzip();
     let limits = HistoryLimits { events_max: 100, bytes_max: 1 << 20, age_max_ms: 1_000_000 };
     let ids = IdSource::open(&folder.path().join("x.ids"), 1000).unwrap();
-    let mut core = Core::new(ids, shards, Box::new(move |_| limits));
+    let mut core = Core::new(crate::hub::Order::Local(ids), shards, Box::new(move |_| limits));
     let time = Rc::new(Cell::new((Duration::ZERO, Duration::ZERO)));
     let (start, clock) = (Instant::now(), time.clone());
     core.clock = Box::new(move || {

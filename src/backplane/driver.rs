@@ -1,0 +1,488 @@
+//! The driver: one for every broker.
+//!
+//! One connection appends: while a batch is on its way, everything that comes is the next batch. Another one reads. An
+//! entry is done when it was read back. When a connection breaks, the node reads up to the end of the log: entries of
+//! its own that are there have arrived, and the others never will, so they are sent again in their order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::figures::ServerFigures;
+use crate::link::HubMessage;
+use crate::link::backplane::{BrokerState, FromBroker, Loss, ToBroker, Unordered};
+use crate::logic::entry::Entry;
+use crate::logic::id::Id;
+
+use super::{
+    ANSWER_MAX, Appended, BackplaneParts, Broker, BrokerError, Continuity, PAUSE_MAX, PAUSE_MIN, Page, Reader, Tail,
+    Writer,
+};
+
+/// The time between two looks at the log's continuity.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The time between two looks for entries whose time is up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The most entries and bytes of one batch.
+const BATCH_ENTRIES: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// The time for the first connection at a start.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// Entries that are appended together.
+struct Batch {
+    entries: Vec<Unordered>,
+    is_whole: bool,
+    is_lasting: bool,
+    /// The time at which the hub has handed them over.
+    since: Instant,
+}
+
+/// An entry that was sent and not read back.
+struct Sent {
+    entry: Unordered,
+    is_lasting: bool,
+    is_whole: bool,
+    since: Instant,
+    /// The time at which the broker has said that it has the entry.
+    taken: Option<Instant>,
+}
+
+/// What both connections share.
+struct State {
+    queue: VecDeque<Batch>,
+    sent: VecDeque<Sent>,
+    /// The newest entry that was read.
+    position: Id,
+    /// Whether the position is that of an entry.
+    is_entry: bool,
+    /// Whether a hole was told since the last look at the log.
+    has_told_hole: bool,
+    /// The time at which an entry was read last.
+    read_at: Instant,
+    /// The newest number of this node's own that was read.
+    newest_own: u64,
+    has_begun: bool,
+}
+
+/// The driver of one broker.
+struct Driver {
+    parts: BackplaneParts,
+    wake: UnixStream,
+    state: RefCell<State>,
+    /// Rung when the hub has applied entries.
+    room: Notify,
+}
+
+/// Runs until the hub has ended, which ends the process.
+pub(super) async fn run<B: Broker>(mut broker: B, parts: BackplaneParts) {
+    // The runtime waits for descriptors of its own types only. As it asks the kernel for readiness, which works for every
+    // descriptor, the wake-up's is wrapped as a socket, and only the readiness is used.
+    let wake = parts.inbox.wake.waitable();
+    let wake = match wake.and_then(|wake| UnixStream::from_std(std::os::unix::net::UnixStream::from(wake))) {
+        Ok(wake) => wake,
+        Err(error) => {
+            let _ = parts.started.send(Err(error.to_string()));
+            return;
+        }
+    };
+    let state = State {
+        queue: VecDeque::new(),
+        sent: VecDeque::new(),
+        position: Id::ZERO,
+        is_entry: false,
+        has_told_hole: false,
+        read_at: Instant::now(),
+        newest_own: 0,
+        has_begun: false,
+    };
+    let driver = Driver { parts, wake, state: RefCell::new(state), room: Notify::new() };
+    driver.serve(&mut broker).await;
+}
+
+impl Driver {
+    async fn serve<B: Broker>(&self, broker: &mut B) {
+        let begun = Instant::now();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let error = match self.open(broker).await {
+                Ok((writer, reader, tail)) => {
+                    pause = PAUSE_MIN;
+                    let error = self.session(writer, reader, tail).await;
+                    self.count(|figures| &figures.backplane_reconnects);
+                    error
+                }
+                Err(error) => {
+                    let has_begun = self.state.borrow().has_begun;
+                    let is_final = matches!(error, BrokerError::Refused(_)) || begun.elapsed() > START_MAX;
+                    if !has_begun && is_final {
+                        let _ = self.parts.started.send(Err(error.to_string()));
+                        return;
+                    }
+                    error
+                }
+            };
+            self.note_away(&error);
+            // A random part keeps the nodes from coming back all at once.
+            let random = 0.5 + fastrand::f64();
+            self.rest(pause.mul_f64(random)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn open<B: Broker>(&self, broker: &mut B) -> Result<(B::Writer, B::Reader, Tail), BrokerError> {
+        let late = |_| BrokerError::Away("the broker does not answer".into());
+        timeout(ANSWER_MAX * 2, broker.open()).await.map_err(late)?
+    }
+
+    fn note_away(&self, error: &BrokerError) {
+        if self.parts.figures.backplane_up.swap(0, Ordering::Relaxed) == 1 {
+            warn!(%error, "the broker is away: publishers wait, and clients stay");
+            self.tell(FromBroker::State(BrokerState::Away));
+        }
+    }
+
+    /// Waits for a while. Entries whose time is up are refused meanwhile.
+    async fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.take_messages();
+            self.refuse_late();
+            sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// Reads and appends until something breaks.
+    async fn session<W: Writer, R: Reader>(&self, mut writer: W, mut reader: R, tail: Tail) -> BrokerError {
+        if let Err(error) = self.begin(&mut writer, &mut reader, tail).await {
+            return error;
+        }
+        tokio::select! {
+            error = self.read_on(&mut reader) => error,
+            error = self.write_on(&mut writer) => error,
+        }
+    }
+
+    /// Finds the position to read on from, reads up to the end of the log, and settles entries of an earlier connection.
+    async fn begin<W: Writer, R: Reader>(&self, writer: &mut W, reader: &mut R, tail: Tail) -> Result<(), BrokerError> {
+        let is_first = !std::mem::replace(&mut self.state.borrow_mut().has_begun, true);
+        if is_first {
+            self.begin_first(tail);
+            let _ = self.parts.started.send(Ok(()));
+        } else {
+            self.check(writer).await?;
+        }
+        self.parts.figures.backplane_up.store(1, Ordering::Relaxed);
+        while self.state.borrow().position < tail.last {
+            self.read_some(reader).await?;
+            self.take_messages();
+            self.refuse_late();
+            if self.state.borrow().position < tail.last && self.check_if_stuck(writer).await? {
+                break;
+            }
+        }
+        self.settle_unknown(tail.is_fenced_off);
+        if !is_first {
+            info!("the broker is back");
+        }
+        self.tell(FromBroker::State(BrokerState::Live));
+        Ok(())
+    }
+
+    /// Whether the log has no entry after the position although its newest id is greater: entries at its end were deleted.
+    async fn check_if_stuck<W: Writer>(&self, writer: &mut W) -> Result<bool, BrokerError> {
+        let before = self.state.borrow().position;
+        self.check(writer).await?;
+        Ok(self.state.borrow().position == before)
+    }
+
+    fn begin_first(&self, tail: Tail) {
+        let retention = self.parts.config.retention.as_millis() as u64;
+        let oldest = Id::new(tail.now_ms.saturating_sub(retention), 0);
+        // Everything after this is in the log, unless the log was trimmed further.
+        let from = tail.first.map_or(tail.last, |first| oldest.max(first.before()));
+        self.state.borrow_mut().position = from;
+        self.tell(FromBroker::State(BrokerState::CatchingUp { from, until: tail.last.max(from), now_ms: tail.now_ms }));
+    }
+
+    /// Sends entries again that are surely not in the log. If that is not sure, their publishers are told so.
+    fn settle_unknown(&self, is_fenced_off: bool) {
+        let mut state = self.state.borrow_mut();
+        let newest_own = state.newest_own;
+        let mut again: VecDeque<Batch> = VecDeque::new();
+        for sent in std::mem::take(&mut state.sent) {
+            let number = sent.entry.number;
+            if number < newest_own {
+                // A later entry of the same connection was taken, so this one was refused.
+                self.refuse(number, 1, true, "the broker did not take it");
+            } else if is_fenced_off || sent.is_lasting {
+                match again.back_mut() {
+                    Some(batch) if sent.is_whole && batch.is_whole && batch.since == sent.since => {
+                        batch.entries.push(sent.entry);
+                    }
+                    _ => again.push_back(Batch {
+                        entries: vec![sent.entry],
+                        is_whole: sent.is_whole,
+                        is_lasting: sent.is_lasting,
+                        since: sent.since,
+                    }),
+                }
+            } else {
+                self.refuse(number, 1, false, "the connection to the broker was cut");
+            }
+        }
+        again.append(&mut state.queue);
+        state.queue = again;
+    }
+
+    /// Reads entries as they come.
+    async fn read_on<R: Reader>(&self, reader: &mut R) -> BrokerError {
+        loop {
+            if let Err(error) = self.read_some(reader).await {
+                return error;
+            }
+        }
+    }
+
+    /// Reads once, if the hub keeps up.
+    async fn read_some<R: Reader>(&self, reader: &mut R) -> Result<(), BrokerError> {
+        while self.parts.inbox.is_full() {
+            // The hub rings when it has applied entries; the time is for a ring that came before.
+            let _ = timeout(LOOK_EVERY, self.room.notified()).await;
+        }
+        let (after, is_entry) = self.position();
+        let late = |_| BrokerError::Away("the broker does not answer a read".into());
+        let Page { entries, has_hole } = timeout(ANSWER_MAX, reader.read(after, is_entry)).await.map_err(late)??;
+        let Some(first) = entries.first() else { return Ok(()) };
+        // A look at the log may have moved the position meanwhile, and has told the gap then.
+        if has_hole && self.position() == (after, true) {
+            self.state.borrow_mut().has_told_hole = true;
+            self.tell(FromBroker::Gap { after, resumed: first.id.before(), loss: Loss::Trimmed });
+        }
+        self.note_read(&entries);
+        self.parts.inbox.note_read(&entries);
+        self.tell(FromBroker::Entries(entries));
+        Ok(())
+    }
+
+    /// The position, and whether it is that of an entry.
+    fn position(&self) -> (Id, bool) {
+        let state = self.state.borrow();
+        (state.position, state.is_entry)
+    }
+
+    fn note_read(&self, entries: &[Entry]) {
+        let mut state = self.state.borrow_mut();
+        state.read_at = Instant::now();
+        state.is_entry = true;
+        for entry in entries {
+            state.position = state.position.max(entry.id);
+            let own = entry.origin.as_ref().filter(|origin| origin.node == self.parts.mark);
+            let Some(number) = own.map(|origin| origin.number) else { continue };
+            state.newest_own = state.newest_own.max(number);
+            if let Ok(place) = state.sent.binary_search_by_key(&number, |sent| sent.entry.number) {
+                state.sent.remove(place);
+            }
+        }
+        ServerFigures::add(&self.parts.figures.backplane_entries, entries.len() as u64);
+    }
+
+    /// Appends what the hub hands over, and looks after the log.
+    async fn write_on<W: Writer>(&self, writer: &mut W) -> BrokerError {
+        let mut checked = Instant::now();
+        loop {
+            self.take_messages();
+            self.refuse_late();
+            let result = match self.next_batch() {
+                Some(batch) => self.append(writer, batch).await,
+                None => self.wait().await,
+            };
+            if let Err(error) = result {
+                return error;
+            }
+            if checked.elapsed() >= CHECK_EVERY {
+                checked = Instant::now();
+                if let Err(error) = self.check(writer).await {
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Waits for messages of the hub, or for a while.
+    async fn wait(&self) -> Result<(), BrokerError> {
+        if timeout(LOOK_EVERY, self.wake.readable()).await.is_ok() {
+            // Readiness is over once a read would wait, which the wake-up's own read does not tell the runtime.
+            let _ =
+                self.wake.try_io(Interest::READABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+            self.parts.inbox.wake.clear();
+            self.room.notify_one();
+        }
+        Ok(())
+    }
+
+    fn take_messages(&self) {
+        let mut state = self.state.borrow_mut();
+        while let Some(message) = self.parts.inbox.next() {
+            let ToBroker::Append { entries, is_whole, is_lasting } = message;
+            state.queue.push_back(Batch { entries, is_whole, is_lasting, since: Instant::now() });
+        }
+    }
+
+    /// The next entries to append together: a batch that is whole, or several that are not.
+    fn next_batch(&self) -> Option<Batch> {
+        let mut state = self.state.borrow_mut();
+        let mut batch = state.queue.pop_front()?;
+        let mut bytes: usize = batch.entries.iter().map(|entry| entry.content.weight()).sum();
+        while !batch.is_whole && batch.entries.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+            let Some(next) = state.queue.pop_front_if(|next| !next.is_whole && next.is_lasting == batch.is_lasting)
+            else {
+                break;
+            };
+            bytes += next.entries.iter().map(|entry| entry.content.weight()).sum::<usize>();
+            batch.entries.extend(next.entries);
+        }
+        Some(batch)
+    }
+
+    async fn append<W: Writer>(&self, writer: &mut W, batch: Batch) -> Result<(), BrokerError> {
+        let Batch { entries, is_whole, is_lasting, since } = batch;
+        {
+            let mut state = self.state.borrow_mut();
+            let sent = |entry: &Unordered| Sent { entry: entry.clone(), is_lasting, is_whole, since, taken: None };
+            state.sent.extend(entries.iter().map(sent));
+        }
+        let late = |_| BrokerError::Away("the broker does not answer an append".into());
+        let outcomes = timeout(ANSWER_MAX, writer.append(&entries, is_whole)).await.map_err(late)??;
+        ServerFigures::add(&self.parts.figures.backplane_appends, entries.len() as u64);
+        ServerFigures::add(&self.parts.figures.backplane_batches, 1);
+        let now = Instant::now();
+        let mut again = None;
+        let mut state = self.state.borrow_mut();
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            let place = state.sent.binary_search_by_key(&entry.number, |sent| sent.entry.number).ok();
+            match outcome {
+                Appended::Done => {
+                    if let Some(sent) = place.and_then(|place| state.sent.get_mut(place)) {
+                        sent.taken = Some(now);
+                    }
+                    continue;
+                }
+                Appended::Again(why) => {
+                    again = Some(why);
+                    continue;
+                }
+                Appended::Refused(why) => self.refuse(entry.number, 1, true, &why),
+                Appended::Unconfirmed(why) => self.refuse(entry.number, 1, false, &why),
+            }
+            place.and_then(|place| state.sent.remove(place));
+        }
+        if let Some(why) = again {
+            drop(state);
+            self.take_back();
+            return Err(BrokerError::Away(why));
+        }
+        if let Some(last) = entries.last() {
+            self.tell(FromBroker::Confirmed(last.number));
+        }
+        Ok(())
+    }
+
+    /// Puts entries that the broker has surely not taken back to the front of those that wait.
+    fn take_back(&self) {
+        let mut state = self.state.borrow_mut();
+        while let Some(sent) = state.sent.pop_back_if(|sent| sent.taken.is_none()) {
+            let Sent { entry, is_lasting, is_whole, since, .. } = sent;
+            match state.queue.front_mut() {
+                Some(batch) if is_whole && batch.is_whole && batch.since == since => batch.entries.insert(0, entry),
+                _ => state.queue.push_front(Batch { entries: vec![entry], is_whole, is_lasting, since }),
+            }
+        }
+    }
+
+    /// Refuses entries that have waited for too long. An entry that the broker has taken and that does not come back
+    /// breaks the connection.
+    fn refuse_late(&self) {
+        let max = self.parts.config.publish_timeout;
+        let mut state = self.state.borrow_mut();
+        let age_ms = state.read_at.elapsed().as_millis() as u64;
+        ServerFigures::set(&self.parts.figures.backplane_last_entry_age_ms, age_ms);
+        let is_late = |since: Instant, is_lasting: bool| !is_lasting && since.elapsed() >= max;
+        while let Some(batch) = state.queue.pop_front_if(|batch| is_late(batch.since, batch.is_lasting)) {
+            for entry in &batch.entries {
+                self.refuse(entry.number, 1, true, "the broker was away for too long");
+            }
+        }
+        while let Some(sent) = state.sent.pop_front_if(|sent| is_late(sent.since, sent.is_lasting)) {
+            self.refuse(sent.entry.number, 1, false, "the broker did not give it back in time");
+        }
+    }
+
+    fn refuse(&self, first: u64, count: u64, is_certain: bool, why: &str) {
+        self.count(|figures| match is_certain {
+            true => &figures.backplane_refused,
+            false => &figures.backplane_unsure,
+        });
+        self.tell(FromBroker::Refused { first, count, is_certain, why: Arc::from(why) });
+    }
+
+    /// Looks whether the log still is what this node has read.
+    async fn check<W: Writer>(&self, writer: &mut W) -> Result<(), BrokerError> {
+        let (position, is_entry) = self.position();
+        if std::mem::take(&mut self.state.borrow_mut().has_told_hole) {
+            writer.forget().await;
+        }
+        let late = |_| BrokerError::Away("the broker does not answer a look at the log".into());
+        let (resumed, loss) = match timeout(ANSWER_MAX, writer.check(position, is_entry)).await.map_err(late)?? {
+            Continuity::Whole => return self.look_for_lost_reads(),
+            Continuity::Trimmed(resumed) => (resumed, Loss::Trimmed),
+            Continuity::Emptied(resumed) => (resumed, Loss::Emptied),
+            Continuity::Lost(after) => {
+                let position = self.state.borrow().position;
+                warn!(%after, %position, "the broker has lost entries that were read: every node is told");
+                self.count(|figures| &figures.backplane_fences);
+                return timeout(ANSWER_MAX, writer.fence(position, after)).await.map_err(late)?;
+            }
+        };
+        let mut state = self.state.borrow_mut();
+        let after = state.position;
+        // A read that came meanwhile tells of holes itself.
+        if state.has_told_hole || loss == Loss::Trimmed && after != position {
+            return Ok(());
+        }
+        state.position = resumed.max(after);
+        state.is_entry = false;
+        let resumed = state.position;
+        self.tell(FromBroker::Gap { after: after.min(resumed), resumed, loss });
+        Ok(())
+    }
+
+    /// Finds entries that the broker has taken and that do not come back: the reading connection is then one to a server
+    /// that is not the writing one's.
+    fn look_for_lost_reads(&self) -> Result<(), BrokerError> {
+        let state = self.state.borrow();
+        let is_lost = |sent: &Sent| sent.taken.is_some_and(|taken| taken.elapsed() > ANSWER_MAX);
+        match state.sent.iter().any(is_lost) {
+            true => Err(BrokerError::Away("the broker has taken entries that do not come back".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn tell(&self, message: FromBroker) {
+        self.parts.to_hub.send(HubMessage::Broker(message));
+        self.parts.to_hub.ring();
+    }
+
+    fn count(&self, figure: impl FnOnce(&ServerFigures) -> &std::sync::atomic::AtomicU64) {
+        ServerFigures::add(figure(&self.parts.figures), 1);
+    }
+}

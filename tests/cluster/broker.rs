@@ -1,0 +1,134 @@
+//! A Redis of a test's own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::server::{Server, eventually};
+
+/// A Redis server on a free port.
+pub struct Redis {
+    child: Child,
+    pub port: u16,
+    folder: tempfile::TempDir,
+    flags: Vec<String>,
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(folder: &Path, port: u16, flags: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder);
+    command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("redis-server is needed: apt-get install redis-server")
+}
+
+impl Redis {
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    pub fn start_with(flags: &[&str]) -> Redis {
+        let folder = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let port = free_port();
+        let child = spawn(folder.path(), port, &flags);
+        let redis = Redis { child, port, folder, flags };
+        redis.await_up();
+        redis
+    }
+
+    fn await_up(&self) {
+        eventually("redis answers", || {
+            let answer = self.try_ask(&["PING"])?;
+            (answer == "+PONG" || answer.starts_with("-NOAUTH")).then_some(())
+        });
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: sends a signal to a child that has not been waited for, so its number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(result, 0);
+    }
+
+    /// Kills the server and starts it again on the same port and folder.
+    pub fn crash_and_restart(&mut self) {
+        self.crash();
+        self.restart();
+    }
+
+    pub fn crash(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.child.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.child = spawn(self.folder.path(), self.port, &self.flags);
+        self.await_up();
+    }
+
+    /// Sends a command, and returns the first line of the reply.
+    pub fn try_ask(&self, command: &[&str]) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
+        for part in command {
+            bytes.extend_from_slice(format!("${}\r\n{part}\r\n", part.len()).as_bytes());
+        }
+        stream.write_all(&bytes).ok()?;
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        if let Some(length) = line.strip_prefix('$').and_then(|length| length.trim().parse::<usize>().ok()) {
+            let mut value = vec![0; length];
+            reader.read_exact(&mut value).ok()?;
+            return String::from_utf8(value).ok();
+        }
+        Some(line.trim_end().to_owned())
+    }
+
+    pub fn ask(&self, command: &[&str]) -> String {
+        self.try_ask(command).unwrap()
+    }
+
+    /// Publishes as a backend without a library does.
+    pub fn add(&self, channel: &str, data: &str) -> String {
+        self.ask(&["XADD", KEY, "*", "c", channel, "d", data])
+    }
+}
+
+/// The key of the log.
+pub const KEY: &str = "ringcast:{main}";
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A node on a Redis.
+pub fn node(redis: &Redis, name: &str, config: &str) -> Server {
+    node_in(tempfile::tempdir().unwrap(), redis, name, config)
+}
+
+/// A node on the state of an earlier one.
+pub fn node_in(folder: tempfile::TempDir, redis: &Redis, name: &str, config: &str) -> Server {
+    Server::start_in(folder, config, &["--backplane", &redis.url(), "--node", name])
+}
+
+/// A figure of the node as a whole.
+pub fn figure(server: &Server, name: &str) -> u64 {
+    let stats = server.stats();
+    let of = |part: &str| stats[part][name].as_u64();
+    of("node").or(of("process")).unwrap_or_else(|| panic!("no figure {name} in {stats}"))
+}
