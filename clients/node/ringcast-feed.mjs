@@ -450,7 +450,7 @@ function closed(what) {
     return new FeedError("closed", `${what} was closed by this program`);
 }
 
-/** What the server tells over a connection of its own, as an iterator. */
+/** Lines that the server tells over a connection of its own, as an iterator. */
 class Listener {
     /** @type {any[]} */
     #lines = [];
@@ -486,7 +486,7 @@ class Listener {
     }
 
     #opened() {
-        // What was to be told while the connection was cut is lost.
+        // Lines that were to be told while the connection was cut are lost.
         if (this.#isReady) this.#lines.push({ op: "lost" });
         this.#isReady = true;
         this.#settle();

@@ -341,7 +341,7 @@ class Feed(_Commands):
                     try:
                         out = out[self._sock.send(out):]
                     except (BrokenPipeError, ConnectionResetError):
-                        # What the server has said before it closed the connection is still to be read.
+                        # The reason that the server gave before it closed the connection is still to be read.
                         self._is_broken, out, events = True, memoryview(b""), select.POLLIN
                 if events & ~select.POLLOUT and self._hear(self._sock.recv(CHUNK), rest):
                     tries = 0
@@ -493,7 +493,7 @@ def _connect(path: str) -> tuple[Optional[socket.socket], Optional[FeedError], b
 
 
 class Listener:
-    """What the server tells over a connection of its own, as an iterator. `close()` may be called by any thread."""
+    """Lines that the server tells over a connection of its own, as an iterator. `close()` may be called by any thread."""
 
     def __init__(self, path: str, what: Sequence[str], timeout: float) -> None:
         self._path, self._what = path, list(what)
@@ -522,7 +522,7 @@ class Listener:
                 self._read()
             except (OSError, ValueError):
                 if self._open(None):
-                    # What was to be told while the connection was cut is lost.
+                    # Lines that were to be told while the connection was cut are lost.
                     self._lines.append({"op": "lost"})
         return None
 

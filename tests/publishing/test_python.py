@@ -382,6 +382,30 @@ class FeedTest(unittest.TestCase):
         eventually("the server answers", lambda: not hasty.soon.publish("c", {"n": 503}, key="late").exception())
         self.assertEqual(numbers(history_of(feed, "c")), list(range(504)))
 
+    def test_a_command_that_was_sent_and_cannot_be_sent_again_has_an_unknown_outcome(self):
+        server = self.server()
+        feed = self.feed(server.feed_path, timeout=1)
+        feed.publish("c", 1)
+        server.freeze()
+        sent = feed.soon.publish("c", 2, key="k")
+        eventually("it is sent", lambda: all(call.is_sent for call in feed._calls.values()))
+        server.kill()
+        eventually("the cut is noticed", lambda: feed._sock is None)
+        unsent = feed.soon.publish("c", 3, key="l")
+        self.fails("outcome_unknown", sent.result)
+        self.fails("not_sent", unsent.result)
+
+    def test_a_command_without_an_answer_in_time_counts_as_pending(self):
+        server = self.server()
+        feed = self.feed(server.feed_path, timeout=0.3, max_pending=1)
+        feed.publish("c", 1)
+        server.freeze()
+        self.fails("outcome_unknown", lambda: feed.publish("c", 2))
+        self.fails("busy", lambda: feed.publish("c", 3))
+        server.thaw()
+        feed.flush()
+        feed.publish("c", 4)
+
     def test_many_threads_share_a_feed(self):
         server = self.server()
         with Feed(server.feed_path, max_pending=100) as feed:
@@ -437,6 +461,12 @@ class FeedTest(unittest.TestCase):
             reader = self.feed(self.server('[feed]\nreaders = ["root"]').feed_path)
             self.fails("forbidden", lambda: reader.publish("c", 1))
             self.fails("forbidden", lambda: reader.listen("messages"))
+            # Another user is refused at once, and not when the time is up.
+            stranger = self.feed(self.server('[feed]\nallow_users = ["nobody"]').feed_path, timeout=PATIENCE)
+            started = time.monotonic()
+            self.fails("forbidden", lambda: stranger.publish("c", 1))
+            self.fails("forbidden", lambda: stranger.listen("messages"))
+            self.assertLess(time.monotonic() - started, PATIENCE / 2)
 
     def test_asyncio(self):
         server = self.server()
