@@ -63,11 +63,7 @@ fn next_piece(slots: &mut Slots, lanes: &Lanes, cx: &mut Context, batch: &mut Ba
     if flags.intersects(Flags::REPLAYING) || !is_live {
         return None;
     }
-    match connection.subscriptions() {
-        0 => None,
-        1 => run_to_head(slots, lanes, batch, slot, 0),
-        _ => next_of_several(slots, lanes, batch, slot),
-    }
+    next_frames(slots, lanes, batch, slot)
 }
 
 /// The frames between a subscription's cursor and the head, up to what one send can have.
@@ -96,8 +92,8 @@ fn run(lanes: &Lanes, index: usize, lane: u32, start: Position, end: Position) -
     (length > 0).then_some(Piece::Run { subscription: index as u32, lane, start, end: start + length })
 }
 
-/// The next bytes of a connection on several channels, in the order of ids over all channels.
-fn next_of_several(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -> Option<Piece> {
+/// The next frames of a connection's channels, in the order of ids over all channels.
+fn next_frames(slots: &Slots, lanes: &Lanes, batch: &mut Batch, slot: u32) -> Option<Piece> {
     let connection = &slots[slot];
     let is_behind = |index: &usize| {
         connection.subscription(*index).is_some_and(|s| s.place != NONE && s.cursor < lanes[s.lane].log.head())

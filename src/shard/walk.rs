@@ -140,7 +140,7 @@ impl Walks {
                 left -= 1;
             }
             let readers = lanes.readers(walk.lane).len();
-            if must_send || walk.position > 0 && readers > 0 {
+            if must_send || walk.position > 0 {
                 self.add(walk, readers);
             } else {
                 self.end(lanes, cx, &walk);
@@ -378,5 +378,35 @@ mod tests {
         assert!(walks.holds_events_back());
         go_on(&mut walks, &mut tables, Length::Short, 100);
         assert!(!walks.holds_events_back());
+    }
+
+    #[test]
+    fn a_log_that_keeps_no_more_than_a_reader_may_be_behind_holds_nothing_back() {
+        for (tail, holds) in [(2000, true), (2001, false)] {
+            let (mut tables, lane, _) = with_readers(1);
+            [2000, 1, 1000].into_iter().zip(1..).for_each(|(bytes, number)| tables.append(lane, number, bytes));
+            tables.lanes.trim(lane, tail);
+            let mut walks = Walks::default();
+            walks.short.push_back(Walk { lane, head: 2000, has_begun: true, ..Walk::default() });
+            walks.begin(&mut tables.lanes, lane);
+            assert_eq!(walks.holds_events_back(), holds, "{tail}");
+        }
+    }
+
+    #[test]
+    fn long_walks_take_turns_of_64_visits() {
+        let mut tables = Tables::new();
+        let lanes = [(); 2].map(|()| tables.lane(SlowPolicy::Gap));
+        let slots = lanes.map(|lane| [(); 100].map(|()| tables.stream(&[lane])));
+        let mut walks = Walks::default();
+        for lane in lanes {
+            tables.append(lane, 1, 10);
+            walks.begin(&mut tables.lanes, lane);
+        }
+        // Each walk goes from the last reader down.
+        let turns = [&slots[0][36..], &slots[1][36..], &slots[0][..36], &slots[1][..36]];
+        let expected: Vec<u32> = turns.iter().flat_map(|turn| turn.iter().rev().copied()).collect();
+        assert_eq!(go_on(&mut walks, &mut tables, Length::Long, 1000), expected);
+        assert!(walks.is_empty());
     }
 }
