@@ -140,7 +140,7 @@ pub(super) fn take_pending(
     {
         let log = &lanes[stretch.lane].log;
         let limit = stretch.start + (bytes_max - out.len()) as u64;
-        let end = if stretch.end > limit { log.frame_boundary(limit).min(stretch.end) } else { stretch.end };
+        let end = log.frame_boundary(limit.min(stretch.end));
         copy(lanes, stretch.lane, stretch.start, end, out);
         count += log.events_between(stretch.start, end) as u64;
         last = log.id_before(end);
@@ -313,6 +313,14 @@ mod tests {
         let (bytes, count, until) = page(&large, |_| true);
         assert_eq!((bytes > 200_000, count, until), (true, 1, Some(id(1))), "a large event has a page of its own");
         assert_eq!(page(&[], |_| true), (0, 0, None));
+        // Two frames of exactly as many bytes as a page may have, and of one more.
+        let one = page(&[event(1, 1)], |_| true).0;
+        let overhead = page(&[event(2, 100_000)], |_| true).0 - 100_000;
+        for (more, count, until) in [(0, 2, None), (1, 1, Some(id(1)))] {
+            let payload = PAGE_FRAMED_MAX - one - overhead + more;
+            let (_, framed, reached) = page(&[event(1, 1), event(2, payload)], |_| true);
+            assert_eq!((framed, reached), (count, until), "{more}");
+        }
     }
 
     #[test]

@@ -462,7 +462,8 @@ fn run_all(
             *figures.entry(name).or_default() += figure;
         }
         let faults = model.shard.wire.io.faults.iter().flat_map(|faults| faults.counts);
-        let names = ["short sends", "full sockets", "no memory", "short reads", "late reads", "late reports"];
+        let names =
+            ["short sends", "full sockets", "no memory", "short reads", "late reads", "late reports", "interruptions"];
         for (name, figure) in names.into_iter().zip(faults) {
             *figures.entry(name).or_default() += figure;
         }
@@ -484,15 +485,15 @@ fn the_model_of_delivery_holds() {
 #[test]
 fn the_model_of_delivery_holds_for_a_made_up_protocol() {
     let new = |seed| Model { languages: &[Speaks::Parrot, Speaks::Sse], ..Model::with_faults(seed) };
-    assert_eq!(run_all(100, false, new).len(), 15);
+    assert_eq!(run_all(100, false, new).len(), 16);
 }
 
 #[test]
 fn the_model_of_delivery_holds_with_a_kernel_that_has_faults() {
-    assert_eq!(run_all(150, false, Model::with_faults).len(), 15);
+    assert_eq!(run_all(150, false, Model::with_faults).len(), 16);
 }
 
 #[test]
 fn the_model_of_delivery_holds_with_little_memory() {
-    assert_eq!(run_all(150, true, Model::with_little_memory).len(), 16);
+    assert_eq!(run_all(150, true, Model::with_little_memory).len(), 17);
 }

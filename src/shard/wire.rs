@@ -24,7 +24,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// The most reports that one turn looks at.
 const REPORTS_PER_TURN: usize = 1024;
 /// The most reports that wait in the ring's own queue; more wait in the kernel.
-const COMPLETION_QUEUE: u32 = 16 * 1024;
+const COMPLETION_QUEUE: u32 = 16_384;
 /// The events that a connection without input is polled for.
 const POLLED: u32 = ring::POLL_IN | ring::POLL_RDHUP;
 /// The bit of `user_data` that marks polls for room.
@@ -325,13 +325,9 @@ impl Account<'_> {
         self.measure_delivery(lanes, run.lane, run.start);
         let cursor = run.start + taken as u64;
         self.move_cursor(slots, lanes, slot, &run, cursor);
-        let is_mid = cursor < run.end && lanes[run.lane].log.frame_boundary(cursor) != cursor;
         // Only a run that is taken in part can end within a frame, because a frame lies in one chunk of its log.
-        if is_mid {
-            slots[slot].set_mid_frame(Some(run.index));
-        } else if taken > 0 {
-            slots[slot].set_mid_frame(None);
-        }
+        let is_mid = cursor != run.end && lanes[run.lane].log.frame_boundary(cursor) != cursor;
+        slots[slot].set_mid_frame(is_mid.then_some(run.index));
         lanes.settle(run.lane, self.cx.settings.config.limits.retained as u64);
     }
 
@@ -478,6 +474,9 @@ mod tests {
         tables.slots[slot].extra().out.clear();
         account_heartbeat(&mut tables.slots, &mut tables.cx, slot, whole.len());
         assert_eq!((tables.out(slot), tables.cx.counters.heartbeats), ("", 2));
+        let idle = tables.stream(&[]);
+        account_heartbeat(&mut tables.slots, &mut tables.cx, idle, whole.len());
+        assert!(tables.slots[idle].extra.is_none(), "one that is sent whole takes no memory");
     }
 
     #[test]
@@ -533,6 +532,24 @@ mod tests {
         assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Broken, "this is no socket");
         tables.slots[slot].fd = None;
         assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Nothing);
+    }
+
+    #[test]
+    fn memory_of_a_large_turn_is_given_back() {
+        let mut wire = Wire::new().unwrap();
+        wire.batch.arena.reserve(5000);
+        wire.batch.cursors.reserve(5000);
+        wire.batch.plans.reserve(5000);
+        wire.completions.reserve(5000);
+        wire.results.reserve(5000);
+        wire.stretches.reserve(5000);
+        wire.starved.reserve(5000);
+        wire.give_back_slack();
+        let Wire { batch, completions, results, stretches, starved, .. } = &wire;
+        let batch = [batch.arena.capacity(), batch.cursors.capacity(), batch.plans.capacity()];
+        assert_eq!(batch, [1024; 3]);
+        let others = [completions.capacity(), results.capacity(), stretches.capacity(), starved.capacity()];
+        assert_eq!(others, [1024; 4]);
     }
 
     #[test]

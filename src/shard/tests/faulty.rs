@@ -16,13 +16,14 @@ pub(in crate::shard) struct Faults {
     rate: u8,
     /// The reports that are held back.
     late: VecDeque<Completion>,
-    /// The numbers of faults by kind: short, refused and starved sends, short and late receives, late reports.
-    pub(in crate::shard) counts: [u64; 6],
+    /// The numbers of faults by kind: short, refused and starved sends, short and late receives, late reports, interrupted
+    /// receives.
+    pub(in crate::shard) counts: [u64; 7],
 }
 
 impl Faults {
     pub(in crate::shard) fn new(seed: u64, rate: u8) -> Faults {
-        Faults { rng: fastrand::Rng::with_seed(seed), rate, late: VecDeque::new(), counts: [0; 6] }
+        Faults { rng: fastrand::Rng::with_seed(seed), rate, late: VecDeque::new(), counts: [0; 7] }
     }
 
     fn strikes(&mut self) -> bool {
@@ -88,14 +89,16 @@ impl Faults {
         Ok(())
     }
 
-    /// Receives with faults: the kernel may give fewer bytes than it has, or have none yet.
+    /// Receives with faults: the kernel may give fewer bytes than it has, have none yet, or be interrupted.
     pub(in crate::shard) fn receive(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         if self.strikes() {
-            if self.rng.bool() {
-                self.counts[4] += 1;
-                return Err(io::ErrorKind::WouldBlock.into());
+            let fault = self.rng.usize(..3);
+            self.counts[[3, 4, 6][fault]] += 1;
+            match fault {
+                1 => return Err(io::ErrorKind::WouldBlock.into()),
+                2 => return Err(io::ErrorKind::Interrupted.into()),
+                _ => {}
             }
-            self.counts[3] += 1;
             let length = self.rng.usize(1..=16.min(buffer.len()));
             return socket::receive(fd, &mut buffer[..length]);
         }
