@@ -626,6 +626,25 @@ mod tests {
     }
 
     #[test]
+    fn subscriptions_stop_reading_if_they_read_and_the_hub_has_confirmed_their_channel() {
+        let mut tables = Tables::new();
+        let [read, asked, missed] = [(); 3].map(|()| tables.lane(SlowPolicy::Gap));
+        let other = tables.stream(&[missed]);
+        let slot = tables.stream(&[read, asked]);
+        tables.lanes.enter(missed);
+        tables.slots[slot].add_subscription(Subscription { lane: missed, place: NONE, cursor: 0 });
+        let channels = [read, asked].map(|lane| tables.lanes[lane].channel);
+        tables.lanes.channels[channels[1]].following = Following::Asked;
+        [read, missed].into_iter().for_each(|lane| tables.append(lane, 3, 10));
+        let Tables { slots, lanes, cx, .. } = &mut tables;
+        assert_eq!(stop_reading(slots, lanes, cx, slot), [(channels[0], id(3).before())]);
+        let places = slots[slot].subscriptions_from(0).map(|subscription| subscription.place == NONE);
+        assert_eq!(places.collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(lanes.readers(missed), [Tables::reader(other)]);
+        check(&tables);
+    }
+
+    #[test]
     fn a_long_rest_of_a_frame_is_copied_only_within_the_memory() {
         let (short, long) = (LAST_WORDS_MAX, LAST_WORDS_MAX + 1);
         for (memory, rest, is_copied) in [(u64::MAX, long, true), (0, long, false), (0, short, true)] {
