@@ -375,6 +375,24 @@ mod tests {
     }
 
     #[test]
+    fn pages_wait_while_others_take_more_than_half_of_the_memory() {
+        let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
+        let [slot, other] = [(); 2].map(|()| waiting(&mut tables, 1));
+        tables.cx.settings.lag_memory = 201;
+        tables.slots.buffers.output = 101;
+        begin(&mut tables, &mut resumes, slot, 0);
+        resumes.ask_for_waiting(&mut tables.slots, &mut tables.cx);
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![], (0, 1)));
+        // The question for the present position has no page.
+        let Tables { slots, lanes, cx, .. } = &mut tables;
+        resumes.begin(slots, lanes, cx, (other, 0), None, (0, None));
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![(2, vec![1], None)], (1, 1)));
+        tables.slots.buffers.output = 100;
+        resumes.ask_for_waiting(&mut tables.slots, &mut tables.cx);
+        assert_eq!((asked(&mut tables), resumes.pending()), (vec![(1, vec![0], Some(id(1)))], (2, 0)));
+    }
+
+    #[test]
     fn a_page_for_an_earlier_connection_or_resume_is_of_no_use() {
         let (mut tables, mut resumes) = (Tables::new(), Resumes::default());
         let slot = waiting(&mut tables, 1);
