@@ -389,6 +389,17 @@ impl Connection {
         &mut self.extra().out
     }
 
+    /// The place of the next words for the client: `out`, or what follows the connection's first words while these wait for
+    /// their position.
+    pub(super) fn words(&mut self) -> &mut Vec<u8> {
+        let extra = self.extra();
+        let opening = extra.resumes.front_mut().and_then(|resume| resume.opening.as_mut());
+        match opening.filter(|opening| opening.is_welcome()) {
+            Some(opening) => opening.then(),
+            None => &mut extra.out,
+        }
+    }
+
     /// Whether `out` has the head of a response that may still be taken back, so that nothing is sent.
     pub(super) fn holds_head(&self) -> bool {
         self.resume().and_then(|resume| resume.opening.as_ref()).is_some_and(Opening::holds_head)

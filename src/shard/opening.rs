@@ -64,6 +64,11 @@ impl Opening {
         self.nothing.is_some()
     }
 
+    /// Whether the words are the connection's first ones.
+    pub(super) fn is_welcome(&self) -> bool {
+        matches!(self.words, Words::Welcome)
+    }
+
     /// The bytes in the connection's protocol that follow the words.
     pub(super) fn then(&mut self) -> &mut Vec<u8> {
         &mut self.then
@@ -89,6 +94,7 @@ impl Opening {
         if let Some(nothing) = &self.nothing
             && is_all
             && out_end == nothing.head.end
+            && self.then.is_empty()
             && have_ended(slots, lanes, slot)
         {
             let response = Response::nothing().with_cors(cors(cx, nothing.origin.as_deref()));

@@ -224,3 +224,15 @@ fn the_server_waits_for_the_close_frame_before_it_ends_the_connection() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(1));
     assert_eq!(server.figure("closed.kicked"), 1);
 }
+
+#[test]
+fn the_first_words_come_before_the_answer_to_an_early_message() {
+    let server = Server::start("");
+    for number in 0..100 {
+        let mut socket = Socket::open(server.address, &format!("/ws?channel=new:{number}"));
+        socket.say("{\"send\":1,\"ref\":1}");
+        socket.hello();
+        let answer = socket.json();
+        assert_eq!((&answer["ref"], &answer["error"]["code"]), (&json!(1), &json!("no_backend")), "{answer}");
+    }
+}

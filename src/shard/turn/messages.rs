@@ -172,7 +172,7 @@ fn carry_out(shard: &mut Shard, slot: u32, intent: Intent<'_>, message: Option<P
     }
     let (reference, result) = match intent {
         Intent::Alive => return,
-        Intent::Reply(notice) => return key.notify(&notice, connection.out()),
+        Intent::Reply(notice) => return key.notify(&notice, connection.words()),
         // The answer repeats the client's close code (RFC 6455 §5.5.1).
         Intent::Leave(code) => {
             let ending = Ending { echoed: Some(code), ..Ending::new(Reason::Client) };
@@ -311,7 +311,7 @@ fn take_token(shard: &mut Shard, slot: u32, token: &str, reference: Option<&str>
         let _ = unsubscribe_some(shard, slot, &[&*name]);
         let connection = &mut shard.slots[slot];
         let notice = Notice::Unsubscribed { channel: &name, reason: "the new token does not allow it" };
-        connection.key.notify(&notice, connection.out());
+        connection.key.notify(&notice, connection.words());
     }
     Ok(())
 }
@@ -407,7 +407,7 @@ fn publish(
 pub(super) fn reply(shard: &mut Shard, slot: u32, reference: Option<&str>, outcome: Outcome<'_>) {
     shard.cx.counters.errors += u64::from(matches!(outcome, Outcome::Refused(_)));
     let connection = &mut shard.slots[slot];
-    connection.key.notify(&Notice::Reply { reference, outcome }, connection.out());
+    connection.key.notify(&Notice::Reply { reference, outcome }, connection.words());
 }
 
 /// Appends the outcome of a request to bytes that are sent later.

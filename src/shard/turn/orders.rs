@@ -220,7 +220,7 @@ pub(super) fn send_direct(shard: &mut Shard, slot: u32, draft: &Draft) {
         let ending = Ending::in_words(Reason::Slow, &"too many messages wait to be read".into());
         return ending::end(shard, slot, &ending);
     }
-    connection.key.notify(&Notice::Direct(draft), connection.out());
+    connection.key.notify(&Notice::Direct(draft), connection.words());
     shard.slots.weigh(slot);
     shard.slots.queue(slot);
 }

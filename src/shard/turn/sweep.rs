@@ -253,7 +253,7 @@ fn unsubscribe(shard: &mut Shard, slot: u32, (name, channel): (&str, LocalChanne
     }
     unsubscribe_from(slots, lanes, cx, slot, channel);
     let connection = &mut slots[slot];
-    connection.key.notify(&Notice::Unsubscribed { channel: name, reason }, connection.out());
+    connection.key.notify(&Notice::Unsubscribed { channel: name, reason }, connection.words());
     slots.weigh(slot);
     let connection = &slots[slot];
     if connection.subscriptions() == 0 && !connection.key.protocol().takes_requests() {
