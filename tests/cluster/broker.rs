@@ -132,3 +132,74 @@ pub fn figure(server: &Server, name: &str) -> u64 {
     let of = |part: &str| stats[part][name].as_u64();
     of("node").or(of("process")).unwrap_or_else(|| panic!("no figure {name} in {stats}"))
 }
+
+/// A primary with a replica, and three Sentinels that watch over it.
+pub struct Watched {
+    pub primary: Redis,
+    pub replica: Redis,
+    sentinels: Vec<Redis>,
+}
+
+impl Watched {
+    pub fn start() -> Watched {
+        let primary = Redis::start();
+        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+        eventually("the replica follows", || {
+            let text = replica.try_ask(&["INFO", "replication"])?;
+            text.contains("master_link_status:up").then_some(())
+        });
+        let sentinels: Vec<Redis> = (0..3).map(|_| Redis::start_sentinel(primary.port)).collect();
+        let watched = Watched { primary, replica, sentinels };
+        eventually("the sentinels know each other and the replica", || {
+            let knows = |sentinel: &Redis| {
+                let text = sentinel.try_ask(&["INFO", "sentinel"]).unwrap_or_default();
+                text.contains("slaves=1,sentinels=3")
+            };
+            watched.sentinels.iter().all(knows).then_some(())
+        });
+        watched
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        format!("redis+sentinel://{}/main", hosts.join(","))
+    }
+
+    /// Has a Sentinel make the replica the primary.
+    pub fn fail_over(&self) {
+        eventually("the failover begins", || {
+            (self.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", "main"])? == "+OK").then_some(())
+        });
+    }
+
+    /// Waits until a server is the primary.
+    pub fn await_primary(&self, server: &Redis) {
+        eventually("it is the primary", || {
+            server.try_ask(&["INFO", "replication"])?.contains("role:master").then_some(())
+        });
+    }
+}
+
+impl Redis {
+    fn start_sentinel(primary: u16) -> Redis {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor main 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds main 1000\n\
+             sentinel failover-timeout main 5000\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let port = free_port();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).args(["--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let redis = Redis { child, port, folder, flags: Vec::new() };
+        redis.await_up();
+        redis
+    }
+}
+
+/// A node on the primary that Sentinels name.
+pub fn watched_node(watched: &Watched, name: &str, config: &str) -> Server {
+    Server::start_in(tempfile::tempdir().unwrap(), config, &["--backplane", &watched.url(), "--node", name])
+}

@@ -8,18 +8,18 @@ use crate::broker::{KEY, Redis, figure, node};
 use crate::clients::{Stream, get};
 use crate::server::{Server, code, eventually};
 
-fn publish(node: &Server, key: &str) -> Result<String, String> {
+pub fn publish(node: &Server, key: &str) -> Result<String, String> {
     let line = json!({ "op": "publish", "channel": "x", "data": key, "key": key });
     node.feed().call(line).map(|answer| answer["id"].as_str().unwrap().to_owned()).map_err(code)
 }
 
 /// Publishes until it succeeds, and returns the id.
-fn publish_at_last(node: &Server, key: &str) -> String {
+pub fn publish_at_last(node: &Server, key: &str) -> String {
     eventually("the publish succeeds", || publish(node, key).ok())
 }
 
 /// Reads up to an event with that id, and returns what came before.
-fn read_up_to(stream: &mut Stream, id: &str) -> Vec<(String, String)> {
+pub fn read_up_to(stream: &mut Stream, id: &str) -> Vec<(String, String)> {
     let mut seen = Vec::new();
     loop {
         let event = stream.next().unwrap();

@@ -5,6 +5,7 @@ mod broker;
 #[path = "../e2e/clients.rs"]
 mod clients;
 mod delivery;
+mod failover;
 mod failures;
 mod people;
 #[path = "../e2e/server.rs"]

@@ -137,16 +137,20 @@ impl Address {
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| failed(&error))
     }
 
-    /// Checks that the server takes writes.
-    pub(super) async fn check_role(&self, connection: &mut MultiplexedConnection) -> Result<(), BrokerError> {
+    /// Checks that the server takes writes. Returns the number of its replicas, if it tells.
+    pub(super) async fn check_role(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<usize>, BrokerError> {
         match try_ask(connection, &cmd("ROLE")).await {
-            Ok(Value::Array(parts)) => match parts.first().and_then(text) {
-                Some("master") | None => Ok(()),
-                Some(role) => Err(BrokerError::Away(format!("the broker is a {role} and takes no writes"))),
+            Ok(Value::Array(parts)) => match (parts.first().and_then(text), parts.get(2)) {
+                (Some("master"), Some(Value::Array(replicas))) => Ok(Some(replicas.len())),
+                (Some("master") | None, _) => Ok(None),
+                (Some(role), _) => Err(BrokerError::Away(format!("the broker is a {role} and takes no writes"))),
             },
             // Managed services may hide it; a server that takes no writes says so when an entry comes.
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some("NOPERM") => Ok(()),
+            Ok(_) => Ok(None),
+            Err(error) if error.code() == Some("NOPERM") => Ok(None),
             Err(error) => Err(failed(&error)),
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Redis {
     ack_replicas: u32,
     /// The id of the last writing connection.
     client: Option<i64>,
+    /// Whether there was a connection before.
+    has_opened: bool,
     /// What was read, over all connections.
     checker: Arc<Mutex<Checker>>,
 }
@@ -70,6 +72,7 @@ impl Redis {
             retention_bytes: config.retention_bytes as u64,
             ack_replicas,
             client: None,
+            has_opened: false,
         })
     }
 }
@@ -100,7 +103,13 @@ impl Broker for Redis {
         let (client, address) = self.address.find().await?;
         let mut writer = self.address.connect(&client).await?;
         let reader = self.address.connect(&client).await?;
-        self.address.check_role(&mut writer).await?;
+        let replicas = self.address.check_role(&mut writer).await?;
+        // A primary that was restarted without its log has no replicas until Sentinels have made up their minds.
+        let is_alone = replicas.is_some_and(|replicas| replicas < self.ack_replicas as usize);
+        if self.has_opened && is_alone {
+            return Err(BrokerError::Away(format!("the broker has fewer than {} replicas", self.ack_replicas)));
+        }
+        self.has_opened = true;
         let is_fenced_off = self.end_last_connection(&mut writer).await;
         self.client = ask(&mut writer, cmd("CLIENT").arg("ID")).await.ok().and_then(|id| integer(&id));
         let info = self.checker.lock().await.begin(&mut writer).await?;
@@ -259,7 +268,7 @@ impl Writer for RedisWriter {
 
     async fn check(&mut self, position: Id, is_entry: bool) -> Result<Continuity, BrokerError> {
         self.address.check_still(&self.connected).await?;
-        self.address.check_role(&mut self.connection).await?;
+        self.address.check_role(&mut self.connection).await.map(|_| ())?;
         let mut checker = self.checker.lock().await;
         let result = checker.check(&mut self.connection, position, is_entry).await?;
         self.newest_ms = checker.newest_ms();
