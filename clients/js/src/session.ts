@@ -265,7 +265,10 @@ export function makeSession(url: string, options: Options, transports: Transport
         const reason = { code, message };
         drop();
         if (age > 10_000) tries = denials = 0;
-        if (wasOpen) isSettled = age > 60_000 && code != "silent";
+        if (wasOpen) {
+            isSettled = age > 60_000 && code != "silent";
+            tries = Math.min(tries, 2);
+        }
         if (/^(unauth|invalid_t|token_)/.test(code)) status = 401;
         if (/^(kicked|forbidden|origin)/.test(code)) status = 403;
         if (status == 401 && typeof token == "function" && !denials++) connect();

@@ -95,7 +95,8 @@ export async function runModel({ driver, seed, count, transports }) {
                 // What the client has not taken yet is lost with the server.
                 await server.end("SIGKILL");
                 await server.run();
-            } else if (choice < 82) await settle();
+            }
+            if (random(100) < 25) await settle();
         }
         proxy.cutAfter(undefined);
         await settle();
