@@ -55,12 +55,13 @@ export type Transports = { [name in TransportName]?: Transport };
 
 /** A tab among those that share a connection. */
 export interface Group {
+    _name: string;
     _isHolder: boolean;
     _link(): Link;
     _post(message: object): void;
     _leave(): void;
 }
-export type Join = (session: Session, token: string | undefined) => Promise<Group | undefined>;
+export type Join = (session: Session, token: string | undefined, present: Group | undefined) => Promise<Group | undefined>;
 
 export type Session = ReturnType<typeof makeSession>;
 
@@ -128,7 +129,7 @@ export function makeSession(url: string, options: Options, transports: Transport
     const set = (next: State): void => {
         if (FULL && group) {
             if (next.name == "open") next.shared = group._isHolder ? "holder" : "follower";
-            relay({ _state: next });
+            relay({ t: "state", v: next });
         }
         emit("state", (state = next));
     };
@@ -245,7 +246,7 @@ export function makeSession(url: string, options: Options, transports: Transport
         emit("gap", told);
     };
     const notice = (name: string, value: any): void => {
-        relay({ _notice: name, _value: value });
+        relay({ t: "notice", v: [name, value] });
         if (name == "gap") gap(value);
         if (name == "message") emit(name, value);
         if (name != "end" && name != "unsubscribed") return;
@@ -330,9 +331,10 @@ export function makeSession(url: string, options: Options, transports: Transport
         try {
             let text = given;
             if (!isFollower()) text ??= await getToken();
-            if (FULL && join && options.share && own == generation) {
-                const joined = await join(session, text);
+            if (FULL && join && options.share && own == generation && !isFollower()) {
+                const joined = await join(session, text, group);
                 if (own == generation) group = joined;
+                else if (joined != group) joined?._leave();
             }
             if (own != generation) return;
             heardAt = tickedAt = Date.now();
