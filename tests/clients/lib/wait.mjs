@@ -10,7 +10,7 @@ export async function eventually(what, look, patience = PATIENCE) {
     for (;;) {
         const found = await look();
         if (found) return found;
-        if (Date.now() > deadline) throw new Error(`this did not happen in time: ${typeof what === "string" ? what : what()}`);
+        if (Date.now() > deadline) throw new Error(`this did not happen in time: ${typeof what === "string" ? what : await what()}`);
         await sleep(20);
     }
 }
