@@ -6,7 +6,7 @@
  * second is too many. `isWatched`: a page that is shown.
  */
 export const jitter = (tries: number, isSettled: boolean, isWatched: boolean, spread?: number): number =>
-    Math.random() * Math.min(30_000, (spread ?? (isSettled ? (isWatched ? 3000 : 15_000) : 500)) * 2 ** tries);
+    Math.random() * Math.min(30_000, (spread ?? (isSettled ? (isWatched ? 3000 : 18_000) : 500)) * 2 ** tries);
 
 /** The wait after a refusal that tells a time, which is one of a few for all clients. */
-export const afterRefusal = (told: number): number => told * (1 + 6 * Math.random());
+export const afterRefusal = (told: number): number => told * (1 + 8 * Math.random());

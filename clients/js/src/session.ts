@@ -206,7 +206,7 @@ export function makeSession(url: string, options: Options, transports: Transport
             if (sub._channel == told.channel) {
                 const taken = sub._take(told);
                 if (FULL && taken === false) {
-                    sub._link = undefined;
+                    sub._link = sub._asked = undefined;
                     sub._isFull = true;
                     sync();
                     continue;
@@ -276,13 +276,13 @@ export function makeSession(url: string, options: Options, transports: Transport
         else if (status > 399 && status < 500 && status != 408 && status != 429) close(reason, true);
         else if (!isNeeded()) rest();
         else {
-            if (FULL && !wasOpen && !status && retry === undefined) next(code);
+            if (FULL && !wasOpen && !status && retry === undefined) next(code == "silent" && !at!._call);
             wait(reason, retry === undefined ? undefined : wasOpen ? retry : afterRefusal(retry));
         }
     };
-    /** Goes on to the next transport, where one does not open. */
-    const next = (code: string) => {
-        if (++fails < (works[place] ? 5 : code == "silent" ? 1 : 2)) return;
+    /** Goes on to the next transport, where one does not open, or a proxy holds its answers back. */
+    const next = (isHeld: boolean) => {
+        if (!isHeld && ++fails < (works[place] ? 5 : 2)) return;
         fails = 0;
         place++;
         placedAt = Date.now();

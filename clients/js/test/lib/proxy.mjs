@@ -89,7 +89,7 @@ export class Proxy {
     #serve(request, response) {
         const { pathname } = new URL(request.url, this.url);
         if (this.pages.has(pathname)) {
-            response.writeHead(200, { "Content-Type": TYPES[".html"] });
+            response.writeHead(200, { "Content-Type": TYPES[path.extname(pathname)] });
             return response.end(this.pages.get(pathname));
         }
         const file = path.join(ROOT, path.normalize(pathname));
@@ -101,6 +101,7 @@ export class Proxy {
     #pass(request, response) {
         if (!PATHS.test(request.url)) return this.#serve(request, response);
         this.requests.push({ url: request.url, headers: request.headers, at: Date.now() });
+        if (this.isAway) return request.socket.destroy();
         if (this.refusal) {
             const { status, headers, body = "" } = this.refusal;
             return response.writeHead(status, headers).end(body);
