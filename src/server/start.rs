@@ -212,7 +212,7 @@ fn start_hub(
             figures: stats.shards[index].clone(),
             keyring: plan.keyring.clone(),
             revoked: state.revocations.known().clone(),
-            page: config.demo.then_some(demo::PAGE),
+            pages: config.demo.then_some(demo::PAGES),
             started: started_sender.clone(),
         });
     }

@@ -68,6 +68,15 @@ pub enum Listener {
     Inherited(Arc<socket2::Socket>),
 }
 
+/// The pages of the demo.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages {
+    /// The page at `/`.
+    pub page: &'static str,
+    /// The client library at `/ringcast.js`.
+    pub library: &'static str,
+}
+
 /// Everything that a shard is made of.
 pub struct ShardParts {
     /// The shard's number, from 0 on.
@@ -92,8 +101,8 @@ pub struct ShardParts {
     pub keyring: Option<Arc<Keyring>>,
     /// The tokens that were revoked before the start.
     pub revoked: Revoked,
-    /// The page that is served at `/`, if there is one.
-    pub page: Option<&'static str>,
+    /// The pages that are served, if there are some.
+    pub pages: Option<Pages>,
     /// The channel on which the shard reports that it serves, or the error because of which it cannot.
     pub started: crossbeam_channel::Sender<Result<(), String>>,
 }

@@ -133,7 +133,7 @@ impl Model {
             figures: Arc::default(),
             keyring: None,
             revoked: Revoked::default(),
-            page: None,
+            pages: None,
             started,
         };
         let shard = Shard::new(parts, 10_000).unwrap();

@@ -127,6 +127,8 @@ pub enum Route {
     Ready,
     /// The demo's page.
     Page,
+    /// The client library.
+    Library,
 }
 
 /// What a server has beside the paths of the table.
@@ -134,7 +136,7 @@ pub enum Route {
 pub struct Site<'a> {
     /// The path of the WebSocket that gets its own messages back; empty for none.
     pub echo_path: &'a str,
-    /// Whether there is a page at `/`.
+    /// Whether there is a page at `/`, and the client library at `/ringcast.js`.
     pub has_page: bool,
 }
 
@@ -149,6 +151,7 @@ pub fn route(request: &Request<'_>, site: &Site<'_>) -> Result<Route, Refusal> {
         "/healthz" => Some(Route::Live),
         "/readyz" => Some(Route::Ready),
         "/" if site.has_page => Some(Route::Page),
+        "/ringcast.js" if site.has_page => Some(Route::Library),
         path if !path.is_empty() && path == site.echo_path => Some(Route::Session(|_| Spoken::ECHO)),
         _ => None,
     };

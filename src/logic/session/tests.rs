@@ -337,6 +337,7 @@ fn leads(head: &str, fields: &str, query: &SubscribeQuery, site: &Site<'_>) -> &
         Ok(Route::Live) => "live",
         Ok(Route::Ready) => "ready",
         Ok(Route::Page) => "page",
+        Ok(Route::Library) => "library",
         Err(refusal) => refusal.code.name(),
     }
 }
@@ -367,6 +368,8 @@ fn paths_lead_to_protocols() {
         ("/readyz", "", &one, none, "ready"),
         ("/", "", &one, none, "not_found"),
         ("/", "", &one, all, "page"),
+        ("/ringcast.js", "", &one, none, "not_found"),
+        ("/ringcast.js", "", &one, all, "library"),
         ("/echo", "", &one, none, "not_found"),
         ("/echo", "", &raw, all, "echo"),
         ("/parrot/any", "", &raw, none, "parrot"),

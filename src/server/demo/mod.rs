@@ -12,10 +12,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::feed::client::{FeedClient, FeedError};
+use crate::shard::Pages;
 use crate::sys::clock::unix_ms;
 
-/// The page at `/`.
-pub const PAGE: &str = concat!(
+/// The page at `/`, and the client library that it uses. The library is built by `npm run build` in clients/js.
+pub const PAGES: Pages = Pages { page: PAGE, library: include_str!("../../../clients/js/dist/ringcast.js") };
+
+const PAGE: &str = concat!(
     include_str!("../../control/page/head.html"),
     "<title>ringcast demo</title>\n<style>\n",
     include_str!("../../control/page/base.css"),

@@ -404,40 +404,24 @@ function mayTalk(may, state, kind) {
   $("state").className = "pill " + kind;
 }
 
-// Why the page's own connection was refused.
-async function whyNot() {
-  try {
-    const answer = await fetch("/poll?channel=demo:figures&wait=0");
-    return answer.ok ? null : await refusal(answer);
-  } catch { return null; }
-}
-
-function talk() {
-  const socket = new WebSocket(location.origin.replace(/^http/, "ws") + "/ws?channel=demo:figures");
-  let isOpen = false, said = null;
-  socket.onopen = async () => {
-    await pause(1000);
-    if (!isOpen && socket.readyState === WebSocket.OPEN && (said ??= await whyNot())) socket.close();
-  };
-  socket.onmessage = (event) => {
-    const { hello, channel, data, bye, error } = JSON.parse(event.data);
-    if (hello) { isOpen = true; mayTalk(true, "live", "good"); }
-    if (channel === "demo:figures") showFigures(data);
-    if (bye) said = { code: bye.code, message: bye.reason };
-    if (error) $("said").textContent = error.message;
-    if (data?.chat === "said") { $("line").value = ""; $("said").textContent = "published to demo:chat"; }
-    if (data?.chat === "refused") $("said").textContent = data.message;
-  };
-  socket.onclose = async () => {
-    mayTalk(false, "not connected", "warn");
-    if (!isOpen) said ??= await whyNot();
-    $("said").textContent = said?.message ?? "";
-    if (FINAL.has(said?.code)) mayTalk(false, "refused", "bad"); else setTimeout(talk, later());
-  };
-  $("say").onsubmit = (event) => {
+async function talk() {
+  const { connect } = await import("/ringcast.js");
+  const own = connect("/");
+  own.on("state", ({ name, transport, reason }) => {
+    if (name === "open") mayTalk(transport === "ws", "live", "good");
+    else if (name === "closed") mayTalk(false, "refused", "bad");
+    else mayTalk(false, "not connected", "warn");
+    $("said").textContent = reason && reason.message !== reason.code ? reason.message : "";
+  });
+  own.on("message", ({ chat, message }) => {
+    if (chat === "said") { $("line").value = ""; $("said").textContent = "published to demo:chat"; }
+    if (chat === "refused") $("said").textContent = message;
+  });
+  own.subscribe("demo:figures", ({ data }) => showFigures(data));
+  $("say").onsubmit = async (event) => {
     event.preventDefault();
     $("said").textContent = "";
-    socket.send(JSON.stringify({ send: { chat: $("line").value }, ref: 1 }));
+    try { await own.send({ chat: $("line").value }); } catch (error) { $("said").textContent = error.message; }
   };
 }
 

@@ -30,6 +30,7 @@ use crate::logic::cells::Slack;
 use super::ShardParts;
 use super::accept::{self, Acceptor, Queue};
 use super::access::Access;
+use super::Pages;
 use super::connection::Flags;
 use super::context::{Budget, Context, Effect};
 use super::deadlines::Deadlines;
@@ -112,8 +113,8 @@ pub(super) struct Shard {
     has_ticked: bool,
     /// The rest of this turn's budget for reading clients.
     reading: Budget,
-    /// The page that is served at `/`, if there is one.
-    page: Option<&'static str>,
+    /// The pages that are served, if there are some.
+    pages: Option<Pages>,
     figures: Arc<ShardFigures>,
     /// The time of the shard's start, from which `longest` counts.
     started: Instant,
@@ -160,7 +161,7 @@ impl Shard {
             is_caught_up: false,
             has_ticked: false,
             reading: Budget::new((0, Duration::ZERO)),
-            page: parts.page,
+            pages: parts.pages,
             figures: parts.figures,
             started: Instant::now(),
             longest: Longest::default(),

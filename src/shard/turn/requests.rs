@@ -141,7 +141,7 @@ fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Re
         answer(shard, slot, request, response);
         return Ok(());
     }
-    let site = Site { echo_path: &shard.cx.settings.config.diagnostics.echo_path, has_page: shard.page.is_some() };
+    let site = Site { echo_path: &shard.cx.settings.config.diagnostics.echo_path, has_page: shard.pages.is_some() };
     let response = match route(request, &site)? {
         Route::Session(choice) => {
             let query = query::parse(request.query, shard.cx.settings.config.limits.subscriptions)?;
@@ -152,7 +152,8 @@ fn respond(shard: &mut Shard, slot: u32, request: &Request<'_>) -> Result<(), Re
         Route::Live => Response::text(&b"ok\n"[..]),
         Route::Ready if shard.cx.admission.is_ready() => Response::text(&b"ready\n"[..]),
         Route::Ready => return Err(Refusal::new(Code::NotReady, "this server is starting or going away")),
-        Route::Page => Response::html(shard.page.unwrap_or_default().as_bytes()),
+        Route::Page => Response::html(shard.pages.map_or("", |pages| pages.page).as_bytes()),
+        Route::Library => Response::script(shard.pages.map_or("", |pages| pages.library).as_bytes()),
     };
     answer(shard, slot, request, response);
     Ok(())

@@ -76,6 +76,11 @@ impl<'a> Response<'a> {
         Response::whole(200, "text/html; charset=utf-8", bytes)
     }
 
+    /// 200 with a script.
+    pub fn script(bytes: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
+        Response::whole(200, "text/javascript; charset=utf-8", bytes)
+    }
+
     /// 200 with plain text.
     pub fn text(bytes: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
         Response::whole(200, "text/plain; charset=utf-8", bytes)
