@@ -40,9 +40,7 @@ function iterate(session: Session, channel: string, options: EventsOptions, canc
             if (queue.length >= buffer) return new Promise((resolve) => (room = resolve));
         },
         _end: end,
-        _onGap() {
-            if (cancel) end(new RingcastError("gap"));
-        },
+        ...(FULL && { _onGap: () => cancel && end(new RingcastError("gap")) }),
         // An event that waits here, or is worked on, is not done.
         _taken: () => (queue[0] ? taken : undefined),
     };
@@ -51,9 +49,9 @@ function iterate(session: Session, channel: string, options: EventsOptions, canc
         try {
             for (;;) {
                 for (let event; (event = queue[0]); taken = event.id) {
-                    yield cancel ? event.data : event;
+                    yield FULL && cancel ? event.data : event;
                     queue.shift();
-                    if (queue.length > buffer / 2) continue;
+                    if (FULL && queue.length > buffer / 2) continue;
                     room?.();
                     if (FULL && sub._isFull) {
                         sub._isFull = false;
@@ -68,7 +66,7 @@ function iterate(session: Session, channel: string, options: EventsOptions, canc
             end();
         }
     })();
-    if (!cancel) return events;
+    if (!FULL || !cancel) return events;
     return Object.assign(events, {
         cancel() {
             queue.length = 0;
@@ -112,9 +110,12 @@ export function makeClient(url: string, options: Options, transports: Transports
             return off;
         },
         events: (channel, options = {}) => iterate(session, channel, options),
-        stream: (channel, options = {}) => iterate(session, channel, options, () => send({ cancel: channel })),
         on: session._on,
-        ...(FULL && { send, publish: async (channel: string, data: unknown, event?: string) => (await call({ publish: { channel, data, event } })).id }),
+        ...(FULL && {
+            stream: (channel: string, options = {}) => iterate(session, channel, options, () => send({ cancel: channel })),
+            send,
+            publish: async (channel: string, data: unknown, event?: string) => (await call({ publish: { channel, data, event } })).id,
+        }),
         get position() {
             return session._position();
         },

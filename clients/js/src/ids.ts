@@ -4,12 +4,9 @@
 export const FOREIGN = "17592186044415-1048575";
 
 /** Whether an id lies after another one. Each lies after none. */
-export function isAfter(id: string, other?: string): boolean {
-    if (!other) return true;
-    const [ms, number] = id.split("-") as any;
-    const [otherMs, otherNumber] = other.split("-") as any;
-    return ms - otherMs > 0 || (ms == otherMs && number - otherNumber > 0);
-}
+export const isAfter = (id: string, other?: string): boolean => !other || padded(id) > padded(other);
+
+const padded = (id: string): string => id.replace(/\d+/g, (digits) => digits.padStart(16, "0"));
 
 /** The least of some ids. */
 export const least = (ids: (string | undefined)[]): string | undefined => ids.reduce((a, b) => (!a || (b && isAfter(a, b)) ? b : a), undefined);

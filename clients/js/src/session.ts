@@ -90,7 +90,6 @@ export function makeSession(url: string, options: Options, transports: Transport
     let isHooked = false;
     let isSettled = false;
     let isSyncing = false;
-    let hasWarned = false;
     let isPaused = false;
     let tries = 0;
     let denials = 0;
@@ -120,10 +119,7 @@ export function makeSession(url: string, options: Options, transports: Transport
     };
     const emit = <N extends keyof Listeners>(name: N, value: Listeners[N]): void => {
         const all = listeners[name];
-        if (!all?.size && (name == "error" || (name == "gap" && !hasWarned))) {
-            hasWarned ||= name == "gap";
-            console.warn("ringcast:", name, value);
-        }
+        if (!all?.size && /r|p/.test(name)) console.warn("ringcast", name, value);
         all?.forEach((listener) => guard(listener, value, name));
     };
     const set = (next: State): void => {
@@ -139,14 +135,14 @@ export function makeSession(url: string, options: Options, transports: Transport
     const on = (name: string, listener: (value: any) => unknown) => {
         const all = (listeners[name] ??= new Set());
         all.add(listener);
-        if (name == "message") begin();
+        if (FULL && name == "message") begin();
         return () => void all.delete(listener);
     };
 
     // ---- subscriptions
 
-    const isNeeded = () => subs.size + (listeners["message"]?.size ?? 0);
-    const wanted = () => [...subs].filter((sub) => !sub._isFull && !(link && (sub._link == link || sub._asked == link)));
+    const isNeeded = () => subs.size + (FULL ? (listeners["message"]?.size ?? 0) : 0);
+    const wanted = () => [...subs].filter((sub) => !(FULL && sub._isFull) && !(link && (sub._link == link || sub._asked == link)));
     /** Tells the link of changed subscriptions, once for all changes of a task. */
     const sync = () => {
         if (isSyncing) return;
@@ -169,12 +165,12 @@ export function makeSession(url: string, options: Options, transports: Transport
         for (const sub of some) {
             sub._at ??= position;
             sub._link = link;
-            sub._onConfirmed?.();
+            if (FULL) sub._onConfirmed?.();
         }
     };
     /** Nothing is confirmed any more. */
     const off = () => {
-        late.clear();
+        if (FULL) late.clear();
         for (const sub of subs) sub._link = sub._asked = undefined;
     };
 
@@ -182,25 +178,27 @@ export function makeSession(url: string, options: Options, transports: Transport
 
     const hear = () => {
         heardAt = Date.now();
-        probedAt = 0;
+        if (FULL) probedAt = 0;
     };
     const opened = (transport: TransportName, conn: string, beatMs: number) => {
         hear();
         isOpen = true;
         silence = 1.75 * beatMs;
         openedAt = heardAt;
-        fails = 0;
-        works[place] = true;
+        if (FULL) {
+            fails = 0;
+            works[place] = true;
+        }
         set({ name: "open", transport, conn });
     };
     /**
      * Tells an event. Events come in the order of their ids, so each is a position on all channels of the link, except while some
      * are read again. If there is no room for more, this returns a promise of it.
      */
-    const event = (told: RingcastEvent, isLate = late.has(told.channel)): Promise<void> | undefined => {
+    const event = (told: RingcastEvent, isLate = FULL && late.has(told.channel)): Promise<void> | undefined => {
         const at = link;
         let room: Promise<void> | undefined;
-        if (!isLate) late.clear();
+        if (FULL && !isLate) late.clear();
         for (const sub of subs) {
             if (!at || link != at || sub._link != at || !isAfter(told.id, sub._at)) continue;
             if (sub._channel == told.channel) {
@@ -212,7 +210,7 @@ export function makeSession(url: string, options: Options, transports: Transport
                     continue;
                 }
                 room = taken || room;
-            } else if (isLate) continue;
+            } else if (FULL && isLate) continue;
             sub._at = told.id;
         }
         return room;
@@ -231,7 +229,7 @@ export function makeSession(url: string, options: Options, transports: Transport
     const gap = ({ after, resumed }: { after: string; resumed: string }) => {
         const isForeign = after == FOREIGN;
         const present = [...subs].filter((sub) => sub._link == link);
-        const asked = present.filter((sub) => sub._from == after);
+        const asked = FULL ? present.filter((sub) => sub._from == after) : present;
         const hit = (asked[0] ? asked : present).filter((sub) =>
             isForeign ? isAfter(sub._at!, resumed) : isAfter(resumed, sub._at) && isAfter(resumed, sub._told),
         );
@@ -241,14 +239,14 @@ export function makeSession(url: string, options: Options, transports: Transport
             sub._told = resumed;
             // Events of other channels that lie before the gap's end may still come.
             if (isForeign || present.every((other) => other._channel == sub._channel)) sub._at = resumed;
-            sub._onGap?.();
+            if (FULL) sub._onGap?.();
         }
         emit("gap", told);
     };
     const notice = (name: string, value: any): void => {
         relay({ t: "notice", v: [name, value] });
         if (name == "gap") gap(value);
-        if (name == "message") emit(name, value);
+        if (FULL && name == "message") emit(name, value);
         if (name != "end" && name != "unsubscribed") return;
         let has = false;
         for (const sub of subs) {
@@ -315,8 +313,8 @@ export function makeSession(url: string, options: Options, transports: Transport
     };
     const isFollower = () => FULL && group && !group._isHolder;
     const getToken = async (): Promise<string | undefined> => {
-        if (typeof token != "function") return token;
-        const text = await token();
+        const text = await (typeof token == "function" ? token() : token);
+        if (!FULL) return text;
         const now = Date.now();
         const { exp, iat = now / 1000 } = claims(text);
         const life = (exp! - iat) * 1000;
@@ -338,12 +336,11 @@ export function makeSession(url: string, options: Options, transports: Transport
             }
             if (own != generation) return;
             heardAt = tickedAt = Date.now();
-            if (FULL && isFollower()) link = group!._link();
+            if (!FULL) link = transports.sse!(session, text);
+            else if (isFollower()) link = group!._link();
             else {
-                if (FULL && heardAt - placedAt > 3_600_000) place = 0;
-                const names = (options.transports ?? (FULL ? ["ws", "sse", "poll"] : ["sse"])).filter(
-                    (name) => name != "ws" || options.WebSocket || scope.WebSocket,
-                );
+                if (heardAt - placedAt > 3_600_000) place = 0;
+                const names = (options.transports ?? (["ws", "sse", "poll"] as const)).filter((name) => name != "ws" || options.WebSocket || scope.WebSocket);
                 link = transports[names[place % names.length]!]!(session, text);
             }
             ticks = setInterval(tick, Math.min(1000, beat * 200));
@@ -397,23 +394,23 @@ export function makeSession(url: string, options: Options, transports: Transport
         const now = Date.now();
         const hasSlept = now - tickedAt > 6000;
         tickedAt = now;
-        if (isPaused || link!._isTab) return;
-        if (now - heardAt > (isOpen ? silence : 10_000) || (probedAt && now - probedAt > 3500)) over(link, { code: "silent" });
-        else if (hasSlept) probe();
-        else if (isOpen && now > refreshAt) refresh();
+        if (isPaused || (FULL && link!._isTab)) return;
+        if (now - heardAt > (isOpen ? silence : 10_000) || (FULL && probedAt && now - probedAt > 3500)) over(link, { code: "silent" });
+        else if (FULL && hasSlept) probe();
+        else if (FULL && isOpen && now > refreshAt) refresh();
     };
     const probe = () => {
-        if (!isOpen || link!._isTab || scope.document?.hidden) return;
+        if (!isOpen || (FULL && (link!._isTab || scope.document?.hidden))) return;
         if (FULL && link!._probe) {
             probedAt ||= Date.now();
             link!._probe();
         } else if (Date.now() - heardAt > silence / 1.75) over(link, { code: "silent" });
     };
     const onPage = ({ type, persisted }: any) => {
-        if (type == "pagehide") {
+        if (FULL && type == "pagehide") {
             leave();
             rest();
-        } else if (type == "pageshow") {
+        } else if (FULL && type == "pageshow") {
             if (persisted && isNeeded()) connect();
         } else if (state.name != "waiting") probe();
         else if (type == "online") wait(state.reason, Math.min(state.ms, 1000 * Math.random()));
@@ -421,29 +418,22 @@ export function makeSession(url: string, options: Options, transports: Transport
     const hook = (is: boolean) => {
         if (is == isHooked) return;
         isHooked = is;
-        for (const type of ["online", "visibilitychange", "pagehide", "pageshow"]) scope[is ? "addEventListener" : "removeEventListener"]?.(type, onPage);
+        for (const type of FULL ? ["online", "visibilitychange", "pagehide", "pageshow"] : ["online"]) scope[(is ? "add" : "remove") + "EventListener"]?.(type, onPage);
     };
 
     /** The address of a path of the server's. */
-    const address = (path: string, query: { [name: string]: any }): string => {
-        const target = new URL(url, scope.location?.href);
-        target.protocol = target.protocol.replace(/http|ws/, path == "ws" ? "ws" : "http");
-        target.pathname = target.pathname.replace(/\/*$/, "/" + path);
-        for (const name in query) if (query[name] != null) target.searchParams.set(name, query[name]);
-        return target.href;
-    };
+    const address = (path: string, query?: any): string =>
+        new URL(url.replace(/^ws/, "http").replace(/\/*$/, "/" + path), scope.location?.href).href + "?" + new URLSearchParams(query);
 
     const session = {
         _options: options,
         _subs: subs,
-        _late: late,
         _beat: beat,
-        _isOpen: () => isOpen,
         _link: () => link,
         _state: () => state,
         _position: () => least([...subs].map((sub) => sub._taken?.() ?? sub._at)),
+        _newest: FULL ? (undefined as never) : () => [...subs].reduce((newest: string | undefined, { _at }) => (_at && isAfter(_at, newest) ? _at : newest), undefined),
         _on: on,
-        _set: set,
         _guard: guard,
         _wanted: wanted,
         _sync: sync,
@@ -457,13 +447,15 @@ export function makeSession(url: string, options: Options, transports: Transport
         _hasRoom: hasRoom,
         _notice: notice,
         _over: over,
-        _begin: begin,
         _rest: rest,
-        _connect: connect,
         _reconnect: reconnect,
         _close: close,
-        _drop: drop,
         _address: address,
+        _late: FULL ? late : (undefined as never),
+        _isOpen: FULL ? () => isOpen : (undefined as never),
+        _set: FULL ? set : (undefined as never),
+        _begin: FULL ? begin : (undefined as never),
+        _connect: FULL ? connect : (undefined as never),
     };
     return session;
 }

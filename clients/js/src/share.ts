@@ -19,7 +19,7 @@ export const join: Join = async (session, token, present) => {
     if (!locks || !globalThis.BroadcastChannel) return;
     const { share } = session._options;
     // Tabs of different users have different names. No part of a token is in them.
-    const name = "ringcast1 " + (await hex(`${session._address("", {})} ${share === true ? (claims(token).sub ?? token) : share}`));
+    const name = "ringcast1 " + (await hex(`${session._address("")} ${share === true ? (claims(token).sub ?? token) : share}`));
     if (present?._name == name) return present;
     present?._leave();
 

@@ -10,4 +10,4 @@ export * from "./types.js";
 export const connect = <M extends object = Channels>(
     url: string,
     options: Omit<Options, "share" | "transports" | "WebSocket"> = {},
-): Omit<Ringcast<M>, "send" | "publish"> => makeClient(url, options, { sse });
+): Omit<Ringcast<M>, "send" | "publish" | "stream"> => makeClient(url, options, { sse });

@@ -29,13 +29,13 @@ export function requests(
     session: Session,
     isPoll: boolean,
     token: string | undefined,
-    run: (subs: Sub[], query: { channel: string; after: string | undefined }, signal: AbortSignal) => Promise<Ending | void>,
+    run: (subs: Sub[], query: { channel: string; after?: string }, signal: AbortSignal) => Promise<Ending | void>,
 ): Link {
     let request = new AbortController();
     let timer: any;
     /** The subscriptions of the present request. */
     let current: Sub[] = [];
-    const present = () => [...session._subs].filter((sub) => !sub._isFull);
+    const present = () => [...session._subs].filter((sub) => !(FULL && sub._isFull));
     const turn = async () => {
         request.abort();
         const { signal } = (request = new AbortController());
@@ -44,7 +44,7 @@ export function requests(
                 session._off();
                 // A subscription that begins now needs a position, if others have theirs: a request has one for all.
                 const fresh = present().filter((sub) => !sub._at);
-                if (fresh[0] && (isPoll || fresh.length < present().length)) {
+                if (FULL && fresh[0] && (isPoll || fresh.length < present().length)) {
                     const answer = await ask(session, "poll", { channel: channelsOf(fresh), wait: 0 }, token, signal);
                     if (answer.status == 204) endAll(session, fresh);
                     else {
@@ -56,11 +56,13 @@ export function requests(
                 const subs = (current = present());
                 if (!subs[0]) return session._rest();
                 const after = least(subs.map((sub) => sub._at));
+                // Without polls it begins with the newest event that the others have.
+                if (!FULL) fresh.forEach((sub) => (sub._at = session._newest()));
                 for (const sub of subs) {
                     sub._from = after;
                     sub._asked = link;
                 }
-                const ending = await run(subs, { channel: channelsOf(subs), after }, signal);
+                const ending = await run(subs, { channel: channelsOf(subs), ...(after && { after }) }, signal);
                 if (ending && !signal.aborted) return session._over(link, ending);
             }
         } catch (error: any) {

@@ -35,7 +35,7 @@ export const sse: Transport = (session, token) =>
                 } else if (id) {
                     const room = session._event({ id, ...binary(JSON.parse(data)) });
                     if (room && !(await session._hasRoom(room))) return;
-                } else session._notice("message", binary(data));
+                } else if (FULL) session._notice("message", data);
             }
         }
     });

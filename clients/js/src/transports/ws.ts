@@ -7,7 +7,7 @@ import type { Ending, Link, Sub, Transport } from "../session.js";
 
 export const ws: Transport = (session, token) => {
     const { WebSocket = globalThis.WebSocket } = session._options;
-    const socket = new WebSocket(session._address("ws", { beat: session._beat }));
+    const socket = new WebSocket(session._address("ws", { beat: session._beat }).replace("http", "ws"));
     const calls = new Map<number, (answer: any) => void>();
     /** The channels that the server was asked for, and not asked to leave. */
     const has = new Set<string>();
