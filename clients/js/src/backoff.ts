@@ -9,4 +9,4 @@ export const jitter = (tries: number, isSettled: boolean, isWatched: boolean, sp
     Math.random() * Math.min(30_000, (spread ?? (isSettled ? (isWatched ? 3000 : 18_000) : 500)) * 2 ** tries);
 
 /** The wait after a refusal that tells a time, which is one of a few for all clients. */
-export const afterRefusal = (told: number): number => told * (1 + 8 * Math.random());
+export const afterRefusal = (told: number): number => told * (1 + 10 * Math.random());

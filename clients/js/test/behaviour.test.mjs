@@ -251,7 +251,7 @@ test("100,000 subscriptions that come and go leave nothing", { timeout: 60_000 }
 });
 
 test("ringcast/sse reads, resumes and tells of gaps", async (t) => {
-    const { server, proxy, make, isOpen } = await setUp(t, '[namespace."*"]\nhistory_events = 5');
+    const { server, proxy, make, isOpen } = await setUp(t, '[namespace."*"]\nhistory_events = 5\n[limits]\nretained = 0');
     const client = make({}, connectSse);
     const told = [];
     const gaps = [];

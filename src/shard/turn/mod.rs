@@ -27,10 +27,10 @@ use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
 use crate::logic::cells::Slack;
 
+use super::Pages;
 use super::ShardParts;
 use super::accept::{self, Acceptor, Queue};
 use super::access::Access;
-use super::Pages;
 use super::connection::Flags;
 use super::context::{Budget, Context, Effect};
 use super::deadlines::Deadlines;
