@@ -97,7 +97,7 @@ fn write_pending(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u
     };
     count_events(slots, cx, slot, count);
     let told = told(slots, slot);
-    write_answer(slots, lanes, cx, slot, Answer { events: &events, next, has_gap: false, is_whole, told });
+    write_answer(slots, lanes, cx, slot, Answer { events: &events, next, gap: None, is_whole, told });
 }
 
 /// Writes the answer of a held poll that is ended. The answer is empty if no event has come.
@@ -112,7 +112,7 @@ pub(super) fn write_rest(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context,
     let asked = slots[slot].resume().map(|resume| resume.after);
     let next = asked.map_or(lanes.seen, |after| after.unwrap_or(lanes.seen));
     let told = told(slots, slot);
-    write_answer(slots, lanes, cx, slot, Answer { events: &[], next, has_gap: false, is_whole: asked.is_none(), told });
+    write_answer(slots, lanes, cx, slot, Answer { events: &[], next, gap: None, is_whole: asked.is_none(), told });
 }
 
 /// Answers with a page of missed events.
@@ -121,11 +121,10 @@ pub(super) fn answer_replay(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Conte
     let mut events = Vec::new();
     let (count, until) = frame_page(slots[slot].key, &replay.events, |_| true, &mut events);
     count_events(slots, cx, slot, count);
-    let has_gap = replay.gap.is_some();
-    cx.counters.gaps += u64::from(has_gap);
+    cx.counters.gaps += u64::from(replay.gap.is_some());
     let (next, is_whole) = (until.unwrap_or(replay.until), replay.last && until.is_none());
-    let told = replay.after.filter(|_| !has_gap).unwrap_or(Id::ZERO);
-    let answer = Answer { events: &events, next, has_gap, is_whole, told };
+    let told = replay.after.filter(|_| replay.gap.is_none()).unwrap_or(Id::ZERO);
+    let answer = Answer { events: &events, next, gap: replay.gap, is_whole, told };
     write_answer(slots, lanes, cx, slot, answer);
     await_request(slots, cx, slot);
 }
@@ -153,8 +152,8 @@ struct Answer<'a> {
     events: &'a [u8],
     /// The position for the next poll.
     next: Id,
-    /// Whether events before these are lost.
-    has_gap: bool,
+    /// The id up to which events are lost, if some are.
+    gap: Option<Id>,
     /// Whether the answer has all events that there are.
     is_whole: bool,
     /// The position up to which the client was told of channels' ends.
@@ -165,7 +164,7 @@ struct Answer<'a> {
 fn write_answer(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, answer: Answer<'_>) {
     let ended = if answer.is_whole { ended_channels(slots, lanes, slot, answer.told) } else { Vec::new() };
     let ended: Vec<&str> = ended.iter().map(|name| name.as_str()).collect();
-    let notice = Notice::PollAnswer { events: answer.events, next: answer.next, gap: answer.has_gap, ended: &ended };
+    let notice = Notice::PollAnswer { events: answer.events, next: answer.next, gap: answer.gap, ended: &ended };
     let mut body = Vec::new();
     slots[slot].key.notify(&notice, &mut body);
     respond(slots, lanes, cx, slot, Response::json(&body[..]));

@@ -79,8 +79,8 @@ pub enum Notice<'a> {
         events: &'a [u8],
         /// The position to ask for next.
         next: Id,
-        /// Whether events are lost before those that are told.
-        gap: bool,
+        /// The id after which everything comes again, if events are lost.
+        gap: Option<Id>,
         /// The channels that have ended and are told whole.
         ended: &'a [&'a str],
     },

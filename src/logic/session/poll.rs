@@ -31,7 +31,14 @@ impl Protocol for Poll {
         out.extend_from_slice(events.strip_suffix(b",").unwrap_or(events));
         out.extend_from_slice(b"],\"next\":\"");
         next.write(out);
-        out.extend_from_slice(if *gap { b"\",\"gap\":true" } else { b"\",\"gap\":false" });
+        match gap {
+            Some(resumed) => {
+                out.extend_from_slice(b"\",\"gap\":true,\"resumed\":\"");
+                resumed.write(out);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b"\",\"gap\":false"),
+        }
         if !ended.is_empty() {
             out.extend_from_slice(b",\"ended\":");
             json::write(ended, out);

@@ -84,7 +84,7 @@ fn notices<'a>(draft: &'a Draft, refusal: &'a Refusal) -> Vec<Notice<'a>> {
         Notice::Direct(draft),
         Notice::Pong(b"x"),
         Notice::Same(Payload::Text("x")),
-        Notice::PollAnswer { events: b"", next: resumed, gap: false, ended: &[] },
+        Notice::PollAnswer { events: b"", next: resumed, gap: None, ended: &[] },
     ]
 }
 
@@ -312,16 +312,16 @@ fn a_polls_answer_is_one_object() {
         let notice = Notice::PollAnswer { events, next: Id::new(7, 1), gap, ended };
         String::from_utf8(written(|out| key.notify(&notice, out))).unwrap()
     };
-    assert_eq!(answer(b"", false, &[]), "{\"events\":[],\"next\":\"7-1\",\"gap\":false}\n");
+    assert_eq!(answer(b"", None, &[]), "{\"events\":[],\"next\":\"7-1\",\"gap\":false}\n");
     let draft = Draft { name: None, kind: Kind::Json, payload: b"1".to_vec().into() };
     let mut events = Vec::new();
     for n in 0..2 {
         key.frame(&Event { id: Id::new(5, n), channel: "c".into(), draft: draft.clone() }, &mut events);
     }
     assert_eq!(
-        answer(&events, true, &["a", "b\""]),
+        answer(&events, Some(Id::new(6, 0)), &["a", "b\""]),
         "{\"events\":[{\"id\":\"5-0\",\"channel\":\"c\",\"data\":1},{\"id\":\"5-1\",\"channel\":\"c\",\"data\":1}],\
-         \"next\":\"7-1\",\"gap\":true,\"ended\":[\"a\",\"b\\\"\"]}\n"
+         \"next\":\"7-1\",\"gap\":true,\"resumed\":\"6-0\",\"ended\":[\"a\",\"b\\\"\"]}\n"
     );
 }
 
