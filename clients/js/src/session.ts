@@ -234,7 +234,7 @@ export function makeSession(url: string, options: Options, transports: Transport
             isForeign ? isAfter(sub._at!, resumed) : isAfter(resumed, sub._at) && isAfter(resumed, sub._told),
         );
         if (!hit[0]) return;
-        const told = { channels: [...new Set(hit.map((sub) => sub._channel))], after: least(hit.map((sub) => sub._at))!, resumed };
+        const told = { channels: [...new Set(hit.map((sub) => sub._channel))], after: least(hit.map((sub) => (sub._told && isAfter(sub._told, sub._at) ? sub._told : sub._at)))!, resumed };
         for (const sub of hit) {
             sub._told = resumed;
             // Events of other channels that lie before the gap's end may still come.
