@@ -234,14 +234,19 @@ export function makeSession(url: string, options: Options, transports: Transport
             isForeign ? isAfter(sub._at!, resumed) : isAfter(resumed, sub._at) && isAfter(resumed, sub._told),
         );
         if (!hit[0]) return;
-        const told = { channels: [...new Set(hit.map((sub) => sub._channel))], after: least(hit.map((sub) => (sub._told && isAfter(sub._told, sub._at) ? sub._told : sub._at)))!, resumed };
+        // Channels are told together if they have lost events after the same position.
+        const told: { [after: string]: string[] } = {};
+        for (const channel of new Set(hit.map((sub) => sub._channel))) {
+            const ends = hit.filter((sub) => sub._channel == channel).map((sub) => (sub._told && isAfter(sub._told, sub._at) ? sub._told : sub._at));
+            (told[least(ends)!] ??= []).push(channel);
+        }
         for (const sub of hit) {
             sub._told = resumed;
             // Events of other channels that lie before the gap's end may still come.
             if (isForeign || present.every((other) => other._channel == sub._channel)) sub._at = resumed;
             if (FULL) sub._onGap?.();
         }
-        emit("gap", told);
+        for (const after in told) emit("gap", { channels: told[after]!, after, resumed });
     };
     const notice = (name: string, value: any): void => {
         relay({ t: "notice", v: [name, value] });

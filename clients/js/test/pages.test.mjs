@@ -47,7 +47,7 @@ async function bundled(source) {
 }
 
 for (const name of BROWSERS) {
-    test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 120_000 }, async (t) => {
+    test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 180_000 }, async (t) => {
         const { server, proxy, open } = await setUp(t, name);
         const [, html] = /```html\n([^]*?)```/.exec(README) ?? assert.fail("the README has a page");
         const page = await open(html);
@@ -58,7 +58,7 @@ for (const name of BROWSERS) {
             wanted.push(text);
             await server.publish("news", text);
         };
-        const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 40_000);
+        const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 60_000);
         await publish("one");
         await arrive();
         proxy.cutAll(true);
