@@ -57,7 +57,8 @@ export const ws: Transport = (session, token) => {
             gone.forEach((channel) => has.delete(channel));
             if (gone[0]) say({ unsubscribe: gone }, () => {});
             ask(wanted.filter((sub) => !sub._at), false);
-            ask(wanted.filter((sub) => sub._at), true);
+            // A channel is read again from one position, so all of its subscriptions count, also those that have not caught up.
+            ask([...session._subs].filter((sub) => sub._at && !sub._isFull && wanted.some((other) => other._at && other._channel == sub._channel)), true);
         },
         _stop() {
             socket.onmessage = socket.onclose = null;
