@@ -23,9 +23,9 @@ use crate::link::backplane::{BrokerState, FromBroker, Loss, ToBroker, Unordered}
 use crate::logic::entry::Entry;
 use crate::logic::id::Id;
 
-use super::{
-    ANSWER_MAX, Appended, BackplaneParts, Broker, BrokerError, Continuity, PAUSE_MAX, PAUSE_MIN, Page, Reader, Tail,
-    Writer,
+use super::BackplaneParts;
+use super::broker::{
+    ANSWER_MAX, Appended, Broker, BrokerError, Continuity, PAUSE_MAX, PAUSE_MIN, Page, Reader, Tail, Writer,
 };
 
 /// The time between two looks at the log's continuity.

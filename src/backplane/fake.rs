@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::broker::{Appended, Broker, BrokerError, Continuity, Page, Reader, Tail, Writer};
 use super::*;
 use crate::config::Config;
 use crate::figures::ServerFigures;
+use crate::link::backplane::Unordered;
 use crate::link::backplane::{BrokerQueue, BrokerState, FromBroker, Loss, ToBroker, to_broker};
 use crate::link::{HubInbox, HubMessage, to_hub};
+use crate::logic::entry::Entry;
 use crate::logic::entry::{Content, Control, Logged, Origin, Part};
 use crate::logic::event::{Draft, Kind};
+use crate::logic::id::Id;
 
 /// What goes wrong with the next append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

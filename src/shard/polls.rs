@@ -136,7 +136,7 @@ pub(super) fn answer_lost(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
         return;
     }
     cx.counters.gaps += 1;
-    let answer = Answer { events: &[], next: resumed, has_gap: true, is_whole: true, told: Id::ZERO };
+    let answer = Answer { events: &[], next: resumed, gap: Some(resumed), is_whole: true, told: Id::ZERO };
     write_answer(slots, lanes, cx, slot, answer);
     await_request(slots, cx, slot);
 }

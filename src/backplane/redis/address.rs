@@ -7,7 +7,7 @@ use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, T
 
 use crate::config::Backplane;
 
-use super::super::BrokerError;
+use super::super::broker::BrokerError;
 use super::values::{sentence, text};
 use super::{ask, failed, try_ask};
 

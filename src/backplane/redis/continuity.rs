@@ -12,7 +12,7 @@ use redis::{Value, cmd};
 
 use crate::logic::id::Id;
 
-use super::super::{BrokerError, Continuity};
+use super::super::broker::{BrokerError, Continuity};
 use super::{ask, failed, id_of, integer, member, try_ask};
 
 /// Positions that are remembered, for finding the newest one that the log still has.

@@ -21,7 +21,7 @@ use crate::link::backplane::Unordered;
 use crate::logic::entry::{Content, Control, Origin, field};
 use crate::logic::id::Id;
 
-use super::{Appended, Broker, BrokerError, Continuity, Page, Reader, Tail, Writer};
+use super::broker::{Appended, Broker, BrokerError, Continuity, Page, Reader, Tail, Writer};
 
 use address::Address;
 use continuity::Checker;
