@@ -75,7 +75,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
         config.server.state_dir = state.unwrap_or_else(|| beside.unwrap_or(Path::new(".")).to_path_buf());
     }
     check(&config)?;
-    check_exposure(&config, &config.server.listen)?;
+    check_exposure(&config, config.server.addresses())?;
     origins::share(&mut config);
     Ok(config)
 }
@@ -98,7 +98,7 @@ pub fn default_feed_path(environment: &dyn Fn(&str) -> Option<String>) -> PathBu
 pub fn check_file(path: &Path) -> Result<Config, ConfigError> {
     let config = read_file(path)?;
     check(&config)?;
-    check_exposure(&config, &config.server.listen)?;
+    check_exposure(&config, config.server.addresses())?;
     Ok(config)
 }
 

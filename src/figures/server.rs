@@ -16,6 +16,10 @@ table! {
     Total standstills,
     /// Times the whole process stood still for a second or more: stopped, frozen with its host, or without processor time.
     Total freezes,
+    /// Time at which the first of the TLS certificates expires, in seconds since 1970; 0 without certificates.
+    Now tls_certificate_expiry_seconds,
+    /// Times changed TLS certificates could not be used, and the previous ones stayed.
+    Total tls_reloads_failed,
     lists {}
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::figures::{ServerFigures, Stats};
 use crate::hub::{self, HubParts};
 use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
+use crate::logic::tls::TlsSettings;
 use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
@@ -23,6 +24,7 @@ use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 
+use super::certificates::Certificates;
 use super::logging::Logging;
 use super::sockets::Sockets;
 use super::state::State;
@@ -47,6 +49,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let descriptors = check_host()?;
     // Before the keys are read, so that no later change of their files is missed.
     let looks = keys::look(&config.auth);
+    let certificates = Certificates::load(config, &figures)?;
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
@@ -57,7 +60,8 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
     let state_figures = server_state.clone();
     let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
-    let client_side = ClientSide { listeners: clients.by_shard, admission };
+    let tls = certificates.as_ref().map(|certificates| certificates.current());
+    let client_side = ClientSide { listeners: clients.by_shard, admission, tls };
     let Threads { to_hub, hub, drained, feeds, watched } =
         start_threads(config, plan, feed, state, client_side, &stats)?;
     if let Some(listener) = admin {
@@ -75,6 +79,9 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
         })?;
     }
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
+    if let Some(certificates) = &certificates {
+        certificates.watch()?;
+    }
     let watch_file = |file| feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone());
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
@@ -86,8 +93,11 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
         for address in &clients.addresses {
             info!("the demo is at http://{address}/");
         }
+        for address in &clients.tls_addresses {
+            info!("the demo is at https://{address}/");
+        }
     }
-    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, _lock: lock })
+    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, certificates, _lock: lock })
 }
 
 /// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.
@@ -167,6 +177,8 @@ struct ClientSide {
     /// The listeners of each shard.
     listeners: Vec<Vec<Listener>>,
     admission: Arc<Admission>,
+    /// What TLS handshakes are made with.
+    tls: Option<Arc<RwLock<TlsSettings>>>,
 }
 
 /// Starts the hub and a shard for each list of listeners, and waits until every shard takes clients.
@@ -197,6 +209,7 @@ fn start_threads(
             figures: stats.shards[index].clone(),
             keyring: plan.keyring.clone(),
             revoked: state.revocations.known().clone(),
+            tls: clients.tls.clone(),
             page: config.demo.then_some(demo::PAGE),
             started: started_sender.clone(),
         });

@@ -9,6 +9,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CipherSuite, ConnectionTrafficSecrets, KeyLog, ServerConfig};
 use zeroize::Zeroize;
 
+use super::alert::Alert;
 use super::keys::{Direction, Keys, SECRET};
 use super::suite::Suite;
 
@@ -114,6 +115,8 @@ pub struct Handshake {
     /// Application data that came with the last message of the handshake.
     plain: Vec<u8>,
     caught: Caught,
+    /// The client was sent something, so that alerts are no longer plain bytes.
+    has_answered: bool,
 }
 
 /// The outcome of a handshake.
@@ -135,7 +138,13 @@ impl Handshake {
     /// If rustls refuses the configuration.
     pub fn new(settings: &TlsSettings) -> Result<Handshake, HandshakeError> {
         let connection = UnbufferedServerConnection::new(settings.0.clone())?;
-        Ok(Handshake { connection, input: Vec::new(), plain: Vec::new(), caught: Caught::default() })
+        Ok(Handshake {
+            connection,
+            input: Vec::new(),
+            plain: Vec::new(),
+            caught: Caught::default(),
+            has_answered: false,
+        })
     }
 
     /// Takes bytes of the client, which [`Handshake::advance`] works off.
@@ -157,10 +166,16 @@ impl Handshake {
     /// # Errors
     /// If the handshake has failed.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Progress, HandshakeError> {
+        let start = out.len();
         let result = self.go_on(out);
         if result.is_err() {
             self.write_alert(out);
+            // Of bytes that are no messages at all rustls tells its caller alone.
+            if out.len() == start && !self.has_answered {
+                out.extend_from_slice(&Alert::DecodeError.in_clear());
+            }
         }
+        self.has_answered |= out.len() > start;
         let caught = CAUGHT.take();
         if caught.client_length > 0 {
             (self.caught.client, self.caught.client_length) = (caught.client, caught.client_length);
@@ -199,15 +214,15 @@ impl Handshake {
 
     /// Appends the alert that rustls has for the client after an error, if it has one.
     fn write_alert(&mut self, out: &mut Vec<u8>) {
-        loop {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if encode(out, |to| data.encode(to)).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => return data.done(),
-                _ => return,
+        // While there is something to write, rustls does not look at the client's bytes, which it cannot take any more.
+        while self.connection.wants_write() {
+            let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                self.connection.process_tls_records(&mut self.input).state
+            else {
+                return;
+            };
+            if encode(out, |to| data.encode(to)).is_err() {
+                return;
             }
         }
     }
@@ -223,7 +238,7 @@ impl Handshake {
     /// If there are none that can be used, because the client has changed its keys within the last message of the handshake,
     /// for instance.
     pub fn finish(self) -> Result<Greeted, HandshakeError> {
-        let Handshake { connection, input, plain, caught } = self;
+        let Handshake { connection, input, plain, caught, .. } = self;
         let certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
         let suite = connection.negotiated_cipher_suite().and_then(|suite| known(suite.suite()));
         let suite = suite.ok_or(HandshakeError::Keys)?;
@@ -231,7 +246,9 @@ impl Handshake {
         let (send, receive) = (secrets.tx, secrets.rx);
         let send = direction(suite, send, &caught.server[..caught.server_length])?;
         let receive = direction(suite, receive, &caught.client[..caught.client_length])?;
-        Ok(Greeted { keys: Keys::new(suite, send, receive), plain, partial: input, certificate })
+        // Most often nothing is left, and then there is to be no memory either.
+        let partial = input.into_boxed_slice().into_vec();
+        Ok(Greeted { keys: Keys::new(suite, send, receive), plain, partial, certificate })
     }
 }
 

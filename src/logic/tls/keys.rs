@@ -160,7 +160,7 @@ impl Keys {
         Ok(Keys::new(suite, Direction::of_secret(suite, send, 0)?, Direction::of_secret(suite, receive, 0)?))
     }
 
-    /// The suite.
+    /// The connection's suite.
     pub fn suite(&self) -> Suite {
         self.suite
     }
@@ -168,6 +168,15 @@ impl Keys {
     /// Whether the peer has said that it will send nothing more.
     pub fn is_closed(&self) -> bool {
         self.is_closed
+    }
+
+    /// The key and the nonce of the record that is the `back`th before the next one, for tests that look for pairs that are
+    /// used twice.
+    #[cfg(test)]
+    pub(crate) fn pair(&self, back: u64) -> ([u8; KEY], [u8; NONCE_LEN]) {
+        let mut direction = self.send.clone();
+        direction.rewind(back);
+        (direction.key, direction.nonce())
     }
 
     /// The number of records that were sealed with the present key.

@@ -1,5 +1,6 @@
 //! `serve --demo`: a few live channels, and a page that shows them over all transports.
 
+mod certificate;
 mod chat;
 
 use std::io;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 
 use crate::feed::client::{FeedClient, FeedError};
 use crate::sys::clock::unix_ms;
+
+pub(super) use certificate::certificate;
 
 /// The page at `/`.
 pub const PAGE: &str = concat!(

@@ -5,9 +5,13 @@ use std::os::unix::net::UnixStream;
 
 use crate::logic::id::Id;
 
+use super::secured::Secured;
+
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: UnixStream,
+    /// The client's side of TLS, if it speaks that.
+    pub(super) secured: Option<Box<Secured>>,
     pub(super) speaks: Speaks,
     pub(super) is_resumed: bool,
     pub(super) channels: Vec<usize>,
@@ -44,6 +48,7 @@ impl Client {
     pub(super) fn new(stream: UnixStream, speaks: Speaks, channels: Vec<usize>, since: Id) -> Client {
         Client {
             stream,
+            secured: None,
             speaks,
             is_resumed: false,
             channels,
@@ -81,6 +86,14 @@ impl Client {
         }
     }
 
+    /// Sends bytes, as far as the server is still there.
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        match &mut self.secured {
+            Some(secured) => secured.send(&self.stream, bytes),
+            None => drop((&self.stream).write_all(bytes)),
+        }
+    }
+
     fn understand_frames(&mut self) {
         while self.bytes.len() >= 2 {
             let (length, start) = match self.bytes[1] {
@@ -95,7 +108,7 @@ impl Client {
             let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
             if frame[0] == 0x88 {
                 // Answers the close frame, as a browser does. The server may have gone by now.
-                let _ = (&self.stream).write_all(b"\x88\x80\0\0\0\0");
+                self.send(b"\x88\x80\0\0\0\0");
             }
             if frame[0] == 0x81 && self.speaks == Speaks::Parrot {
                 self.understand_line(std::str::from_utf8(&frame[start..]).unwrap());
