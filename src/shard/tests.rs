@@ -44,7 +44,7 @@ use crate::logic::id::Id;
 use crate::logic::protocol::feed::parse;
 use crate::logic::reason::Reason;
 
-use client::{Client, Speaks};
+use client::{Client, Speaks, say_to, take};
 use faulty::Faults;
 
 const CHANNELS: [&str; 8] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2", "c:1", "c:2"];
@@ -417,22 +417,6 @@ impl Model {
         }
         panic!("the model never settles");
     }
-}
-
-/// Sends a client's WebSocket message.
-fn say_to(mut stream: &UnixStream, text: &str) {
-    assert!(text.len() < 126);
-    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
-    frame.extend_from_slice(text.as_bytes());
-    stream.write_all(&frame).unwrap();
-}
-
-/// Reads up to `most` bytes that have come, as text.
-fn take(mut stream: &UnixStream, most: usize) -> String {
-    let mut buffer = vec![0; most];
-    let length = stream.read(&mut buffer).unwrap_or(0);
-    // The heads of frames are not text.
-    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 fn run(mut model: Model) -> Model {

@@ -1,6 +1,6 @@
 //! A client of the model: it reads frames, and remembers their events and gaps.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::logic::id::Id;
@@ -188,4 +188,20 @@ impl Client {
         let id = |name: &str| gap[name].as_str().unwrap().parse::<Id>().unwrap();
         self.gaps.push((id("after"), id("resumed")));
     }
+}
+
+/// Sends a client's WebSocket message.
+pub(super) fn say_to(mut stream: &UnixStream, text: &str) {
+    assert!(text.len() < 126);
+    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(text.as_bytes());
+    stream.write_all(&frame).unwrap();
+}
+
+/// Reads up to `most` bytes that have come, as text.
+pub(super) fn take(mut stream: &UnixStream, most: usize) -> String {
+    let mut buffer = vec![0; most];
+    let length = stream.read(&mut buffer).unwrap_or(0);
+    // The heads of frames are not text.
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
