@@ -191,6 +191,10 @@ impl Tls {
     /// Forgets a connection.
     pub(super) fn forget(&mut self, slot: u32, sum: &mut Buffers) {
         self.take_greeting(slot, sum);
+        if let Some(secured) = self.secured.get_mut(slot) {
+            // Taking a value out of the table leaves its bytes there.
+            secured.keys.wipe();
+        }
         if let Some(pending) = self.secured.remove(slot).and_then(|secured| secured.pending) {
             sum.replace(pending.counted, Buffers::default());
         }
@@ -321,6 +325,13 @@ impl Tls {
     pub(super) fn unfinished_since(&self, slot: u32) -> Option<Tick> {
         let pending = self.secured.get(slot)?.pending.as_ref()?;
         (!pending.partial.is_empty()).then_some(pending.since)
+    }
+
+    /// Counts the time of an unfinished record from now on, because the shard has not read the connection.
+    pub(super) fn wait_longer(&mut self, slot: u32, now: Tick) {
+        if let Some(pending) = self.secured.get_mut(slot).and_then(|secured| secured.pending.as_mut()) {
+            pending.since = now;
+        }
     }
 
     /// Gives back the memory of a list that was long once.

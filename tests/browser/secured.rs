@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::Browser;
-use crate::server::Server;
+use crate::server::{Server, eventually};
 
 /// Opens an event stream and a WebSocket and polls, each in `window`.
 const OPEN: &str = "
@@ -16,7 +16,7 @@ const OPEN: &str = "
         const message = JSON.parse(event.data);
         if (message.channel) window.heard.ws.push(message.data);
     };
-    socket.onclose = event => { window.closed = `${event.code} ${event.wasClean}`; };
+    socket.onclose = event => { window.ended = `${event.code} ${event.wasClean}`; };
     fetch('/poll?channel=secured&wait=20').then(answer => answer.json()).then(answer => {
         window.heard.poll.push(...answer.events.map(event => event.data));
     });
@@ -30,10 +30,11 @@ const OPEN: &str = "
 #[tokio::test(flavor = "current_thread")]
 async fn a_page_over_tls_hears_events_by_every_transport() {
     let server = Server::start_with("", &["--demo", "--tls", "127.0.0.1:0"]);
-    let told = server.log.lock().unwrap().iter().find_map(|line| {
-        line["message"].as_str()?.strip_prefix("the demo is at https://").map(str::to_owned)
+    let told = eventually("the demo has an address", || {
+        let log = server.log.lock().unwrap();
+        log.iter().find_map(|line| line["message"].as_str()?.strip_prefix("the demo is at https://").map(str::to_owned))
     });
-    let browser = Browser::open(&format!("https://{}", told.unwrap())).await;
+    let browser = Browser::open(&format!("https://{}", told)).await;
     assert_eq!(browser.run(OPEN, vec![]).await, json!(true));
     server.await_at_least("tls_connections", 1);
     let mut feed = server.feed();
@@ -45,7 +46,8 @@ async fn a_page_over_tls_hears_events_by_every_transport() {
     browser.await_true("window.heard.ws.join() === 'one,two,three'").await;
     browser.await_true("window.heard.poll.length > 0").await;
     feed.call(json!({ "op": "kick", "channel": "secured" })).unwrap();
-    browser.await_true("window.closed === '4003 true'").await;
+    browser.await_true("window.ended").await;
+    assert_eq!(browser.value("window.ended").await, json!("4003 true"));
     // The event stream comes back by itself.
     server.await_at_least("opened_sse", 2);
     browser.client.clone().close().await.unwrap();

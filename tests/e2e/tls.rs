@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -284,12 +285,57 @@ fn subscribe_speaks_tls_over_every_transport() {
 #[test]
 fn the_demo_makes_a_certificate_of_its_own() {
     let server = Server::start_with("", &["--demo", "--tls", "127.0.0.1:0"]);
-    let log = server.log.lock().unwrap().clone();
-    let told = log.iter().find_map(|line| {
-        let text = line["message"].as_str()?;
-        text.strip_prefix("the demo is at https://").map(str::to_owned)
+    let told = eventually("the demo has an address", || {
+        let log = server.log.lock().unwrap();
+        log.iter().find_map(|line| line["message"].as_str()?.strip_prefix("the demo is at https://").map(str::to_owned))
     });
-    let url = format!("https://{}", told.unwrap());
+    let url = format!("https://{told}");
     let output = Command::new("curl").args(["-sSk", "--max-time", "20", &url]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("ringcast demo"), "{output:?}");
+}
+
+#[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = identity(folder.path(), "own", "localhost", YEARS);
+    let socket = folder.path().join("tls.sock");
+    let config = format!(
+        "[server]\nlisten_tls = [\"unix:{}\"]\nproxy_protocol = true\ntrusted_proxies = [\"unix:\"]\n[tls]\nchain = {:?}\nkey = {:?}\n",
+        socket.display(),
+        own.chain,
+        own.key,
+    );
+    let server = Server::start_in(folder, &config, &[]);
+    let mut roots = RootCertStore::empty();
+    roots.add(own.der.clone()).unwrap();
+    let config = Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+    let mut client = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The header and the first bytes of the handshake come in one piece, as a proxy sends them.
+    let mut first = b"PROXY TCP4 203.0.113.9 192.0.2.1 4242 443\r\n".to_vec();
+    client.write_tls(&mut first).unwrap();
+    stream.write_all(&first).unwrap();
+    while client.is_handshaking() {
+        client.complete_io(&mut stream).unwrap();
+    }
+    let mut stream = StreamOwned::new(client, stream);
+    stream.write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    read_until(&mut stream, "ringcast.hello");
+    eventually("the log has the client's address", || {
+        let log = server.log.lock().unwrap();
+        log.iter().any(|line| line["message"] == "connected" && line["address"] == "203.0.113.9:4242").then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_stops_says_goodbye() {
+    let secured = Secured::start("");
+    let mut stream = secured.connect(&secured.own, "localhost").unwrap();
+    open_stream(&mut stream);
+    secured.server.signal(libc::SIGTERM);
+    let mut rest = String::new();
+    // An end without `close_notify` would be an error here.
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("ringcast.bye"), "{rest}");
 }

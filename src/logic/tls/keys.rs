@@ -45,11 +45,7 @@ const _: () = assert!(size_of::<Keys>() == 206, "each TLS connection has one");
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        for direction in [&mut self.send, &mut self.receive] {
-            direction.secret.zeroize();
-            direction.key.zeroize();
-            direction.iv.zeroize();
-        }
+        self.wipe();
     }
 }
 
@@ -158,6 +154,15 @@ impl Keys {
     /// If a secret is not as long as the suite's.
     pub fn of_secrets(suite: Suite, send: &[u8], receive: &[u8]) -> Result<Keys, Failed> {
         Ok(Keys::new(suite, Direction::of_secret(suite, send, 0)?, Direction::of_secret(suite, receive, 0)?))
+    }
+
+    /// Overwrites the secrets. A table that gives the value away afterwards keeps no copy of them in its memory.
+    pub fn wipe(&mut self) {
+        for direction in [&mut self.send, &mut self.receive] {
+            direction.secret.zeroize();
+            direction.key.zeroize();
+            direction.iv.zeroize();
+        }
     }
 
     /// The connection's suite.

@@ -327,6 +327,16 @@ fn a_key_is_worn_before_its_limit() {
 }
 
 #[test]
+fn secrets_can_be_overwritten() {
+    let (mut server, _) = sides(Suite::Tls13Aes256);
+    assert_ne!(server.pair(0).0, [0; 32]);
+    server.wipe();
+    for direction in [&server.send, &server.receive] {
+        assert!(direction.secret.iter().chain(&direction.key).chain(&direction.iv).all(|byte| *byte == 0));
+    }
+}
+
+#[test]
 fn keys_follow_each_other_as_the_standard_says() {
     // RFC 8448 §3: the server's application traffic secret, and the key and IV that follow from it.
     let secret = hex("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");

@@ -144,10 +144,21 @@ pub(super) fn on_timeout(shard: &mut Shard, slot: u32) {
     drop_connection(shard, slot, Reason::HandshakeTimeout);
 }
 
-/// Whether a client has begun a record and not finished it in time.
-pub(super) fn is_record_late(shard: &Shard, slot: u32) -> bool {
-    let since = shard.slots.tls.unfinished_since(slot);
-    since.is_some_and(|since| since + shard.cx.settings.handshake <= shard.cx.now)
+/// Whether a client has begun a record and not finished it in time. The rest may have come in time and wait to be read.
+pub(super) fn is_record_late(shard: &mut Shard, slot: u32) -> bool {
+    let is_late = |shard: &Shard| {
+        let since = shard.slots.tls.unfinished_since(slot);
+        since.is_some_and(|since| since + shard.cx.settings.handshake <= shard.cx.now)
+    };
+    if !is_late(shard) {
+        return false;
+    }
+    if !shard.slots[slot].may_be_read() {
+        shard.slots.tls.wait_longer(slot, shard.cx.now);
+        return false;
+    }
+    input::read_before_deadline(shard, slot);
+    shard.slots[slot].state == State::Dead || is_late(shard)
 }
 
 /// Opens the records of a connection, of which the first `kept` bytes of `bytes` are left free for those that came earlier,
