@@ -8,6 +8,8 @@ mod dashboard;
 mod demo;
 #[path = "browser/looks.rs"]
 mod looks;
+#[path = "browser/secured.rs"]
+mod secured;
 #[path = "e2e/server.rs"]
 mod server;
 
@@ -48,7 +50,12 @@ impl Browser {
         .into();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let logs = json!({ "browser": "ALL" });
-        let capabilities = json!({ "goog:chromeOptions": { "args": arguments }, "goog:loggingPrefs": logs });
+        // The demo's certificate is signed by itself.
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": arguments },
+            "goog:loggingPrefs": logs,
+            "acceptInsecureCerts": true,
+        });
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities.as_object().unwrap().clone())
             .connect(&format!("http://127.0.0.1:{}", driver.port))

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, ServeArgs};
+use crate::server::certificates::{self, Expiry};
 
 /// Exit code 1: something went wrong. (2, wrong usage, is clap's.)
 const FAILED: u8 = 1;
@@ -169,6 +170,9 @@ fn serve(args: &ServeArgs) -> Result {
 fn config_check(file: &std::path::Path) -> Result {
     let config = config::check_file(file)?;
     for warning in config::warnings(&config) {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
+    for warning in certificates::check(&config.tls)?.iter().filter_map(Expiry::warning) {
         eprintln!("{}: warning: {warning}", file.display());
     }
     println!("{}: ok", file.display());

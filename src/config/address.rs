@@ -17,6 +17,11 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
+    /// Whether the address is one place, and not any free port.
+    pub(super) fn has_port(&self) -> bool {
+        !matches!(self, ListenAddress::Tcp(address) if address.port() == 0)
+    }
+
     /// Whether only this host can reach the address.
     pub fn is_local(&self) -> bool {
         match self {

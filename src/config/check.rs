@@ -1,6 +1,5 @@
 //! Checks that need more than one key. Those of a single value stand in its entry of the table.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::address::{AdminAddress, ListenAddress};
 use super::load::ConfigError;
 use super::origins;
 use super::section::Section;
-use super::table::{Auth, Backplane, Config, NamespacePolicy, TokenKey};
+use super::table::{Auth, Backplane, Certificate, Config, NamespacePolicy, Server, Tls, TokenKey};
 use super::{BackplaneKind, SlowPolicy};
 
 /// The most namespaces; a shard numbers their policies with 16 bits.
@@ -47,6 +46,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     config.check_sections()?;
     check_admin(config)?;
     check_keys(&config.auth.keys)?;
+    check_tls(config)?;
     origins::check(config)?;
     if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
         let problem = "needs trusted_proxies: the proxies whose headers are believed";
@@ -117,9 +117,32 @@ fn check_admin(config: &Config) -> Result<(), ConfigError> {
         let problem = "must be an address of this host alone, such as 127.0.0.1, as long as [admin] token is empty";
         return Err(ConfigError::value("[admin] listen", problem));
     }
-    let is_taken = |address: SocketAddr| config.server.listen.contains(&ListenAddress::Tcp(address));
-    if address.port() != 0 && is_taken(address) {
+    let is_taken = config.server.addresses().any(|other| *other == ListenAddress::Tcp(address));
+    if address.port() != 0 && is_taken {
         return Err(ConfigError::value("[admin] listen", "must be another address than those of [server] listen"));
+    }
+    Ok(())
+}
+
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
+    if config.server.addresses().next().is_none() {
+        return Err(ConfigError::value("[server] listen", "must be at least one address, or listen_tls must"));
+    }
+    let is_both = |address: &&ListenAddress| config.server.listen.contains(address) && address.has_port();
+    if let Some(both) = config.server.listen_tls.iter().find(is_both) {
+        let problem = format!("must be other addresses than those of listen, which has {both} too");
+        return Err(ConfigError::value("[server] listen_tls", problem));
+    }
+    for (index, certificate) in config.tls.certificates.iter().enumerate() {
+        certificate.check(&format!("[tls] certificates[{index}]"))?;
+    }
+    if config.tls.chain.as_os_str().is_empty() != config.tls.key.as_os_str().is_empty() {
+        return Err(ConfigError::value("[tls] chain", "must be set together with key (--cert FILE --key FILE)"));
+    }
+    // The demo makes a certificate of its own.
+    if !config.server.listen_tls.is_empty() && config.tls.all().is_empty() && !config.demo {
+        let problem = "needs a certificate: chain and key under [tls] (--cert FILE --key FILE)";
+        return Err(ConfigError::value("[server] listen_tls", problem));
     }
     Ok(())
 }
@@ -192,6 +215,22 @@ impl Backplane {
     }
 }
 
+impl Server {
+    /// All addresses that clients connect to, with TLS or without.
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.listen.iter().chain(&self.listen_tls)
+    }
+}
+
+impl Tls {
+    /// All certificates, the first one first.
+    pub fn all(&self) -> Vec<Certificate> {
+        let first = Certificate { chain: self.chain.clone(), key: self.key.clone() };
+        let first = (!first.chain.as_os_str().is_empty()).then_some(first);
+        first.into_iter().chain(self.certificates.iter().cloned()).collect()
+    }
+}
+
 impl Auth {
     /// Whether tokens are verified.
     pub fn has_keys(&self) -> bool {
@@ -241,6 +280,12 @@ mod tests {
     fn what_cannot_be_is_refused() {
         for text in [
             "[server]\nlisten = []",
+            "[server]\nlisten_tls = [\"127.0.0.1:8443\"]",
+            "[server]\nlisten_tls = [\"127.0.0.1:8080\"]\n[tls]\nchain = \"a\"\nkey = \"b\"",
+            "[tls]\nchain = \"a\"",
+            "[tls]\nkey = \"a\"",
+            "[tls]\ncertificates = [{ chain = \"a\" }]",
+            "[tls]\nmin_version = \"1.1\"",
             "[feed]\nmode = \"rw\"",
             "[backplane]\nkind = \"redis\"",
             "[admin]\nlisten = \"here\"",
@@ -295,6 +340,16 @@ mod tests {
         assert_eq!(warned("[namespace.x]\nhistory_bytes = \"64KiB\""), 1);
         assert_eq!(warned("[namespace.x]\nhistory_bytes = \"64KiB\"\nslow = \"gap\""), 0);
         assert_eq!(warned("[namespace.\"*\"]\nhistory_events = 0\n[namespace.x]\nhistory_events = 5"), 1);
+    }
+
+    #[test]
+    fn a_server_may_speak_tls_alone() {
+        let tls = "[tls]\nchain = \"a\"\nkey = \"b\"\nmin_version = \"1.3\"\n[[tls.certificates]]\nchain = \"c\"\nkey = \"d\"";
+        let text = format!("[server]\nlisten = []\nlisten_tls = [\"127.0.0.1:8443\"]\n{tls}");
+        assert_eq!(problem(&text), None);
+        let config: Config = toml::from_str(&text).unwrap();
+        let chains: Vec<PathBuf> = config.tls.all().into_iter().map(|one| one.chain).collect();
+        assert_eq!(chains, [PathBuf::from("a"), PathBuf::from("c")]);
     }
 
     #[test]

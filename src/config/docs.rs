@@ -1,7 +1,7 @@
 //! The page about the configuration, written from the table.
 
 use super::section::{Flag, Key, Section, plain};
-use super::table::{Config, NamespacePolicy, TokenKey};
+use super::table::{Certificate, Config, NamespacePolicy, TokenKey};
 
 const INTRODUCTION: &str = "\
 # Configuration
@@ -37,6 +37,7 @@ pub fn document() -> String {
         write_section(&mut page, &format!("[{section}]"), about, keys);
     }
     write_section(&mut page, "[[auth.keys]]", TokenKey::ABOUT, &TokenKey::keys());
+    write_section(&mut page, "[[tls.certificates]]", Certificate::ABOUT, &Certificate::keys());
     write_section(&mut page, "[namespace.NAME]", NamespacePolicy::ABOUT, &NamespacePolicy::keys());
     page
 }
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn every_quantity_has_bounds() {
         let once = Config::sections().into_iter().flat_map(|(_, _, keys)| keys);
-        for key in once.chain(TokenKey::keys()).chain(NamespacePolicy::keys()) {
+        for key in once.chain(TokenKey::keys()).chain(Certificate::keys()).chain(NamespacePolicy::keys()) {
             let unbounded = ["number", "size", "duration"];
             assert!(!unbounded.contains(&key.allowed.as_str()), "{} may be as large as anyone likes", key.name);
         }

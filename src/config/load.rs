@@ -76,7 +76,7 @@ pub fn load(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<String>) -> R
         config.server.state_dir = state.unwrap_or_else(|| beside.unwrap_or(Path::new(".")).to_path_buf());
     }
     check(&config)?;
-    check_exposure(&config, &config.server.listen)?;
+    check_exposure(&config, config.server.addresses())?;
     origins::share(&mut config);
     Ok(config)
 }
@@ -100,7 +100,7 @@ pub fn check_file(path: &Path) -> Result<Config, ConfigError> {
     let mut config = read_file(path)?;
     config.backplane.settle_kind();
     check(&config)?;
-    check_exposure(&config, &config.server.listen)?;
+    check_exposure(&config, config.server.addresses())?;
     Ok(config)
 }
 

@@ -21,7 +21,7 @@ pub use check::warnings;
 pub use docs::document;
 pub use load::{ConfigError, check_file, default_feed_path, load};
 pub use table::{
-    Admin, Auth, Backplane, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace, NamespacePolicy,
-    Server, TokenKey, WebSocket,
+    Admin, Auth, Backplane, Certificate, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace,
+    NamespacePolicy, Server, Tls, TokenKey, WebSocket,
 };
-pub use values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, Verdict, memory_budget};
+pub use values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, TlsVersion, Verdict, memory_budget};

@@ -17,7 +17,7 @@ use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, Verdict};
+use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, TlsVersion, Verdict};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -39,6 +39,7 @@ sections! {
     websocket: WebSocket,
     heartbeat: Heartbeat,
     auth: Auth,
+    tls: Tls,
     limits: Limits,
     backplane: Backplane,
     log: Log,
@@ -53,8 +54,11 @@ section! {
         /// that connects over TCP runs out of ports at some ten thousand connections; over a Unix socket it does not.
         listen: Vec<ListenAddress> as "units::texts" =
             vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
-            must be("at least one address", |all: &Vec<ListenAddress>| !all.is_empty()),
             flag Flag { name: "listen", value: "ADDRESS", variable: "RINGCAST_LISTEN" };
+        /// Addresses that clients connect to with TLS (`https://`, `wss://`), in the same form. The certificates are under
+        /// `[tls]`. With such addresses `listen` may be empty.
+        listen_tls: Vec<ListenAddress> as "units::texts" = Vec::new(),
+            flag Flag { name: "tls", value: "ADDRESS", variable: "RINGCAST_TLS" };
         /// Threads that hold connections; 0 means one per usable core. Each thread has a descriptor table of its own, so each
         /// may hold as many connections as `LimitNOFILE` says.
         shards: usize = 0, must ..=1024, flag Flag { name: "shards", value: "N", variable: "RINGCAST_SHARDS" };
@@ -230,6 +234,41 @@ section! {
         pem: String = String::new();
         /// A file with a public key in PEM.
         pem_file: PathBuf = PathBuf::new();
+    }
+}
+
+section! {
+    /// TLS for the addresses of `[server] listen_tls`. [security.md](security.md#tls) says what it protects and how. The files
+    /// are read again when they change and on SIGHUP; connections that are open keep what they have.
+    Tls {
+        /// The file of the server's certificate in PEM, with the chain that leads to its authority.
+        chain: PathBuf = PathBuf::new(), flag Flag { name: "cert", value: "FILE", variable: "RINGCAST_CERT" };
+        /// The file of the certificate's private key in PEM. Handshakes with an ECDSA key (P-256) cost a
+        /// fraction of those with RSA.
+        key: PathBuf = PathBuf::new(), flag Flag { name: "key", value: "FILE", variable: "RINGCAST_KEY" };
+        /// Further certificates, each with the keys of `[[tls.certificates]]`, as in
+        /// `{ chain = "b.example.pem", key = "b.example.key" }`. A client gets the one whose names have the name that it asks
+        /// for (SNI), or else the first.
+        certificates: Vec<Certificate> = Vec::new();
+        /// The oldest version of the protocol that is spoken.
+        min_version: TlsVersion = TlsVersion::V12, must one_of();
+        /// Refuse clients that ask for a name which no certificate has, or for none.
+        strict_sni: bool = false;
+        /// Let clients that come back resume with a ticket, without the certificate and its check. The keys that tickets are
+        /// sealed with change every six hours and live in the process alone.
+        tickets: bool = true;
+        /// Handshakes under way, per shard. Further connections wait in the kernel.
+        handshakes_max: usize = 4096, must 1..=1_000_000;
+    }
+}
+
+section! {
+    /// A certificate of the server.
+    Certificate {
+        /// The file of the certificate in PEM, with the chain that leads to its authority.
+        chain: PathBuf = PathBuf::new(), must be("a file", |path: &PathBuf| !path.as_os_str().is_empty());
+        /// The file of the certificate's private key in PEM.
+        key: PathBuf = PathBuf::new(), must be("a file", |path: &PathBuf| !path.as_os_str().is_empty());
     }
 }
 

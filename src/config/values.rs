@@ -88,6 +88,20 @@ pub enum Verdict {
     Allow,
 }
 
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum TlsVersion {
+    /// TLS 1.2, with the AEAD suites alone.
+    #[default]
+    #[serde(rename = "1.2")]
+    #[value(name = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    #[value(name = "1.3")]
+    V13,
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

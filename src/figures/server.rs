@@ -40,6 +40,10 @@ table! {
     Total backplane_reconnects,
     /// Fences that this node wrote because the broker had lost entries.
     Total backplane_fences,
+    /// Time at which the first of the TLS certificates expires, in seconds since 1970; 0 without certificates.
+    Now tls_certificate_expiry_seconds,
+    /// Times changed TLS certificates could not be used, and the previous ones stayed.
+    Total tls_reloads_failed,
     lists {}
 }
 

@@ -60,6 +60,10 @@ table! {
     Now connections_ws in CONNECTIONS,
     /// Held polls now.
     Now connections_poll in CONNECTIONS,
+    /// Connections now that speak TLS and have shaken hands.
+    Now tls_connections,
+    /// TLS handshakes that are under way now.
+    Now tls_handshakes_open,
     /// Channels that the shard follows now.
     Now channels,
     /// Framed bytes kept in channel logs now.
@@ -92,6 +96,10 @@ table! {
     Total opened_ws in OPENED,
     /// Polls begun.
     Total opened_poll in OPENED,
+    /// TLS handshakes completed.
+    Total tls_handshakes,
+    /// TLS handshakes that failed, and connections ended because a client broke the TLS protocol.
+    Total tls_errors,
     /// Requests and WebSocket messages answered with an error.
     Total errors,
     /// Tokens refused because they did not verify, had expired or were revoked.

@@ -24,4 +24,5 @@ pub mod refusal;
 pub mod retry;
 pub mod session;
 pub mod sparse;
+pub mod tls;
 pub mod wheel;

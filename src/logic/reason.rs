@@ -95,6 +95,8 @@ reasons! {
     BadTokens = "bad_tokens", Some(Code::InvalidToken), Silent, "too many tokens that do not verify";
     /// The hub had no room for the connection's last channel, because clients have brought too many into being.
     NoRoom = "no_room", Some(Code::Channels), Bye, "the server has no room for more channels";
+    /// The TLS handshake has failed, or the client has broken the TLS protocol.
+    Tls = "tls", None, Silent, "";
     /// The client has sent more than `message_rate` or `byte_rate` allows.
     Flooding = "flooding", Some(Code::Flooding), Silent, "too many messages in a second";
 }

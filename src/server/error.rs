@@ -8,7 +8,7 @@ use crate::hub::ids::MarkError;
 use crate::hub::revocations::RevocationsError;
 use crate::sys::socket::UnixListenError;
 
-use super::keys;
+use super::{certificates, keys};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,9 @@ pub enum StartError {
     /// The keys for tokens cannot be used.
     #[error(transparent)]
     Keys(#[from] keys::LoadError),
+    /// The TLS certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] certificates::CertificateError),
     /// A user in `allow_users` or `readers` does not exist.
     #[error("[feed] {0} names {1:?}, but there is no such user on this host")]
     NoUser(&'static str, String),

@@ -11,7 +11,7 @@ use crate::link::{HubMessage, ToHub};
 use crate::logic::auth::{KeyError, KeyMaterial, Keyring, LeftOut, Rules};
 
 /// The interval at which the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A shorter secret can be guessed by trying (RFC 7518 §3.2).
 const SECRET_BYTES_SAFE: usize = 32;
 
@@ -95,12 +95,17 @@ pub(super) type Looks = Vec<Option<(SystemTime, u64, u64)>>;
 
 /// The state of the key files. Call this before the files are read, so that no later change is missed.
 pub(super) fn look(auth: &Auth) -> Looks {
+    look_at(files(auth))
+}
+
+/// The state of files.
+pub(super) fn look_at(files: impl Iterator<Item = PathBuf>) -> Looks {
     use std::os::unix::fs::MetadataExt;
     let of = |path: PathBuf| {
         let data = std::fs::metadata(path).ok()?;
         Some((data.modified().ok()?, data.ino(), data.len()))
     };
-    files(auth).map(of).collect()
+    files.map(of).collect()
 }
 
 fn files(auth: &Auth) -> impl Iterator<Item = PathBuf> {

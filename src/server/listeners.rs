@@ -11,7 +11,7 @@ use socket2::Socket;
 use tracing::info;
 
 use crate::config::{Config, ListenAddress, check_exposure};
-use crate::shard::Listener;
+use crate::shard::{Listener, ListenerKind};
 use crate::sys::inherited::{self, Inherited};
 use crate::sys::socket::{self, SocketFile, TcpOptions};
 
@@ -19,6 +19,8 @@ use super::StartError;
 
 /// The service manager's name for the feed's socket; all other sockets are for clients.
 const FEED_NAME: &str = "feed";
+/// The service manager's name for the sockets of clients that speak TLS.
+const TLS_NAME: &str = "tls";
 
 /// The listeners of all shards.
 pub(super) struct Listeners {
@@ -26,6 +28,8 @@ pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<Listener>>,
     /// The TCP addresses, with the ports that the kernel has chosen.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The same of those that speak TLS.
+    pub(super) tls_addresses: Vec<SocketAddr>,
     /// Socket files that are this process's to remove.
     pub(super) files: Vec<SocketFile>,
 }
@@ -72,8 +76,12 @@ impl Listeners {
         cores: Option<&[usize]>,
         inherited: Vec<Inherited>,
     ) -> Result<Listeners, StartError> {
-        let mut listeners =
-            Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new(), files: Vec::new() };
+        let mut listeners = Listeners {
+            by_shard: (0..shards).map(|_| Vec::new()).collect(),
+            addresses: Vec::new(),
+            tls_addresses: Vec::new(),
+            files: Vec::new(),
+        };
         let options = TcpOptions {
             backlog: i32::try_from(config.limits.backlog).unwrap_or(i32::MAX),
             not_sent_low_water: u32::try_from(config.limits.not_sent).unwrap_or(u32::MAX),
@@ -84,27 +92,29 @@ impl Listeners {
             return Ok(listeners);
         }
         // All ports are checked before the first is opened: addresses of this configuration may overlap each other.
-        for address in &config.server.listen {
+        for address in config.server.addresses() {
             if let ListenAddress::Tcp(wanted) = address {
                 check_port(*wanted)?;
             }
         }
-        for address in &config.server.listen {
+        let plain = config.server.listen.iter().map(|address| (address, false));
+        for (address, is_tls) in plain.chain(config.server.listen_tls.iter().map(|address| (address, true))) {
             match address {
-                ListenAddress::Unix(path) => listeners.open_unix(path, config)?,
+                ListenAddress::Unix(path) => listeners.open_unix(path, config, is_tls)?,
                 ListenAddress::Tcp(wanted) => {
-                    listeners.open_tcp(*wanted, &options, cores.filter(|_| config.server.steer))?;
+                    listeners.open_tcp(*wanted, &options, cores.filter(|_| config.server.steer), is_tls)?;
                 }
             }
         }
         Ok(listeners)
     }
 
-    fn open_unix(&mut self, path: &Path, config: &Config) -> Result<(), StartError> {
+    fn open_unix(&mut self, path: &Path, config: &Config, is_tls: bool) -> Result<(), StartError> {
         let listener = Arc::new(socket::listen_unix(path, config.server.unix_mode.0, None)?);
         self.files.push(SocketFile::at(path)?);
-        self.by_shard.iter_mut().for_each(|listeners| listeners.push(Listener::Unix(listener.clone())));
-        info!(address = %ListenAddress::Unix(path.to_path_buf()), "listening");
+        let one = || Listener { kind: ListenerKind::Unix(listener.clone()), is_tls };
+        self.by_shard.iter_mut().for_each(|listeners| listeners.push(one()));
+        info!(address = %ListenAddress::Unix(path.to_path_buf()), tls = is_tls, "listening");
         Ok(())
     }
 
@@ -113,6 +123,7 @@ impl Listeners {
         wanted: SocketAddr,
         options: &TcpOptions,
         steered: Option<&[usize]>,
+        is_tls: bool,
     ) -> Result<(), StartError> {
         let mut actual = wanted;
         for (shard, listeners) in self.by_shard.iter_mut().enumerate() {
@@ -123,38 +134,47 @@ impl Listeners {
             if let Some(core) = steered.and_then(|cores| cores.get(shard)) {
                 socket::steer_to(&listener, *core)?;
             }
-            listeners.push(Listener::Tcp(listener));
+            listeners.push(Listener { kind: ListenerKind::Tcp(listener), is_tls });
         }
-        self.addresses.push(actual);
-        info!(address = %actual, "listening");
+        match is_tls {
+            true => self.tls_addresses.push(actual),
+            false => self.addresses.push(actual),
+        }
+        info!(address = %actual, tls = is_tls, "listening");
         Ok(())
     }
 
     /// Gives each shard a socket per address: one of its own if the manager has opened as many (with `ReusePort=`), else
     /// one that it shares with other shards.
     fn take_clients(&mut self, all: Vec<Inherited>, config: &Config, options: &TcpOptions) -> Result<(), StartError> {
-        let mut by_address: Vec<(String, Vec<Arc<Socket>>)> = Vec::new();
-        for Inherited { socket, .. } in all {
+        let mut by_address: Vec<(String, bool, Vec<Arc<Socket>>)> = Vec::new();
+        for Inherited { socket, name } in all {
             let address = describe(&socket)?;
+            let is_tls = name == TLS_NAME;
+            if is_tls && config.tls.all().is_empty() {
+                let message = format!("a socket named {TLS_NAME} needs a certificate: chain and key under [tls]");
+                return Err(StartError::Inherited(message));
+            }
             if let Some(tcp) = socket.local_addr()?.as_socket() {
                 check_exposure(config, [&ListenAddress::Tcp(tcp)]).map_err(StartError::Open)?;
                 socket::set_tcp_options(&socket, options)?;
-                if !self.addresses.contains(&tcp) {
-                    self.addresses.push(tcp);
+                let addresses = if is_tls { &mut self.tls_addresses } else { &mut self.addresses };
+                if !addresses.contains(&tcp) {
+                    addresses.push(tcp);
                 }
             }
-            match by_address.iter_mut().find(|(known, _)| *known == address) {
-                Some((_, sockets)) => sockets.push(Arc::new(socket)),
-                None => by_address.push((address, vec![Arc::new(socket)])),
+            match by_address.iter_mut().find(|(known, ..)| *known == address) {
+                Some((.., sockets)) => sockets.push(Arc::new(socket)),
+                None => by_address.push((address, is_tls, vec![Arc::new(socket)])),
             }
         }
-        for (address, sockets) in by_address {
-            info!(address, sockets = sockets.len(), "listening on what the service manager has opened");
+        for (address, is_tls, sockets) in by_address {
+            info!(address, tls = is_tls, sockets = sockets.len(), "listening on what the service manager has opened");
             let shards = self.by_shard.len();
             // Every shard gets a socket, and every socket a shard: clients on a socket without a shard would wait for ever.
             for index in 0..shards.max(sockets.len()) {
                 let socket = sockets[index % sockets.len()].clone();
-                self.by_shard[index % shards].push(Listener::Inherited(socket));
+                self.by_shard[index % shards].push(Listener { kind: ListenerKind::Inherited(socket), is_tls });
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Putting the threads together: start, serve, drain.
 
 mod backplane;
+pub mod certificates;
 pub mod demo;
 mod error;
 mod feed_file;
@@ -27,6 +28,7 @@ use crate::sys::signal::{self, Signal};
 use crate::sys::socket::SocketFile;
 
 use crate::sys::{memory, process};
+use certificates::Certificates;
 use feed_file::FeedFile;
 
 use logging::Logging;
@@ -75,6 +77,8 @@ struct Server {
     files: Vec<SocketFile>,
     /// The feed's file, unless the service manager has opened the feed.
     feed_file: Option<FeedFile>,
+    /// The TLS certificates, if there are any.
+    certificates: Option<Arc<Certificates>>,
     _lock: StateLock,
 }
 
@@ -102,20 +106,21 @@ impl Server {
         info!("stopped");
     }
 
-    /// Reads the keys again, in a thread of its own: a file on a disk that stands still must not keep signals waiting.
+    /// Reads keys and certificates again, in a thread of its own: a file on a disk that stands still must not keep signals waiting.
     fn reload(&self, config: &Config) {
-        if !config.auth.has_keys() {
+        if !config.auth.has_keys() && self.certificates.is_none() {
             info!("there are no keys to read again; the configuration is read at the start only");
             return;
         }
-        let (auth, to_hub) = (config.auth.clone(), self.to_hub.clone());
+        let (auth, to_hub, certificates) = (config.auth.clone(), self.to_hub.clone(), self.certificates.clone());
         let read = move || {
-            if keys::reload(&auth, &to_hub) {
+            let has_certificates = certificates.is_none_or(|certificates| certificates.reload());
+            if keys::reload(&auth, &to_hub) && has_certificates {
                 info!("keys are read again; the rest of the configuration is read at the start only");
             }
         };
         if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(read) {
-            warn!(%error, "the keys for tokens cannot be read again");
+            warn!(%error, "keys and certificates cannot be read again");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::hub::revocations::Revocations;
 use crate::hub::{self, HubParts, Order};
 use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
+use crate::logic::tls::TlsSettings;
 use crate::shard::{self, Admission, Listener, ShardParts};
 use crate::sys::accounts;
 use crate::sys::affinity;
@@ -25,6 +26,7 @@ use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
 
 use super::backplane::{self, Joining};
+use super::certificates::Certificates;
 use super::logging::Logging;
 use super::sockets::Sockets;
 use super::state::State;
@@ -49,6 +51,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let descriptors = check_host()?;
     // Before the keys are read, so that no later change of their files is missed.
     let looks = keys::look(&config.auth);
+    let certificates = Certificates::load(config, &figures)?;
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
@@ -59,7 +62,8 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
     let state_figures = server_state.clone();
     let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
-    let client_side = ClientSide { listeners: clients.by_shard, admission };
+    let tls = certificates.as_ref().map(|certificates| certificates.current());
+    let client_side = ClientSide { listeners: clients.by_shard, admission, tls };
     let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats)?;
     let Threads { to_hub, hub, drained, feeds, watched, backplane } = threads;
     if let Some(listener) = admin {
@@ -82,6 +86,9 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     }
     start_shards(shards_to_start, &watched[1..])?;
     keys::watch(config.auth.clone(), looks, to_hub.clone())?;
+    if let Some(certificates) = &certificates {
+        certificates.watch()?;
+    }
     let watch_file = |file| feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone());
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
@@ -93,8 +100,11 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
         for address in &clients.addresses {
             info!("the demo is at http://{address}/");
         }
+        for address in &clients.tls_addresses {
+            info!("the demo is at https://{address}/");
+        }
     }
-    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, _lock: lock })
+    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, certificates, _lock: lock })
 }
 
 /// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.
@@ -182,6 +192,8 @@ struct ClientSide {
     /// The listeners of each shard.
     listeners: Vec<Vec<Listener>>,
     admission: Arc<Admission>,
+    /// What TLS handshakes are made with.
+    tls: Option<Arc<RwLock<TlsSettings>>>,
 }
 
 /// Starts the hub, and makes a shard for each list of listeners.
@@ -213,6 +225,7 @@ fn start_hub(
             keyring: plan.keyring.clone(),
             revoked: state.revocations.known().clone(),
             pages: config.demo.then_some(demo::PAGES),
+            tls: clients.tls.clone(),
             started: started_sender.clone(),
         });
     }

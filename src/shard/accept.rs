@@ -9,15 +9,16 @@ use crate::logic::code::Code;
 use crate::logic::protocol::http::{Exchange, Parsed, Request, last_untrusted, parse};
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
+use crate::logic::tls::Alert;
 use crate::sys::socket;
 
-use super::Listener;
 use super::admission::Refused;
 use super::connection::{Flags, Peer, State};
 use super::context::{Budget, Context};
 use super::refusals;
 use super::slots::Slots;
 use super::waiting::Waiting;
+use super::{Listener, ListenerKind};
 
 /// The most connections that one turn accepts from one listener.
 const BURST: usize = 64;
@@ -37,10 +38,10 @@ const OTHER_DESCRIPTORS: u64 = 128;
 
 impl Listener {
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
-            Listener::Inherited(listener) => listener.as_fd(),
+        match &self.kind {
+            ListenerKind::Tcp(listener) => listener.as_fd(),
+            ListenerKind::Unix(listener) => listener.as_fd(),
+            ListenerKind::Inherited(listener) => listener.as_fd(),
         }
     }
 }
@@ -77,6 +78,8 @@ pub(super) enum Queue {
 struct Comer {
     fd: OwnedFd,
     address: Option<SocketAddr>,
+    /// The client speaks TLS.
+    is_tls: bool,
     /// The turns for which it may still wait.
     turns_left: u32,
 }
@@ -165,10 +168,15 @@ impl Acceptor {
             }
             budget.spend(ACCEPT_PIECES);
             let listener = &self.listeners[listener];
+            if listener.is_tls && slots.tls.greetings() >= cx.settings.config.tls.handshakes_max {
+                // The kernel keeps further connections until some of the handshakes are over.
+                return Queue::Exhausted;
+            }
             match socket::accept(listener.as_fd()) {
                 Ok(Some((fd, address))) => {
                     cx.counters.accepted += 1;
-                    self.admit(slots, cx, Comer { fd, address, turns_left: TURNS_WAITED_MAX });
+                    let is_tls = listener.is_tls;
+                    self.admit(slots, cx, Comer { fd, address, is_tls, turns_left: TURNS_WAITED_MAX });
                 }
                 Ok(None) => return Queue::Empty,
                 Err(error) if socket::is_exhaustion(&error) => {
@@ -227,7 +235,7 @@ impl Acceptor {
                 cx.counters.refused += 1;
                 let refusal = Refusal::fatal(Code::Full, "this server has no descriptors left");
                 let refusal = refusal.retry_after(cx.retry_after_secs());
-                refuse_at_once(cx, fd.as_fd(), &refusal);
+                refuse_at_once(cx, fd.as_fd(), listener.is_tls, &refusal);
                 break;
             }
         }
@@ -237,7 +245,7 @@ impl Acceptor {
     /// Accepts the connections that are left in the queues, as far as the budget reaches, and stops listening.
     pub(super) fn stop(&mut self, slots: &mut Slots, cx: &mut Context, mut budget: Budget) {
         for listener in std::mem::take(&mut self.listeners) {
-            if matches!(listener, Listener::Inherited(_)) {
+            if matches!(listener.kind, ListenerKind::Inherited(_)) {
                 // The service manager keeps the socket for the next process.
                 continue;
             }
@@ -246,7 +254,7 @@ impl Acceptor {
             {
                 budget.spend(ACCEPT_PIECES);
                 cx.counters.accepted += 1;
-                self.admit(slots, cx, Comer { fd, address, turns_left: 0 });
+                self.admit(slots, cx, Comer { fd, address, is_tls: listener.is_tls, turns_left: 0 });
             }
             // The driver has a copy of the descriptor, whose wait ends with this.
             socket::stop_listening(listener.as_fd());
@@ -259,8 +267,15 @@ impl Acceptor {
 fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted: bool) -> u32 {
     let comes_from_proxy = comer.address.is_none() || cx.settings.trusts(peer.ip());
     let is_proxied = cx.settings.config.server.proxy_protocol && comes_from_proxy;
-    let state = if is_proxied { State::Proxied } else { State::Http };
+    let state = match comer.is_tls {
+        _ if is_proxied => State::Proxied,
+        true => State::Greeting,
+        false => State::Http,
+    };
     let slot = slots.occupy(comer.fd, peer, state, cx.now);
+    if comer.is_tls {
+        slots.tls.greet(slot);
+    }
     if is_counted {
         slots[slot].flags.insert(Flags::COUNTED);
     }
@@ -274,8 +289,9 @@ fn occupy(slots: &mut Slots, cx: &Context, comer: Comer, peer: Peer, is_counted:
 fn refuse(slots: &mut Slots, cx: &mut Context, comer: Comer, peer: Peer, refusal: Refusal) {
     cx.counters.refused += 1;
     let refusal = refusal.retry_after(cx.retry_after_secs());
-    if slots.refusals >= REFUSALS_MAX {
-        refuse_at_once(cx, comer.fd.as_fd(), &refusal);
+    // A handshake would cost more than what is refused, and browsers come back after an alert.
+    if slots.refusals >= REFUSALS_MAX || comer.is_tls {
+        refuse_at_once(cx, comer.fd.as_fd(), comer.is_tls, &refusal);
         return;
     }
     slots.refusals += 1;
@@ -286,11 +302,16 @@ fn refuse(slots: &mut Slots, cx: &mut Context, comer: Comer, peer: Peer, refusal
 }
 
 /// Answers a connection by what has come of its request, without a slot. The client may see a reset instead of the end.
-fn refuse_at_once(cx: &mut Context, fd: BorrowedFd<'_>, refusal: &Refusal) {
+/// A client that speaks TLS gets an alert.
+fn refuse_at_once(cx: &mut Context, fd: BorrowedFd<'_>, is_tls: bool, refusal: &Refusal) {
     cx.counters.count_rejection(refusal.code.status());
     cx.counters.closed[Reason::Refused as usize] += 1;
     let mut request = [0; REQUEST_BYTES];
     let length = socket::receive(fd, &mut request).unwrap_or(0);
+    if is_tls {
+        let _ = socket::send(fd, &Alert::InternalError.in_clear());
+        return;
+    }
     let mut answer = Vec::new();
     match parse(&request[..length], &cx.settings.head) {
         Parsed::Complete { request, .. } => {
@@ -382,6 +403,12 @@ impl Acceptor {
         address: Option<SocketAddr>,
     ) -> Option<u32> {
         cx.counters.accepted += 1;
-        self.admit(slots, cx, Comer { fd, address, turns_left: 0 })
+        self.admit(slots, cx, Comer { fd, address, is_tls: false, turns_left: 0 })
+    }
+
+    /// Admits a connection whose client speaks TLS.
+    pub(super) fn admit_tls(&mut self, slots: &mut Slots, cx: &mut Context, fd: OwnedFd) -> Option<u32> {
+        cx.counters.accepted += 1;
+        self.admit(slots, cx, Comer { fd, address: None, is_tls: true, turns_left: 0 })
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::logic::cells::Slack;
 use crate::logic::log::Position;
 
-use super::connection::Connection;
+use super::connection::{Connection, Flags};
 use super::context::Budget;
 use super::lanes::Lanes;
 use super::slots::Slots;
+use super::tls::Sealed;
 
 /// The most bytes that are copied for one batch.
 const ARENA_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,12 +61,24 @@ pub(super) struct Batch {
     pub(super) arena: Vec<u8>,
     /// The cursors of the connection whose frames are being copied.
     pub(super) cursors: Vec<Position>,
+    /// The records of the sends to connections that speak TLS, in the order of the plans.
+    pub(super) records: Vec<u8>,
+    /// The places of these sends' records.
+    pub(super) sealed: Vec<Sealed>,
 }
 
 impl Default for Batch {
     fn default() -> Batch {
         let budget = Budget::new((0, Duration::ZERO));
-        Batch { plans: Vec::new(), bytes: 0, budget, arena: Vec::new(), cursors: Vec::new() }
+        Batch {
+            plans: Vec::new(),
+            bytes: 0,
+            budget,
+            arena: Vec::new(),
+            cursors: Vec::new(),
+            records: Vec::new(),
+            sealed: Vec::new(),
+        }
     }
 }
 
@@ -102,6 +115,8 @@ impl Batch {
         self.plans.give_back_slack();
         self.arena.give_back_slack();
         self.cursors.give_back_slack();
+        self.records.give_back_slack();
+        self.sealed.give_back_slack();
     }
 
     /// Each planned send: the socket and its bytes.
@@ -110,16 +125,46 @@ impl Batch {
         slots: &'a Slots,
         lanes: &'a Lanes,
     ) -> impl Iterator<Item = (BorrowedFd<'a>, &'a [u8])> {
+        let mut sealed = self.sealed.iter();
         self.plans.iter().filter_map(move |plan| {
             let connection = &slots[plan.slot];
-            let bytes = match plan.piece {
-                Piece::Run { lane, start, end, .. } => lanes[lane].log.bytes(start, end),
-                Piece::Out => connection.out_bytes(),
-                Piece::Heartbeat => heartbeat(connection),
-                Piece::Merged { start, end } => &self.arena[start..end],
+            let bytes = if connection.flags.intersects(Flags::SEALED) {
+                sealed.next().map_or(&[][..], |sealed| &self.records[sealed.start..sealed.end])
+            } else {
+                plain(plan, connection, lanes, &self.arena)
             };
             Some((connection.fd.as_ref()?.as_fd(), bytes))
         })
+    }
+
+    /// Seals the sends to connections that speak TLS; returns the connections for which that failed.
+    pub(super) fn seal(&mut self, slots: &mut Slots, lanes: &Lanes) -> Vec<u32> {
+        let mut failed = Vec::new();
+        self.records.clear();
+        self.sealed.clear();
+        let plans = if slots.tls.secured() > 0 { &self.plans[..] } else { &[] };
+        for plan in plans {
+            if slots[plan.slot].flags.intersects(Flags::SEALED) {
+                let (connection, tls) = slots.with_tls(plan.slot);
+                let plain = plain(plan, connection, lanes, &self.arena);
+                let sealed = tls.seal(plan.slot, plain, &mut self.records);
+                self.sealed.push(sealed.unwrap_or_else(|_| {
+                    failed.push(plan.slot);
+                    Sealed::default()
+                }));
+            }
+        }
+        failed
+    }
+}
+
+/// The bytes of a planned send, in plaintext.
+fn plain<'a>(plan: &Plan, connection: &'a Connection, lanes: &'a Lanes, arena: &'a [u8]) -> &'a [u8] {
+    match plan.piece {
+        Piece::Run { lane, start, end, .. } => lanes[lane].log.bytes(start, end),
+        Piece::Out => connection.out_bytes(),
+        Piece::Heartbeat => heartbeat(connection),
+        Piece::Merged { start, end } => &arena[start..end],
     }
 }
 

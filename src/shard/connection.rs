@@ -27,6 +27,8 @@ pub(super) enum State {
     Free,
     /// The connection waits for the header of the PROXY protocol.
     Proxied,
+    /// The TLS handshake is under way.
+    Greeting,
     /// The connection waits for a request, or for the rest of one.
     Http,
     /// An event stream is open.
@@ -85,6 +87,8 @@ bitflags! {
         const PAGE = 1 << 17;
         /// The connection has made a request, so that its further requests have a rate.
         const ASKED = 1 << 18;
+        /// The connection speaks TLS, and its handshake is over: what is sent is sealed.
+        const SEALED = 1 << 19;
         /// A close frame has come from a WebSocket's client.
         const CLIENT_CLOSED = 1 << 31;
     }
@@ -389,20 +393,15 @@ impl Connection {
         &mut self.extra().out
     }
 
-    /// The place of the next words for the client: `out`, or what follows the connection's first words while these wait for
-    /// their position.
-    pub(super) fn words(&mut self) -> &mut Vec<u8> {
-        let extra = self.extra();
-        let opening = extra.resumes.front_mut().and_then(|resume| resume.opening.as_mut());
-        match opening.filter(|opening| opening.is_welcome()) {
-            Some(opening) => opening.then(),
-            None => &mut extra.out,
-        }
-    }
-
     /// Whether `out` has the head of a response that may still be taken back, so that nothing is sent.
     pub(super) fn holds_head(&self) -> bool {
         self.resume().and_then(|resume| resume.opening.as_ref()).is_some_and(Opening::holds_head)
+    }
+
+    /// Whether the client's close frame must come before the server ends the connection: a WebSocket whose server ends first
+    /// has failed for its client.
+    pub(super) fn awaits_close_frame(&self) -> bool {
+        self.key.protocol().carrier() == Carrier::WebSocket && !self.flags.intersects(Flags::CLIENT_CLOSED)
     }
 
     /// The bytes that wait in `out`.

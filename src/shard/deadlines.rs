@@ -126,8 +126,10 @@ impl Deadlines {
     /// connection's identity expires.
     pub(super) fn schedule_all(&mut self, slots: &mut Slots, cx: &Context, token_ends: impl Fn(u32) -> Option<Tick>) {
         while let Some(slot) = slots.rescheduled.pop() {
+            let unfinished = slots.tls.unfinished_since(slot).map(|since| since + cx.settings.handshake);
             let connection = &mut slots[slot];
-            let Some(due) = next_due(connection, slot, &cx.settings, cx.now, token_ends(slot)) else { continue };
+            let ends = token_ends(slot).into_iter().chain(unfinished).min();
+            let Some(due) = next_due(connection, slot, &cx.settings, cx.now, ends) else { continue };
             if connection.timer == 0 || due < connection.timer {
                 let hint = Hint { slot, generation: connection.generation };
                 connection.timer = self.wheel.insert(hint, due);

@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::logic::log::Position;
 use crate::logic::wheel::Tick;
 
-use super::account::{Buffers, backlog, can_be_cut, is_over, used};
+use super::account::{backlog, can_be_cut, is_over, used};
 use super::context::{Budget, Context};
 use super::lag::cut;
 use super::lanes::Lanes;
@@ -129,7 +129,7 @@ impl Memory {
             let connection = &slots[slot];
             let mut pieces = 1;
             if can_be_cut(connection) {
-                let held = connection.extra.as_ref().map_or(Buffers::default(), |extra| extra.counted);
+                let held = slots.held(slot);
                 let changed = if held.output >= held.input { connection.sent } else { connection.received };
                 let stood = |since: Tick| u64::from(now.saturating_sub(since)) + 1;
                 let (behind, looks) = backlog(connection, lanes);
@@ -161,7 +161,7 @@ impl Memory {
             }
             if slots[slot].generation == generation && can_be_cut(&slots[slot]) {
                 cut(slots, lanes, cx, slot);
-                to_be_freed += slots[slot].extra.as_ref().map_or(0, |extra| extra.counted.total());
+                to_be_freed += slots.held(slot).total();
                 count += 1;
             }
         }

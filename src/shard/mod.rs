@@ -38,6 +38,7 @@ mod settings;
 mod slots;
 mod subscriptions;
 mod survey;
+mod tls;
 mod turn;
 mod unused;
 mod upstream;
@@ -45,12 +46,13 @@ mod waiting;
 mod walk;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use crate::config::Config;
 use crate::figures::ShardFigures;
 use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
+use crate::logic::tls::TlsSettings;
 
 pub use crate::logic::reason::Reason;
 pub use account::lag_memory;
@@ -59,7 +61,16 @@ pub use driver::run;
 
 /// A listener of a shard.
 #[derive(Debug)]
-pub enum Listener {
+pub struct Listener {
+    /// The socket.
+    pub kind: ListenerKind,
+    /// The clients speak TLS.
+    pub is_tls: bool,
+}
+
+/// The socket of a listener.
+#[derive(Debug)]
+pub enum ListenerKind {
     /// A TCP port that all shards share; each has a queue of its own.
     Tcp(std::net::TcpListener),
     /// A Unix socket whose one queue all shards take connections from.
@@ -103,6 +114,9 @@ pub struct ShardParts {
     pub revoked: Revoked,
     /// The pages that are served, if there are some.
     pub pages: Option<Pages>,
+    /// What handshakes are made with, if there are listeners for TLS. Another thread replaces it when the certificates have
+    /// changed.
+    pub tls: Option<Arc<RwLock<TlsSettings>>>,
     /// The channel on which the shard reports that it serves, or the error because of which it cannot.
     pub started: crossbeam_channel::Sender<Result<(), String>>,
 }

@@ -31,6 +31,11 @@ pub(super) fn plan(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, batch
             slots[slot].flags.insert(Flags::PLANNED);
             batch.add(Plan { slot, piece });
         }
+        // Nothing but the rest of earlier records must be sent.
+        None if slots[slot].flags.intersects(Flags::SEALED) && slots.tls.has_rest(slot) => {
+            slots[slot].flags.insert(Flags::PLANNED);
+            batch.add(Plan { slot, piece: Piece::Out });
+        }
         None => on_all_sent(slots, lanes, cx, slot),
     }
 }
@@ -120,6 +125,13 @@ fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
 /// Goes on with the steps of a connection that had to wait until all of its bytes were sent.
 fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     slots.tidy(slot);
+    let connection = &mut slots[slot];
+    // The last record says that nothing more follows. A browser takes it for the end of a WebSocket, as it takes TCP's.
+    let is_last = connection.state == State::Closing && !connection.awaits_close_frame();
+    if is_last && connection.flags.intersects(Flags::SEALED) && slots.tls.end(slot) {
+        slots.weigh_tls(slot);
+        return slots.queue(slot);
+    }
     let connection = &mut slots[slot];
     let waited_for_room = connection.holds().intersects(Hold::REPLIES);
     connection.release(Hold::REPLIES);

@@ -9,7 +9,7 @@ use crate::logic::reason::Reason;
 use crate::logic::session::{Carrier, Notice, Outcome, Welcome};
 
 use super::closing::finish;
-use super::connection::Flags;
+use super::connection::{Connection, Flags};
 use super::context::Context;
 use super::lanes::Lanes;
 use super::refusals::cors;
@@ -140,6 +140,19 @@ impl Opening {
         }
         connection.out().extend_from_slice(&self.then);
         slots.weigh(slot);
+    }
+}
+
+impl Connection {
+    /// The place of the next words for the client: `out`, or what follows the connection's first words while these wait for
+    /// their position.
+    pub(super) fn words(&mut self) -> &mut Vec<u8> {
+        let extra = self.extra();
+        let opening = extra.resumes.front_mut().and_then(|resume| resume.opening.as_mut());
+        match opening.filter(|opening| opening.is_welcome()) {
+            Some(opening) => opening.then(),
+            None => &mut extra.out,
+        }
     }
 }
 

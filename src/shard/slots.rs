@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 
 use crate::link::ConnectionId;
 use crate::logic::cells::{Cells, NONE, Slack};
-use crate::logic::session::Carrier;
+use crate::logic::tls::Alert;
 use crate::logic::wheel::Tick;
 use crate::sys::socket;
 
 use super::account::Buffers;
 use super::connection::{Connection, Flags, Peer, State};
+use super::tls::Tls;
 
 /// The bits of a generation. The others are left for the marks beside it in a poll's `user_data`.
 pub(super) const GENERATION_MASK: u32 = 0x0fff_ffff;
@@ -46,6 +47,8 @@ pub(super) struct Slots {
     open: Open,
     /// The bytes of memory that all connections' buffers hold, as far as they are weighed.
     pub(super) buffers: Buffers,
+    /// The connections that speak TLS.
+    pub(super) tls: Tls,
 }
 
 impl Index<u32> for Slots {
@@ -74,7 +77,25 @@ impl Slots {
             refusals: 0,
             open: Open::default(),
             buffers: Buffers::default(),
+            tls: Tls::default(),
         }
+    }
+
+    /// A connection together with the table of those that speak TLS.
+    pub(super) fn with_tls(&mut self, slot: u32) -> (&Connection, &mut Tls) {
+        (&self.cells[slot], &mut self.tls)
+    }
+
+    /// Brings the account up to date with what waits on a connection that speaks TLS.
+    pub(super) fn weigh_tls(&mut self, slot: u32) {
+        self.tls.weigh(slot, &mut self.buffers);
+    }
+
+    /// The memory that the connection's buffers hold, as far as they are weighed.
+    pub(super) fn held(&self, slot: u32) -> Buffers {
+        let mut held = self.cells[slot].extra.as_ref().map_or(Buffers::default(), |extra| extra.counted);
+        held.replace(Buffers::default(), self.tls.held(slot));
+        held
     }
 
     /// The connection in a slot, if the slot was ever used.
@@ -133,7 +154,7 @@ impl Slots {
 
     fn gauge(&mut self, state: State) -> Option<&mut u64> {
         match state {
-            State::Proxied | State::Http => Some(&mut self.open.http),
+            State::Proxied | State::Greeting | State::Http => Some(&mut self.open.http),
             State::Stream => Some(&mut self.open.sse),
             State::WebSocket => Some(&mut self.open.websocket),
             State::Poll => Some(&mut self.open.poll),
@@ -244,9 +265,12 @@ impl Slots {
     /// frame takes the end for a failure (RFC 6455 §7.1.1).
     pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
         let connection = &self.cells[slot];
-        let awaits_frame = connection.key.protocol().carrier() == Carrier::WebSocket
-            && !connection.flags.intersects(Flags::CLIENT_CLOSED);
+        let awaits_frame = connection.awaits_close_frame();
         if let Some(fd) = connection.fd.as_ref().filter(|_| !awaits_frame) {
+            let goodbye = self.tls.last_alert(slot, Alert::CloseNotify);
+            if !goodbye.is_empty() {
+                let _ = socket::send(fd.as_fd(), &goodbye);
+            }
             socket::shutdown_write(fd.as_fd());
         }
         self.enter_state(slot, State::Lingering);
@@ -272,6 +296,7 @@ impl Slots {
             self.refusals -= 1;
         }
         self.drop_extra(slot);
+        self.tls.forget(slot, &mut self.buffers);
         let connection = &mut self.cells[slot];
         match &connection.fd {
             // A poll reports the shutdown and ends with that.
@@ -309,6 +334,7 @@ impl Slots {
         self.unread.give_back_slack();
         self.rescheduled.give_back_slack();
         self.graves.give_back_slack();
+        self.tls.give_back_slack();
     }
 
     /// Stops counting a connection towards its address; returns the address if the connection was counted.
@@ -340,7 +366,9 @@ impl Slots {
                 assert_eq!(extra.counted, extra.buffers(), "{slot} {connection:?} is weighed");
                 buffers.replace(Buffers::default(), extra.counted);
             }
+            buffers.replace(Buffers::default(), self.tls.held(slot));
             if connection.state == State::Free {
+                assert_eq!(self.tls.held(slot), Buffers::default());
                 continue;
             }
             refusals += usize::from(flags.intersects(Flags::REFUSED) && connection.state != State::Dead);

@@ -97,7 +97,7 @@ struct ChannelRow<'a> {
 fn transport(connection: &Connection) -> &'static str {
     match connection.state {
         State::Stream | State::WebSocket | State::Poll => connection.key.protocol().carrier().name(),
-        State::Proxied | State::Http => "http",
+        State::Proxied | State::Greeting | State::Http => "http",
         State::Closing | State::Lingering => "closing",
         State::Free | State::Dead => "closed",
     }

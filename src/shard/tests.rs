@@ -15,6 +15,7 @@ mod memory;
 mod parrot;
 mod poll;
 mod proxied;
+mod secured;
 mod subscribe;
 pub(super) mod tables;
 mod turns;
@@ -43,7 +44,7 @@ use crate::logic::id::Id;
 use crate::logic::protocol::feed::parse;
 use crate::logic::reason::Reason;
 
-use client::{Client, Speaks};
+use client::{Client, Speaks, say_to, take};
 use faulty::Faults;
 
 const CHANNELS: [&str; 8] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2", "c:1", "c:2"];
@@ -67,6 +68,8 @@ struct Model {
     clients: Vec<Client>,
     /// The protocols of the model's clients.
     languages: &'static [Speaks],
+    /// What the clients shake hands with, if they speak TLS.
+    tls: Option<Arc<rustls::ClientConfig>>,
     /// The positions and channels of clients that have left, from which new clients resume.
     left: Vec<(Id, Vec<usize>)>,
     figures: HashMap<&'static str, u64>,
@@ -134,6 +137,7 @@ impl Model {
             keyring: None,
             revoked: Revoked::default(),
             pages: None,
+            tls: None,
             started,
         };
         let shard = Shard::new(parts, 10_000).unwrap();
@@ -147,6 +151,7 @@ impl Model {
             log: Vec::new(),
             clients: Vec::new(),
             languages: &[Speaks::Sse, Speaks::Json],
+            tls: None,
             left: Vec::new(),
             figures: HashMap::new(),
             _folder: folder,
@@ -221,7 +226,10 @@ impl Model {
         far.set_nonblocking(true).unwrap();
         socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
         let Shard { acceptor, slots, cx, .. } = &mut self.shard;
-        let slot = acceptor.admit_now(slots, cx, OwnedFd::from(near), address).unwrap();
+        let slot = match self.tls {
+            Some(_) => acceptor.admit_tls(slots, cx, OwnedFd::from(near)).unwrap(),
+            None => acceptor.admit_now(slots, cx, OwnedFd::from(near), address).unwrap(),
+        };
         (slot, far)
     }
 
@@ -283,12 +291,15 @@ impl Model {
             Speaks::Parrot => ("/parrot/any", UPGRADE),
         };
         let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
-        (&far).write_all(head.as_bytes()).unwrap();
-        self.clients.push(Client { is_resumed, ..Client::new(far, speaks, channels, since) });
+        let secured = self.tls.as_ref().map(|config| Box::new(secured::Secured::new(config)));
+        let mut client = Client { is_resumed, secured, ..Client::new(far, speaks, channels, since) };
+        client.send(head.as_bytes());
+        self.clients.push(client);
         // A client that has the answer's head gets every event from there on.
         let index = self.clients.len() - 1;
-        for round in 0..50 {
-            if round == 40 {
+        let rounds = if self.tls.is_some() { 400 } else { 50 };
+        for round in 0..rounds {
+            if round == rounds - 10 {
                 // A shard without memory takes no position from the hub, and sends the head without it.
                 self.shard.deadlines.pass(Duration::from_secs(2));
                 self.shard.note_tick();
@@ -311,7 +322,10 @@ impl Model {
         let mut buffer = vec![0; bytes_max];
         match (&client.stream).read(&mut buffer) {
             Ok(0) => client.is_over = true,
-            Ok(length) => client.bytes.extend_from_slice(&buffer[..length]),
+            Ok(length) => match &mut client.secured {
+                Some(secured) => secured.receive(&client.stream, &buffer[..length], &mut client.bytes),
+                None => client.bytes.extend_from_slice(&buffer[..length]),
+            },
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
         client.understand();
@@ -403,22 +417,6 @@ impl Model {
         }
         panic!("the model never settles");
     }
-}
-
-/// Sends a client's WebSocket message.
-fn say_to(mut stream: &UnixStream, text: &str) {
-    assert!(text.len() < 126);
-    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
-    frame.extend_from_slice(text.as_bytes());
-    stream.write_all(&frame).unwrap();
-}
-
-/// Reads up to `most` bytes that have come, as text.
-fn take(mut stream: &UnixStream, most: usize) -> String {
-    let mut buffer = vec![0; most];
-    let length = stream.read(&mut buffer).unwrap_or(0);
-    // The heads of frames are not text.
-    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 fn run(mut model: Model) -> Model {

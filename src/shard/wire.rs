@@ -13,7 +13,7 @@ use crate::sys::wake::Wake;
 
 use super::batch::{Batch, Piece, Plan, heartbeat};
 use super::connection::{Flags, State};
-use super::context::{Context, Effect};
+use super::context::{Context, Effect, Ending};
 use super::io::Io;
 use super::lanes::Lanes;
 use super::merge::{Merge, Stretch};
@@ -137,12 +137,12 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads some of a connection's bytes into the scratch buffer, `bytes_max` at most.
-    pub(super) fn receive(&mut self, slots: &Slots, slot: u32, bytes_max: usize) -> Received {
+    /// Reads some of a connection's bytes into the scratch buffer from `start` on, `bytes_max` at most.
+    pub(super) fn receive(&mut self, slots: &Slots, slot: u32, start: usize, bytes_max: usize) -> Received {
         let Some(fd) = &slots[slot].fd else { return Received::Nothing };
-        let bytes_max = bytes_max.min(self.scratch.len());
+        let end = start.saturating_add(bytes_max).min(self.scratch.len());
         loop {
-            return match self.io.receive(fd.as_fd(), &mut self.scratch[..bytes_max]) {
+            return match self.io.receive(fd.as_fd(), &mut self.scratch[start..end]) {
                 Ok(0) => Received::End,
                 Ok(length) => Received::Bytes(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
@@ -176,14 +176,23 @@ impl Wire {
         if self.batch.plans.is_empty() {
             return Ok(());
         }
+        for slot in self.batch.seal(slots, lanes) {
+            cx.effect(Effect::Drop { slot, reason: Reason::Tls });
+        }
         self.io.send_batch(self.batch.sends(slots, lanes), &mut self.results)?;
         debug_assert_eq!(self.results.len(), self.batch.plans.len(), "each planned send has a result");
         cx.counters.batches += 1;
         let mut account = Account { cx, sent_ms: unix_ms() };
         let mut plans = std::mem::take(&mut self.batch.plans);
         let results = std::mem::take(&mut self.results);
+        let mut sealed = 0;
         for (plan, result) in plans.drain(..).zip(&results) {
-            self.account(slots, lanes, &mut account, &plan, *result)?;
+            if slots[plan.slot].flags.intersects(Flags::SEALED) {
+                self.account_sealed(slots, lanes, &mut account, &plan, (sealed, *result))?;
+                sealed += 1;
+            } else {
+                self.account(slots, lanes, &mut account, &plan, *result)?;
+            }
         }
         self.batch.plans = plans;
         self.results = results;
@@ -210,7 +219,60 @@ impl Wire {
         account.cx.counters.sends += 1;
         account.cx.counters.sent_bytes += taken as u64;
         slots[slot].sent = account.cx.now;
-        let planned = match plan.piece {
+        let planned = self.move_on(slots, lanes, account, plan, taken);
+        self.after_send(slots, lanes, account.cx, slot, taken >= planned)
+    }
+
+    /// Does the same for a connection that speaks TLS, of whose sealed bytes the kernel took some: `sealed` is the number of
+    /// the send among those of the batch, with its result.
+    fn account_sealed(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        account: &mut Account<'_>,
+        plan: &Plan,
+        (sealed, result): (usize, i32),
+    ) -> io::Result<()> {
+        let slot = plan.slot;
+        slots[slot].flags.remove(Flags::PLANNED);
+        if slots[slot].state == State::Dead {
+            return Ok(());
+        }
+        let bytes = usize::try_from(result).unwrap_or(0);
+        let taken = slots.tls.account(slot, self.batch.sealed[sealed], &self.batch.records, bytes);
+        slots.weigh_tls(slot);
+        if result < 0 {
+            return self.on_refused(slots, account.cx, slot, -result);
+        }
+        account.cx.counters.sends += 1;
+        account.cx.counters.sent_bytes += bytes as u64;
+        slots[slot].sent = account.cx.now;
+        let planned = match taken.plain {
+            // Nothing but the rest of earlier records was sent, and something may wait behind it.
+            0 => usize::MAX,
+            plain => self.move_on(slots, lanes, account, plan, plain),
+        };
+        if slots.tls.is_worn_out(slot) {
+            account.cx.effect(Effect::End { slot, ending: Ending::new(Reason::Drained) });
+        }
+        // A send has a part of what is planned if that is much.
+        if taken.is_all && taken.plain < planned {
+            slots.queue(slot);
+        }
+        self.after_send(slots, lanes, account.cx, slot, taken.is_all)
+    }
+
+    /// Moves a connection on by the plaintext that was taken of a planned send; returns how much was planned.
+    fn move_on(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        account: &mut Account<'_>,
+        plan: &Plan,
+        taken: usize,
+    ) -> usize {
+        let slot = plan.slot;
+        match plan.piece {
             Piece::Run { subscription, lane, start, end } => {
                 account.run(slots, lanes, slot, Stretch { index: subscription as usize, lane, start, end }, taken);
                 (end - start) as usize
@@ -222,12 +284,23 @@ impl Wire {
                 account.merged(slots, lanes, slot, taken, cursors, stretches);
                 end - start
             }
-        };
+        }
+    }
+
+    /// Goes on after a send: waits for room if the kernel did not take all of it, or looks for more to send.
+    fn after_send(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &Lanes,
+        cx: &mut Context,
+        slot: u32,
+        is_all: bool,
+    ) -> io::Result<()> {
         slots.weigh(slot);
-        if taken < planned {
-            account.cx.counters.sends_blocked += 1;
+        if !is_all {
+            cx.counters.sends_blocked += 1;
             self.await_room(slots, slot)?;
-            slots.look_by(slot, account.cx.now + account.cx.settings.stall);
+            slots.look_by(slot, cx.now + cx.settings.stall);
         } else if !is_caught_up(slots, lanes, slot) {
             slots.queue(slot);
         }
@@ -518,20 +591,20 @@ mod tests {
     fn a_read_takes_what_has_come_up_to_a_bound() {
         let (mut tables, mut wire) = (Tables::new(), Wire::new().unwrap());
         let (slot, mut far) = connected(&mut tables);
-        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Nothing);
+        assert_eq!(wire.receive(&tables.slots, slot, 0, 100), Received::Nothing);
         far.write_all(b"hello").unwrap();
-        assert_eq!((wire.receive(&tables.slots, slot, 3), &wire.scratch[..3]), (Received::Bytes(3), &b"hel"[..]));
+        assert_eq!((wire.receive(&tables.slots, slot, 0, 3), &wire.scratch[..3]), (Received::Bytes(3), &b"hel"[..]));
         assert_eq!(
-            (wire.receive(&tables.slots, slot, usize::MAX), &wire.scratch[..2]),
+            (wire.receive(&tables.slots, slot, 0, usize::MAX), &wire.scratch[..2]),
             (Received::Bytes(2), &b"lo"[..])
         );
         assert_eq!(wire.scratch.len(), 65_536);
         drop(far);
-        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::End);
+        assert_eq!(wire.receive(&tables.slots, slot, 0, 100), Received::End);
         tables.slots[slot].fd = Some(std::fs::File::open("/dev/null").unwrap().into());
-        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Broken, "this is no socket");
+        assert_eq!(wire.receive(&tables.slots, slot, 0, 100), Received::Broken, "this is no socket");
         tables.slots[slot].fd = None;
-        assert_eq!(wire.receive(&tables.slots, slot, 100), Received::Nothing);
+        assert_eq!(wire.receive(&tables.slots, slot, 0, 100), Received::Nothing);
     }
 
     #[test]

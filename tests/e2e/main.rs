@@ -29,6 +29,7 @@ mod slow;
 mod soak;
 mod state;
 mod streams;
+mod tls;
 mod tokens;
 mod tuning;
 mod watching;

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crate::config::{Config, ListenAddress};
+use crate::server::certificates::{self, Expiry};
 use crate::sys::memory::available;
 
 use super::host::Host;
@@ -71,10 +72,32 @@ impl Question<'_> {
         findings.push(self.feed());
         findings.push(self.threads());
         findings.push(self.clock());
+        findings.extend(self.certificates());
         findings.extend(self.cards());
         findings.extend(self.governor());
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         findings
+    }
+
+    /// Whether the TLS certificates can be used, and for how long.
+    fn certificates(&self) -> Vec<Finding> {
+        let about = "TLS certificates";
+        let change = "renew the certificate; the server reads the files again when they change".to_owned();
+        let expiries = match certificates::check(&self.config.tls) {
+            Ok(expiries) => expiries,
+            Err(error) => {
+                let why = "the server does not start with such a certificate";
+                return vec![finding(Severity::Fail, about, error.to_string(), why, change)];
+            }
+        };
+        let each = |expiry: &Expiry| match expiry.warning() {
+            Some(warning) => {
+                let why = "clients refuse a certificate that has expired";
+                finding(Severity::Warn, about, warning, why, change.clone())
+            }
+            None => fine(about, format!("{} is valid for more than three weeks", expiry.path.display())),
+        };
+        expiries.iter().map(each).collect()
     }
 
     fn kernel(&self) -> Finding {

@@ -8,6 +8,10 @@ use crate::{hub, shard};
 
 /// A slot (80 bytes), a box for what is needed only at times (192), and an identity, with the allocator's rounding.
 const CONNECTION: u64 = 800;
+/// The secrets of a TLS connection, with the allocator's rounding.
+const TLS_CONNECTION: u64 = 240;
+/// A TLS handshake that is under way, as measured, without the client's bytes, which count as input.
+const HANDSHAKE: u64 = 6 << 10;
 /// A subscription and its place among a channel's readers, with the room of lists that grow by doubling.
 const SUBSCRIPTION: u64 = 48;
 /// A channel in a shard, with a name of 200 bytes and its lanes.
@@ -65,6 +69,10 @@ pub(super) fn terms(config: &Config, numbers: Numbers, available: Option<u64>) -
     vec![
         term("connections", "connections × (800 + 48 × `subscriptions`)",
             times(connections, SUBSCRIPTION.saturating_mul(limits.subscriptions as u64).saturating_add(CONNECTION))),
+        term("TLS, if a listener speaks it", "connections × 240 + shards × `handshakes_max` × 6 KiB", match config.server.listen_tls.is_empty() {
+            true => 0,
+            false => times(connections, TLS_CONNECTION) + times(shards, HANDSHAKE.saturating_mul(config.tls.handshakes_max as u64)),
+        }),
         term("slow clients: logs, pages, output, input", "3 × `lag_memory`",
             times(shards, per_shard.saturating_mul(ALLOCATOR))),
         term("the event that is framed when that is used up", "shards × 10 × `max_line`",

@@ -5,15 +5,22 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
+
 use crate::logic::protocol::http::{ResponseHead, ResponseHeadReader};
+
+use super::secured::{self, Secured};
 
 /// The parsed URL of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Url {
-    /// `http://` or `ws://`.
+    /// `http://` or `ws://`, or with TLS `https://` or `wss://`.
     Tcp {
+        /// The server speaks TLS.
+        is_tls: bool,
         /// Host and port.
         authority: String,
         /// The path without the slash at its end; empty if there is none.
@@ -32,15 +39,25 @@ impl FromStr for Url {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Url::Unix(path.into()));
         }
-        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("ws://"));
-        let rest =
-            rest.ok_or_else(|| format!("{text:?} is not the URL of a server; write http://HOST:PORT or unix:PATH"))?;
+        let after = |schemes: [&str; 2]| schemes.into_iter().find_map(|scheme| text.strip_prefix(scheme));
+        let plain = after(["http://", "ws://"]).map(|rest| (rest, false));
+        let (rest, is_tls) =
+            plain.or_else(|| after(["https://", "wss://"]).map(|rest| (rest, true))).ok_or_else(|| {
+                format!("{text:?} is not the URL of a server; write http://HOST:PORT, https://HOST:PORT or unix:PATH")
+            })?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let port = if authority.rsplit(']').next().unwrap_or_default().contains(':') { "" } else { ":80" };
+        let has_port = authority.rsplit(']').next().unwrap_or_default().contains(':');
+        let port = if has_port {
+            ""
+        } else if is_tls {
+            ":443"
+        } else {
+            ":80"
+        };
         let path = path.trim_end_matches('/').to_string();
-        Ok(Url::Tcp { authority: format!("{authority}{port}"), path, query: query.to_string() })
+        Ok(Url::Tcp { is_tls, authority: format!("{authority}{port}"), path, query: query.to_string() })
     }
 }
 
@@ -59,6 +76,11 @@ impl Url {
             Url::Tcp { query, .. } => query,
             Url::Unix(_) => "",
         }
+    }
+
+    /// Whether the server speaks TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Url::Tcp { is_tls: true, .. })
     }
 
     fn authority(&self) -> &str {
@@ -93,6 +115,12 @@ impl Stream for UnixStream {
     }
 }
 
+impl Stream for Secured {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.sock.set_read_timeout(timeout)
+    }
+}
+
 /// The time left until `until`; an error if there is none.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
@@ -112,10 +140,21 @@ fn connect_tcp(authority: &str, until: Instant) -> io::Result<TcpStream> {
 }
 
 impl Connection {
-    /// Connects; a token goes with each request.
-    pub(super) fn open(url: &Url, token: Option<&str>, until: Instant) -> io::Result<Connection> {
+    /// Connects; a token goes with each request. `trust` says which servers are trusted that speak TLS.
+    pub(super) fn open(
+        url: &Url,
+        token: Option<&str>,
+        trust: Option<&Arc<ClientConfig>>,
+        until: Instant,
+    ) -> io::Result<Connection> {
         let stream: Box<dyn Stream> = match url {
-            Url::Tcp { authority, .. } => Box::new(connect_tcp(authority, until)?),
+            Url::Tcp { is_tls, authority, .. } => {
+                let stream = connect_tcp(authority, until)?;
+                match trust.filter(|_| *is_tls) {
+                    Some(trust) => Box::new(secured::connect(trust, authority, stream, left(until)?)?),
+                    None => Box::new(stream),
+                }
+            }
             Url::Unix(path) => Box::new(UnixStream::connect(path)?),
         };
         let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
@@ -190,7 +229,7 @@ mod tests {
     #[test]
     fn urls() {
         let tcp = |text: &str| match text.parse().unwrap() {
-            Url::Tcp { authority, path, query } => (authority, path, query),
+            Url::Tcp { authority, path, query, .. } => (authority, path, query),
             Url::Unix(_) => panic!(),
         };
         assert_eq!(tcp("http://h"), ("h:80".into(), "".into(), "".into()));
@@ -199,6 +238,9 @@ mod tests {
         assert_eq!(tcp("http://[::1]"), ("[::1]:80".into(), "".into(), "".into()));
         assert_eq!(tcp("http://h/sse/?channel=a/b#c"), ("h:80".into(), "/sse".into(), "channel=a/b".into()));
         assert_eq!(tcp("http://h?channel=a"), ("h:80".into(), "".into(), "channel=a".into()));
-        assert!("https://h".parse::<Url>().is_err());
+        assert_eq!(tcp("https://h"), ("h:443".into(), "".into(), "".into()));
+        assert_eq!(tcp("wss://h:8443/ws"), ("h:8443".into(), "/ws".into(), "".into()));
+        assert!("wss://h".parse::<Url>().unwrap().is_tls() && !"ws://h".parse::<Url>().unwrap().is_tls());
+        assert!("ftp://h".parse::<Url>().is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 mod chunked;
 mod connection;
+mod secured;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -9,8 +10,11 @@ mod transports;
 mod wanted;
 
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use super::Result;
@@ -20,7 +24,7 @@ use wanted::{Left, Wanted};
 /// What to subscribe to, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct SubscribeArgs {
-    /// The server: http://HOST:PORT, also with a path and a query of its own, or unix:PATH.
+    /// The server: http://HOST:PORT or https://HOST:PORT, also with a path and a query of its own, or unix:PATH.
     url: String,
     /// A channel to subscribe to. May be given several times, or with commas, and adds to those in the URL (?channel=…).
     #[arg(long, value_name = "CHANNEL", value_delimiter = ',')]
@@ -31,6 +35,9 @@ pub(super) struct SubscribeArgs {
     /// The token to present, where the server asks for one.
     #[arg(long, value_name = "TOKEN", env = "RINGCAST_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The certificates (PEM) by which a server with TLS is trusted, in the place of the host's authorities.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Begin with the events after this id, then go on with new ones.
     #[arg(long, value_name = "ID")]
     since: Option<String>,
@@ -121,6 +128,8 @@ struct Subscriber<'a> {
     retry: Option<Duration>,
     /// Whether the server has accepted the present connection.
     is_fresh: bool,
+    /// Which servers are trusted that speak TLS.
+    trust: Option<Arc<ClientConfig>>,
 }
 
 /// Subscribes, reconnecting until the subscriber is done or refused.
@@ -129,6 +138,9 @@ pub(super) fn run(args: &SubscribeArgs) -> Result {
     let mut subscriber = Subscriber::new(args, &url, Box::new(std::io::stdout()));
     if subscriber.wanted.is_empty() {
         wrong_usage("name a channel: --channel CHANNEL, or ?channel=CHANNEL in the URL");
+    }
+    if url.is_tls() {
+        subscriber.trust = Some(secured::trust(args.ca.as_deref())?);
     }
     let mut tries = 0;
     while !subscriber.is_over() {
@@ -186,6 +198,7 @@ impl<'a> Subscriber<'a> {
             patience: PATIENCE,
             retry: None,
             is_fresh: false,
+            trust: None,
         }
     }
 

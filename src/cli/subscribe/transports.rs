@@ -31,7 +31,7 @@ fn senseless(why: impl Into<String>) -> Ended {
 
 fn connect(url: &Url, subscriber: &Subscriber<'_>) -> Result<Connection, Ended> {
     let until = subscriber.until(subscriber.patience.answer);
-    Connection::open(url, subscriber.args.token.as_deref(), until).map_err(again)
+    Connection::open(url, subscriber.args.token.as_deref(), subscriber.trust.as_ref(), until).map_err(again)
 }
 
 /// The next bytes of an open connection. The subscriber's own end is checked before each read, because on a busy channel

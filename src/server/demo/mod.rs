@@ -1,5 +1,6 @@
 //! `serve --demo`: a few live channels, and a page that shows them over all transports.
 
+mod certificate;
 mod chat;
 
 use std::io;
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 use crate::feed::client::{FeedClient, FeedError};
 use crate::shard::Pages;
 use crate::sys::clock::unix_ms;
+
+pub(super) use certificate::certificate;
 
 /// The page at `/`, and the client library that it uses. The library is built by `npm run build` in clients/js.
 pub const PAGES: Pages = Pages { page: PAGE, library: include_str!("../../../clients/js/dist/ringcast.js") };

@@ -1,13 +1,17 @@
 //! A client of the model: it reads frames, and remembers their events and gaps.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::logic::id::Id;
 
+use super::secured::Secured;
+
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: UnixStream,
+    /// The client's side of TLS, if it speaks that.
+    pub(super) secured: Option<Box<Secured>>,
     pub(super) speaks: Speaks,
     pub(super) is_resumed: bool,
     pub(super) channels: Vec<usize>,
@@ -44,6 +48,7 @@ impl Client {
     pub(super) fn new(stream: UnixStream, speaks: Speaks, channels: Vec<usize>, since: Id) -> Client {
         Client {
             stream,
+            secured: None,
             speaks,
             is_resumed: false,
             channels,
@@ -81,6 +86,14 @@ impl Client {
         }
     }
 
+    /// Sends bytes, as far as the server is still there.
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        match &mut self.secured {
+            Some(secured) => secured.send(&self.stream, bytes),
+            None => drop((&self.stream).write_all(bytes)),
+        }
+    }
+
     fn understand_frames(&mut self) {
         while self.bytes.len() >= 2 {
             let (length, start) = match self.bytes[1] {
@@ -95,7 +108,7 @@ impl Client {
             let frame: Vec<u8> = self.bytes.drain(..start + length).collect();
             if frame[0] == 0x88 {
                 // Answers the close frame, as a browser does. The server may have gone by now.
-                let _ = (&self.stream).write_all(b"\x88\x80\0\0\0\0");
+                self.send(b"\x88\x80\0\0\0\0");
             }
             if frame[0] == 0x81 && self.speaks == Speaks::Parrot {
                 self.understand_line(std::str::from_utf8(&frame[start..]).unwrap());
@@ -175,4 +188,20 @@ impl Client {
         let id = |name: &str| gap[name].as_str().unwrap().parse::<Id>().unwrap();
         self.gaps.push((id("after"), id("resumed")));
     }
+}
+
+/// Sends a client's WebSocket message.
+pub(super) fn say_to(mut stream: &UnixStream, text: &str) {
+    assert!(text.len() < 126);
+    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(text.as_bytes());
+    stream.write_all(&frame).unwrap();
+}
+
+/// Reads up to `most` bytes that have come, as text.
+pub(super) fn take(mut stream: &UnixStream, most: usize) -> String {
+    let mut buffer = vec![0; most];
+    let length = stream.read(&mut buffer).unwrap_or(0);
+    // The heads of frames are not text.
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }

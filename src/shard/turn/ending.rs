@@ -20,7 +20,8 @@ const KEPT_INPUT_MAX: usize = 4096;
 pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
     let Shard { slots, lanes, cx, .. } = shard;
     let state = slots[slot].state;
-    if !matches!(state, State::Proxied | State::Http | State::Stream | State::WebSocket | State::Poll) {
+    if !matches!(state, State::Proxied | State::Greeting | State::Http | State::Stream | State::WebSocket | State::Poll)
+    {
         return;
     }
     if state == State::Poll {

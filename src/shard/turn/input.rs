@@ -13,7 +13,7 @@ use super::super::context::Budget;
 use super::super::waiting::{Hold, Waiting};
 use super::super::wire::Received;
 use super::ending::drop_connection;
-use super::{INPUT, Shard, messages, requests};
+use super::{INPUT, Shard, greeting, messages, requests};
 
 /// The most reads of one connection in one turn.
 const READS_MAX: usize = 4;
@@ -100,8 +100,9 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
             shard.slots.read_later(slot);
             return false;
         }
-        let bytes_max = room_for_input(shard, slot).min(shard.wire.scratch.len());
-        match shard.wire.receive(&shard.slots, slot, bytes_max) {
+        let kept = shard.slots.tls.partial(slot).len();
+        let bytes_max = room_for_input(shard, slot).min(shard.wire.scratch.len() - kept);
+        match shard.wire.receive(&shard.slots, slot, kept, bytes_max) {
             Received::Nothing => return true,
             Received::End => {
                 shard.reading.spend(shard.slots[slot].subscriptions());
@@ -117,7 +118,11 @@ fn read_socket(shard: &mut Shard, slot: u32, to_end: bool) -> bool {
                 let mut scratch = std::mem::take(&mut shard.wire.scratch);
                 let is_short = length < bytes_max;
                 shard.reading.spend(length / BYTES_PER_PIECE);
-                on_bytes(shard, slot, &mut scratch[..length]);
+                if shard.slots[slot].flags.intersects(Flags::SEALED) {
+                    greeting::on_records(shard, slot, kept, &mut scratch[..kept + length]);
+                } else {
+                    on_bytes(shard, slot, &mut scratch[..length]);
+                }
                 shard.wire.scratch = scratch;
                 if is_short && !to_end {
                     return true;
@@ -142,7 +147,7 @@ fn room_for_input(shard: &Shard, slot: u32) -> usize {
 }
 
 /// Ends a connection whose client has closed its sending side: no protocol has a use for a half-open connection.
-fn on_end(shard: &mut Shard, slot: u32) {
+pub(super) fn on_end(shard: &mut Shard, slot: u32) {
     match shard.slots[slot].state {
         // Waiting answers are still sent, because a client may close its side right after its request.
         State::Http if shard.slots[slot].out_waiting() > 0 => {
@@ -153,11 +158,12 @@ fn on_end(shard: &mut Shard, slot: u32) {
     }
 }
 
-fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
+pub(super) fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     let connection = &mut shard.slots[slot];
     connection.received = shard.cx.now;
     match connection.state {
         State::Proxied => read_proxy_header(shard, slot, bytes),
+        State::Greeting => greeting::on_bytes(shard, slot, bytes),
         State::Http => requests::read(shard, slot, bytes),
         State::Poll => keep(shard, slot, bytes),
         State::WebSocket => {
@@ -215,7 +221,8 @@ fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
         ProxyHeader::Whole { client, consumed } => (client, consumed),
     };
     let Shard { slots, cx, .. } = shard;
-    slots.enter_state(slot, State::Http);
+    let speaks_tls = slots.tls.greeting(slot).is_some();
+    slots.enter_state(slot, if speaks_tls { State::Greeting } else { State::Http });
     // A proxy that does not know its client sends the unspecified address.
     if let Some(client) = client.filter(|client| !client.ip().is_unspecified()) {
         // The header may name another trusted proxy; then each request names the client.
@@ -226,5 +233,8 @@ fn read_proxy_header(shard: &mut Shard, slot: u32, bytes: &[u8]) {
         }
         slots[slot].peer = Peer::new(client);
     }
-    requests::read(shard, slot, &input[consumed..]);
+    match speaks_tls {
+        true => greeting::on_bytes(shard, slot, &input[consumed..]),
+        false => requests::read(shard, slot, &input[consumed..]),
+    }
 }

@@ -6,6 +6,7 @@
 //! carried out here.
 
 mod ending;
+mod greeting;
 #[cfg(test)]
 pub(super) mod hooks;
 mod input;
@@ -20,12 +21,13 @@ mod time;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
 use crate::logic::cells::Slack;
+use crate::logic::tls::TlsSettings;
 
 use super::Pages;
 use super::ShardParts;
@@ -62,6 +64,8 @@ const INPUT: (usize, Duration) = (4096, Duration::from_millis(4));
 const ACCEPT: (usize, Duration) = (512, Duration::from_millis(2));
 /// The budget for merging frames and answering polls in each of the parts of a delivery.
 const MERGE: (usize, Duration) = (4096, Duration::from_millis(2));
+/// The budget for handshakes, of which each costs some hundred microseconds: one at least is gone on with in each turn.
+const GREET: (usize, Duration) = (usize::MAX, Duration::from_micros(500));
 /// The budget for surveys.
 const SURVEY: (usize, Duration) = (1024, Duration::from_millis(1));
 /// The most connections that are closed at the end of a turn.
@@ -115,6 +119,8 @@ pub(super) struct Shard {
     reading: Budget,
     /// The pages that are served, if there are some.
     pages: Option<Pages>,
+    /// What handshakes are made with, if there are listeners for TLS.
+    pub(super) tls: Option<Arc<RwLock<TlsSettings>>>,
     figures: Arc<ShardFigures>,
     /// The time of the shard's start, from which `longest` counts.
     started: Instant,
@@ -162,6 +168,7 @@ impl Shard {
             has_ticked: false,
             reading: Budget::new((0, Duration::ZERO)),
             pages: parts.pages,
+            tls: parts.tls,
             figures: parts.figures,
             started: Instant::now(),
             longest: Longest::default(),
@@ -230,6 +237,7 @@ impl Shard {
         input::read_parked(self)?;
         time::pass(self);
         let more_to_send = self.deliver()?;
+        greeting::go_on(self);
         let more_to_free = self.give_back();
         let more_to_show = self.go_on_with_surveys();
         let more_to_close = self.end_turn()?;
@@ -239,6 +247,8 @@ impl Shard {
             || more_to_show
             || more_to_free
             || self.slots.unread() > 0
+            || !self.slots.ready.is_empty()
+            || self.slots.tls.has_queued()
             || !self.parked.is_empty()
             || orders::has_work(self)
             || self.acceptor.has_waiting()
@@ -398,6 +408,8 @@ impl Shard {
         counters.connections_sse = open.sse;
         counters.connections_ws = open.websocket;
         counters.connections_poll = open.poll;
+        counters.tls_connections = self.slots.tls.secured() as u64;
+        counters.tls_handshakes_open = self.slots.tls.greetings() as u64;
         counters.slots = self.slots.used() as u64;
         counters.identified = self.access.identities.len() as u64;
         counters.channels = self.lanes.channels.used() as u64;

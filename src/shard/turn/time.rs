@@ -14,7 +14,7 @@ use super::super::context::{Budget, Ending};
 use super::super::deadlines::{Due, beat, is_stalled};
 use super::super::drain::{Cause, Drain, Step};
 use super::super::polls;
-use super::{Shard, ending, input, permission, requests};
+use super::{Shard, ending, greeting, input, permission, requests};
 
 /// The ticks after which unused memory is given back to the kernel.
 const TIDY_EVERY: Tick = 10;
@@ -126,6 +126,9 @@ fn look_at(shard: &mut Shard, slot: u32, is_deadline: bool) {
     if is_stalled(&shard.slots[slot], &shard.cx.settings, shard.cx.now) {
         return ending::drop_connection(shard, slot, Reason::Slow);
     }
+    if greeting::is_record_late(shard, slot) {
+        return ending::drop_connection(shard, slot, Reason::HandshakeTimeout);
+    }
     if !end_expired(shard, slot) {
         beat(&mut shard.slots, &shard.cx, slot);
     }
@@ -142,6 +145,7 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
                 ending::drop_connection(shard, slot, Reason::HandshakeTimeout);
             }
         }
+        State::Greeting => greeting::on_timeout(shard, slot),
         State::Http => requests::on_timeout(shard, slot),
         State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
         State::WebSocket => on_websocket_deadline(shard, slot),
