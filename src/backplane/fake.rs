@@ -44,6 +44,8 @@ struct Log {
     faults: VecDeque<Fault>,
     continuity: VecDeque<Continuity>,
     is_away: bool,
+    /// The sentence with which the broker refuses connections.
+    refusal: Option<String>,
     opened: u32,
 }
 
@@ -71,6 +73,9 @@ impl Broker for Fake {
 
     async fn open(&mut self) -> Result<(Fake, Fake, Tail), BrokerError> {
         let mut log = self.log.borrow_mut();
+        if let Some(why) = &log.refusal {
+            return Err(BrokerError::Refused(why.clone()));
+        }
         if log.is_away {
             return Err(away());
         }
@@ -157,9 +162,26 @@ fn content(text: &str) -> Content {
     Content::Event(Logged { channel: "c".into(), draft, key: None, part: Part::ONLY, is_client: false })
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
 /// Runs a test beside a driver over a fake log.
 fn with_world(before: impl FnOnce(&mut Log), test: impl AsyncFnOnce(&mut World)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (world, fake, parts, _started) = world(before);
+    let mut world = world;
+    runtime().block_on(async {
+        tokio::select! {
+            () = driver::run(fake, parts) => panic!("the driver has ended"),
+            () = test(&mut world) => {}
+        }
+    });
+}
+
+type Started = crossbeam_channel::Receiver<Result<(), String>>;
+
+/// A fake log, and what a driver over it is made of.
+fn world(before: impl FnOnce(&mut Log)) -> (World, Fake, BackplaneParts, Started) {
     let (queue, inbox) = to_broker().unwrap();
     let (to_hub, hub) = to_hub().unwrap();
     let mut config = Config::default().backplane;
@@ -168,15 +190,10 @@ fn with_world(before: impl FnOnce(&mut Log), test: impl AsyncFnOnce(&mut World))
     let fake = Fake { log: Rc::default(), mark: mark.clone() };
     before(&mut fake.log.borrow_mut());
     let figures = Arc::new(ServerFigures::default());
-    let (started, _) = crossbeam_channel::bounded(1);
+    let (started, has_started) = crossbeam_channel::bounded(1);
     let parts = BackplaneParts { config, mark, inbox, to_hub, figures, started };
-    let mut world = World { log: fake.log.clone(), queue, hub, next: 1, told: Vec::new() };
-    runtime.block_on(async {
-        tokio::select! {
-            () = driver::run(fake, parts) => panic!("the driver has ended"),
-            () = test(&mut world) => {}
-        }
-    });
+    let world = World { log: fake.log.clone(), queue, hub, next: 1, told: Vec::new() };
+    (world, fake, parts, has_started)
 }
 
 impl World {
@@ -243,6 +260,13 @@ fn refused(told: &[FromBroker]) -> Vec<(u64, bool)> {
         _ => None,
     });
     numbers.flat_map(|(numbers, is_certain)| numbers.map(move |number| (number, is_certain))).collect()
+}
+
+#[test]
+fn a_broker_that_refuses_the_node_ends_the_start_at_once() {
+    let (_world, fake, parts, started) = world(|log| log.refusal = Some("WRONGTYPE".into()));
+    runtime().block_on(driver::run(fake, parts));
+    assert_eq!(started.try_recv(), Ok(Err("WRONGTYPE".to_owned())));
 }
 
 #[test]
