@@ -245,6 +245,17 @@ impl Config {
         for secret in keys.chain([&mut self.admin.token]).filter(|secret| !secret.is_empty()) {
             *secret = HIDDEN.into();
         }
+        self.backplane.hide_password();
+    }
+}
+
+impl Backplane {
+    /// Puts a text in the place of the URL's password.
+    fn hide_password(&mut self) {
+        let Some((before, host)) = self.url.rsplit_once('@') else { return };
+        let Some((scheme, userinfo)) = before.split_once("://") else { return };
+        let Some((name, _)) = userinfo.split_once(':') else { return };
+        self.url = format!("{scheme}://{name}:{HIDDEN}@{host}");
     }
 }
 
@@ -256,11 +267,14 @@ mod tests {
     fn hidden_secrets_are_neither_shown_nor_taken_for_secrets() {
         let mut config = Config::default();
         config.admin.token = "the admin's".into();
+        config.backplane.url = "redis://node:the broker's@127.0.0.1:6379".into();
+        config.backplane.settle_kind();
         config.auth.keys = vec![TokenKey { alg: "HS256".into(), secret: "everybody's".into(), ..TokenKey::default() }];
         check(&config).unwrap();
         config.hide_secrets();
         let text = config.to_toml();
         assert!(!text.contains("the admin's") && !text.contains("everybody's"), "{text}");
+        assert!(text.contains("redis://node:(hidden)@127.0.0.1:6379"), "{text}");
         check_admin(&config).unwrap_err();
         check_keys(&config.auth.keys).unwrap_err();
         let mut without = Config::default();
