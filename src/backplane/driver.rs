@@ -41,7 +41,8 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// Entries that are appended together.
 struct Batch {
     entries: Vec<Unordered>,
-    is_whole: bool,
+    /// The number of the first entry, if all of them are appended or none.
+    whole: Option<u64>,
     is_lasting: bool,
     /// The time at which the hub has handed them over.
     since: Instant,
@@ -51,7 +52,8 @@ struct Batch {
 struct Sent {
     entry: Unordered,
     is_lasting: bool,
-    is_whole: bool,
+    /// The number of the first entry of its batch, if that was appended as a whole.
+    whole: Option<u64>,
     since: Instant,
     /// The time at which the broker has said that it has the entry.
     taken: Option<Instant>,
@@ -72,6 +74,27 @@ struct State {
     /// The newest number of this node's own that was read.
     newest_own: u64,
     has_begun: bool,
+}
+
+impl State {
+    /// Puts an entry that is surely not in the log before all that wait. Entries come here from the last one on, so that
+    /// they keep their order, and those of a whole batch come together again.
+    fn send_again(&mut self, sent: Sent) {
+        let Sent { entry, is_lasting, whole, since, .. } = sent;
+        match self.queue.front_mut() {
+            Some(batch) if whole.is_some() && batch.whole == whole => batch.entries.insert(0, entry),
+            _ => self.queue.push_front(Batch { entries: vec![entry], whole, is_lasting, since }),
+        }
+    }
+}
+
+/// Waits for a broker's answer, but not for longer than `time`.
+async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, BrokerError>>,
+    sentence: &str,
+) -> Result<T, BrokerError> {
+    timeout(time, answer).await.unwrap_or_else(|_| Err(BrokerError::Away(sentence.into())))
 }
 
 /// The driver of one broker.
@@ -114,7 +137,7 @@ impl Driver {
         let begun = Instant::now();
         let mut pause = PAUSE_MIN;
         loop {
-            let error = match self.open(broker).await {
+            let error = match within(ANSWER_MAX * 2, broker.open(), "the broker does not answer").await {
                 Ok((writer, reader, tail)) => {
                     pause = PAUSE_MIN;
                     let error = self.session(writer, reader, tail).await;
@@ -139,11 +162,6 @@ impl Driver {
         }
     }
 
-    async fn open<B: Broker>(&self, broker: &mut B) -> Result<(B::Writer, B::Reader, Tail), BrokerError> {
-        let late = |_| BrokerError::Away("the broker does not answer".into());
-        timeout(ANSWER_MAX * 2, broker.open()).await.map_err(late)?
-    }
-
     fn note_away(&self, error: &BrokerError) {
         if self.parts.figures.backplane_up.swap(0, Ordering::Relaxed) == 1 {
             warn!(%error, "the broker is away: publishers wait, and clients stay");
@@ -157,6 +175,7 @@ impl Driver {
         while Instant::now() < until {
             self.take_messages();
             self.refuse_late();
+            self.note_age();
             sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
@@ -218,30 +237,17 @@ impl Driver {
     fn settle_unknown(&self, is_fenced_off: bool) {
         let mut state = self.state.borrow_mut();
         let newest_own = state.newest_own;
-        let mut again: VecDeque<Batch> = VecDeque::new();
-        for sent in std::mem::take(&mut state.sent) {
+        for sent in std::mem::take(&mut state.sent).into_iter().rev() {
             let number = sent.entry.number;
             if number < newest_own {
                 // A later entry of the same connection was taken, so this one was refused.
-                self.refuse(number, 1, true, "the broker did not take it");
+                self.refuse(number, true, "the broker did not take it");
             } else if is_fenced_off || sent.is_lasting {
-                match again.back_mut() {
-                    Some(batch) if sent.is_whole && batch.is_whole && batch.since == sent.since => {
-                        batch.entries.push(sent.entry);
-                    }
-                    _ => again.push_back(Batch {
-                        entries: vec![sent.entry],
-                        is_whole: sent.is_whole,
-                        is_lasting: sent.is_lasting,
-                        since: sent.since,
-                    }),
-                }
+                state.send_again(sent);
             } else {
-                self.refuse(number, 1, false, "the connection to the broker was cut");
+                self.refuse(number, false, "the connection to the broker was cut");
             }
         }
-        again.append(&mut state.queue);
-        state.queue = again;
     }
 
     /// Reads entries as they come.
@@ -260,8 +266,8 @@ impl Driver {
             let _ = timeout(LOOK_EVERY, self.room.notified()).await;
         }
         let (after, is_entry) = self.position();
-        let late = |_| BrokerError::Away("the broker does not answer a read".into());
-        let Page { entries, has_hole } = timeout(ANSWER_MAX, reader.read(after, is_entry)).await.map_err(late)??;
+        let read = within(ANSWER_MAX, reader.read(after, is_entry), "the broker does not answer a read");
+        let Page { entries, has_hole } = read.await?;
         let Some(first) = entries.first() else { return Ok(()) };
         // A look at the log may have moved the position meanwhile, and has told the gap then.
         if has_hole && self.position() == (after, true) {
@@ -302,12 +308,13 @@ impl Driver {
         loop {
             self.take_messages();
             self.refuse_late();
-            let result = match self.next_batch() {
-                Some(batch) => self.append(writer, batch).await,
+            match self.next_batch() {
+                Some(batch) => {
+                    if let Err(error) = self.append(writer, batch).await {
+                        return error;
+                    }
+                }
                 None => self.wait().await,
-            };
-            if let Err(error) = result {
-                return error;
             }
             if checked.elapsed() >= CHECK_EVERY {
                 checked = Instant::now();
@@ -319,7 +326,7 @@ impl Driver {
     }
 
     /// Waits for messages of the hub, or for a while.
-    async fn wait(&self) -> Result<(), BrokerError> {
+    async fn wait(&self) {
         if timeout(LOOK_EVERY, self.wake.readable()).await.is_ok() {
             // Readiness is over once a read would wait, which the wake-up's own read does not tell the runtime.
             let _ =
@@ -327,14 +334,15 @@ impl Driver {
             self.parts.inbox.wake.clear();
             self.room.notify_one();
         }
-        Ok(())
     }
 
     fn take_messages(&self) {
         let mut state = self.state.borrow_mut();
+        let since = Instant::now();
         while let Some(message) = self.parts.inbox.next() {
             let ToBroker::Append { entries, is_whole, is_lasting } = message;
-            state.queue.push_back(Batch { entries, is_whole, is_lasting, since: Instant::now() });
+            let whole = entries.first().filter(|_| is_whole).map(|entry| entry.number);
+            state.queue.push_back(Batch { entries, whole, is_lasting, since });
         }
     }
 
@@ -343,8 +351,9 @@ impl Driver {
         let mut state = self.state.borrow_mut();
         let mut batch = state.queue.pop_front()?;
         let mut bytes: usize = batch.entries.iter().map(|entry| entry.content.weight()).sum();
-        while !batch.is_whole && batch.entries.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
-            let Some(next) = state.queue.pop_front_if(|next| !next.is_whole && next.is_lasting == batch.is_lasting)
+        while batch.whole.is_none() && batch.entries.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+            let Some(next) =
+                state.queue.pop_front_if(|next| next.whole.is_none() && next.is_lasting == batch.is_lasting)
             else {
                 break;
             };
@@ -355,14 +364,15 @@ impl Driver {
     }
 
     async fn append<W: Writer>(&self, writer: &mut W, batch: Batch) -> Result<(), BrokerError> {
-        let Batch { entries, is_whole, is_lasting, since } = batch;
+        let Batch { entries, whole, is_lasting, since } = batch;
         {
             let mut state = self.state.borrow_mut();
-            let sent = |entry: &Unordered| Sent { entry: entry.clone(), is_lasting, is_whole, since, taken: None };
+            let sent = |entry: &Unordered| Sent { entry: entry.clone(), is_lasting, whole, since, taken: None };
             state.sent.extend(entries.iter().map(sent));
         }
-        let late = |_| BrokerError::Away("the broker does not answer an append".into());
-        let outcomes = timeout(ANSWER_MAX, writer.append(&entries, is_whole)).await.map_err(late)??;
+        let append =
+            within(ANSWER_MAX, writer.append(&entries, whole.is_some()), "the broker does not answer an append");
+        let outcomes = append.await?;
         ServerFigures::add(&self.parts.figures.backplane_appends, entries.len() as u64);
         ServerFigures::add(&self.parts.figures.backplane_batches, 1);
         let now = Instant::now();
@@ -381,14 +391,15 @@ impl Driver {
                     again = Some(why);
                     continue;
                 }
-                Appended::Refused(why) => self.refuse(entry.number, 1, true, &why),
-                Appended::Unconfirmed(why) => self.refuse(entry.number, 1, false, &why),
+                Appended::Refused(why) => self.refuse(entry.number, true, &why),
+                Appended::Unconfirmed(why) => self.refuse(entry.number, false, &why),
             }
             place.and_then(|place| state.sent.remove(place));
         }
         if let Some(why) = again {
-            drop(state);
-            self.take_back();
+            while let Some(sent) = state.sent.pop_back_if(|sent| sent.taken.is_none()) {
+                state.send_again(sent);
+            }
             return Err(BrokerError::Away(why));
         }
         if let Some(last) = entries.last() {
@@ -397,52 +408,44 @@ impl Driver {
         Ok(())
     }
 
-    /// Puts entries that the broker has surely not taken back to the front of those that wait.
-    fn take_back(&self) {
-        let mut state = self.state.borrow_mut();
-        while let Some(sent) = state.sent.pop_back_if(|sent| sent.taken.is_none()) {
-            let Sent { entry, is_lasting, is_whole, since, .. } = sent;
-            match state.queue.front_mut() {
-                Some(batch) if is_whole && batch.is_whole && batch.since == since => batch.entries.insert(0, entry),
-                _ => state.queue.push_front(Batch { entries: vec![entry], is_whole, is_lasting, since }),
-            }
-        }
+    /// Publishes the figure of how long ago an entry was read.
+    fn note_age(&self) {
+        let age_ms = self.state.borrow().read_at.elapsed().as_millis() as u64;
+        ServerFigures::set(&self.parts.figures.backplane_last_entry_age_ms, age_ms);
     }
 
-    /// Refuses entries that have waited for too long. An entry that the broker has taken and that does not come back
-    /// breaks the connection.
+    /// Refuses entries that have waited for too long.
     fn refuse_late(&self) {
         let max = self.parts.config.publish_timeout;
         let mut state = self.state.borrow_mut();
-        let age_ms = state.read_at.elapsed().as_millis() as u64;
-        ServerFigures::set(&self.parts.figures.backplane_last_entry_age_ms, age_ms);
         let is_late = |since: Instant, is_lasting: bool| !is_lasting && since.elapsed() >= max;
         while let Some(batch) = state.queue.pop_front_if(|batch| is_late(batch.since, batch.is_lasting)) {
             for entry in &batch.entries {
-                self.refuse(entry.number, 1, true, "the broker was away for too long");
+                self.refuse(entry.number, true, "the broker was away for too long");
             }
         }
         while let Some(sent) = state.sent.pop_front_if(|sent| is_late(sent.since, sent.is_lasting)) {
-            self.refuse(sent.entry.number, 1, false, "the broker did not give it back in time");
+            self.refuse(sent.entry.number, false, "the broker did not give it back in time");
         }
     }
 
-    fn refuse(&self, first: u64, count: u64, is_certain: bool, why: &str) {
+    fn refuse(&self, number: u64, is_certain: bool, why: &str) {
         self.count(|figures| match is_certain {
             true => &figures.backplane_refused,
             false => &figures.backplane_unsure,
         });
-        self.tell(FromBroker::Refused { first, count, is_certain, why: Arc::from(why) });
+        self.tell(FromBroker::Refused { number, is_certain, why: Arc::from(why) });
     }
 
     /// Looks whether the log still is what this node has read.
     async fn check<W: Writer>(&self, writer: &mut W) -> Result<(), BrokerError> {
+        self.note_age();
         let (position, is_entry) = self.position();
         if std::mem::take(&mut self.state.borrow_mut().has_told_hole) {
             writer.forget().await;
         }
-        let late = |_| BrokerError::Away("the broker does not answer a look at the log".into());
-        let (resumed, loss) = match timeout(ANSWER_MAX, writer.check(position, is_entry)).await.map_err(late)?? {
+        let silent = "the broker does not answer a look at the log";
+        let (resumed, loss) = match within(ANSWER_MAX, writer.check(position, is_entry), silent).await? {
             Continuity::Whole => return self.look_for_lost_reads(),
             Continuity::Trimmed(resumed) => (resumed, Loss::Trimmed),
             Continuity::Emptied(resumed) => (resumed, Loss::Emptied),
@@ -450,7 +453,7 @@ impl Driver {
                 let position = self.state.borrow().position;
                 warn!(%after, %position, "the broker has lost entries that were read: every node is told");
                 self.count(|figures| &figures.backplane_fences);
-                return timeout(ANSWER_MAX, writer.fence(position, after)).await.map_err(late)?;
+                return within(ANSWER_MAX, writer.fence(position, after), silent).await;
             }
         };
         let mut state = self.state.borrow_mut();

@@ -255,11 +255,11 @@ fn texts(told: &[FromBroker]) -> Vec<String> {
 
 /// The numbers that were refused, and whether that is certain.
 fn refused(told: &[FromBroker]) -> Vec<(u64, bool)> {
-    let numbers = told.iter().filter_map(|message| match message {
-        FromBroker::Refused { first, count, is_certain, .. } => Some((*first..first + count, *is_certain)),
+    let number = |message: &FromBroker| match message {
+        FromBroker::Refused { number, is_certain, .. } => Some((*number, *is_certain)),
         _ => None,
-    });
-    numbers.flat_map(|(numbers, is_certain)| numbers.map(move |number| (number, is_certain))).collect()
+    };
+    told.iter().filter_map(number).collect()
 }
 
 #[test]

@@ -207,6 +207,11 @@ pub fn warnings(config: &Config) -> Vec<String> {
 }
 
 impl Backplane {
+    /// The number of replicas that must have an entry before it counts.
+    pub fn replicas(&self) -> u32 {
+        self.ack_replicas.count(self.url.contains("+sentinel://"))
+    }
+
     /// Takes the kind from the URL, if there is one and no kind.
     pub(super) fn settle_kind(&mut self) {
         if self.kind == BackplaneKind::Local && is_redis(&self.url) {

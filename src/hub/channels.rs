@@ -163,8 +163,12 @@ impl HubChannels {
     /// # Errors
     /// If the channel would be a new one, and clients have too many.
     pub(super) fn check_room_for_client(&self, name: &ChannelName) -> Result<(), FeedError> {
-        let has_room = self.census.has_room_for_followed() || self.find(name).is_some();
-        if has_room { Ok(()) } else { Err(self.census.no_room("clients")) }
+        if self.has_room_for_client(name) { Ok(()) } else { Err(self.census.no_room("clients")) }
+    }
+
+    /// Whether a client's event may go to the channel of that name.
+    pub(super) fn has_room_for_client(&self, name: &ChannelName) -> bool {
+        self.census.has_room_for_followed() || self.find(name).is_some()
     }
 
     /// The channel of that name for a shard that wants to follow it, made if there is none. `None` if it would be a new one

@@ -17,7 +17,7 @@ use crate::logic::id::Id;
 use crate::logic::idempotency::Fingerprint;
 
 pub(super) use held::{HeldResumes, Resume};
-pub(super) use tickets::{Outcome, Settled, Tickets, Whom};
+pub(super) use tickets::{Settled, Tickets, Whom};
 
 /// What a hub is told of its log.
 #[derive(Debug)]
@@ -49,14 +49,28 @@ pub(super) struct Group {
     pub(super) ids: Vec<Id>,
 }
 
+/// What was read from the log and is not applied yet.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// An entry.
+    Entry(Entry),
+    /// Events between two positions are lost for this node.
+    Gap {
+        /// The last position without a loss.
+        after: Id,
+        /// The position from which on nothing is lost.
+        resumed: Id,
+    },
+}
+
 /// The hub's side of a log.
 #[derive(Debug)]
 pub struct LogOrder {
     pub(super) parts: LogParts,
     pub(super) tickets: Tickets,
     pub(super) held: HeldResumes,
-    /// Entries that were read and not applied yet.
-    pub(super) incoming: VecDeque<Entry>,
+    /// What was read and not applied yet. A gap stands among the entries, because those before it are not lost.
+    pub(super) incoming: VecDeque<Incoming>,
     pub(super) state: BrokerState,
     /// Whether the node has once read everything that was in the log at its start.
     pub(super) is_caught_up: bool,
@@ -111,11 +125,20 @@ impl LogOrder {
         }
     }
 
-    /// The next entry to apply. Its bytes are off the bound of what may be read ahead.
-    pub(super) fn next_entry(&mut self) -> Option<Entry> {
-        let entry = self.incoming.pop_front()?;
-        self.parts.queue.applied(entry.content.weight());
-        Some(entry)
+    /// The next entry or gap to apply. The bytes of an entry are off the bound of what may be read ahead.
+    pub(super) fn next_incoming(&mut self) -> Option<Incoming> {
+        let next = self.incoming.pop_front()?;
+        if let Incoming::Entry(entry) = &next {
+            self.parts.queue.applied(entry.content.weight());
+        }
+        Some(next)
+    }
+
+    /// Notes that an entry was read back, if it is one of this node's own; its publish is answered with `id`.
+    pub(super) fn read_back(&mut self, own: Option<u64>, id: Id) {
+        if let Some(number) = own {
+            self.tickets.read_back(number, id);
+        }
     }
 
     /// The number of an entry that this node has written since its start.

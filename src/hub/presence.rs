@@ -63,6 +63,12 @@ impl Presence {
         is_last
     }
 
+    /// The number of a user's connections on a channel.
+    pub(super) fn connections_of(&self, channel: Option<u32>, user: &str) -> u32 {
+        let present = channel.and_then(|channel| self.channels.get(&channel));
+        present.and_then(|present| present.users.get(user)).copied().unwrap_or(0)
+    }
+
     /// The answer to the command `presence`, with at most `users_max` users. A channel that does not exist has no number.
     pub(super) fn answer(&self, channel: Option<u32>, users_max: usize) -> PresenceAnswer<'_> {
         let Some(Present { users, anonymous, of_users }) = channel.and_then(|channel| self.channels.get(&channel))
@@ -92,6 +98,7 @@ mod tests {
         let answer = presence.answer(Some(7), 10);
         assert_eq!((answer.connections, answer.count), (4, 1));
         assert_eq!((answer.users[0].user, answer.users[0].connections), ("u", 3));
+        assert_eq!([Some(7), Some(8), None].map(|channel| presence.connections_of(channel, "u")), [3, 0, 0]);
         assert_eq!((presence.answer(Some(7), 0).count, presence.answer(Some(7), 0).users.len()), (1, 0));
         assert_eq!([0; 3].map(|_| presence.leave(7, Some(&user))), [false, false, true]);
         assert!(!presence.leave(7, Some(&user)));

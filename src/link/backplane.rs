@@ -72,13 +72,11 @@ pub enum BrokerState {
 pub enum FromBroker {
     /// Entries of the log, in order, without a hole since the ones before.
     Entries(Vec<Entry>),
-    /// Entries of this node that are not in the log, from a number on.
+    /// An entry of this node that is not in the log.
     Refused {
-        /// The number of the first one.
-        first: u64,
-        /// How many there are.
-        count: u64,
-        /// Whether they surely never will be in the log.
+        /// The entry's number.
+        number: u64,
+        /// Whether the entry surely never will be in the log.
         is_certain: bool,
         /// The reason, as a sentence.
         why: Arc<str>,

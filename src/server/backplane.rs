@@ -47,7 +47,7 @@ pub(super) fn join(
         mark: mark.as_str().into(),
         pending_max: config.pending,
         resume_wait: config.resume_wait,
-        needs_confirmation: true,
+        needs_confirmation: config.replicas() > 0,
         caught_up: caught_up_sender,
     });
     let parts = BackplaneParts {

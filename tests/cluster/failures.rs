@@ -171,6 +171,8 @@ fn a_primary_that_became_a_replica_takes_no_writes() {
     let a = node(&redis, "a", "[backplane]\npublish_timeout = \"1s\"");
     publish(&a, "1").unwrap();
     redis.ask(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    // An event that is under way at this moment may have arrived or not.
+    eventually("the node has noticed", || (figure(&a, "backplane_up") == 0).then_some(()));
     assert_eq!(publish(&a, "2").unwrap_err(), "unavailable");
     redis.ask(&["REPLICAOF", "NO", "ONE"]);
     publish_at_last(&a, "3");

@@ -25,7 +25,7 @@ use super::broker::{Appended, Broker, BrokerError, Continuity, Page, Reader, Tai
 
 use address::Address;
 use continuity::Checker;
-use values::{entries_of, id_of, integer, member, sentence};
+use values::{entries_of, id_of, integer, member, sentence, text};
 
 /// The time for which a read waits for an entry.
 const BLOCK_MS: usize = 1000;
@@ -46,10 +46,8 @@ pub(super) struct Redis {
     retention: Duration,
     retention_bytes: u64,
     ack_replicas: u32,
-    /// The id of the last writing connection.
-    client: Option<i64>,
-    /// Whether there was a connection before.
-    has_opened: bool,
+    /// The last writing connection, if there was one: its id, if the server tells.
+    last: Option<Option<i64>>,
     /// What was read, over all connections.
     checker: Arc<Mutex<Checker>>,
 }
@@ -62,7 +60,7 @@ impl Redis {
     pub(super) fn new(config: &Backplane, mark: &ArcStr) -> Result<Redis, BrokerError> {
         let address = Address::of(config)?;
         let key: Arc<str> = format!("ringcast:{{{}}}", config.name).into();
-        let ack_replicas = config.ack_replicas.count(address.is_watched());
+        let ack_replicas = config.replicas();
         Ok(Redis {
             address,
             checker: Arc::new(Mutex::new(Checker::new(key.clone(), config.retention))),
@@ -71,8 +69,7 @@ impl Redis {
             retention: config.retention,
             retention_bytes: config.retention_bytes as u64,
             ack_replicas,
-            client: None,
-            has_opened: false,
+            last: None,
         })
     }
 }
@@ -106,12 +103,11 @@ impl Broker for Redis {
         let replicas = self.address.check_role(&mut writer).await?;
         // A primary that was restarted without its log has no replicas until Sentinels have made up their minds.
         let is_alone = replicas.is_some_and(|replicas| replicas < self.ack_replicas as usize);
-        if self.has_opened && is_alone {
+        if self.last.is_some() && is_alone {
             return Err(BrokerError::Away(format!("the broker has fewer than {} replicas", self.ack_replicas)));
         }
-        self.has_opened = true;
         let is_fenced_off = self.end_last_connection(&mut writer).await;
-        self.client = ask(&mut writer, cmd("CLIENT").arg("ID")).await.ok().and_then(|id| integer(&id));
+        self.name_connection(&mut writer).await;
         let info = self.checker.lock().await.begin(&mut writer).await?;
         let now_ms = match ask(&mut writer, &cmd("TIME")).await? {
             Value::Array(parts) => parts.first().and_then(integer).unwrap_or(0) as u64 * 1000,
@@ -138,12 +134,21 @@ impl Broker for Redis {
 
 impl Redis {
     /// Ends the last writing connection at the server, so that nothing of it can be carried out later. Returns whether that
-    /// is so.
-    async fn end_last_connection(&mut self, connection: &mut MultiplexedConnection) -> bool {
-        let Some(client) = self.client.take() else { return true };
-        let killed = try_ask(connection, cmd("CLIENT").arg("KILL").arg("ID").arg(client)).await;
-        // A server that does not know the connection has ended it, or is another one.
-        killed.is_ok()
+    /// is so. On another server, or on one that was restarted, the connection's id may be that of a stranger, which its name
+    /// tells.
+    async fn end_last_connection(&self, connection: &mut MultiplexedConnection) -> bool {
+        let Some(last) = self.last else { return true };
+        let Some(client) = last else { return false };
+        let Ok(list) = try_ask(connection, cmd("CLIENT").arg("LIST").arg("ID").arg(client)).await else { return false };
+        let is_ours = text(&list).is_some_and(|list| list.contains(&format!(" name={} ", self.mark)));
+        !is_ours || try_ask(connection, cmd("CLIENT").arg("KILL").arg("ID").arg(client)).await.is_ok()
+    }
+
+    /// Names the writing connection, and remembers its id, by which it can be ended later.
+    async fn name_connection(&mut self, connection: &mut MultiplexedConnection) {
+        let named = try_ask(connection, cmd("CLIENT").arg("SETNAME").arg(&*self.mark)).await;
+        let id = ask(connection, cmd("CLIENT").arg("ID")).await.ok().and_then(|id| integer(&id));
+        self.last = Some(id.filter(|_| named.is_ok()));
     }
 }
 
@@ -175,11 +180,17 @@ impl RedisWriter {
             add.arg("MINID").arg("~").arg(oldest.to_string());
         }
         add.arg("*");
+        add_fields(&mut add, &entry.content);
         let origin = Origin { node: self.mark.clone(), number: entry.number };
-        entry.content.write(|name, value| {
-            add.arg(name).arg(&value[..]);
-        });
         add.arg(field::ORIGIN).arg(&origin.to_bytes()[..]);
+        add
+    }
+
+    /// `XADD` for a fence with that id.
+    fn add_fence(&self, id: &str, after: Id) -> Cmd {
+        let mut add = cmd("XADD");
+        add.arg(&*self.key).arg(id);
+        add_fields(&mut add, &Content::Control(Control::Fence { after }));
         add
     }
 
@@ -211,6 +222,12 @@ impl RedisWriter {
         let is_enough = count >= i64::from(self.ack_replicas);
         Ok((!is_enough).then(|| format!("{count} of {} replicas have confirmed it", self.ack_replicas)))
     }
+}
+
+fn add_fields(add: &mut Cmd, content: &Content) {
+    content.write(|name, value| {
+        add.arg(name).arg(&value[..]);
+    });
 }
 
 /// The outcome of one entry by the server's reply.
@@ -268,7 +285,7 @@ impl Writer for RedisWriter {
 
     async fn check(&mut self, position: Id, is_entry: bool) -> Result<Continuity, BrokerError> {
         self.address.check_still(&self.connected).await?;
-        self.address.check_role(&mut self.connection).await.map(|_| ())?;
+        self.address.check_role(&mut self.connection).await?;
         let mut checker = self.checker.lock().await;
         let result = checker.check(&mut self.connection, position, is_entry).await?;
         self.newest_ms = checker.newest_ms();
@@ -280,21 +297,13 @@ impl Writer for RedisWriter {
     }
 
     async fn fence(&mut self, position: Id, after: Id) -> Result<(), BrokerError> {
-        let content = Content::Control(Control::Fence { after });
-        let mut add = cmd("XADD");
-        add.arg(&*self.key).arg(Id::new(position.ms() + 1, 0).to_string());
-        content.write(|name, value| {
-            add.arg(name).arg(&value[..]);
-        });
+        let beyond = Id::new(position.ms() + 1, 0).to_string();
+        let add = self.add_fence(&beyond, after);
         match try_ask(&mut self.connection, &add).await {
             Ok(_) => Ok(()),
             // Another node was first, or entries after the position are in the log already.
             Err(error) if error.detail().is_some_and(|text| text.contains("equal or smaller")) => {
-                let mut add = cmd("XADD");
-                add.arg(&*self.key).arg("*");
-                content.write(|name, value| {
-                    add.arg(name).arg(&value[..]);
-                });
+                let add = self.add_fence("*", after);
                 ask(&mut self.connection, &add).await.map(|_| ())
             }
             Err(error) => Err(failed(&error)),

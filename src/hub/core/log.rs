@@ -15,7 +15,7 @@ use super::super::Order;
 use super::super::answers::{Awaited, Form, Later};
 use super::super::census::Source;
 use super::super::keys::{fingerprint, other_channels};
-use super::super::order::{Group, LogOrder, Outcome, Resume, Settled, Whom};
+use super::super::order::{Group, Incoming, LogOrder, Resume, Settled, Whom};
 use super::Core;
 use super::budget::Now;
 use super::nodes::is_for_nodes;
@@ -188,24 +188,23 @@ impl Core {
     pub(super) fn hear_broker(&mut self, message: FromBroker) {
         let Some(log) = self.log() else { return };
         match message {
-            FromBroker::Entries(entries) => log.incoming.extend(entries),
-            FromBroker::Refused { first, count, is_certain, why } => {
+            FromBroker::Entries(entries) => log.incoming.extend(entries.into_iter().map(Incoming::Entry)),
+            FromBroker::Refused { number, is_certain, why } => {
                 let error = match is_certain {
                     true => FeedError::new("unavailable", format!("{why}; it was not published")),
                     false => {
                         FeedError::new("unsure", format!("{why}; it may still be published: repeat it with a key"))
                     }
                 };
-                log.tickets.refuse(first, count, &error);
+                log.tickets.refuse(number, error);
             }
             FromBroker::Confirmed(number) => log.tickets.confirm(number),
             FromBroker::Gap { after, resumed, loss } => {
                 warn!(?loss, %after, %resumed, "events are missing from the log: clients are told of a gap");
-                self.lose(after, resumed);
+                log.incoming.push_back(Incoming::Gap { after, resumed });
             }
             FromBroker::State(state) => self.note_broker(state),
         }
-        self.answer_settled();
     }
 
     fn note_broker(&mut self, state: BrokerState) {
@@ -216,7 +215,6 @@ impl Core {
             self.applied = self.applied.max(from);
             self.channels.lose_until(from);
         }
-        self.note_caught_up();
     }
 
     /// Reports, once, that everything is applied that was in the log at the start.
@@ -237,16 +235,25 @@ impl Core {
         }
     }
 
-    /// Applies entries that were read from the log, while there is room in the shards' queues.
+    /// Applies what was read from the log, while there is room in the shards' queues, and answers those who waited for it.
     pub(super) fn read_log(&mut self) {
         if self.is_local() {
             return;
         }
         let mut budget = self.begin_stage(ENTRIES_MAX);
         while !budget.is_spent() && self.has_entries() && !self.hold_back_for_room() {
-            let Some(entry) = self.log().and_then(LogOrder::next_entry) else { break };
-            let cost = 1 + entry.content.weight() / ENTRY_BYTES_PER_WORK;
-            self.apply_entry(entry);
+            let Some(next) = self.log().and_then(LogOrder::next_incoming) else { break };
+            let cost = match next {
+                Incoming::Entry(entry) => {
+                    let cost = 1 + entry.content.weight() / ENTRY_BYTES_PER_WORK;
+                    self.apply_entry(entry);
+                    cost
+                }
+                Incoming::Gap { after, resumed } => {
+                    self.lose(after, resumed);
+                    1
+                }
+            };
             budget.spend(cost, &self.clock, &mut self.now);
         }
         self.release_held();
@@ -286,10 +293,8 @@ impl Core {
             Content::Event(logged) => self.apply_logged(id, own, logged, at),
             Content::Control(control) => {
                 self.apply_control(id, origin.map(|origin| origin.node), control, at);
-                if let Some(number) = own
-                    && let Some(log) = self.log()
-                {
-                    log.tickets.read_back(number, id);
+                if let Some(log) = self.log() {
+                    log.read_back(own, id);
                 }
             }
             Content::Bad(error) => self.skip(id, &error),
@@ -309,8 +314,8 @@ impl Core {
     fn apply_logged(&mut self, id: Id, own: Option<u64>, logged: Logged, now: Now) {
         let Some(key) = &logged.key else {
             self.apply_with_room(id, &logged, now);
-            if let (Some(number), Some(log)) = (own, self.log()) {
-                log.tickets.read_back(number, id);
+            if let Some(log) = self.log() {
+                log.read_back(own, id);
             }
             return;
         };
@@ -356,7 +361,7 @@ impl Core {
                 if *channels != fingerprint(&group.channels) {
                     let error = other_channels(&group.key);
                     for number in first.into_iter().flat_map(|first| first..first + count) {
-                        log.tickets.refuse_read(number, error.clone());
+                        log.tickets.refuse(number, error.clone());
                     }
                     return;
                 }
@@ -371,11 +376,12 @@ impl Core {
     /// Applies an event if there is room for its channel. Without room it counts as lost on channels that are not known.
     fn apply_with_room(&mut self, id: Id, logged: &Logged, now: Now) {
         let source = if logged.is_client { Source::Client } else { Source::Publisher };
-        let has_room = self.channels.find(&logged.channel).is_some()
-            || match source {
-                Source::Publisher => self.channels.census.has_room_for_published(1),
-                Source::Client => self.channels.census.has_room_for_followed(),
-            };
+        let has_room = match source {
+            Source::Publisher => {
+                self.channels.census.has_room_for_published(1) || self.channels.find(&logged.channel).is_some()
+            }
+            Source::Client => self.channels.has_room_for_client(&logged.channel),
+        };
         if has_room {
             self.apply(id, &logged.channel, &logged.draft, source, now);
         } else {
@@ -395,28 +401,19 @@ impl Core {
     /// Tells those whose tickets are settled: publishers in this turn's sends, clients through their shards.
     fn answer_settled(&mut self) {
         while let Some(Settled { whom, ticket }) = self.log().and_then(|log| log.tickets.next_settled()) {
-            match whom {
-                Whom::Publisher(number) => self.publishers.mark_unsent(number),
-                Whom::Client { connection, reference, bytes } => {
-                    let outcome = self.log().and_then(|log| log.tickets.take(ticket));
-                    let result = outcome.map(|outcome| outcome.map(|ids| ids.first().copied().unwrap_or_default()));
-                    if let Some(result) = result {
-                        self.answer_client(connection, reference, bytes, result);
-                    }
+            if let Whom::Publisher(number) = whom {
+                self.publishers.mark_unsent(number);
+                continue;
+            }
+            let Some(outcome) = self.log().and_then(|log| log.tickets.take(ticket)) else { continue };
+            match (whom, outcome) {
+                (Whom::Client { connection, reference, bytes }, outcome) => {
+                    let result = outcome.map(|ids| ids.first().copied().unwrap_or_default());
+                    self.answer_client(connection, reference, bytes, result);
                 }
-                Whom::Presence(channel, user) => {
-                    if let Some(Err(_)) = self.log().and_then(|log| log.tickets.take(ticket)) {
-                        self.cluster.note_refused(channel, user);
-                    }
-                }
-                Whom::Question(question) => {
-                    if let Some(Err(error)) = self.log().and_then(|log| log.tickets.take(ticket)) {
-                        self.fail_question(question, error);
-                    }
-                }
-                Whom::Hub => {
-                    let _: Option<Outcome> = self.log().and_then(|log| log.tickets.take(ticket));
-                }
+                (Whom::Presence(channel, user), Err(_)) => self.cluster.note_refused(channel, user),
+                (Whom::Question(question), Err(error)) => self.fail_question(question, error),
+                _ => {}
             }
         }
     }

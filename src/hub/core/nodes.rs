@@ -184,10 +184,9 @@ impl Core {
             Change::Left => "ringcast.leave",
             Change::None => return self.write_presence(entry),
         };
-        let known = self.channels.find(channel);
         // An event would take the end of a channel back, which only publishers may.
-        let is_ended = known.is_some_and(|index| self.channels.get(index).ended);
-        if !is_ended && (known.is_some() || self.channels.census.has_room_for_followed()) {
+        let is_ended = self.channels.find(channel).is_some_and(|index| self.channels.get(index).ended);
+        if !is_ended && self.channels.has_room_for_client(channel) {
             self.apply(id, channel, &presence_draft(name, user), Source::Client, now);
         }
         self.write_presence(entry);
@@ -284,8 +283,8 @@ impl Core {
         reference: &RawValue,
         out: &mut Vec<u8>,
     ) {
-        let own = self.presence.answer(self.channels.find(channel), usize::MAX);
-        let here = |user: &str| own.users.iter().find(|own| own.user == user).map_or(0, |own| own.connections);
+        let index = self.channels.find(channel);
+        let own = self.presence.answer(index, 0);
         let all: Vec<(&ArcStr, usize)> = self.cluster.users(channel).collect();
         let elsewhere: usize = all.iter().map(|(_, others)| others).sum();
         let answer = PresenceAnswer {
@@ -294,7 +293,10 @@ impl Core {
             users: all
                 .iter()
                 .take(users_max)
-                .map(|(user, others)| PresentUser { user, connections: here(user) + *others as u32 })
+                .map(|(user, others)| PresentUser {
+                    user,
+                    connections: self.presence.connections_of(index, user) + *others as u32,
+                })
                 .collect(),
         };
         write_members(out, reference, &answer);

@@ -75,7 +75,7 @@ pub(in crate::hub) struct Tickets {
     pending_bytes: usize,
     /// The number up to which replicas have confirmed entries; `u64::MAX` if none are asked for.
     confirmed: u64,
-    settled: Vec<Settled>,
+    settled: VecDeque<Settled>,
 }
 
 impl Tickets {
@@ -88,7 +88,7 @@ impl Tickets {
             first_open: 1,
             pending_bytes: 0,
             confirmed: if needs_confirmation { 0 } else { u64::MAX },
-            settled: Vec::new(),
+            settled: VecDeque::new(),
         }
     }
 
@@ -120,8 +120,8 @@ impl Tickets {
         }
     }
 
-    /// Notes that an entry was read back and is refused by every node.
-    pub(in crate::hub) fn refuse_read(&mut self, number: u64, error: FeedError) {
+    /// Notes that an entry is not in the log, or may not be, or that every node refuses it.
+    pub(in crate::hub) fn refuse(&mut self, number: u64, error: FeedError) {
         self.settle(number, Err(error));
     }
 
@@ -130,17 +130,10 @@ impl Tickets {
         let before = self.confirmed;
         self.confirmed = before.max(number);
         let known = self.first_open + self.open.len() as u64;
-        for number in self.first_open.max(before + 1)..=number.min(known.saturating_sub(1)) {
+        for number in self.first_open.max(before.saturating_add(1))..=number.min(known.saturating_sub(1)) {
             if let Some(id) = self.entry(number).and_then(|open| open.id) {
                 self.settle(number, Ok(id));
             }
-        }
-    }
-
-    /// Notes that entries are not in the log, or may not be.
-    pub(in crate::hub) fn refuse(&mut self, first: u64, count: u64, error: &FeedError) {
-        for number in first..first.saturating_add(count) {
-            self.settle(number, Err(error.clone()));
         }
     }
 
@@ -170,13 +163,13 @@ impl Tickets {
         if state.is_done {
             self.drop_done();
         } else {
-            self.settled.push(Settled { whom: state.whom.clone(), ticket });
+            self.settled.push_back(Settled { whom: state.whom.clone(), ticket });
         }
     }
 
-    /// A ticket that has become settled since the last call.
+    /// The next ticket that has become settled, in the order in which tickets did.
     pub(in crate::hub) fn next_settled(&mut self) -> Option<Settled> {
-        self.settled.pop()
+        self.settled.pop_front()
     }
 
     /// Whether a ticket is settled.
@@ -224,9 +217,7 @@ mod tests {
     }
 
     fn settled(tickets: &mut Tickets) -> Vec<u64> {
-        let mut all: Vec<u64> = std::iter::from_fn(|| tickets.next_settled()).map(|settled| settled.ticket).collect();
-        all.sort_unstable();
-        all
+        std::iter::from_fn(|| tickets.next_settled()).map(|settled| settled.ticket).collect()
     }
 
     #[test]
@@ -235,12 +226,14 @@ mod tests {
         assert_eq!(tickets.open(Whom::Hub, [10, 20].into_iter()), (0, 1));
         assert_eq!(tickets.open(Whom::Hub, [5].into_iter()), (1, 3));
         assert_eq!(tickets.pending_bytes(), 35);
+        tickets.confirm(2);
+        assert_eq!(settled(&mut tickets).len(), 0, "a confirmation that was not asked for means nothing");
         tickets.read_back(1, id(1));
         assert!(!tickets.is_settled(0));
         assert!(settled(&mut tickets).is_empty());
         tickets.read_back(3, id(3));
         tickets.read_back(2, id(2));
-        assert_eq!((settled(&mut tickets), tickets.pending_bytes()), (vec![0, 1], 0));
+        assert_eq!((settled(&mut tickets), tickets.pending_bytes()), (vec![1, 0], 0));
         assert_eq!(tickets.take(1), Some(Ok(vec![id(3)])));
         assert_eq!(tickets.take(0), Some(Ok(vec![id(1), id(2)])));
         assert_eq!((tickets.take(0), tickets.take(7)), (None, None));
@@ -254,8 +247,8 @@ mod tests {
         tickets.open(Whom::Hub, [1].into_iter());
         let error = FeedError::new("unavailable", "no");
         tickets.read_back(1, id(1));
-        tickets.refuse(2, 1, &error);
-        tickets.refuse(2, 1, &FeedError::new("unsure", "later"));
+        tickets.refuse(2, error.clone());
+        tickets.refuse(2, FeedError::new("unsure", "later"));
         tickets.read_back(2, id(2));
         tickets.read_back(3, id(3));
         assert_eq!(settled(&mut tickets), [0, 1]);

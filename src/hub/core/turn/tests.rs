@@ -1,6 +1,7 @@
 //! Turns over socket pairs, step by step. The test acts as the driver.
 
 mod bounds;
+mod log;
 mod world;
 
 use std::io::{Read, Write};
