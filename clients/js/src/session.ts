@@ -268,7 +268,9 @@ export function makeSession(url: string, options: Options, transports: Transport
         const age = wasOpen ? Date.now() - openedAt : 0;
         const reason = { code, message };
         drop();
-        if (age > 10_000) tries = denials = 0;
+        if (age > 10_000) tries = 0;
+        // The server had taken the token.
+        if (age > 1000) denials = 0;
         if (wasOpen) {
             isSettled = age > 60_000 && code != "silent";
             tries = Math.min(tries, 2);

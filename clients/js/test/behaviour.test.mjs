@@ -6,26 +6,20 @@ import { promisify } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import WebSocket from "ws";
-import { Server } from "../../../tests/clients/lib/server.mjs";
 import { KEYS } from "../../../tests/clients/lib/tokens.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
 import { connect } from "../dist/ringcast.js";
 import { connect as connectSse } from "../dist/sse.js";
-import { Proxy } from "./lib/proxy.mjs";
+import { stage } from "./lib/stage.mjs";
 import { tokenOf } from "./lib/tokens.mjs";
 
 const TRANSPORTS = ["ws", "sse", "poll"];
 const STRICT = KEYS.replace("allow_anonymous = true", "");
 
 async function setUp(t, config = "") {
-    const server = await Server.start(config);
-    const proxy = await Proxy.start(server.port);
     const clients = [];
-    t.after(async () => {
-        for (const client of clients) client.close();
-        proxy.close();
-        await server.close();
-    });
+    t.after(() => clients.forEach((client) => client.close()));
+    const { server, proxy } = await stage(t, config);
     const make = (options, how = connect) => {
         const client = how(proxy.url, { WebSocket, spread: 50, beat: 1, ...options });
         clients.push(client);

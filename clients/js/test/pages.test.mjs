@@ -3,22 +3,14 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import test from "node:test";
 import { build } from "esbuild";
-import { BROWSERS, launch } from "../../../tests/clients/lib/browsers.mjs";
-import { Server } from "../../../tests/clients/lib/server.mjs";
+import { BROWSERS } from "../../../tests/clients/lib/browsers.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
-import { Proxy } from "./lib/proxy.mjs";
+import { stage } from "./lib/stage.mjs";
 
 const README = fs.readFileSync(new URL("../../../README.md", import.meta.url), "utf8");
 
 async function setUp(t, name) {
-    const server = await Server.start('[server]\ndrain_timeout = "2s"');
-    const proxy = await Proxy.start(server.port);
-    const browser = await launch(name);
-    t.after(async () => {
-        await browser.close().catch(() => {});
-        proxy.close();
-        await server.close();
-    });
+    const { server, proxy, browser } = await stage(t, '[server]\ndrain_timeout = "2s"', name);
     proxy.pages.set("/ringcast.js", fs.readFileSync(new URL("../dist/ringcast.js", import.meta.url)));
     const open = async (html) => {
         proxy.pages.set("/page.html", html);
@@ -83,11 +75,13 @@ for (const name of BROWSERS) {
         const page = await open(`<script type="module">
             import { connect } from "/dist/ringcast.js";
             window.told = []; window.states = [];
-            const rc = connect("/", { transports: ["ws"], beat: 2 });
+            const rc = (window.rc = connect("/", { transports: ["ws"], beat: 2 }));
             rc.on("state", (state) => states.push(state.reason?.code ?? state.name));
             rc.subscribe("a", ({ data }) => told.push(data));
         </script>`);
         await server.awaitSubscribers("a", 1);
+        // Until it has a position, the page does not know that it is subscribed.
+        await eventually("the page has a position", () => page.evaluate(() => rc.position));
         // The network forgets the connection while the browser's processes stand still.
         const all = processes(browser.process().pid);
         for (const pid of all) process.kill(pid, "SIGSTOP");
@@ -100,7 +94,8 @@ for (const name of BROWSERS) {
         assert.ok(Date.now() - began < 5000, `${Date.now() - began} ms`);
         proxy.isStalled = false;
         proxy.cutAll();
-        await eventually("the event comes", () => page.evaluate(() => told.length === 1));
+        const seen = () => page.evaluate(() => JSON.stringify([told, states]));
+        await eventually(async () => `the event comes: ${await seen()}`, () => page.evaluate(() => told.length === 1));
         assert.deepEqual(await page.evaluate(() => told), ["asleep"]);
     });
 }

@@ -1,25 +1,17 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { BROWSERS, launch } from "../../../tests/clients/lib/browsers.mjs";
-import { Server } from "../../../tests/clients/lib/server.mjs";
+import { BROWSERS } from "../../../tests/clients/lib/browsers.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
 import { KEYS } from "../../../tests/clients/lib/tokens.mjs";
-import { Proxy } from "./lib/proxy.mjs";
+import { stage } from "./lib/stage.mjs";
 import { tokenOf } from "./lib/tokens.mjs";
 
 const PATIENCE = 5000;
 
 /** Opens tabs that share a connection, and subscribes each to the channel. */
 async function openTabs(t, name, { count, options = { share: true }, transport = "ws" }) {
-    const server = await Server.start(KEYS);
-    const proxy = await Proxy.start(server.port);
-    const browser = await launch(name);
-    t.after(async () => {
-        await browser.close().catch(() => {});
-        proxy.close();
-        await server.close();
-    });
-    const context = { server, proxy, browser, tabs: [] };
+    const context = { ...(await stage(t, KEYS, name)), tabs: [] };
+    const { proxy, browser } = context;
     context.open = async (own = options) => {
         const page = await browser.newPage();
         await page.goto(`${proxy.url}/test/pages/blank.html`);
