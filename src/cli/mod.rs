@@ -164,7 +164,7 @@ fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn serve(args: &ServeArgs) -> Result {
-    Ok(crate::server::run(config::load(args, &environment)?)?)
+    Ok(crate::server::run(config::load(args, &environment)?, args.take_over)?)
 }
 
 fn config_check(file: &std::path::Path) -> Result {

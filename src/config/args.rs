@@ -22,6 +22,9 @@ pub struct ServeArgs {
     /// Publish a few live channels and show them at /.
     #[arg(long)]
     pub demo: bool,
+    /// Take every client, publisher and listener over from the server that runs with the same feed, which then ends.
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// The values of the keys that have a flag: each is a line of a file that beats the file.

@@ -32,7 +32,7 @@ pub fn document() -> String {
             }
         }
     }
-    page += "| `--demo` | | |\n";
+    page += "| `--demo` | | |\n| `--take-over` | | |\n";
     for (section, about, keys) in &sections {
         write_section(&mut page, &format!("[{section}]"), about, keys);
     }

@@ -43,6 +43,11 @@ impl ServerState {
         self.is_leaving.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the server is going away.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     /// Notes whether an operator keeps new clients away for now; returns what held before.
     pub fn set_paused(&self, is_paused: bool) -> bool {
         self.is_paused.swap(is_paused, Ordering::Relaxed)

@@ -36,6 +36,11 @@ impl Accounts {
         self.messages.insert(Entry { shard, bytes, holders })
     }
 
+    /// The messages that wait: each one's number, its shard, its bytes, and the number of listeners that do not have it.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, u16, usize, usize)> {
+        self.messages.iter().map(|(number, entry)| (number, entry.shard, entry.bytes, entry.holders))
+    }
+
     /// Notes that one holder of a message has let it go.
     pub(super) fn release(&mut self, number: usize) {
         let Some(entry) = self.messages.get_mut(number) else { return };

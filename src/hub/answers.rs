@@ -105,6 +105,16 @@ impl Answers {
         }
     }
 
+    /// The answers that nothing holds back.
+    pub(super) fn settled(&self) -> &[u8] {
+        &self.ready
+    }
+
+    /// Answers of which nothing holds back any.
+    pub(super) fn of_settled(ready: Vec<u8>) -> Answers {
+        Answers { ready, ..Answers::default() }
+    }
+
     /// The answers that can be sent.
     pub(super) fn ready(&mut self) -> &mut Vec<u8> {
         &mut self.ready

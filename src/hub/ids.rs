@@ -90,6 +90,27 @@ impl IdSource {
         Ok(ids)
     }
 
+    /// Opens the mark of a predecessor that still runs, without reading or writing it. [`IdSource::restore`] says where ids go
+    /// on.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn of_predecessor(path: &Path) -> Result<IdSource, MarkError> {
+        let failed = |source| MarkError::Io { what: "open", path: path.display().to_string(), source };
+        let file = StateFile::open(path).map_err(failed)?;
+        Ok(IdSource { last: Id::ZERO, mark_ms: 0, file })
+    }
+
+    /// Goes on after a predecessor's last id. The mark on disk is the predecessor's.
+    pub fn restore(&mut self, last: Id, mark_ms: u64) {
+        (self.last, self.mark_ms) = (last, mark_ms);
+    }
+
+    /// The millisecond up to which the mark on disk covers ids.
+    pub fn mark_ms(&self) -> u64 {
+        self.mark_ms
+    }
+
     /// The last id that was given, or an id before all that will be given.
     pub fn last(&self) -> Id {
         self.last

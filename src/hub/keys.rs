@@ -21,6 +21,16 @@ impl Keys {
         Keys { known: IdempotencyKeys::new(window.as_millis() as u64, keys_max) }
     }
 
+    /// The remembered keys from the oldest on, each with its channels, its ids and its time.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Fingerprint, &[Id], u64)> {
+        self.known.iter()
+    }
+
+    /// Remembers a key of a predecessor. The oldest comes first.
+    pub(super) fn restore(&mut self, key: &str, channels: Fingerprint, ids: &[Id], at_ms: u64) {
+        self.known.insert(key, channels, ids, at_ms);
+    }
+
     /// Checks that each key is used for the same channels as at first: a repeated publish is answered with the first one's
     /// ids, one per channel.
     ///

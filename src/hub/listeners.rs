@@ -33,6 +33,18 @@ impl Listener {
     }
 }
 
+/// A listener as a successor needs it.
+#[derive(Debug)]
+pub(super) struct Ear {
+    /// The listener's number as a publisher.
+    pub(super) publisher: usize,
+    pub(super) what: Listening,
+    /// The ages of the first questions since the listener's last answer, in milliseconds.
+    pub(super) asked_ages_ms: Vec<u64>,
+    /// Whether the listener was passed over since its last answer.
+    pub(super) is_passed_over: bool,
+}
+
 /// The listener that a question goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Authorizer {
@@ -69,6 +81,24 @@ impl Listeners {
         let asked_ms = [0; UNANSWERED_MAX];
         self.list.push(Listener { what, publisher, asked_ms, asked: 0, is_passed_over: false });
         before != self.any()
+    }
+
+    /// All listeners in their order, as a successor needs them.
+    pub(super) fn iter(&self, now_ms: u64) -> impl Iterator<Item = Ear> {
+        self.list.iter().map(move |listener| Ear {
+            publisher: listener.publisher,
+            what: listener.what,
+            asked_ages_ms: listener.asked_ms[..listener.asked].iter().map(|at| now_ms.saturating_sub(*at)).collect(),
+            is_passed_over: listener.is_passed_over,
+        })
+    }
+
+    /// Adds a listener of a predecessor as the newest one.
+    pub(super) fn restore(&mut self, publisher: usize, what: Listening, ages_ms: &[u64], is_passed_over: bool, now_ms: u64) {
+        self.set(publisher, what);
+        let Some(listener) = self.list.last_mut() else { return };
+        ages_ms.iter().for_each(|age| listener.note_question(now_ms.saturating_sub(*age)));
+        listener.is_passed_over = is_passed_over;
     }
 
     /// Takes a publisher out, if it is a listener. Returns whether [`Listeners::any`] has changed.

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::figures::Stats;
+use crate::link::handover::Adopting;
 use crate::link::{HubInbox, ToShard};
 use crate::logic::line_budget::LineBudget;
 use crate::sys::fdtable::raise_descriptor_limit;
@@ -66,8 +67,10 @@ pub enum Order {
 
 /// Everything that a hub is made of.
 pub struct HubParts {
-    /// The feed's listener.
-    pub listener: UnixListener,
+    /// The feed's listener; `None` if it comes from a predecessor.
+    pub listener: Option<UnixListener>,
+    /// The hub's part if it takes a predecessor's over.
+    pub adopting: Option<Adopting>,
     /// Connections of the server's own, which are publishers like others.
     pub own: Vec<UnixStream>,
     /// Users that may publish, by their ids; empty for all that the socket's mode lets in.
@@ -136,5 +139,7 @@ pub fn run(parts: HubParts) -> io::Result<()> {
     for stream in parts.own {
         core.open_own(stream.into());
     }
-    driver::run(core, Ports { listener: parts.listener, inbox: parts.inbox, drained: parts.drained })
+    let adopted = parts.adopting.as_ref().and_then(|adopting| core.adopt(adopting, &parts.inbox));
+    let Some(listener) = parts.listener.or(adopted) else { return Ok(()) };
+    driver::run(core, Ports { listener, inbox: parts.inbox, drained: parts.drained })
 }

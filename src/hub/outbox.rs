@@ -27,6 +27,18 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// The bytes that wait, the places where clients' messages end in them with the messages' numbers, and the number of lines
+    /// that were left out after them.
+    pub(super) fn parts(&self) -> (&[u8], impl Iterator<Item = (u64, usize)>, u64) {
+        let owed = self.owed.iter().map(|(end, owed)| (end.saturating_sub(self.sent), *owed));
+        (&self.bytes[self.start..], owed, self.lost)
+    }
+
+    /// An outbox of such parts.
+    pub(super) fn of_parts(bytes: Vec<u8>, owed: Vec<(u64, usize)>, lost: u64) -> Outbox {
+        Outbox { bytes, owed: owed.into(), lost, ..Outbox::default() }
+    }
+
     /// The number of bytes that wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start

@@ -60,6 +60,16 @@ impl Questions {
         self.newest
     }
 
+    /// The number of the newest question.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Goes on after a predecessor's newest question.
+    pub(super) fn restore(&mut self, newest: u64) {
+        self.newest = newest;
+    }
+
     /// Begins to wait for the answers of `shards` shards to a question of the publisher `asker`.
     pub(super) fn wait(&mut self, number: u64, asker: usize, shards: usize, gathered: Gathered, now: Instant) {
         self.open.insert(number, Question { asker, missing: shards, is_overdue: false, gathered });

@@ -123,6 +123,42 @@ impl Revocations {
         Ok(revocations)
     }
 
+    /// Opens the file of a predecessor that still runs, without reading or writing it. The revocations come by
+    /// [`Revocations::restore`].
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn of_predecessor(path: &Path) -> Result<Revocations, RevocationsError> {
+        let lines = Lines::open(path).map_err(|source| failed("open", path, source))?;
+        Ok(Revocations { path: path.into(), lines: Some(lines), lines_max: LINES_MIN, ..Revocations::default() })
+    }
+
+    /// Adds a revocation of a predecessor, which the file has unless it `is_unwritten`.
+    pub(super) fn restore(&mut self, id: ArcStr, until_s: u64, is_unwritten: bool) {
+        if is_unwritten {
+            self.unwritten.push((id.clone(), until_s));
+        }
+        self.known.add(id, until_s);
+    }
+
+    /// Goes on behind the lines that a predecessor has written.
+    pub(super) fn restore_extent(&mut self, bytes: u64, count: u64) {
+        let Some(lines) = &mut self.lines else { return };
+        (lines.length, lines.count) = (bytes, count as usize);
+        self.lines_max = LINES_MIN.max(lines.count * 2);
+    }
+
+    /// The bytes and the number of the file's lines.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        self.lines.as_ref().map_or((0, 0), |lines| (lines.length, lines.count as u64))
+    }
+
+    /// All revocations, each with the time of its end and whether it is not written yet.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ArcStr, u64, bool)> {
+        let unwritten: std::collections::HashSet<&ArcStr> = self.unwritten.iter().map(|(id, _)| id).collect();
+        self.known.iter().map(move |(id, until_s)| (id, until_s, unwritten.contains(id)))
+    }
+
     /// The tokens that are refused.
     pub fn known(&self) -> &Revoked {
         &self.known

@@ -38,6 +38,11 @@ impl Shards {
         self.list.iter_mut().for_each(ToShard::flush);
     }
 
+    /// Whether some shard has not been given its batch.
+    pub(super) fn has_staged(&self) -> bool {
+        self.list.iter().any(ToShard::has_staged)
+    }
+
     /// Whether some shard's queue is too full for more.
     pub(super) fn is_congested(&self) -> bool {
         self.list.iter().any(ToShard::is_congested)

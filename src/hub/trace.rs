@@ -36,6 +36,11 @@ impl Traces {
         Ok(())
     }
 
+    /// The channels that a publisher traces.
+    pub(super) fn by(&self, publisher: usize) -> &[ChannelName] {
+        self.by_publisher.get(&publisher).map_or(&[], Vec::as_slice)
+    }
+
     /// Ends a publisher's trace of a channel, if there is one.
     pub(super) fn end(&mut self, channel: &ChannelName, publisher: usize) {
         let Some(own) = self.by_publisher.get_mut(&publisher) else { return };

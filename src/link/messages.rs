@@ -11,6 +11,7 @@ use crate::logic::id::Id;
 use crate::logic::protocol::feed::{Answer, ConnectionFilter, Listening};
 
 use super::backplane::FromBroker;
+use super::handover::{HubParting, Part};
 
 /// A channel's number within one shard. The shard uses a number again only after the hub has confirmed that it routes
 /// no more events to it.
@@ -245,6 +246,10 @@ pub enum ShardMessage {
     Pause(bool),
     /// The shard must close its listeners and end its connections at a spread pace.
     Drain,
+    /// The shard must touch no client from here on, say [`HubMessage::Quiet`], and then work off further messages alone.
+    Quiet(Box<Part>),
+    /// The queue has no message after this one: the shard must hand everything over to the successor.
+    Part,
 }
 
 /// A message from a shard, or from the server, to the hub.
@@ -370,6 +375,13 @@ pub enum HubMessage {
     Keys(Arc<Keyring>),
     /// From the thread that speaks with the broker.
     Broker(FromBroker),
+    /// The shard touches no client any more, and has said everything that it had to say.
+    Quiet {
+        /// The number of the shard.
+        shard: u16,
+    },
+    /// From the server: hub and shards must hand everything over to a successor.
+    HandOver(Box<HubParting>),
     /// From the server: the hub must have every shard end its connections.
     Drain,
     /// From the server: the hub must write the last id down and stop.

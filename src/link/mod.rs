@@ -6,6 +6,7 @@
 //! to a running shard is dropped.
 
 pub mod backplane;
+pub mod handover;
 mod messages;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -114,6 +115,11 @@ impl ToShard {
             }
         }
         true
+    }
+
+    /// Whether messages wait for a flush that finds room.
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
     }
 
     /// Whether so many bytes or batches wait in the queue that publishers must wait too.

@@ -76,6 +76,23 @@ impl<T: Cell> Cells<T> {
         index
     }
 
+    /// Takes the cells of these numbers in a table that was never used. The numbers are in order, and each comes once.
+    pub fn take_these(&mut self, numbers: &[u32]) {
+        debug_assert!(self.chunks.is_empty() && numbers.is_sorted(), "a new table, and numbers in order");
+        let Some(last) = numbers.last() else { return };
+        while self.capacity() <= *last {
+            self.chunks.push((0..Self::CHUNK).map(|_| T::default()).collect());
+        }
+        let mut taken = numbers.iter().rev().peekable();
+        for number in (0..self.capacity()).rev() {
+            if taken.next_if_eq(&&number).is_none() {
+                let free = std::mem::replace(&mut self.free, number);
+                *self[number].link() = free;
+            }
+        }
+        self.used = numbers.len();
+    }
+
     /// Gives a cell back. The user must have reset its value.
     pub fn give_back(&mut self, index: u32) {
         let free = self.free;

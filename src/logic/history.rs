@@ -106,6 +106,16 @@ impl History {
         self.events.range(start..).map(|kept| &kept.event)
     }
 
+    /// All kept events, oldest first, each with the time at which it arrived.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Event>, u64)> {
+        self.events.iter().map(|kept| (&kept.event, kept.arrived_ms))
+    }
+
+    /// The id of the newest event, if one is kept.
+    pub fn newest(&self) -> Option<Id> {
+        self.events.back().map(|kept| kept.event.id)
+    }
+
     /// Whether no event is kept.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()

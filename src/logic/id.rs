@@ -43,6 +43,16 @@ impl Id {
         Some(text).filter(|text| text.contains('-')).and_then(|text| text.parse().ok()).unwrap_or(Id::MAX)
     }
 
+    /// The id as one number, whose order is that of ids.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The id of that number.
+    pub const fn from_bits(bits: u64) -> Id {
+        Id(bits)
+    }
+
     /// The id's milliseconds since the Unix epoch. They run ahead of a clock that was set back.
     pub const fn ms(self) -> u64 {
         self.0 >> COUNT_BITS

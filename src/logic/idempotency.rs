@@ -86,6 +86,14 @@ impl IdempotencyKeys {
         }
     }
 
+    /// The remembered keys from the oldest on, each with its channels, its ids and its time.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Fingerprint, &[Id], u64)> {
+        self.order.iter().filter_map(|(at_ms, key)| {
+            let answered = self.known.get(key).filter(|answered| answered.at_ms == *at_ms)?;
+            Some((&**key, answered.channels, &*answered.ids, *at_ms))
+        })
+    }
+
     /// The number of remembered keys.
     pub fn len(&self) -> usize {
         self.known.len()

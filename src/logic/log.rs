@@ -58,6 +58,30 @@ impl Log {
         Log { head: 0, since: since.unwrap_or(UNKNOWN), kept: None }
     }
 
+    /// An empty log whose next frame begins at `head`.
+    pub fn at(head: Position, since: Option<Id>) -> Log {
+        Log { head, ..Log::new(since) }
+    }
+
+    /// The id since which the log is complete, if the log knows it.
+    pub fn since(&self) -> Option<Id> {
+        (self.since != UNKNOWN).then_some(self.since)
+    }
+
+    /// The kept frames from the one on that holds `position`, each with its event's id, and the position at which the first one
+    /// begins.
+    pub fn frames_from(&self, position: Position) -> (Position, impl Iterator<Item = (Id, &[u8])>) {
+        let marks = self.kept.iter().flat_map(move |kept| {
+            let first = Self::marks_until(kept, position);
+            let start = first.checked_sub(1).and_then(|before| kept.marks.get(before)).map_or(kept.tail, |mark| mark.end);
+            let ends = kept.marks.range(first..);
+            ends.scan(start, |start, mark| Some((std::mem::replace(start, mark.end), *mark)))
+        });
+        let mut frames = marks.map(|(start, mark)| (start, mark.id, self.bytes(start, mark.end))).peekable();
+        let start = frames.peek().map_or(self.head, |(start, ..)| *start);
+        (start, frames.map(|(_, id, bytes)| (id, bytes)))
+    }
+
     /// Sets the id since which the log is complete, if the log does not know it yet.
     pub fn set_since(&mut self, since: Id) {
         if self.since == UNKNOWN {

@@ -65,6 +65,9 @@ pub enum StartError {
     /// A user in `allow_users` or `readers` does not exist.
     #[error("[feed] {0} names {1:?}, but there is no such user on this host")]
     NoUser(&'static str, String),
+    /// The running server could not be taken over, and goes on.
+    #[error("cannot take over: {0}")]
+    TakeOver(String),
     /// The level of the log is none, and no directives either.
     #[error("[log] level {0}")]
     LogLevel(String),

@@ -64,6 +64,15 @@ fn the_feed(feeds: Vec<Inherited>) -> Result<Option<UnixListener>, StartError> {
 }
 
 impl Listeners {
+    /// The listeners of a predecessor, which its shards send to those of this process.
+    pub(super) fn of_predecessor([addresses, tls_addresses]: [Vec<SocketAddr>; 2], shards: usize) -> Listeners {
+        for (address, tls) in addresses.iter().map(|address| (address, false)).chain(tls_addresses.iter().map(|a| (a, true))) {
+            info!(%address, tls, "listening");
+        }
+        let by_shard = (0..shards).map(|_| Vec::new()).collect();
+        Listeners { by_shard, addresses, tls_addresses, files: Vec::new() }
+    }
+
     /// Takes the service manager's sockets for clients; if there are none, opens the addresses of the configuration.
     ///
     /// `cores` are those that the shards are pinned to, if they are.

@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod demo;
 mod error;
 mod feed_file;
+pub mod handover;
 mod keys;
 mod listeners;
 mod logging;
@@ -39,27 +40,33 @@ pub use error::StartError;
 /// How much longer than its drain time the server waits for a shard that does not report.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
-/// Serves until a signal says to stop, and then until all clients have been let go.
+/// Serves until a signal says to stop, and then until all clients have been let go. With `takes_over`, the clients of the server
+/// that runs with the same feed are this one's first.
 ///
 /// # Errors
 /// If the server cannot start.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, takes_over: bool) -> Result<(), StartError> {
     process::note_start();
     signal::block()?;
     let figures = Arc::default();
     let logging = logging::start(&config.log, Arc::clone(&figures))?;
-    let result = serve(config, logging, figures);
+    let result = serve(config, takes_over, logging, figures);
     logging::write_last_lines();
     result
 }
 
-fn serve(config: Config, logging: Logging, figures: Arc<ServerFigures>) -> Result<(), StartError> {
+fn serve(
+    config: Config,
+    takes_over: bool,
+    logging: Logging,
+    figures: Arc<ServerFigures>,
+) -> Result<(), StartError> {
     panics::end_the_process(logging.lines.clone());
     if let Err(error) = memory::refuse_huge_pages() {
         warn!(%error, "the kernel keeps huge pages switched on; memory per connection will be higher");
     }
     let config = Arc::new(config);
-    let server = start::start(&config, logging, figures)?;
+    let server = start::start(&config, takes_over, logging, figures)?;
     let signals = listen_for_signals();
     server.serve(&config, &signals);
     Ok(())
@@ -79,6 +86,8 @@ struct Server {
     feed_file: Option<FeedFile>,
     /// The TLS certificates, if there are any.
     certificates: Option<Arc<Certificates>>,
+    /// The file of the socket at which successors meet this server.
+    meeting: Option<SocketFile>,
     _lock: StateLock,
 }
 
@@ -102,7 +111,7 @@ impl Server {
         self.to_hub.send(HubMessage::Stop);
         self.to_hub.ring();
         let _ = self.hub.join();
-        drop((self.files, self.feed_file));
+        drop((self.files, self.feed_file, self.meeting));
         info!("stopped");
     }
 

@@ -1,22 +1,24 @@
 //! Everything that a starting server opens: the feed, the state files, and the listeners for admins and clients.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use tracing::info;
 
-use crate::config::{AdminAddress, Config};
+use crate::config::{AdminAddress, Config, ListenAddress};
 use crate::sys::socket::{SocketFile, UnixListenError};
 
 use super::StartError;
 use super::feed_file;
+use super::handover::Taking;
 use super::listeners::{self, Listeners};
 use super::state::{self, State, StateLock};
 
 /// The open sockets and files.
 pub(super) struct Sockets {
-    /// The publishers' socket.
-    pub(super) feed: UnixListener,
+    /// The publishers' socket; `None` if the hub gets it from a predecessor.
+    pub(super) feed: Option<UnixListener>,
     /// The file of the publishers' socket, unless the service manager has opened that.
     pub(super) feed_file: Option<SocketFile>,
     /// The state files.
@@ -47,8 +49,38 @@ impl Sockets {
         let admin = open_admin(config)?;
         let mut clients = Listeners::open(config, shards, cores, inherited.clients)?;
         let files = std::mem::take(&mut clients.files);
-        Ok(Sockets { feed, feed_file, state, lock, admin, clients, files })
+        Ok(Sockets { feed: Some(feed), feed_file, state, lock, admin, clients, files })
     }
+
+    /// Takes from a predecessor what belongs to no thread, and opens its state. The files of sockets are the predecessor's until
+    /// [`files_of_predecessor`].
+    ///
+    /// # Errors
+    /// If something cannot be opened.
+    pub(super) fn of_predecessor(config: &Config, taking: &mut Taking, shards: usize) -> Result<Sockets, StartError> {
+        let lock = state::handed_over(config, std::mem::take(&mut taking.locks).into_iter().map(File::from).collect());
+        let state = state::open_of_predecessor(&lock)?;
+        let admin = match taking.admin(config) {
+            Some(listener) => {
+                info!(address = %listener.local_addr()?, "admin listening");
+                Some(listener)
+            }
+            None => open_admin(config)?,
+        };
+        let clients = Listeners::of_predecessor(taking.addresses(), shards);
+        Ok(Sockets { feed: None, feed_file: None, state, lock, admin, clients, files: Vec::new() })
+    }
+}
+
+/// The files of sockets that a predecessor has bound: that of the feed, if it was not the service manager's, and those of
+/// clients' listeners. They are removed when the server stops.
+pub(super) fn files_of_predecessor(config: &Config, has_feed_file: bool) -> (Option<SocketFile>, Vec<SocketFile>) {
+    let feed = has_feed_file.then(|| SocketFile::at(&config.feed.path).ok()).flatten();
+    let paths = config.server.addresses().filter_map(|address| match address {
+        ListenAddress::Unix(path) => SocketFile::at(path).ok(),
+        ListenAddress::Tcp(_) => None,
+    });
+    (feed, paths.collect())
 }
 
 /// Names the feed if the server that has locked the state serves the same feed, as it most often does.

@@ -1,6 +1,7 @@
 //! Starting the threads: hub, shards, the admin listener, and what watches over them.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use crate::control::{self, ControlParts};
 use crate::figures::{ServerFigures, Stats};
 use crate::hub::revocations::Revocations;
 use crate::hub::{self, HubParts, Order};
+use crate::link::handover::Adopting;
 use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
 use crate::logic::tls::TlsSettings;
@@ -23,12 +25,15 @@ use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::process;
+use crate::sys::rights;
 use crate::sys::ring::{Ring, explain_setup_error};
 
 use super::backplane::{self, Joining};
 use super::certificates::Certificates;
 use super::logging::Logging;
-use super::sockets::Sockets;
+use super::handover::{self, Offering, Taking};
+use super::listeners::Listeners;
+use super::sockets::{self, Sockets};
 use super::state::State;
 use super::watch::{self, Watched};
 use super::{Server, StartError, demo, feed_file, keys, service};
@@ -40,14 +45,20 @@ const DESCRIPTORS_LOW: u64 = 10_000;
 /// The least limit of descriptors for a server without shards: a shard keeps 128 for itself and for refusals, and 64 are for
 /// clients, or for publishers.
 const DESCRIPTORS_MIN: u64 = 192;
-/// The descriptors that the hub's table has more for each shard: its queues, its ring, and a listener or two.
-const DESCRIPTORS_PER_SHARD: u64 = 8;
+/// The descriptors that the hub's table has more for each shard: its queues, its ring, its mailbox,
+/// and a listener or two.
+const DESCRIPTORS_PER_SHARD: u64 = 10;
 
 /// Starts all threads and waits until every shard takes clients.
 ///
 /// # Errors
 /// If the host lacks something, something is in use, or a thread cannot start.
-pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerFigures>) -> Result<Server, StartError> {
+pub(super) fn start(
+    config: &Arc<Config>,
+    takes_over: bool,
+    logging: Logging,
+    figures: Arc<ServerFigures>,
+) -> Result<Server, StartError> {
     let descriptors = check_host()?;
     // Before the keys are read, so that no later change of their files is missed.
     let looks = keys::look(&config.auth);
@@ -55,17 +66,31 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
-    let Sockets { feed, feed_file, state, lock, admin, clients, files } =
-        Sockets::open(config, shards, plan.cores.as_deref())?;
+    let mut taking = takes_over.then(|| Taking::begin(config, shards)).transpose()?;
+    let Sockets { feed, mut feed_file, state, lock, admin, mut clients, mut files } = match &mut taking {
+        Some(taking) => Sockets::of_predecessor(config, taking, shards)?,
+        None => Sockets::open(config, shards, plan.cores.as_deref())?,
+    };
+    let admin_copy = admin.as_ref().map(|listener| listener.try_clone().map(OwnedFd::from)).transpose()?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
     let state_figures = server_state.clone();
     let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
     let tls = certificates.as_ref().map(|certificates| certificates.current());
-    let client_side = ClientSide { listeners: clients.by_shard, admission, tls };
-    let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats)?;
-    let Threads { to_hub, hub, drained, feeds, watched, backplane } = threads;
+    let by_shard = std::mem::take(&mut clients.by_shard);
+    let client_side = ClientSide { listeners: by_shard, admission, tls };
+    let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats, taking.as_mut())?;
+    let Threads { to_hub, hub, drained, feeds, watched, letters, backplane } = threads;
+    // A predecessor's clients are waiting; others that come while a node reads its log wait in the listeners' queues.
+    let mut shards_to_start = Some(shards_to_start);
+    if let Some(taking) = &mut taking {
+        server_state.set_started();
+        start_shards(shards_to_start.take(), &watched[1..])?;
+        taking.take(&stats.server)?;
+        (feed_file, files) = sockets::files_of_predecessor(config, taking.offer.has_feed_file);
+    }
+    let has_feed_file = feed_file.is_some();
     if let Some(listener) = admin {
         control::start(ControlParts {
             listener,
@@ -75,12 +100,11 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             to_hub: to_hub.clone(),
             log_filter: logging.filter,
             max_line: config.feed.max_line,
-            feed_is_narrowed: is_narrowed(&config.feed) || feed_file.is_none(),
+            feed_is_narrowed: is_narrowed(&config.feed) || !has_feed_file,
             clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
             names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
         })?;
     }
-    // Clients that come while the node reads the log wait in the listeners' queues.
     if let Some(backplane) = backplane {
         backplane.catch_up()?;
     }
@@ -93,18 +117,38 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
     watch::start(watched, stats.clone(), logging.lines)?;
+    let offered = stats.clone();
     let service = service::start(stats)?;
+    let offering = Offering {
+        config: config.clone(),
+        stats: offered,
+        to_hub: to_hub.clone(),
+        letters,
+        locks: lock.descriptors()?,
+        admin: admin_copy,
+        has_feed_file,
+        addresses: clients.addresses.clone(),
+        tls_addresses: clients.tls_addresses.clone(),
+    };
+    let meeting = handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))?;
     info!(shards, feed = %config.feed.path.display(), "ready");
-    let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
-    if config.demo {
-        for address in &clients.addresses {
-            info!("the demo is at http://{address}/");
-        }
-        for address in &clients.tls_addresses {
-            info!("the demo is at https://{address}/");
-        }
+    let demo = start_demo(config, &clients)?;
+    let state = server_state;
+    Ok(Server { to_hub, state, hub, drained, demo, service, files, feed_file, certificates, meeting, _lock: lock })
+}
+
+/// Starts the demo, if it is asked for, and says where it is.
+fn start_demo(config: &Config, clients: &Listeners) -> io::Result<Option<demo::Demo>> {
+    if !config.demo {
+        return Ok(None);
     }
-    Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, certificates, _lock: lock })
+    for address in &clients.addresses {
+        info!("the demo is at http://{address}/");
+    }
+    for address in &clients.tls_addresses {
+        info!("the demo is at https://{address}/");
+    }
+    demo::Demo::start(config.feed.path.clone()).map(Some)
 }
 
 /// Whether the configuration restricts the feed to certain users. If the service manager has opened the feed, its unit does.
@@ -177,6 +221,8 @@ struct Threads {
     feeds: [UnixStream; 3],
     /// The hub and the shards, for the watch over them.
     watched: Vec<Arc<Watched>>,
+    /// The other ends of the shards' mailboxes.
+    letters: Vec<OwnedFd>,
     /// The way into the cluster's log, if there is one.
     backplane: Option<Joining>,
 }
@@ -200,18 +246,21 @@ struct ClientSide {
 fn start_hub(
     config: &Arc<Config>,
     plan: Plan,
-    feed: UnixListener,
+    feed: Option<UnixListener>,
     state: State,
     clients: ClientSide,
     stats: &Arc<Stats>,
+    mut taking: Option<&mut Taking>,
 ) -> Result<(Threads, Shards), StartError> {
     let (to_hub, inbox) = link::to_hub()?;
     let (started_sender, started) = crossbeam_channel::bounded(plan.shards);
-    let (mut to_shards, mut shards) = (Vec::new(), Vec::new());
+    let (mut to_shards, mut shards, mut letters) = (Vec::new(), Vec::new(), Vec::new());
     let available = memory::available();
     for (index, listeners) in clients.listeners.into_iter().enumerate() {
         let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
         to_shards.push(to_shard);
+        let (mailbox, letter) = rights::pair()?;
+        letters.push(letter);
         shards.push(ShardParts {
             index: index as u16,
             core: plan.cores.as_ref().map(|cores| cores[index]),
@@ -226,6 +275,8 @@ fn start_hub(
             revoked: state.revocations.known().clone(),
             pages: config.demo.then_some(demo::PAGES),
             tls: clients.tls.clone(),
+            mailbox: Some(mailbox),
+            adopting: taking.as_mut().and_then(|taking| taking.part()),
             started: started_sender.clone(),
         });
     }
@@ -236,7 +287,8 @@ fn start_hub(
     let (publish, published) = UnixStream::pair()?;
     let (trace, traced) = UnixStream::pair()?;
     let own = vec![asked, published, traced];
-    let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender, available };
+    let adopting = taking.and_then(Taking::part);
+    let ends = HubEnds { listener: feed, own, inbox, shards: to_shards, drained: drained_sender, available, adopting };
     let State { ids, revocations } = state;
     let (order, backplane) = match config.backplane.kind {
         BackplaneKind::Local => (Order::Local(ids), None),
@@ -248,12 +300,13 @@ fn start_hub(
     let parts = hub_parts(config, plan.users, (order, revocations), stats, ends);
     let watched: Vec<Arc<Watched>> = (0..=shards.len()).map(|_| Arc::default()).collect();
     let hub = spawn("hub", watched[0].clone(), move || hub::run(parts))?;
-    let threads = Threads { to_hub, hub, drained, feeds: [ask, publish, trace], watched, backplane };
+    let threads = Threads { to_hub, hub, drained, feeds: [ask, publish, trace], watched, letters, backplane };
     Ok((threads, Shards { parts: shards, started }))
 }
 
-/// Starts the shards, and waits until every one takes clients.
-fn start_shards(shards: Shards, watched: &[Arc<Watched>]) -> Result<(), StartError> {
+/// Starts the shards, if they are not started yet, and waits until every one takes clients, or waits for those of a predecessor.
+fn start_shards(shards: Option<Shards>, watched: &[Arc<Watched>]) -> Result<(), StartError> {
+    let Some(shards) = shards else { return Ok(()) };
     let count = shards.parts.len();
     for (part, watched) in shards.parts.into_iter().zip(watched) {
         spawn(&format!("shard-{}", part.index), watched.clone(), move || shard::run(part))?;
@@ -263,13 +316,15 @@ fn start_shards(shards: Shards, watched: &[Arc<Watched>]) -> Result<(), StartErr
 
 /// The hub's ends of its sockets and queues.
 struct HubEnds {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     own: Vec<UnixStream>,
     inbox: HubInbox,
     shards: Vec<ToShard>,
     drained: Sender<u64>,
     /// The memory that the process may use, if that is known.
     available: Option<u64>,
+    /// The hub's part if it takes a predecessor's over.
+    adopting: Option<Adopting>,
 }
 
 fn hub_parts(
@@ -282,6 +337,7 @@ fn hub_parts(
     let policies = config.clone();
     HubParts {
         listener: ends.listener,
+        adopting: ends.adopting,
         own: ends.own,
         allowed_users: users.allowed,
         readers: users.readers,

@@ -1,6 +1,7 @@
 //! The files that outlive the process, and belong to one server at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,21 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
     Ok(lock)
 }
 
+/// The lock that a predecessor has handed over: the kernel keeps it as long as one of the descriptors is open.
+pub(super) fn handed_over(config: &Config, files: Vec<File>) -> StateLock {
+    let name = config.feed.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    StateLock { folder: config.server.state_dir.clone(), name, files }
+}
+
 impl StateLock {
+    /// Copies of the locked files' descriptors.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub(super) fn descriptors(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.files.iter().map(|file| Ok(file.try_clone()?.into())).collect()
+    }
+
     /// The path of a state file.
     fn path(&self, suffix: &str) -> PathBuf {
         self.folder.join(format!("{}.{suffix}", self.name))
@@ -69,6 +84,15 @@ impl StateLock {
         self.files.push(file);
         Ok(())
     }
+}
+
+/// Opens the state files of a predecessor, which still runs and writes them.
+///
+/// # Errors
+/// If a file cannot be opened.
+pub(super) fn open_of_predecessor(lock: &StateLock) -> Result<State, StartError> {
+    let ids = IdSource::of_predecessor(&lock.path("ids"))?;
+    Ok(State { ids, revocations: Revocations::of_predecessor(&lock.path("revoked"))? })
 }
 
 /// Opens the state files. This writes them anew, so it comes after every check for another running server.

@@ -226,6 +226,21 @@ impl Acceptor {
         }
     }
 
+    /// Gives every connection that waits for a place a slot, whatever the limits say.
+    pub(super) fn place_comers(&mut self, slots: &mut Slots, cx: &Context) {
+        for comer in std::mem::take(&mut self.comers) {
+            cx.admission.restore(None);
+            let peer = comer.address.map(Peer::new).unwrap_or_default();
+            occupy(slots, cx, comer, peer, false);
+        }
+    }
+
+    /// Adds a listener that a predecessor has handed over.
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.listeners.push(listener);
+        self.queues.push(Queue::Ready);
+    }
+
     /// Accepts one connection with the reserved descriptor, because there is no other, and closes it.
     fn turn_one_away(&mut self, cx: &mut Context) {
         self.reserve.0 = None;

@@ -178,6 +178,24 @@ impl Access {
         }
     }
 
+    /// How many tokens of a WebSocket have failed one after the other.
+    pub(super) fn failures(&self, slot: u32) -> u32 {
+        self.failed.get(&slot).copied().unwrap_or(0)
+    }
+
+    /// Gives a connection of a predecessor its identity, and the number of its failed tokens. No limit holds for it.
+    pub(super) fn restore(&mut self, cx: &Context, slot: u32, known: Option<Known>, failures: u32) {
+        if let Some(known) = known {
+            if let Some(user) = &known.user {
+                cx.admission.restore_as(user);
+            }
+            self.identities.insert(slot, known);
+        }
+        if failures > 0 {
+            self.failed.insert(slot, failures);
+        }
+    }
+
     /// A connection's user, if it is known.
     pub(super) fn user(&self, slot: u32) -> Option<&ArcStr> {
         self.identities.get(slot)?.user.as_ref()

@@ -198,6 +198,22 @@ impl Admission {
         }
     }
 
+    /// Counts a connection of a predecessor, and its address if that is counted. No limit holds for it.
+    pub(super) fn restore(&self, address: Option<IpAddr>) {
+        self.state.add_connection(usize::MAX);
+        let Some(address) = address.map(group) else { return };
+        if let Some(mut addresses) = self.addresses.of(&address) {
+            addresses.entry(address).or_insert_with(Address::new).connections += 1;
+        }
+    }
+
+    /// Counts a connection of a predecessor among those of its user. No limit holds for it.
+    pub(super) fn restore_as(&self, user: &ArcStr) {
+        if let Some(mut users) = self.users.of(user) {
+            *users.entry(user.clone()).or_insert(0) += 1;
+        }
+    }
+
     /// Takes one of the user's places; returns whether there was one.
     pub(super) fn enter_as(&self, user: &ArcStr) -> bool {
         let Some(mut users) = self.users.of(user) else { return true };

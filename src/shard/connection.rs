@@ -135,6 +135,16 @@ impl Peer {
         Peer { ip: ip.octets(), port: address.port() }
     }
 
+    /// The address as one of IPv6, and the port.
+    pub(super) fn parts(self) -> ([u8; 16], u16) {
+        (self.ip, self.port)
+    }
+
+    /// The peer of these parts.
+    pub(super) fn of_parts(ip: [u8; 16], port: u16) -> Peer {
+        Peer { ip, port }
+    }
+
     /// The address; unspecified for peers on a Unix socket.
     pub(super) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.ip).to_canonical()

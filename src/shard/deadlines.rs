@@ -96,6 +96,14 @@ impl Deadlines {
         }
     }
 
+    /// Goes on with a predecessor's time.
+    pub(super) fn restore(&mut self, now: Tick) {
+        let passed = Duration::from_millis(u64::from(now.saturating_sub(1)) * TICK_MS);
+        self.wheel = Wheel::new(now);
+        self.started = Instant::now().checked_sub(passed).unwrap_or(self.started);
+        self.looked = passed;
+    }
+
     /// The present time, and the ticks for which the shard has stood still since the last look. These are left out of the
     /// time: what clients have sent meanwhile is not read yet, so no deadline may come nearer by them.
     pub(super) fn read_clock(&mut self) -> (Tick, Tick) {

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use monoio::net::TcpStream;
 
+use crate::link::handover::Adopting;
 use crate::sys::ring;
 use crate::sys::wake::Wake;
 use crate::sys::{affinity, fdtable};
 
 use super::accept::Queue;
 use super::settings::TICK_MS;
-use super::turn::{Next, Shard};
+use super::turn::{Next, Shard, adopting};
 use super::{Listener, ShardParts};
 
 /// The time for which a listener's queue is left alone when the kernel has no descriptor or memory for a connection.
@@ -105,14 +106,15 @@ impl Bits {
 ///
 /// # Errors
 /// If the shard cannot start, which is also reported through [`ShardParts::started`], or if its ring breaks.
-pub fn run(parts: ShardParts) -> io::Result<()> {
+pub fn run(mut parts: ShardParts) -> io::Result<()> {
     let started = parts.started.clone();
-    let begun = begin(parts).and_then(|shard| {
+    let adopting = parts.adopting.take();
+    let begun = begin(parts, adopting.as_ref()).and_then(|shard| {
         let runtime =
             monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(256).enable_timer().build()?;
         Ok((shard, runtime))
     });
-    let (shard, mut runtime) = match begun {
+    let (mut shard, mut runtime) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             let _ = started.send(Err(ring::explain_setup_error(&error)));
@@ -120,11 +122,14 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         }
     };
     let _ = started.send(Ok(()));
+    if adopting.is_some_and(|adopting| !adopting::adopt(&mut shard, &adopting)) {
+        return Ok(());
+    }
     runtime.block_on(serve(shard))
 }
 
 /// Prepares the thread and makes the shard on it.
-fn begin(parts: ShardParts) -> io::Result<Shard> {
+fn begin(parts: ShardParts, adopting: Option<&Adopting>) -> io::Result<Shard> {
     if let Some(core) = parts.core {
         affinity::pin_to(core);
     }
@@ -133,6 +138,8 @@ fn begin(parts: ShardParts) -> io::Result<Shard> {
         let mut keep: Vec<_> = parts.listeners.iter().map(Listener::as_fd).collect();
         keep.extend(parts.from_hub.descriptors());
         keep.push(parts.to_hub.descriptor());
+        keep.extend(parts.mailbox.iter().map(AsFd::as_fd));
+        keep.extend(adopting.map(AsFd::as_fd));
         fdtable::isolate(&keep)?;
     }
     Shard::new(parts, descriptors)

@@ -32,6 +32,7 @@ mod next;
 mod opening;
 mod polls;
 mod rates;
+mod records;
 mod refusals;
 mod resume;
 mod settings;
@@ -46,10 +47,12 @@ mod waiting;
 mod walk;
 mod wire;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
 
 use crate::config::Config;
 use crate::figures::ShardFigures;
+use crate::link::handover::Adopting;
 use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 use crate::logic::tls::TlsSettings;
@@ -117,6 +120,10 @@ pub struct ShardParts {
     /// What handshakes are made with, if there are listeners for TLS. Another thread replaces it when the certificates have
     /// changed.
     pub tls: Option<Arc<RwLock<TlsSettings>>>,
+    /// The socket through which the shard gets the one for a hand-over's records.
+    pub mailbox: Option<OwnedFd>,
+    /// The shard's part if it takes a predecessor's over.
+    pub adopting: Option<Adopting>,
     /// The channel on which the shard reports that it serves, or the error because of which it cannot.
     pub started: crossbeam_channel::Sender<Result<(), String>>,
 }

@@ -54,6 +54,24 @@ impl Opening {
         Opening { nothing: Some(nothing), ..self }
     }
 
+    /// The reference of the request that the words reply to, unless they are a welcome.
+    pub(super) fn reference(&self) -> Option<&str> {
+        match &self.words {
+            Words::Welcome => None,
+            Words::Reply(reference) => Some(reference),
+        }
+    }
+
+    /// The response that there is nothing, if it may come in the words' place.
+    pub(super) fn nothing(&self) -> Option<&Nothing> {
+        self.nothing.as_ref()
+    }
+
+    /// The bytes that follow the words.
+    pub(super) fn behind(&self) -> &[u8] {
+        &self.then
+    }
+
     /// Has the stream's own head sent, because the position is a long time coming.
     pub(super) fn release_head(&mut self) {
         self.nothing = None;

@@ -49,6 +49,8 @@ pub(super) struct Slots {
     pub(super) buffers: Buffers,
     /// The connections that speak TLS.
     pub(super) tls: Tls,
+    /// The least generation of new connections: a predecessor's slots have had lower ones.
+    generation_min: u32,
 }
 
 impl Index<u32> for Slots {
@@ -78,7 +80,28 @@ impl Slots {
             open: Open::default(),
             buffers: Buffers::default(),
             tls: Tls::default(),
+            generation_min: 0,
         }
+    }
+
+    /// A generation that no slot has had.
+    pub(super) fn next_generation(&self) -> u32 {
+        let generations = (0..self.capacity()).map(|slot| self.cells[slot].generation);
+        generations.max().map_or(0, |newest| newest + 1).max(self.generation_min) & GENERATION_MASK
+    }
+
+    /// Makes room for connections that come from a predecessor, in these slots of a new table. Other connections have
+    /// generations from `generation_min` on.
+    pub(super) fn make_room(&mut self, slots: &[u32], generation_min: u32) {
+        self.cells.take_these(slots);
+        self.generation_min = generation_min;
+    }
+
+    /// Fills a slot that was made room for.
+    pub(super) fn restore(&mut self, slot: u32, connection: Connection, state: State) {
+        self.refusals += usize::from(connection.flags.intersects(Flags::REFUSED));
+        self.cells[slot] = connection;
+        self.enter_state(slot, state);
     }
 
     /// A connection together with the table of those that speak TLS.
@@ -138,7 +161,7 @@ impl Slots {
     /// Fills a free slot with a new connection.
     pub(super) fn occupy(&mut self, fd: OwnedFd, peer: Peer, state: State, now: Tick) -> u32 {
         let slot = self.cells.take();
-        let generation = self.cells[slot].generation;
+        let generation = self.cells[slot].generation.max(self.generation_min);
         self.cells[slot] = Connection {
             fd: Some(fd),
             generation,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::logic::cells::Slack;
+use crate::logic::handover::clients as record;
 use crate::logic::sparse::Sparse;
 use crate::logic::tls::{Alert, Failed, Fatal, Handshake, Keys, Opened, PLAIN_MAX, Sealer};
 use crate::logic::wheel::Tick;
@@ -186,6 +187,35 @@ impl Tls {
     pub(super) fn secure(&mut self, slot: u32, keys: Keys, rest: Vec<u8>, partial: Vec<u8>, now: Tick) {
         let pending = Pending { rest, partial, since: now, counted: Buffers::default() };
         self.secured.insert(slot, Secured { keys, has_ended: false, pending: Some(Box::new(pending)) });
+    }
+
+    /// Whether a handshake is to come, and no byte of it has come.
+    pub(super) fn is_greeting(&self, slot: u32) -> bool {
+        self.greetings.get(slot).is_some_and(|greeting| greeting.handshake.is_none())
+    }
+
+    /// Whether a handshake is under way.
+    pub(super) fn is_shaking_hands(&self, slot: u32) -> bool {
+        self.greetings.get(slot).is_some_and(|greeting| greeting.handshake.is_some())
+    }
+
+    /// The secrets of a connection, and what waits on it, as a record for a successor.
+    pub(super) fn record(&self, slot: u32) -> Option<record::Tls> {
+        let secured = self.secured.get(slot)?;
+        let (rest, partial, since) = secured.pending.as_ref().map_or((Vec::new(), Vec::new(), 0), |pending| {
+            (pending.rest.clone(), pending.partial.clone(), pending.since)
+        });
+        Some(record::Tls { has_ended: secured.has_ended, rest, partial, since, ..secured.keys.record() })
+    }
+
+    /// Gives a connection the secrets that a predecessor has handed over; returns whether they make sense.
+    pub(super) fn restore(&mut self, slot: u32, record: &record::Tls) -> bool {
+        let Some(keys) = Keys::of_record(record) else { return false };
+        self.secure(slot, keys, record.rest.clone(), record.partial.clone(), record.since);
+        if let Some(secured) = self.secured.get_mut(slot) {
+            secured.has_ended = record.has_ended;
+        }
+        true
     }
 
     /// Forgets a connection.

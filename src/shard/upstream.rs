@@ -135,6 +135,21 @@ impl Upstream {
         cx.counters.messages_held += 1;
     }
 
+    /// The bytes on the shard's account.
+    pub(super) fn account(&self) -> usize {
+        self.bytes
+    }
+
+    /// Goes on with a predecessor's account.
+    pub(super) fn restore(&mut self, bytes: usize, listening: Listening) {
+        (self.bytes, self.listening) = (bytes, listening);
+    }
+
+    /// Has a connection of a predecessor wait for room for its message.
+    pub(super) fn wait(&mut self, slot: u32, generation: u32) {
+        self.waiting.push_back((slot, generation));
+    }
+
     /// Takes bytes off the account.
     pub(super) fn free(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);

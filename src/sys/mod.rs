@@ -14,6 +14,7 @@ pub mod inherited;
 pub mod load;
 pub mod memory;
 pub mod process;
+pub mod rights;
 pub mod ring;
 pub mod signal;
 pub mod socket;

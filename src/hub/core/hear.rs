@@ -84,6 +84,8 @@ impl Core {
             }
             HubMessage::Broker(message) => self.hear_broker(message),
             HubMessage::Keys(keyring) => self.shards.stage_all(|| ShardMessage::Keys(keyring.clone())),
+            // A hand-over is for a turn, and quiet shards are waited for within it.
+            HubMessage::HandOver(_) | HubMessage::Quiet { .. } => {}
             HubMessage::Drain => self.shards.stage_all(|| ShardMessage::Drain),
             HubMessage::Stop => self.is_stopped = true,
         }
@@ -106,7 +108,11 @@ impl Core {
 
     /// Routes a channel's events to a shard, unless clients have brought too many channels into being.
     fn follow(&mut self, shard: u16, local: LocalChannel, name: &ChannelName) {
-        let Some(index) = self.channels.find_or_add_followed(name) else {
+        let index = match self.is_adopting {
+            true => Some(self.channels.find_or_add(name)),
+            false => self.channels.find_or_add_followed(name),
+        };
+        let Some(index) = index else {
             HubFigures::add(&self.figures.follows_refused, 1);
             self.shards.stage(shard, ShardMessage::NoRoom(local));
             return;
@@ -244,7 +250,8 @@ impl Core {
     /// Counts a connection on a channel whose users are counted.
     fn join(&mut self, shard: u16, local: LocalChannel, user: Option<ArcStr>, now: Now) {
         let Some(index) = self.channels.by_local(shard, local) else { return };
-        if self.presence.join(index, user.as_ref()) && !self.submit_presence(index, user.as_ref(), true) {
+        let is_first = self.presence.join(index, user.as_ref()) && !self.is_adopting;
+        if is_first && !self.submit_presence(index, user.as_ref(), true) {
             self.publish_presence(index, "ringcast.join", user, now);
         }
     }

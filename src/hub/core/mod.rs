@@ -7,12 +7,14 @@
 //! and `apply` puts events into history and the shards' queues.
 
 mod accept;
+mod adopting;
 mod apply;
 mod budget;
 mod commands;
 mod hear;
 mod log;
 mod nodes;
+mod parting;
 mod sweep;
 mod turn;
 
@@ -115,6 +117,8 @@ pub(super) struct Core {
     /// Clients that these shards have cut off at the deadline.
     cut: u64,
     is_stopped: bool,
+    /// The hub hears what a predecessor's shards follow: no limit holds for it, and nobody is told.
+    is_adopting: bool,
     /// The buffer for lines in the making.
     line: Vec<u8>,
 }
@@ -170,6 +174,7 @@ impl Core {
             drained: 0,
             cut: 0,
             is_stopped: false,
+            is_adopting: false,
             line: Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use tracing::{debug, warn};
 
-use crate::link::HubInbox;
+use crate::link::{HubInbox, HubMessage};
 use crate::logic::protocol::feed::{Command, FeedError, KickTarget, Line, Refused, Request, parse, write_error};
 
 use super::super::Order;
@@ -151,6 +151,10 @@ impl Core {
                 break;
             };
             self.heard += 1;
+            if let HubMessage::HandOver(parting) = message {
+                self.part(ports, *parting);
+                break;
+            }
             let cost = self.cost(&message);
             self.hear(message, self.now);
             budget.spend(cost, &self.clock, &mut self.now);

@@ -66,6 +66,23 @@ impl Grants {
         Grants(Some(Arc::new(Lists { subscribe: read(subscribe), publish: read(publish), names: Box::default() })))
     }
 
+    /// The patterns of channels to subscribe to, those to publish to, and the exact names.
+    pub fn parts(&self) -> [Vec<String>; 3] {
+        let Some(lists) = &self.0 else { return Default::default() };
+        let texts = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.0.to_string()).collect();
+        let names = lists.names.iter().map(|name| name.to_string()).collect();
+        [texts(&lists.subscribe), texts(&lists.publish), names]
+    }
+
+    /// The grants of these parts.
+    pub fn of_parts([subscribe, publish, names]: [Vec<String>; 3]) -> Grants {
+        let mut grants = Grants::new(&subscribe, &publish);
+        if !names.is_empty() {
+            grants.allow(&names, usize::MAX);
+        }
+        grants
+    }
+
     /// Adds exact names of channels to subscribe to. Only the last `names_max` names of the grants are kept.
     pub fn allow(&mut self, channels: &[String], names_max: usize) {
         let mut lists = self.0.take().map_or_else(Lists::default, Arc::unwrap_or_clone);

@@ -61,6 +61,11 @@ impl LaneKey {
         LaneKey::new(spoken, Coding::of(spoken.protocol().carrier(), is_http_1_1))
     }
 
+    /// The key as a number.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
     /// The protocol's place in the table.
     pub const fn spoken(self) -> Spoken {
         Spoken::from_number(self.0 & ((1 << PROTOCOL_BITS) - 1))

@@ -64,6 +64,12 @@ impl Spoken {
         Spoken(number)
     }
 
+    /// The protocol of that name.
+    pub fn from_name(name: &str) -> Option<Spoken> {
+        let place = TABLE.iter().position(|protocol| protocol.name() == name)?;
+        Some(Spoken(place as u8))
+    }
+
     /// The protocol of this number.
     pub fn protocol(self) -> &'static dyn Protocol {
         TABLE[usize::from(self.0)]

@@ -4,6 +4,8 @@ use aws_lc_rs::aead::{LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use zeroize::Zeroize;
 
+use crate::logic::handover::clients as record;
+
 use super::seal::Failed;
 use super::suite::Suite;
 
@@ -154,6 +156,44 @@ impl Keys {
     /// If a secret is not as long as the suite's.
     pub fn of_secrets(suite: Suite, send: &[u8], receive: &[u8]) -> Result<Keys, Failed> {
         Ok(Keys::new(suite, Direction::of_secret(suite, send, 0)?, Direction::of_secret(suite, receive, 0)?))
+    }
+
+    /// The secrets as they are handed to a successor.
+    pub fn record(&self) -> record::Tls {
+        let of = |direction: &Direction| record::Direction {
+            secret: direction.secret.to_vec(),
+            key: direction.key.to_vec(),
+            iv: direction.iv.to_vec(),
+            sequence: direction.sequence(),
+        };
+        record::Tls {
+            suite: Suite::ALL.iter().position(|suite| *suite == self.suite).map_or(0, |place| place as u32 + 1),
+            send: Some(of(&self.send)),
+            receive: Some(of(&self.receive)),
+            is_closed: self.is_closed,
+            owes_update: self.owes_update,
+            counts: vec![self.empty.into(), self.updates.into(), self.warnings.into()],
+            ..record::Tls::default()
+        }
+    }
+
+    /// The secrets that a predecessor has handed over, unless they make no sense.
+    pub fn of_record(record: &record::Tls) -> Option<Keys> {
+        let suite = *Suite::ALL.get((record.suite as usize).checked_sub(1)?)?;
+        let of = |direction: &Option<record::Direction>| {
+            let direction = direction.as_ref()?;
+            Some(Direction {
+                secret: direction.secret.as_slice().try_into().ok()?,
+                key: direction.key.as_slice().try_into().ok()?,
+                iv: direction.iv.as_slice().try_into().ok()?,
+                sequence: direction.sequence.to_be_bytes(),
+            })
+        };
+        let count = |place: usize| record.counts.get(place).and_then(|count| u8::try_from(*count).ok()).unwrap_or(0);
+        let mut keys = Keys::new(suite, of(&record.send)?, of(&record.receive)?);
+        (keys.is_closed, keys.owes_update) = (record.is_closed, record.owes_update);
+        (keys.empty, keys.updates, keys.warnings) = (count(0), count(1), count(2));
+        Some(keys)
     }
 
     /// Overwrites the secrets. A table that gives the value away afterwards keeps no copy of them in its memory.

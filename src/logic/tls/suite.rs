@@ -32,6 +32,16 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// Every suite, each at the place that is its number.
+    pub(super) const ALL: [Suite; 6] = [
+        Suite::Tls13Aes128,
+        Suite::Tls13Aes256,
+        Suite::Tls13ChaCha20,
+        Suite::Tls12Aes128,
+        Suite::Tls12Aes256,
+        Suite::Tls12ChaCha20,
+    ];
+
     /// Whether the version is TLS 1.3.
     pub fn is_13(self) -> bool {
         matches!(self, Suite::Tls13Aes128 | Suite::Tls13Aes256 | Suite::Tls13ChaCha20)

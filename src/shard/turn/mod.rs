@@ -5,6 +5,7 @@
 //! itself. The parts do the work; steps that concern several parts are in the modules below this one, and effects are
 //! carried out here.
 
+pub(super) mod adopting;
 mod ending;
 mod greeting;
 #[cfg(test)]
@@ -12,6 +13,7 @@ pub(super) mod hooks;
 mod input;
 mod messages;
 mod orders;
+mod parting;
 mod permission;
 mod requests;
 mod sessions;
@@ -125,6 +127,10 @@ pub(super) struct Shard {
     /// The time of the shard's start, from which `longest` counts.
     started: Instant,
     longest: Longest,
+    /// The socket through which the shard gets the one for a hand-over's records.
+    mailbox: Option<OwnedFd>,
+    /// The next slot whose connection of a predecessor is not waited for yet; none are left if it is the greatest number.
+    unarmed: u32,
 }
 
 impl Shard {
@@ -172,6 +178,8 @@ impl Shard {
             figures: parts.figures,
             started: Instant::now(),
             longest: Longest::default(),
+            mailbox: parts.mailbox,
+            unarmed: u32::MAX,
         })
     }
 
@@ -240,8 +248,10 @@ impl Shard {
         greeting::go_on(self);
         let more_to_free = self.give_back();
         let more_to_show = self.go_on_with_surveys();
+        let more_to_arm = adopting::arm_some(self)?;
         let more_to_close = self.end_turn()?;
         let more = reports.has_more
+            || more_to_arm
             || more_to_close
             || more_to_send
             || more_to_show

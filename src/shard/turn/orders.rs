@@ -19,10 +19,10 @@ use super::super::lanes::Following;
 use super::super::polls;
 use super::super::resume::Page;
 use super::super::survey::View;
-use super::{Shard, ending, identified, messages, permission, sweep, time};
+use super::{Shard, ending, identified, messages, parting, permission, sweep, time};
 
 /// The most messages of the hub in one turn, and the time that they may take.
-const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
+pub(super) const MESSAGES: (usize, Duration) = (64 * 1024, Duration::from_millis(4));
 
 /// Works off the hub's messages, up to a budget. No message is taken while a walk holds events back: publishers then
 /// wait for the shard, and clients are not taken for slow because the shard is.
@@ -78,7 +78,7 @@ fn hear_with_room(shard: &mut Shard, budget: &mut Budget) {
     }
 }
 
-fn carry_out(shard: &mut Shard, message: ShardMessage) {
+pub(super) fn carry_out(shard: &mut Shard, message: ShardMessage) {
     match message {
         ShardMessage::Event(channel, event) => on_event(shard, channel, &event),
         ShardMessage::Followed(channel, since) => on_followed(shard, channel, since),
@@ -117,6 +117,9 @@ fn carry_out(shard: &mut Shard, message: ShardMessage) {
         ShardMessage::Pause(false) => time::end_pause(shard),
         ShardMessage::Keys(keyring) => shard.access.keyring = Some(keyring),
         ShardMessage::Drain => time::begin_drain(shard, Cause::End),
+        ShardMessage::Quiet(part) => parting::part(shard, &part),
+        // A hand-over that was called off has left it.
+        ShardMessage::Part => {}
     }
 }
 

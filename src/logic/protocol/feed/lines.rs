@@ -69,6 +69,16 @@ impl LineSplitter {
         }
     }
 
+    /// The bytes that are not taken yet, and whether they begin within a line that is skipped.
+    pub fn rest(&self) -> (&[u8], bool) {
+        (&self.buffer[self.start..], self.skipping)
+    }
+
+    /// A splitter that goes on with what another one had left.
+    pub fn with_rest(line_bytes_max: usize, rest: Vec<u8>, skipping: bool) -> LineSplitter {
+        LineSplitter { buffer: rest, skipping, ..LineSplitter::new(line_bytes_max) }
+    }
+
     /// Whether bytes of an unfinished line are held.
     pub fn has_rest(&self) -> bool {
         self.start < self.buffer.len()

@@ -69,7 +69,43 @@ fn violation<T>(reason: Reason, words: &'static str) -> Result<T, Violation> {
     Err(Violation { reason, words })
 }
 
+/// What a decoder holds of an incomplete message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished<'a> {
+    /// Whether the message is text.
+    pub is_text: bool,
+    /// The message so far.
+    pub bytes: &'a [u8],
+    /// The frame whose payload is still to come in part: whether it is the last one, the mask from the next byte's key on, and the
+    /// bytes that are to come.
+    pub frame: Option<(bool, [u8; 4], usize)>,
+}
+
 impl Decoder {
+    /// What is held of an incomplete message.
+    pub fn unfinished(&self) -> Option<Unfinished<'_>> {
+        let partial = self.partial.as_ref().filter(|partial| !partial.done)?;
+        let frame = partial.frame.map(|frame| (frame.fin, frame.mask, frame.left));
+        Some(Unfinished { is_text: partial.is_text, bytes: &partial.bytes, frame })
+    }
+
+    /// A decoder that goes on with what another one has held. `None` if that cannot be.
+    pub fn with_unfinished(held: &Unfinished<'_>) -> Option<Decoder> {
+        let frame = match held.frame {
+            Some((_, _, 0)) => return None,
+            Some((fin, mask, left)) => Some(Frame { fin, mask, left }),
+            None => None,
+        };
+        let checked = match std::str::from_utf8(held.bytes) {
+            _ if !held.is_text => 0,
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => return None,
+        };
+        let (is_text, bytes) = (held.is_text, held.bytes.to_vec());
+        Some(Decoder { partial: Some(Box::new(Partial { is_text, bytes, checked, frame, done: false })) })
+    }
+
     /// The bytes that are held of an incomplete message.
     pub fn held(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
