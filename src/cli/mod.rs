@@ -2,6 +2,7 @@
 
 mod admin;
 mod doctor;
+mod handover;
 mod package;
 mod publish;
 mod subscribe;
@@ -53,6 +54,9 @@ enum Command {
     /// Follow one channel, user or connection.
     #[command(after_help = "Example: ringcast trace --user u42")]
     Trace(trace::TraceArgs),
+    /// Ask a running server whether it can be taken over (`serve --take-over`).
+    #[command(after_help = "Exit status: 0 it can, 1 it cannot, or no server runs.\nExample: ringcast handover --dry-run")]
+    Handover(handover::HandoverArgs),
     /// Check whether this host is ready for what is configured, and say what to change first.
     #[command(
         after_help = "Exit status: 0 ready, 3 something will hurt under the configured load, 1 it cannot work.\nExample: ringcast doctor --config /etc/ringcast/ringcast.toml --connections 500000 --channels 100000"
@@ -137,6 +141,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Handover(args) => handover::run(&args),
         Command::Doctor(args) => match doctor::run(&args) {
             Ok(code) => return code,
             Err(error) => Err(error),

@@ -1,6 +1,9 @@
 //! The hub without sockets and threads, for tests of shards and for measuring the cost of commands.
 
-use crate::link::{HubMessage, LocalChannel, ToShard};
+use std::os::fd::BorrowedFd;
+
+use crate::link::handover::{HandoverError, Incoming, Moved};
+use crate::link::{HubInbox, HubMessage, LocalChannel, ToShard};
 use crate::logic::protocol::feed::{FeedError, Request};
 
 use super::HistoryPolicy;
@@ -34,6 +37,28 @@ impl BareHub {
         let now = self.core.at(now_ms);
         messages.into_iter().for_each(|message| self.core.hear(message, now));
         self.core.flush();
+    }
+
+    /// Sends everything that a successor needs but the feed's listener.
+    ///
+    /// # Errors
+    /// If the successor has gone.
+    pub fn send_all(&mut self, carrier: BorrowedFd<'_>) -> Result<Moved, HandoverError> {
+        self.core.settle_answers();
+        self.core.send_all(None, carrier, || {})
+    }
+
+    /// Takes everything that a predecessor has sent.
+    ///
+    /// # Errors
+    /// If the records cannot be used.
+    pub fn take_all(&mut self, carrier: BorrowedFd<'_>) -> Result<Moved, HandoverError> {
+        Ok(self.core.take_all(Incoming::new(carrier))?.0)
+    }
+
+    /// Hears what the shards follow that have taken a predecessor's over.
+    pub fn hear_adopted(&mut self, inbox: &HubInbox) {
+        self.core.hear_adopted(inbox);
     }
 
     /// Carries out a command, and flushes the queues to the shards. The answer is appended to `out`; an answer that waits for

@@ -14,6 +14,9 @@ use crate::sys::rights;
 /// The time after which a thread that waits for the other process shows that it is alive.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// The time that a letter may take which was sent before it is asked for.
+const LETTER_MAX: Duration = Duration::from_secs(1);
+
 /// The reason why a hand-over fails.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
@@ -54,6 +57,8 @@ pub struct Moved {
 /// A thread's part in a hand-over: where it reports, and where it hears the decisions.
 #[derive(Debug)]
 pub struct Part {
+    /// The number of the attempt, which tells what belongs to it from what an earlier one has left.
+    pub number: u64,
     /// The thread's report that its part is done, or why it cannot be.
     pub report: Sender<Result<Moved, HandoverError>>,
     /// The main thread's decisions.
@@ -79,6 +84,74 @@ impl Part {
             }
         }
     }
+}
+
+/// The socket through which a thread with a table of its own gets descriptors: one for each attempt to hand over, with the
+/// attempt's number.
+#[derive(Debug)]
+pub struct Mailbox {
+    socket: OwnedFd,
+    /// A letter of a later attempt than the one that was asked for.
+    later: Option<(u64, OwnedFd)>,
+}
+
+/// The other end of a [`Mailbox`].
+#[derive(Debug)]
+pub struct Letters(OwnedFd);
+
+impl Mailbox {
+    /// A mailbox with its other end. The thread must keep its descriptor when it takes a table of its own.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new() -> io::Result<(Mailbox, Letters)> {
+        let (socket, letters) = rights::pair()?;
+        rights::set_patience(socket.as_fd(), LETTER_MAX)?;
+        Ok((Mailbox { socket, later: None }, Letters(letters)))
+    }
+
+    /// The descriptor that came for an attempt. Those of earlier attempts are closed.
+    ///
+    /// # Errors
+    /// If none has come, or only one of a later attempt.
+    pub fn take(&mut self, number: u64) -> io::Result<OwnedFd> {
+        loop {
+            let (found, right) = match self.later.take() {
+                Some(later) => later,
+                None => receive_letter(self.socket.as_fd())?,
+            };
+            if found == number {
+                return Ok(right);
+            }
+            if found > number {
+                self.later = Some((found, right));
+                return Err(io::Error::other("the attempt is over"));
+            }
+        }
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Letters {
+    /// Sends a descriptor for an attempt.
+    ///
+    /// # Errors
+    /// If the thread has ended.
+    pub fn send(&self, number: u64, right: &OwnedFd) -> io::Result<()> {
+        rights::send(self.0.as_fd(), &number.to_ne_bytes(), &[right.as_fd()])
+    }
+}
+
+fn receive_letter(socket: BorrowedFd<'_>) -> io::Result<(u64, OwnedFd)> {
+    let (mut number, mut rights) = ([0; 8], Vec::new());
+    let length = rights::receive(socket, &mut number, &mut rights)?;
+    let right = rights.pop().filter(|_| length == number.len());
+    right.map(|right| (u64::from_ne_bytes(number), right)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// The part of a running server's hub, with those of its shards.
@@ -276,10 +349,28 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_is_of_one_attempt() {
+        let (mut mailbox, letters) = Mailbox::new().unwrap();
+        let (one, other) = UnixStream::pair().unwrap();
+        let right: OwnedFd = one.into();
+        for number in [1, 2, 5] {
+            letters.send(number, &right).unwrap();
+        }
+        drop(right);
+        drop(mailbox.take(2).unwrap());
+        assert!(mailbox.take(3).is_err());
+        drop(mailbox.take(5).unwrap());
+        // Letters of earlier attempts are closed too.
+        assert_eq!(std::io::Read::read(&mut &other, &mut [0]).unwrap(), 0);
+        drop(letters);
+        assert!(mailbox.take(6).is_err());
+    }
+
+    #[test]
     fn a_call_off_is_heard_and_a_main_thread_that_ends_is_one() {
         let (report, _reports) = crossbeam_channel::unbounded();
         let (decide, verdict) = crossbeam_channel::unbounded();
-        let part = Part { report, verdict };
+        let part = Part { number: 1, report, verdict };
         assert!(!part.is_called_off());
         decide.send(Verdict::Back).unwrap();
         assert!(part.is_called_off());

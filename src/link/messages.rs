@@ -377,8 +377,8 @@ pub enum HubMessage {
     Broker(FromBroker),
     /// The shard touches no client any more, and has said everything that it had to say.
     Quiet {
-        /// The number of the shard.
-        shard: u16,
+        /// The number of the attempt, copied from [`ShardMessage::Quiet`].
+        attempt: u64,
     },
     /// From the server: hub and shards must hand everything over to a successor.
     HandOver(Box<HubParting>),

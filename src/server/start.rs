@@ -15,7 +15,7 @@ use crate::control::{self, ControlParts};
 use crate::figures::{ServerFigures, Stats};
 use crate::hub::revocations::Revocations;
 use crate::hub::{self, HubParts, Order};
-use crate::link::handover::Adopting;
+use crate::link::handover::{Adopting, Letters, Mailbox};
 use crate::link::{self, HubInbox, ToHub, ToShard};
 use crate::logic::auth::Keyring;
 use crate::logic::tls::TlsSettings;
@@ -25,7 +25,6 @@ use crate::sys::affinity;
 use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::process;
-use crate::sys::rights;
 use crate::sys::ring::{Ring, explain_setup_error};
 
 use super::backplane::{self, Joining};
@@ -222,7 +221,7 @@ struct Threads {
     /// The hub and the shards, for the watch over them.
     watched: Vec<Arc<Watched>>,
     /// The other ends of the shards' mailboxes.
-    letters: Vec<OwnedFd>,
+    letters: Vec<Letters>,
     /// The way into the cluster's log, if there is one.
     backplane: Option<Joining>,
 }
@@ -259,8 +258,8 @@ fn start_hub(
     for (index, listeners) in clients.listeners.into_iter().enumerate() {
         let (to_shard, from_hub) = link::to_shard(config.limits.queue, inbox.wake.clone())?;
         to_shards.push(to_shard);
-        let (mailbox, letter) = rights::pair()?;
-        letters.push(letter);
+        let (mailbox, others) = Mailbox::new()?;
+        letters.push(others);
         shards.push(ShardParts {
             index: index as u16,
             core: plan.cores.as_ref().map(|cores| cores[index]),

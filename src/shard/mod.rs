@@ -47,12 +47,11 @@ mod waiting;
 mod walk;
 mod wire;
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
 
 use crate::config::Config;
 use crate::figures::ShardFigures;
-use crate::link::handover::Adopting;
+use crate::link::handover::{Adopting, Mailbox};
 use crate::link::{FromHub, ToHub};
 use crate::logic::auth::{Keyring, Revoked};
 use crate::logic::tls::TlsSettings;
@@ -121,7 +120,7 @@ pub struct ShardParts {
     /// changed.
     pub tls: Option<Arc<RwLock<TlsSettings>>>,
     /// The socket through which the shard gets the one for a hand-over's records.
-    pub mailbox: Option<OwnedFd>,
+    pub mailbox: Option<Mailbox>,
     /// The shard's part if it takes a predecessor's over.
     pub adopting: Option<Adopting>,
     /// The channel on which the shard reports that it serves, or the error because of which it cannot.

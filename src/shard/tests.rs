@@ -11,6 +11,7 @@ mod asking;
 mod bounds;
 mod client;
 pub(super) mod faulty;
+mod handover;
 mod memory;
 mod parrot;
 mod poll;
@@ -73,7 +74,11 @@ struct Model {
     /// The positions and channels of clients that have left, from which new clients resume.
     left: Vec<(Id, Vec<usize>)>,
     figures: HashMap<&'static str, u64>,
-    _folder: tempfile::TempDir,
+    /// The room for batches in the queue to the shard.
+    batches_max: usize,
+    /// Hub and shard are handed over to new ones now and then.
+    hands_over: bool,
+    folder: tempfile::TempDir,
 }
 
 fn is_lossy(channel: usize) -> bool {
@@ -138,6 +143,8 @@ impl Model {
             revoked: Revoked::default(),
             pages: None,
             tls: None,
+            mailbox: None,
+            adopting: None,
             started,
         };
         let shard = Shard::new(parts, 10_000).unwrap();
@@ -154,7 +161,9 @@ impl Model {
             tls: None,
             left: Vec::new(),
             figures: HashMap::new(),
-            _folder: folder,
+            batches_max,
+            hands_over: false,
+            folder,
         }
     }
 
@@ -363,6 +372,9 @@ impl Model {
     }
 
     fn step(&mut self) {
+        if self.hands_over && self.rng.u8(..16) == 0 {
+            self.hand_over();
+        }
         match self.rng.u8(..20) {
             0..6 => self.publish(),
             6 | 7 if self.clients.len() < 12 => self.connect(),

@@ -2,7 +2,7 @@
 //! processes.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -190,29 +190,12 @@ fn take_rights(message: &libc::msghdr, rights: &mut Vec<OwnedFd>) {
     }
 }
 
-/// Waits for one descriptor that another thread sends with a message of one byte.
-///
-/// # Errors
-/// If the peer has gone, or sends something else.
-pub fn receive_one(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut rights = Vec::new();
-    receive(socket, &mut [0; 1], &mut rights)?;
-    rights.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Sends one descriptor for [`receive_one`].
-///
-/// # Errors
-/// As [`send`].
-pub fn send_one(socket: BorrowedFd<'_>, right: impl AsFd) -> io::Result<()> {
-    send(socket, &[0], &[right.as_fd()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::{fdtable, socket};
     use std::io::{Read, Write};
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -261,11 +244,12 @@ mod tests {
         let (mailbox, letter) = pair().unwrap();
         let thread = std::thread::spawn(move || {
             fdtable::isolate(&[mailbox.as_fd()]).unwrap();
-            let stream = UnixStream::from(receive_one(mailbox.as_fd()).unwrap());
-            (&stream).write_all(b"here").unwrap();
+            let mut received = Vec::new();
+            receive(mailbox.as_fd(), &mut [0; 8], &mut received).unwrap();
+            UnixStream::from(received.remove(0)).write_all(b"here").unwrap();
         });
         let (near, mut far) = UnixStream::pair().unwrap();
-        send_one(letter.as_fd(), &near).unwrap();
+        send(letter.as_fd(), b"x", &[near.as_fd()]).unwrap();
         drop(near);
         let mut text = String::new();
         far.read_to_string(&mut text).unwrap();
@@ -284,8 +268,8 @@ mod tests {
         let near = connect(&path).unwrap();
         let far = accept(listener.as_fd()).unwrap();
         assert_eq!(socket::peer(far.as_fd()).unwrap().uid, own_user());
-        send_one(near.as_fd(), &near).unwrap();
-        receive_one(far.as_fd()).unwrap();
+        send(near.as_fd(), b"x", &[]).unwrap();
+        assert_eq!(receive(far.as_fd(), &mut [0; 9], &mut Vec::new()).unwrap(), 1);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "no socket").unwrap();
         assert!(listen(&path).is_err());

@@ -13,6 +13,7 @@ mod command_line;
 mod drain;
 mod faults;
 mod feed;
+mod handover;
 mod http_cases;
 mod limits;
 mod logging;

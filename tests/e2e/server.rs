@@ -62,6 +62,52 @@ pub fn command() -> Command {
     command
 }
 
+/// Starts a server in a folder, with the configuration that lies there, and waits until it is ready. Returns the process, its log,
+/// and the addresses for clients and for admins.
+fn spawn(
+    folder: &std::path::Path,
+    flags: &[&str],
+    environment: &[(&str, &std::path::Path)],
+) -> (Child, Arc<Mutex<Vec<Value>>>, [SocketAddr; 2]) {
+    let mut command = serve(folder, flags);
+    command.envs(environment.iter().copied());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let value = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "message": line }));
+            writer.lock().unwrap().push(value);
+        }
+    });
+    let find = |message: &str| -> Option<Value> {
+        log.lock().unwrap().iter().find(|line| line["message"] == message).cloned()
+    };
+    eventually("the server is ready", || {
+        if let Some(status) = child.try_wait().unwrap() {
+            std::thread::sleep(Duration::from_millis(50));
+            panic!("the server ended with {status}: {:?}", log.lock().unwrap());
+        }
+        find("ready")
+    });
+    let address = |message: &str| find(message).unwrap()["address"].as_str().unwrap().parse().unwrap();
+    let addresses = [address("listening"), address("admin listening")];
+    (child, log, addresses)
+}
+
+/// The command of a server in a folder, with the configuration that lies there.
+pub fn serve(folder: &std::path::Path, flags: &[&str]) -> Command {
+    let mut command = command();
+    command.arg("serve").arg("--config").arg(folder.join("ringcast.toml")).arg("--feed").arg(folder.join("feed.sock"));
+    command.args(["--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    if !flags.contains(&"--shards") {
+        command.args(["--shards", "1"]);
+    }
+    command.args(flags).stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
 impl Server {
     /// A server with one shard and this configuration.
     pub fn start(config: &str) -> Server {
@@ -83,39 +129,20 @@ impl Server {
         flags: &[&str],
         environment: &[(&str, &std::path::Path)],
     ) -> Server {
-        let file = folder.path().join("ringcast.toml");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(folder.path().join("ringcast.toml"), config).unwrap();
+        let (child, log, [address, admin]) = spawn(folder.path(), flags, environment);
         let feed_path = folder.path().join("feed.sock");
-        let mut command = command();
-        command.envs(environment.iter().copied());
-        command.arg("serve").arg("--config").arg(&file).arg("--feed").arg(&feed_path);
-        command.args(["--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        if !flags.contains(&"--shards") {
-            command.args(["--shards", "1"]);
-        }
-        let mut child = command.args(flags).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let writer = log.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let value = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "message": line }));
-                writer.lock().unwrap().push(value);
-            }
-        });
-        let find = |message: &str| -> Option<Value> {
-            log.lock().unwrap().iter().find(|line| line["message"] == message).cloned()
-        };
-        eventually("the server is ready", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                std::thread::sleep(Duration::from_millis(50));
-                panic!("the server ended with {status}: {:?}", log.lock().unwrap());
-            }
-            find("ready")
-        });
-        let address = |message: &str| find(message).unwrap()["address"].as_str().unwrap().parse().unwrap();
-        let (address, admin) = (address("listening"), address("admin listening"));
         Server { child, address, admin, feed_path, folder, log }
+    }
+
+    /// Starts a successor with these flags, which takes everything over; the process before it ends in order.
+    pub fn take_over(&mut self, flags: &[&str]) {
+        let (child, log, [address, admin]) = spawn(self.folder.path(), &[flags, &["--take-over"]].concat(), &[]);
+        let mut before = std::mem::replace(&mut self.child, child);
+        let status = eventually("the predecessor has ended", || before.try_wait().unwrap());
+        assert!(status.success(), "{status}: {:?}", self.log.lock().unwrap());
+        assert_eq!((address, admin), (self.address, self.admin));
+        self.log = log;
     }
 
     pub fn feed(&self) -> FeedClient {

@@ -104,7 +104,7 @@ impl Core {
     ) -> bool {
         while missing > 0 {
             match inbox.next() {
-                Some(HubMessage::Quiet { .. }) => missing -= 1,
+                Some(HubMessage::Quiet { attempt }) => missing -= usize::from(attempt == part.number),
                 Some(message) if is_servers(&message) => kept.push(message),
                 Some(message) => {
                     self.heard += 1;

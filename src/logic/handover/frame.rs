@@ -217,9 +217,10 @@ impl Unpacker {
             let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
             let (part, after) = after.split_at_checked(length).ok_or(FormatError::Cut)?;
             rest = after;
-            let has_socket = header[5] & HAS_SOCKET != 0;
+            let has_socket = header[5] == HAS_SOCKET;
             match Kind::from_number(header[4]) {
-                _ if self.is_over => return Err(FormatError::Cut.into()),
+                _ if self.is_over || header[5] > HAS_SOCKET => return Err(FormatError::Cut.into()),
+                Some(Kind::End | Kind::Part) if has_socket => return Err(FormatError::Cut.into()),
                 Some(Kind::End) => self.check_end(part)?,
                 Some(Kind::Part) if self.body.len() + part.len() > BODY_MAX => return Err(FormatError::TooLarge.into()),
                 Some(Kind::Part) => self.body.extend_from_slice(part),

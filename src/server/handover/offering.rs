@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::{BackplaneKind, Config};
 use crate::figures::{ServerFigures, Stats};
-use crate::link::handover::{HandoverError, HubParting, Moved, Part, Verdict};
+use crate::link::handover::{HandoverError, HubParting, Letters, Moved, Part, Verdict};
 use crate::link::{HubMessage, ToHub};
 use crate::logic::handover::words::{FEATURES, FORMAT, Hello, LetGo, Offer, Wish, Word};
 use crate::sys::socket::{self, SocketFile};
@@ -34,7 +34,7 @@ pub(in crate::server) struct Offering {
     pub(in crate::server) stats: Arc<Stats>,
     pub(in crate::server) to_hub: ToHub,
     /// The other ends of the shards' mailboxes.
-    pub(in crate::server) letters: Vec<OwnedFd>,
+    pub(in crate::server) letters: Vec<Letters>,
     /// The state's locks.
     pub(in crate::server) locks: Vec<OwnedFd>,
     /// The admin listener, if there is one.
@@ -50,6 +50,8 @@ struct Meeting {
     offering: Offering,
     listener: OwnedFd,
     is_busy: AtomicBool,
+    /// The number of attempts so far.
+    attempts: AtomicU64,
 }
 
 /// Waits for successors from now on, in a thread of its own. `listener` is a predecessor's socket for that, if there was one. The
@@ -67,7 +69,7 @@ pub(in crate::server) fn offer(offering: Offering, listener: Option<OwnedFd>) ->
         }
     };
     let file = SocketFile::at(&path)?;
-    let meeting = Arc::new(Meeting { offering, listener, is_busy: AtomicBool::new(false) });
+    let meeting = Arc::new(Meeting { offering, listener, is_busy: AtomicBool::new(false), attempts: AtomicU64::new(0) });
     std::thread::Builder::new().name("handover".into()).spawn(move || {
         loop {
             match rights::accept(meeting.listener.as_fd()) {
@@ -243,12 +245,13 @@ impl Meeting {
 
     /// Has the hub and the shards begin.
     fn begin(&self, ends: Vec<OwnedFd>) -> io::Result<Attempt> {
+        let number = self.attempts.fetch_add(1, Ordering::SeqCst) + 1;
         let (report, reports) = crossbeam_channel::unbounded();
         let (mut verdicts, mut parts) = (Vec::new(), Vec::new());
         for _ in &ends {
             let (decide, verdict) = crossbeam_channel::unbounded();
             verdicts.push(decide);
-            parts.push(Part { report: report.clone(), verdict });
+            parts.push(Part { number, report: report.clone(), verdict });
         }
         let attempt = Attempt { ends, verdicts, reports };
         let (Some(part), Some(end)) = (parts.pop(), attempt.ends.last()) else {
@@ -256,7 +259,7 @@ impl Meeting {
         };
         let carrier = end.try_clone()?;
         for (letter, end) in self.offering.letters.iter().zip(&attempt.ends) {
-            rights::send_one(letter.as_fd(), end)?;
+            letter.send(number, end)?;
         }
         self.offering.to_hub.send(HubMessage::HandOver(Box::new(HubParting { carrier, part, shards: parts })));
         self.offering.to_hub.ring();

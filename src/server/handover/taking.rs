@@ -81,7 +81,8 @@ impl Taking {
         let carrier = self.carriers.next()?;
         let (decide, verdict) = crossbeam_channel::unbounded();
         self.verdicts.push(decide);
-        Some(Adopting { carrier, part: Part { report: self.report.clone(), verdict } })
+        let part = Part { number: 0, report: self.report.clone(), verdict };
+        Some(Adopting { carrier, part })
     }
 
     /// The running server's admin listener, if this configuration has one too.

@@ -30,6 +30,11 @@ impl Faults {
         self.rng.u8(..) < self.rate
     }
 
+    /// Forgets the reports that are held back: they are of a ring that is not used any more.
+    pub(in crate::shard) fn forget_reports(&mut self) {
+        self.late.clear();
+    }
+
     /// Ends the faults. Reports that are held back come next.
     pub(in crate::shard) fn end(&mut self) {
         self.rate = 0;

@@ -41,7 +41,7 @@ pub(in crate::shard) fn adopt(shard: &mut Shard, adopting: &Adopting) -> bool {
 }
 
 /// Rebuilds the shard from a predecessor's records.
-pub(super) fn take_all(shard: &mut Shard, incoming: Incoming<'_>) -> Result<Moved, HandoverError> {
+pub(in crate::shard) fn take_all(shard: &mut Shard, incoming: Incoming<'_>) -> Result<Moved, HandoverError> {
     let mut rebuilding = Rebuilding::default();
     incoming.read_all(|kind, body, right| rebuilding.take(shard, kind, body, right))?;
     rebuilding.end(shard)

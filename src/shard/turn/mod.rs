@@ -13,7 +13,7 @@ pub(super) mod hooks;
 mod input;
 mod messages;
 mod orders;
-mod parting;
+pub(super) mod parting;
 mod permission;
 mod requests;
 mod sessions;
@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use crate::figures::{Counters, Longest, Measure, Measures, ShardFigures};
 use crate::link::HubMessage;
+use crate::link::handover::Mailbox;
 use crate::logic::cells::Slack;
 use crate::logic::tls::TlsSettings;
 
@@ -128,7 +129,7 @@ pub(super) struct Shard {
     started: Instant,
     longest: Longest,
     /// The socket through which the shard gets the one for a hand-over's records.
-    mailbox: Option<OwnedFd>,
+    mailbox: Option<Mailbox>,
     /// The next slot whose connection of a predecessor is not waited for yet; none are left if it is the greatest number.
     unarmed: u32,
 }

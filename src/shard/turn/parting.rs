@@ -14,7 +14,6 @@ use crate::logic::handover::clients as record;
 use crate::logic::handover::feeds;
 use crate::logic::session::{Coding, LaneKey};
 use crate::sys::clock::unix_ms;
-use crate::sys::rights;
 
 use super::super::ListenerKind;
 use super::super::context::Budget;
@@ -29,13 +28,13 @@ const FRAMES_BYTES: usize = 32 * 1024;
 
 /// Takes part in a hand-over: returns if it has failed, and never if it has succeeded.
 pub(super) fn part(shard: &mut Shard, part: &Part) {
-    let carrier = match shard.mailbox.as_ref().map(|mailbox| rights::receive_one(mailbox.as_fd())) {
+    let carrier = match shard.mailbox.as_mut().map(|mailbox| mailbox.take(part.number)) {
         Some(Ok(carrier)) => carrier,
         Some(Err(error)) => return drop(part.report.send(Err(error.into()))),
         None => return drop(part.report.send(Err(HandoverError::Refused("a shard has no mailbox".into())))),
     };
     settle(shard);
-    shard.upstream.send(HubMessage::Quiet { shard: shard.cx.index });
+    shard.upstream.send(HubMessage::Quiet { attempt: part.number });
     shard.upstream.ring();
     let figures = shard.figures.clone();
     let beat = || {
@@ -54,7 +53,7 @@ pub(super) fn part(shard: &mut Shard, part: &Part) {
 }
 
 /// Brings everything to its end that is spread over turns.
-pub(super) fn settle(shard: &mut Shard) {
+pub(in crate::shard) fn settle(shard: &mut Shard) {
     shard.acceptor.place_comers(&mut shard.slots, &shard.cx);
     while shard.go_on_with_surveys() {}
     shard.carry_out();
@@ -77,7 +76,7 @@ fn hear_the_last(shard: &mut Shard, part: &Part, beat: impl Fn()) -> bool {
 }
 
 /// Works off one message of the hub to its end.
-pub(super) fn hear(shard: &mut Shard, message: ShardMessage) {
+pub(in crate::shard) fn hear(shard: &mut Shard, message: ShardMessage) {
     orders::carry_out(shard, message);
     shard.carry_out();
     while shard.order.is_some() {
@@ -87,7 +86,7 @@ pub(super) fn hear(shard: &mut Shard, message: ShardMessage) {
 }
 
 /// Sends the shard's state and its descriptors.
-pub(super) fn send_all(
+pub(in crate::shard) fn send_all(
     shard: &Shard,
     carrier: BorrowedFd<'_>,
     beat: impl FnMut(),
