@@ -43,13 +43,13 @@ table! {
     /// Times a successor came and could not take over, so that this server went on.
     Total handover_failures,
     /// Connections of clients that were taken over from the predecessor.
-    Total handover_connections,
+    Now handover_connections,
     /// Connections of clients that the predecessor had and that could not be taken over.
-    Total handover_let_go,
-    /// Time for which the clients were waited for while they were taken over, in milliseconds.
-    Total handover_pause_ms,
+    Now handover_let_go,
+    /// Time for which clients waited while they were taken over.
+    Now handover_pause_ms,
     /// Time at which everything was taken over, in seconds since 1970; 0 if the server has started by itself.
-    Now handover_seconds,
+    Now handover_at_seconds,
     /// Time at which the first of the TLS certificates expires, in seconds since 1970; 0 without certificates.
     Now tls_certificate_expiry_seconds,
     /// Times changed TLS certificates could not be used, and the previous ones stayed.

@@ -46,7 +46,7 @@ const DESCRIPTORS_LOW: u64 = 10_000;
 const DESCRIPTORS_MIN: u64 = 192;
 /// The descriptors that the hub's table has more for each shard: its queues, its ring, its mailbox,
 /// and a listener or two.
-const DESCRIPTORS_PER_SHARD: u64 = 10;
+const DESCRIPTORS_PER_SHARD: u64 = 8;
 
 /// Starts all threads and waits until every shard takes clients.
 ///

@@ -279,7 +279,7 @@ fn to_resume(resume: record::Resume, channels: &[u32], out_bytes: usize) -> Resu
         sent,
         after: resume.after.map(Id::from_bits),
         page_due: resume.page_due,
-        wait: resume.wait,
+        wait: resume.wait.min(u32::MAX / 4),
         opening: resume.opening.map(|opening| to_opening(opening, out_bytes)).transpose()?,
     })
 }
@@ -336,4 +336,24 @@ fn to_waiting(waiting: record::Waiting) -> Result<Waiting, FormatError> {
     }
     let refused = refused.ok_or(FormatError::Nonsense("what a connection waits for"))?;
     Ok(Waiting::Refused(Box::new(to_refusal(refused))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_states_facts_and_holds_are_never_used_again() {
+        assert_eq!(STATES.map(|(_, number)| number), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(STATES.map(|(state, _)| number_of(state)), [1, 2, 3, 4, 5, 6, 7, 8].map(Some));
+        assert_eq!([State::Free, State::Dead].map(number_of), [None, None]);
+        let facts = FACTS.iter().fold(Flags::empty(), |facts, (flag, _)| facts | *flag);
+        assert_eq!(FACTS.map(|(_, bit)| bit), std::array::from_fn(|place| 1 << place));
+        assert_eq!(MUST_READ, 1 << FACTS.len());
+        let own = Flags::BLOCKED | Flags::MID_FRAME | Flags::QUEUED | Flags::PLANNED | Flags::ARMED | Flags::ARMED_OUT;
+        let own = own | Flags::REPLAYING | Flags::TO_END | Flags::UNREAD | Flags::PAGE;
+        assert_eq!((facts | own, facts & own), (Flags::all(), Flags::empty()), "each fact goes over or is made anew");
+        let holds = HOLDS.iter().fold(Hold::INBOX, |holds, (hold, _)| holds | *hold);
+        assert_eq!((holds, HOLDS.map(|(_, bit)| bit)), (Hold::all(), [1, 2, 4, 8]));
+    }
 }

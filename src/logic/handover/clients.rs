@@ -498,3 +498,66 @@ pub struct Connection {
     #[prost(bool, tag = "27")]
     pub is_greeting: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A record as the first version of the format has written it.
+    const GOLDEN: &[u8] = &[
+        0x08, 7, 0x10, 2, 0x18, 4, 0x25, 0x11, 0, 0, 0, 0x40, 80, 0x48, 1, 0x7a, 5, 0x08, 1, 0x10, 0xac, 2, 0x82, 1, 2,
+        b'a', b'b', 0x98, 1, 0,
+    ];
+
+    #[test]
+    fn a_record_of_the_first_version_is_read_as_it_was_meant() {
+        let connection = Connection {
+            slot: 7,
+            generation: 2,
+            state: 4,
+            facts: 0x11,
+            port: 80,
+            dialect: 1,
+            subscriptions: vec![Subscription { lane: 1, cursor: Some(300) }],
+            out: b"ab".to_vec(),
+            mid: Some(0),
+            ..Connection::default()
+        };
+        assert_eq!(Connection::decode(GOLDEN), Ok(connection.clone()));
+        assert_eq!(connection.encode_to_vec(), GOLDEN);
+        // A field of a later version.
+        let later = [GOLDEN, &[0xf8, 7, 1]].concat();
+        assert_eq!(Connection::decode(&later[..]), Ok(connection));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let direction = Direction { secret: vec![77; 4], key: vec![77; 4], iv: vec![77; 4], sequence: 1 };
+        let tls = Tls { send: Some(direction), ..Tls::default() };
+        assert!(!format!("{tls:?}").contains("77"));
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_as_they_were_written(
+            numbers in prop::collection::vec(any::<u32>(), 8), out in prop::collection::vec(any::<u8>(), 0..200),
+            text in ".{0,20}", cursor in prop::option::of(any::<u64>()), has_more in any::<bool>(),
+        ) {
+            let opening = Opening { reply: Some(text.clone()), nothing: None, then: out.clone() };
+            let resume = Resume { number: numbers[0], channels: numbers.clone(), opening: Some(opening), ..Resume::default() };
+            let asking = Asking { number: numbers[1], channels: vec![text.clone()], message: None };
+            let connection = Connection {
+                slot: numbers[2],
+                facts: numbers[3],
+                subscriptions: vec![Subscription { lane: numbers[4], cursor }; 3],
+                out,
+                resumes: if has_more { vec![resume] } else { Vec::new() },
+                waiting: has_more.then(|| Waiting { backend: Some(asking), ..Waiting::default() }),
+                identity: has_more.then(|| Box::new(Identity { user: Some(text), ..Identity::default() })),
+                ..Connection::default()
+            };
+            prop_assert_eq!(Connection::decode(&connection.encode_to_vec()[..]), Ok(connection));
+        }
+    }
+}

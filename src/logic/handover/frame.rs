@@ -304,6 +304,13 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_of_kinds_are_never_used_again() {
+        let numbers = Kind::ALL.map(|kind| kind as u8);
+        assert_eq!(numbers, [1, 2, 10, 11, 12, 13, 14, 15, 16, 30, 31, 32, 33, 34, 35, 36, 37, 38]);
+        assert!(numbers.iter().all(|number| Kind::from_number(*number).is_some_and(|kind| kind as u8 == *number)));
+    }
+
+    #[test]
     fn an_unknown_kind_is_skipped_with_its_descriptor() {
         let mut messages = packed(&[(Kind::Lane, vec![1], true), (Kind::Lane, vec![2], true)]);
         messages[0][4] = 250;

@@ -110,7 +110,7 @@ impl Taking {
                 ServerFigures::set(&figures.handover_connections, connections);
                 ServerFigures::set(&figures.handover_let_go, left);
                 ServerFigures::set(&figures.handover_pause_ms, pause_ms);
-                ServerFigures::set(&figures.handover_seconds, unix_ms() / 1000);
+                ServerFigures::set(&figures.handover_at_seconds, unix_ms() / 1000);
                 Ok(())
             }
             Err(reason) => {

@@ -70,7 +70,7 @@ fn client(is_13: bool) -> Arc<ClientConfig> {
 }
 
 /// The model with clients that speak TLS, whose keys are used up soon.
-fn over_tls(mut model: Model, is_13: bool) -> Model {
+pub(super) fn over_tls(mut model: Model, is_13: bool) -> Model {
     model.shard.tls = Some(Arc::new(RwLock::new(settings())));
     model.shard.slots.tls.records_max = Some(200);
     model.tls = Some(client(is_13));

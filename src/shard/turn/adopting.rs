@@ -24,6 +24,7 @@ use super::super::connection::{Flags, State, Subscription};
 use super::super::lanes::Reader;
 use super::super::records;
 use super::super::settings::TICK_MS;
+use super::super::slots::GENERATION_MASK;
 use super::super::subscriptions::note_coming;
 use super::super::{Listener, ListenerKind};
 use super::Shard;
@@ -32,6 +33,9 @@ use super::Shard;
 const ARMED_PER_TURN: u32 = 1024;
 /// The most slots of a shard. A record with a greater number is damaged.
 const SLOTS_MAX: u32 = 1 << 26;
+
+/// The greatest position of a log: it takes centuries to come there.
+const POSITION_MAX: u64 = 1 << 62;
 
 /// Takes a predecessor's shard over; returns whether the shard is to serve. Otherwise the hand-over has failed.
 pub(in crate::shard) fn adopt(shard: &mut Shard, adopting: &Adopting) -> bool {
@@ -97,6 +101,9 @@ impl Rebuilding {
         if shard.slots.used() > 0 || !is_in_order || slots.last().is_some_and(|last| *last >= SLOTS_MAX) {
             return Err(nonsense("the slots"));
         }
+        if numbers.now > Tick::MAX / 2 || numbers.generation > GENERATION_MASK {
+            return Err(nonsense("the time, or the generation"));
+        }
         shard.cx.now = numbers.now.max(1);
         shard.deadlines.restore(shard.cx.now);
         shard.lanes.see(Id::from_bits(numbers.seen));
@@ -144,6 +151,9 @@ impl Rebuilding {
         if shard.lanes.lanes_of(channel).any(|other| shard.lanes[other].key == key) {
             return Err(nonsense("a lane that comes twice"));
         }
+        if lane.start > POSITION_MAX {
+            return Err(nonsense("a log's position"));
+        }
         let since = lane.since.map(Id::from_bits);
         let touched: Tick = lane.touched.min(shard.cx.now);
         self.lanes.push(shard.lanes.restore(channel, key, (lane.start, since), touched));
@@ -176,12 +186,15 @@ impl Rebuilding {
         socket: OwnedFd,
     ) -> Result<(), HandoverError> {
         let slot = record.slot;
-        if !self.missing.remove(&slot) {
+        if !self.missing.remove(&slot) || record.generation > GENERATION_MASK {
             return Err(nonsense("a slot that was not announced, or comes twice"));
         }
         let key = self.dialect(record.dialect)?;
         let subscriptions = std::mem::take(&mut record.subscriptions);
-        let (identity, tls) = (record.identity.take(), record.tls.take());
+        let (identity, mut tls) = (record.identity.take(), record.tls.take());
+        if let Some(tls) = &mut tls {
+            tls.since = tls.since.min(shard.cx.now);
+        }
         let (is_greeting, failures, mid) = (record.is_greeting, record.failed_tokens, record.mid);
         let (mut connection, state, must_read) = records::to_connection(record, &self.channels, &shard.cx)?;
         (connection.fd, connection.key) = (Some(socket), key);

@@ -64,7 +64,11 @@ fn hear_the_last(shard: &mut Shard, part: &Part, beat: impl Fn()) -> bool {
     loop {
         match shard.upstream.next() {
             Some(ShardMessage::Part) => return true,
-            Some(message) => hear(shard, message),
+            Some(message) => {
+                if !hear(shard, message, || part.is_called_off()) {
+                    return false;
+                }
+            }
             None if part.is_called_off() => return false,
             None => {
                 shard.upstream.ring();
@@ -75,14 +79,20 @@ fn hear_the_last(shard: &mut Shard, part: &Part, beat: impl Fn()) -> bool {
     }
 }
 
-/// Works off one message of the hub to its end.
-pub(in crate::shard) fn hear(shard: &mut Shard, message: ShardMessage) {
+/// Works off one message of the hub to its end; returns whether it has come to that before the hand-over `is_called_off`.
+pub(in crate::shard) fn hear(shard: &mut Shard, message: ShardMessage, is_called_off: impl Fn() -> bool) -> bool {
     orders::carry_out(shard, message);
     shard.carry_out();
     while shard.order.is_some() {
+        if is_called_off() {
+            return false;
+        }
         sweep::go_on(shard, &mut Budget::new(orders::MESSAGES));
+        // An order about many connections waits while memory is short.
+        shard.give_back();
         shard.carry_out();
     }
+    true
 }
 
 /// Sends the shard's state and its descriptors.
