@@ -5,7 +5,7 @@ use crate::server::handover;
 
 use super::{FeedPath, Result};
 
-/// What to ask.
+/// The question that the running server is asked.
 #[derive(Debug, clap::Args)]
 #[group(id = "wish", required = true, multiple = false)]
 pub(super) struct Wish {

@@ -55,7 +55,9 @@ enum Command {
     #[command(after_help = "Example: ringcast trace --user u42")]
     Trace(trace::TraceArgs),
     /// Ask a running server whether it can be taken over (`serve --take-over`).
-    #[command(after_help = "Exit status: 0 it can, 1 it cannot, or no server runs.\nExample: ringcast handover --dry-run")]
+    #[command(
+        after_help = "Exit status: 0 it can, 1 it cannot, or no server runs.\nExample: ringcast handover --dry-run"
+    )]
     Handover(handover::HandoverArgs),
     /// Check whether this host is ready for what is configured, and say what to change first.
     #[command(

@@ -7,6 +7,7 @@
 //! All of it stays within a budget of memory. Beyond the budget the oldest events of histories go, and new names are
 //! refused.
 
+mod handed;
 mod shown;
 
 use std::hash::RandomState;
@@ -313,54 +314,6 @@ impl HubChannels {
             channel.is_published = is_published;
             self.census.count_as(channel.name.as_deref().unwrap_or_default(), is_published);
         }
-    }
-
-    /// The id after which no event was published on an unknown channel, and the one before which events may be missing.
-    pub(super) fn bounds(&self) -> (Id, Id) {
-        (self.floor, self.lost_until)
-    }
-
-    /// Goes on with a predecessor's bounds.
-    pub(super) fn restore(&mut self, floor: Id, lost_until: Id) {
-        (self.floor, self.lost_until) = (floor, lost_until);
-    }
-
-    /// The id since which a channel's history is complete by itself, the id of the channel's end, and whether the channel is
-    /// counted among those of publishers.
-    pub(super) fn facts(&self, index: u32) -> (Id, Option<Id>, bool) {
-        let channel = &self.cells[index];
-        let since = self.history(index).map_or(channel.since, History::complete_since);
-        (since, channel.ended.then(|| self.ends.of(index)), channel.is_published)
-    }
-
-    /// Adds a channel of a predecessor; returns its number. No limit holds for it.
-    pub(super) fn restore_channel(&mut self, name: &ChannelName, since: Id, ended: Option<Id>, is_published: bool) -> u32 {
-        let index = self.find_or_add(name);
-        self.cells[index].since = since;
-        self.count_as(index, is_published);
-        if let Some(id) = ended {
-            self.end(index, id);
-        }
-        index
-    }
-
-    /// Adds an event of a predecessor to a channel's history; returns whether it is newer than those before it.
-    pub(super) fn restore_event(&mut self, index: u32, event: Arc<Event>, arrived_ms: u64) -> bool {
-        let newest = self.history(index).and_then(History::newest);
-        if event.id <= newest.unwrap_or(self.cells[index].since) {
-            return false;
-        }
-        let limits = self.policies[usize::from(self.cells[index].policy)];
-        let channel = &mut self.cells[index];
-        if limits.events_max == 0 {
-            channel.since = event.id;
-            return true;
-        }
-        if channel.history == NONE {
-            channel.history = self.histories.add(History::new(channel.since));
-        }
-        self.change_history(index, |history| history.push(event, &limits, arrived_ms));
-        true
     }
 
     /// Notes that a channel has ended, with that id.

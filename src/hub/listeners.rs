@@ -94,7 +94,14 @@ impl Listeners {
     }
 
     /// Adds a listener of a predecessor as the newest one.
-    pub(super) fn restore(&mut self, publisher: usize, what: Listening, ages_ms: &[u64], is_passed_over: bool, now_ms: u64) {
+    pub(super) fn restore(
+        &mut self,
+        publisher: usize,
+        what: Listening,
+        ages_ms: &[u64],
+        is_passed_over: bool,
+        now_ms: u64,
+    ) {
         self.set(publisher, what);
         let Some(listener) = self.list.last_mut() else { return };
         ages_ms.iter().for_each(|age| listener.note_question(now_ms.saturating_sub(*age)));

@@ -73,7 +73,8 @@ impl Log {
     pub fn frames_from(&self, position: Position) -> (Position, impl Iterator<Item = (Id, &[u8])>) {
         let marks = self.kept.iter().flat_map(move |kept| {
             let first = Self::marks_until(kept, position);
-            let start = first.checked_sub(1).and_then(|before| kept.marks.get(before)).map_or(kept.tail, |mark| mark.end);
+            let start =
+                first.checked_sub(1).and_then(|before| kept.marks.get(before)).map_or(kept.tail, |mark| mark.end);
             let ends = kept.marks.range(first..);
             ends.scan(start, |start, mark| Some((std::mem::replace(start, mark.end), *mark)))
         });

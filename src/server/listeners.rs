@@ -66,7 +66,9 @@ fn the_feed(feeds: Vec<Inherited>) -> Result<Option<UnixListener>, StartError> {
 impl Listeners {
     /// The listeners of a predecessor, which its shards send to those of this process.
     pub(super) fn of_predecessor([addresses, tls_addresses]: [Vec<SocketAddr>; 2], shards: usize) -> Listeners {
-        for (address, tls) in addresses.iter().map(|address| (address, false)).chain(tls_addresses.iter().map(|a| (a, true))) {
+        for (address, tls) in
+            addresses.iter().map(|address| (address, false)).chain(tls_addresses.iter().map(|a| (a, true)))
+        {
             info!(%address, tls, "listening");
         }
         let by_shard = (0..shards).map(|_| Vec::new()).collect();

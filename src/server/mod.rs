@@ -55,12 +55,7 @@ pub fn run(config: Config, takes_over: bool) -> Result<(), StartError> {
     result
 }
 
-fn serve(
-    config: Config,
-    takes_over: bool,
-    logging: Logging,
-    figures: Arc<ServerFigures>,
-) -> Result<(), StartError> {
+fn serve(config: Config, takes_over: bool, logging: Logging, figures: Arc<ServerFigures>) -> Result<(), StartError> {
     panics::end_the_process(logging.lines.clone());
     if let Err(error) = memory::refuse_huge_pages() {
         warn!(%error, "the kernel keeps huge pages switched on; memory per connection will be higher");

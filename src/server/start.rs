@@ -1,6 +1,7 @@
 //! Starting the threads: hub, shards, the admin listener, and what watches over them.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, RwLock};
@@ -11,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tracing::{error, info, warn};
 
 use crate::config::{self, BackplaneKind, Config};
-use crate::control::{self, ControlParts};
+use crate::control::{self, ControlParts, LogFilter};
 use crate::figures::{ServerFigures, Stats};
 use crate::hub::revocations::Revocations;
 use crate::hub::{self, HubParts, Order};
@@ -29,9 +30,9 @@ use crate::sys::ring::{Ring, explain_setup_error};
 
 use super::backplane::{self, Joining};
 use super::certificates::Certificates;
-use super::logging::Logging;
 use super::handover::{self, Offering, Taking};
 use super::listeners::Listeners;
+use super::logging::Logging;
 use super::sockets::{self, Sockets};
 use super::state::State;
 use super::watch::{self, Watched};
@@ -65,11 +66,8 @@ pub(super) fn start(
     let plan = Plan::new(config)?;
     let shards = plan.shards;
     check_descriptors(descriptors, shards)?;
-    let mut taking = takes_over.then(|| Taking::begin(config, shards)).transpose()?;
-    let Sockets { feed, mut feed_file, state, lock, admin, mut clients, mut files } = match &mut taking {
-        Some(taking) => Sockets::of_predecessor(config, taking, shards)?,
-        None => Sockets::open(config, shards, plan.cores.as_deref())?,
-    };
+    let (mut taking, sockets) = open(config, &plan, takes_over)?;
+    let Sockets { feed, mut feed_file, state, lock, admin, mut clients, mut files } = sockets;
     let admin_copy = admin.as_ref().map(|listener| listener.try_clone().map(OwnedFd::from)).transpose()?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
@@ -91,18 +89,9 @@ pub(super) fn start(
     }
     let has_feed_file = feed_file.is_some();
     if let Some(listener) = admin {
-        control::start(ControlParts {
-            listener,
-            token: config.admin.token.clone(),
-            stats: stats.clone(),
-            feeds,
-            to_hub: to_hub.clone(),
-            log_filter: logging.filter,
-            max_line: config.feed.max_line,
-            feed_is_narrowed: is_narrowed(&config.feed) || !has_feed_file,
-            clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
-            names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
-        })?;
+        let is_narrowed = is_narrowed(&config.feed) || !has_feed_file;
+        let figures = (stats.clone(), logging.filter);
+        control::start(control_parts(config, listener, feeds, &to_hub, figures, is_narrowed))?;
     }
     if let Some(backplane) = backplane {
         backplane.catch_up()?;
@@ -116,24 +105,54 @@ pub(super) fn start(
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
     watch::start(watched, stats.clone(), logging.lines)?;
-    let offered = stats.clone();
-    let service = service::start(stats)?;
     let offering = Offering {
         config: config.clone(),
-        stats: offered,
+        stats: stats.clone(),
         to_hub: to_hub.clone(),
         letters,
         locks: lock.descriptors()?,
         admin: admin_copy,
         has_feed_file,
-        addresses: clients.addresses.clone(),
-        tls_addresses: clients.tls_addresses.clone(),
+        addresses: [clients.addresses.clone(), clients.tls_addresses.clone()],
     };
     let meeting = handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))?;
+    let service = service::start(stats)?;
     info!(shards, feed = %config.feed.path.display(), "ready");
-    let demo = start_demo(config, &clients)?;
-    let state = server_state;
+    let (demo, state) = (start_demo(config, &clients)?, server_state);
     Ok(Server { to_hub, state, hub, drained, demo, service, files, feed_file, certificates, meeting, _lock: lock })
+}
+
+/// Opens what a server has, or asks a predecessor for it.
+fn open(config: &Config, plan: &Plan, takes_over: bool) -> Result<(Option<Taking>, Sockets), StartError> {
+    if !takes_over {
+        return Ok((None, Sockets::open(config, plan.shards, plan.cores.as_deref())?));
+    }
+    let mut taking = Taking::begin(config, plan.shards)?;
+    let sockets = Sockets::of_predecessor(config, &mut taking, plan.shards)?;
+    Ok((Some(taking), sockets))
+}
+
+/// The parts of the control thread.
+fn control_parts(
+    config: &Config,
+    listener: TcpListener,
+    feeds: [UnixStream; 3],
+    to_hub: &ToHub,
+    (stats, log_filter): (Arc<Stats>, Arc<dyn LogFilter>),
+    feed_is_narrowed: bool,
+) -> ControlParts {
+    ControlParts {
+        listener,
+        token: config.admin.token.clone(),
+        stats,
+        feeds,
+        to_hub: to_hub.clone(),
+        log_filter,
+        max_line: config.feed.max_line,
+        feed_is_narrowed,
+        clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
+        names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
+    }
 }
 
 /// Starts the demo, if it is asked for, and says where it is.

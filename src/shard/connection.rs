@@ -1,7 +1,8 @@
 //! A connection's slot of 80 bytes, and a box beside it for the fields that a connection needs only at times.
 
+mod peer;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use bitflags::bitflags;
@@ -14,6 +15,8 @@ use crate::logic::session::{Beat, Carrier, LaneKey};
 use crate::logic::wheel::Tick;
 
 use crate::logic::cells::{Cell, NONE, wastes_nothing};
+
+pub(super) use peer::Peer;
 
 use super::account::Buffers;
 use super::opening::Opening;
@@ -116,47 +119,6 @@ pub(super) struct Subscription {
 impl Default for Subscription {
     fn default() -> Subscription {
         Subscription { lane: NONE, place: NONE, cursor: 0 }
-    }
-}
-
-/// A peer's address in 18 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Peer {
-    ip: [u8; 16],
-    port: u16,
-}
-
-impl Peer {
-    pub(super) fn new(address: SocketAddr) -> Peer {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        Peer { ip: ip.octets(), port: address.port() }
-    }
-
-    /// The address as one of IPv6, and the port.
-    pub(super) fn parts(self) -> ([u8; 16], u16) {
-        (self.ip, self.port)
-    }
-
-    /// The peer of these parts.
-    pub(super) fn of_parts(ip: [u8; 16], port: u16) -> Peer {
-        Peer { ip, port }
-    }
-
-    /// The address; unspecified for peers on a Unix socket.
-    pub(super) fn ip(self) -> IpAddr {
-        Ipv6Addr::from(self.ip).to_canonical()
-    }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            peer if peer == Peer::default() => f.write_str("unix"),
-            peer => SocketAddr::new(peer.ip(), peer.port).fmt(f),
-        }
     }
 }
 

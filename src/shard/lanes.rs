@@ -289,14 +289,6 @@ impl Lanes {
         index
     }
 
-    /// The channel's lane of a key, which is new, with a predecessor's log that begins at `start`.
-    pub(super) fn restore(&mut self, channel: u32, key: LaneKey, (start, since): (Position, Option<Id>), touched: Tick) -> u32 {
-        let lane = self.lane(channel, key);
-        self.cells[lane].log = Log::at(start, since);
-        self.cells[lane].touched = touched;
-        lane
-    }
-
     /// The lanes of a channel.
     pub(super) fn lanes_of(&self, channel: u32) -> impl Iterator<Item = u32> {
         let first = self.channels[channel].lanes;

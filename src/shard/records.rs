@@ -85,10 +85,10 @@ pub(super) fn of_connection(connection: &Connection, places: &Places) -> record:
         input: extra.input.clone(),
         decoder: extra.decoder.unfinished().map(of_decoder),
         gap: extra.gap.as_ref().map(|gap| record::Gap { after: gap.after.bits(), resumed: gap.resumed.bits() }),
-        poll: extra.poll.as_ref().map(|poll| record::HeldPoll {
-            origin: poll.origin.as_deref().map(Into::into),
-            told: poll.told.bits(),
-        }),
+        poll: extra
+            .poll
+            .as_ref()
+            .map(|poll| record::HeldPoll { origin: poll.origin.as_deref().map(Into::into), told: poll.told.bits() }),
         waiting: of_waiting(&extra.waiting),
         resumes: extra.resumes.iter().map(|resume| of_resume(resume, extra.out_sent, places)).collect(),
         ..record
@@ -96,7 +96,8 @@ pub(super) fn of_connection(connection: &Connection, places: &Places) -> record:
 }
 
 fn of_decoder(held: Unfinished<'_>) -> record::Decoder {
-    let frame = held.frame.map(|(fin, mask, left)| record::Frame { fin, mask: u32::from_be_bytes(mask), left: left as u64 });
+    let frame =
+        held.frame.map(|(fin, mask, left)| record::Frame { fin, mask: u32::from_be_bytes(mask), left: left as u64 });
     record::Decoder { is_text: held.is_text, bytes: held.bytes.to_vec(), frame }
 }
 
@@ -244,12 +245,11 @@ fn fill_extra(connection: &mut Connection, record: record::Connection, channels:
         let decoder = Decoder::with_unfinished(&Unfinished { is_text: *is_text, bytes, frame });
         extra.decoder = decoder.ok_or(FormatError::Nonsense("an unfinished message"))?;
     }
-    extra.gap = record.gap.map(|gap| {
-        Box::new(Gap { after: Id::from_bits(gap.after), resumed: Id::from_bits(gap.resumed) })
-    });
-    extra.poll = record.poll.map(|poll| {
-        Box::new(HeldPoll { origin: poll.origin.map(Into::into), told: Id::from_bits(poll.told) })
-    });
+    extra.gap =
+        record.gap.map(|gap| Box::new(Gap { after: Id::from_bits(gap.after), resumed: Id::from_bits(gap.resumed) }));
+    extra.poll = record
+        .poll
+        .map(|poll| Box::new(HeldPoll { origin: poll.origin.map(Into::into), told: Id::from_bits(poll.told) }));
     extra.waiting = record.waiting.map(to_waiting).transpose()?.unwrap_or_default();
     Ok(())
 }
@@ -264,9 +264,7 @@ fn to_peer(ip: &[u8], port: u32) -> Result<Peer, FormatError> {
 }
 
 fn to_resume(resume: record::Resume, channels: &[u32], out_bytes: usize) -> Result<Resume, FormatError> {
-    let number = |place: u32| {
-        channels.get(place as usize).copied().ok_or(FormatError::Nonsense("a resume's channel"))
-    };
+    let number = |place: u32| channels.get(place as usize).copied().ok_or(FormatError::Nonsense("a resume's channel"));
     let mut sent = Vec::new();
     for record::Sent { channel, id } in &resume.sent {
         sent.push((number(*channel)?, Id::from_bits(*id)));

@@ -127,7 +127,8 @@ fn no_client_and_no_publisher_notices_hand_overs_in_a_row() {
 
 #[test]
 fn what_is_half_done_goes_on_in_the_successor() {
-    let mut server = Server::start("[http]\ncors_origins = [\"https://a.example\"]\n[diagnostics]\necho_path = \"/echo\"");
+    let mut server =
+        Server::start("[http]\ncors_origins = [\"https://a.example\"]\n[diagnostics]\necho_path = \"/echo\"");
     let address = server.address;
     // Half a request's head; a held poll with a request behind it; half a line of a publisher; a WebSocket within a fragment.
     let mut head = Http::connect(address);
@@ -167,15 +168,19 @@ fn identities_presence_history_and_keys_stay() {
     let mut server = Server::start(&config);
     let address = server.address;
     let tokens = ["u1", "u2"].map(|user| token(json!({ "sub": user, "jti": user, "channels": ["*"] })));
-    let mut sockets = [0, 0, 1].map(|user: usize| Socket::open(address, &format!("/ws?channel=room:1&token={}", tokens[user])));
+    let mut sockets =
+        [0, 0, 1].map(|user: usize| Socket::open(address, &format!("/ws?channel=room:1&token={}", tokens[user])));
     let names = sockets.each_mut().map(|socket| socket.hello()["conn"].as_str().unwrap().to_owned());
     let mut feed = server.feed();
-    let first = feed.call(json!({ "op": "publish", "channel": "room:1", "data": "one", "key": "k" })).unwrap()["id"].clone();
+    let first =
+        feed.call(json!({ "op": "publish", "channel": "room:1", "data": "one", "key": "k" })).unwrap()["id"].clone();
     feed.call(json!({ "op": "publish", "channel": "open:ended", "data": "x" })).unwrap();
     feed.call(json!({ "op": "end", "channel": "open:ended" })).unwrap();
     feed.call(json!({ "op": "kick", "jti": "u9" })).unwrap();
     let presence = |server: &Server| server.feed().call(json!({ "op": "presence", "channel": "room:1" })).unwrap();
-    let history = |server: &Server| server.feed().call(json!({ "op": "history", "channel": "room:1" })).unwrap()["events"].clone();
+    let history = |server: &Server| {
+        server.feed().call(json!({ "op": "history", "channel": "room:1" })).unwrap()["events"].clone()
+    };
     let (before, events) = (presence(&server), history(&server));
     server.take_over(&[]);
     assert_eq!((presence(&server)["users"].clone(), history(&server)), (before["users"].clone(), events));
@@ -183,7 +188,10 @@ fn identities_presence_history_and_keys_stay() {
     let again = feed.call(json!({ "op": "publish", "channel": "room:1", "data": "one", "key": "k" })).unwrap();
     assert_eq!(again["id"], first);
     assert_eq!(get(address, "/poll?channel=open:ended&wait=0").json()["ended"], json!(["open:ended"]));
-    let refused = get(address, &format!("/poll?channel=room:1&wait=0&token={}", token(json!({ "jti": "u9", "channels": ["*"] }))));
+    let refused = get(
+        address,
+        &format!("/poll?channel=room:1&wait=0&token={}", token(json!({ "jti": "u9", "channels": ["*"] }))),
+    );
     assert_eq!((refused.status, refused.json()["error"]["code"].as_str().unwrap()), (401, "invalid_token"));
     // Names of connections are valid, and users are found.
     feed.call(json!({ "op": "send", "conn": names[2], "data": "direct" })).unwrap();
@@ -205,7 +213,12 @@ fn a_backends_decision_and_its_unread_lines_are_not_lost() {
     let mut server = Server::start("[auth]\nask_backend = true\nask_timeout = \"20s\"");
     let mut backend = BufReader::new(UnixStream::connect(&server.feed_path).unwrap());
     backend.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    writeln!(backend.get_mut(), "{}", json!({ "op": "listen", "what": ["authorize", "messages", "connections"], "ref": 1 })).unwrap();
+    writeln!(
+        backend.get_mut(),
+        "{}",
+        json!({ "op": "listen", "what": ["authorize", "messages", "connections"], "ref": 1 })
+    )
+    .unwrap();
     let mut next = || {
         let mut line = String::new();
         backend.read_line(&mut line).unwrap();
@@ -217,7 +230,8 @@ fn a_backends_decision_and_its_unread_lines_are_not_lost() {
     let question = next();
     assert_eq!(question["op"], "authorize");
     server.take_over(&[]);
-    let answer = json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": true, "user": "u" });
+    let answer =
+        json!({ "op": "authorized", "conn": question["conn"], "ask": question["ask"], "allow": true, "user": "u" });
     server.feed().call(answer).unwrap();
     let mut stream = Stream::of(http);
     server.publish("a", "allowed");
@@ -232,7 +246,8 @@ fn a_backends_decision_and_its_unread_lines_are_not_lost() {
 
 #[test]
 fn slow_clients_and_those_that_catch_up_lose_nothing() {
-    let mut server = Server::start("[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_bytes = \"64MiB\"\nhistory_events = 10000");
+    let mut server =
+        Server::start("[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_bytes = \"64MiB\"\nhistory_events = 10000");
     let address = server.address;
     let mut feed = server.feed();
     let first = publish(&mut feed, "a", "0");
@@ -257,6 +272,34 @@ fn slow_clients_and_those_that_catch_up_lose_nothing() {
         }
     }
     server.stop();
+}
+
+#[test]
+fn listeners_of_every_kind_go_over_with_those_who_wait_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clients.sock");
+    let flags = ["--listen", &format!("unix:{}", path.display()), "--shards", "2"];
+    let mut server = Server::start_with("", &flags);
+    let ask = |mut stream: UnixStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /poll?channel=a&wait=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    };
+    for _ in 0..2 {
+        // Connections without a byte wait in the kernel's queue for a while, and go on from there.
+        let waiting = std::net::TcpStream::connect(server.address).unwrap();
+        let early = UnixStream::connect(&path).unwrap();
+        server.take_over(&flags);
+        ask(early);
+        ask(UnixStream::connect(&path).unwrap());
+        let mut http = Http { stream: waiting, waiting: Vec::new() };
+        http.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(http.get("/poll?channel=a&wait=0").status, 200);
+    }
+    server.stop();
+    assert!(!path.exists(), "the last one removes the file");
 }
 
 /// A successor that the test plays.
@@ -318,7 +361,10 @@ impl Actor {
 
 #[test]
 fn a_successor_that_dies_or_stands_still_leaves_everybody_with_the_running_server() {
-    let mut server = Server::start("");
+    // The history is longer than what the hub's socket takes without a reader.
+    let mut server = Server::start("[namespace.big]\nhistory_bytes = \"8MiB\"\nhistory_events = 1000");
+    let payload = "x".repeat(30_000);
+    (0..100).for_each(|_| drop(server.publish("big:1", &payload)));
     let mut streams: Vec<Stream> = (0..300).map(|_| Stream::open(server.address, "/sse?channel=a")).collect();
     let mut number = 0;
     let mut is_served = |server: &Server, streams: &mut Vec<Stream>, what: &str| {

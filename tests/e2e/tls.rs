@@ -96,6 +96,24 @@ fn open_stream(stream: &mut StreamOwned<ClientConnection, TcpStream>) {
 }
 
 #[test]
+fn open_connections_go_on_in_a_successor() {
+    let mut secured = Secured::start("");
+    let mut stream = secured.connect(&secured.own, "localhost").unwrap();
+    open_stream(&mut stream);
+    for round in 0..3 {
+        secured.server.take_over(&[]);
+        secured.server.publish("a", &format!("after {round}"));
+        read_until(&mut stream, &format!("after {round}"));
+        assert!(secured.curl(&[], "/poll?channel=a&wait=0").contains("\"next\""), "new clients come");
+    }
+    // The client's keys go on, too.
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    secured.server.await_figure("tls_connections", 0);
+    assert_eq!(secured.server.figure("tls_errors"), 0);
+}
+
+#[test]
 fn curl_gets_events_in_both_versions() {
     let secured = Secured::start("");
     for version in [&["--tlsv1.3"][..], &["--tls-max", "1.2"]] {

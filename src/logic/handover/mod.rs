@@ -9,6 +9,7 @@ pub mod clients;
 mod crc;
 pub mod feeds;
 mod frame;
+mod secrets;
 pub mod words;
 
 pub use frame::{Kind, MESSAGE_MAX, Packer, Record, SOCKETS_MAX, Unpacker};

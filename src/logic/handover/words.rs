@@ -140,10 +140,15 @@ mod tests {
             listen: vec!["127.0.0.1:0".into()],
             state_dir: "/x".into(),
         };
-        for word in [Word::Hello(hello), Word::Ready, Word::Refused { reason: "no".into() }, Word::Go { pause_ms: 3, left: 1 }] {
+        for word in
+            [Word::Hello(hello), Word::Ready, Word::Refused { reason: "no".into() }, Word::Go { pause_ms: 3, left: 1 }]
+        {
             assert_eq!(Word::from_bytes(&word.to_bytes()), Some(word));
         }
-        assert_eq!(Word::from_bytes(br#"{"word":"files","has_admin":true,"more":[1]}"#), Some(Word::Files { has_admin: true }));
+        assert_eq!(
+            Word::from_bytes(br#"{"word":"files","has_admin":true,"more":[1]}"#),
+            Some(Word::Files { has_admin: true })
+        );
         for bad in [&b"{}"[..], b"", b"{\"word\":\"other\"}", b"\xff"] {
             assert_eq!(Word::from_bytes(bad), None);
         }

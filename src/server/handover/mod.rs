@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::config::{AdminAddress, Config};
-use crate::logic::handover::words::{FEATURES, FORMAT, Hello, Offer, Wish, Word};
 use crate::logic::handover::MESSAGE_MAX;
+use crate::logic::handover::words::{FEATURES, FORMAT, Hello, Offer, Wish, Word};
 use crate::sys::rights;
 
 pub(super) use offering::{Offering, offer};
@@ -37,9 +37,8 @@ pub fn meeting_path(feed: &Path) -> PathBuf {
 pub fn probe(feed: &Path) -> Result<Offer, String> {
     let path = meeting_path(feed);
     let connection = rights::connect(&path).map_err(|error| no_server(&path, &error))?;
-    let said = rights::set_patience(connection.as_fd(), WORD_MAX).and_then(|()| {
-        say(connection.as_fd(), &Word::Hello(hello(Wish::Probe, 0, Vec::new(), String::new())), &[])
-    });
+    let said = rights::set_patience(connection.as_fd(), WORD_MAX)
+        .and_then(|()| say(connection.as_fd(), &Word::Hello(hello(Wish::Probe, 0, Vec::new(), String::new())), &[]));
     said.map_err(|error| format!("the running server does not answer: {error}"))?;
     match hear(connection.as_fd()) {
         Ok((Word::Offer(offer), _)) => Ok(*offer),

@@ -41,8 +41,8 @@ pub(in crate::server) struct Offering {
     pub(in crate::server) admin: Option<OwnedFd>,
     /// Whether the feed's file is the server's own.
     pub(in crate::server) has_feed_file: bool,
-    pub(in crate::server) addresses: Vec<SocketAddr>,
-    pub(in crate::server) tls_addresses: Vec<SocketAddr>,
+    /// The TCP addresses of clients' listeners, and those of the ones for TLS.
+    pub(in crate::server) addresses: [Vec<SocketAddr>; 2],
 }
 
 /// Everything that the thread of one conversation needs.
@@ -69,7 +69,8 @@ pub(in crate::server) fn offer(offering: Offering, listener: Option<OwnedFd>) ->
         }
     };
     let file = SocketFile::at(&path)?;
-    let meeting = Arc::new(Meeting { offering, listener, is_busy: AtomicBool::new(false), attempts: AtomicU64::new(0) });
+    let meeting =
+        Arc::new(Meeting { offering, listener, is_busy: AtomicBool::new(false), attempts: AtomicU64::new(0) });
     std::thread::Builder::new().name("handover".into()).spawn(move || {
         loop {
             match rights::accept(meeting.listener.as_fd()) {
@@ -152,7 +153,10 @@ impl Meeting {
         }
         let shards = stats.shards.len();
         if hello.shards != shards {
-            return Err(format!("the successor has {} shards and this server {shards}: they must be as many", hello.shards));
+            return Err(format!(
+                "the successor has {} shards and this server {shards}: they must be as many",
+                hello.shards
+            ));
         }
         let addresses = addresses_of(config);
         if hello.listen != addresses {
@@ -168,8 +172,9 @@ impl Meeting {
 
     /// What this server says about itself.
     fn answer(&self) -> Word {
-        let Offering { stats, has_feed_file, addresses, tls_addresses, .. } = &self.offering;
-        let handshakes = stats.shards.iter().map(|shard| shard.counters.tls_handshakes_open.load(Ordering::Relaxed)).sum();
+        let Offering { stats, has_feed_file, addresses: [addresses, tls_addresses], .. } = &self.offering;
+        let handshakes =
+            stats.shards.iter().map(|shard| shard.counters.tls_handshakes_open.load(Ordering::Relaxed)).sum();
         let let_go = [LetGo { reason: "tls_handshake".into(), connections: handshakes }];
         let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         Word::Offer(Box::new(Offer {
@@ -209,7 +214,12 @@ impl Meeting {
         match gone {
             Ok((moved, pause_ms)) => {
                 attempt.decide(Verdict::Go);
-                info!(connections = moved.connections, left = moved.left, pause_ms, "everything is handed over; this server ends");
+                info!(
+                    connections = moved.connections,
+                    left = moved.left,
+                    pause_ms,
+                    "everything is handed over; this server ends"
+                );
                 logging::write_last_lines();
                 process::end_at_once(0)
             }
@@ -267,7 +277,12 @@ impl Meeting {
     }
 
     /// Waits until every thread has sent its part and the successor has everything.
-    fn await_prepared(&self, connection: BorrowedFd<'_>, attempt: &Attempt, deadline: Instant) -> Result<Moved, String> {
+    fn await_prepared(
+        &self,
+        connection: BorrowedFd<'_>,
+        attempt: &Attempt,
+        deadline: Instant,
+    ) -> Result<Moved, String> {
         let mut missing = attempt.ends.len();
         let mut moved = Moved::default();
         let mut is_prepared = false;

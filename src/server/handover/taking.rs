@@ -12,7 +12,7 @@ use crate::figures::ServerFigures;
 use crate::link::handover::{Adopting, HandoverError, Moved, Part, Verdict};
 use crate::logic::handover::words::{Offer, Wish, Word};
 use crate::sys::clock::unix_ms;
-use crate::sys::rights;
+use crate::sys::{rights, socket};
 
 use super::super::StartError;
 use super::{WORD_MAX, addresses_of, has_admin, hear, hear_within, hello, meeting_path, no_server, say, state_dir_of};
@@ -54,6 +54,10 @@ impl Taking {
         let connection = rights::connect(&path).map_err(|error| failed(no_server(&path, &error)))?;
         let lost = |error: std::io::Error| failed(format!("the running server does not answer: {error}"));
         rights::set_patience(connection.as_fd(), WORD_MAX).map_err(lost)?;
+        let (user, own) = (socket::peer(connection.as_fd()).map_err(lost)?.uid, rights::own_user());
+        if user != own {
+            return Err(failed(format!("the running server's user is {user}, and this process's {own}")));
+        }
         let hello = hello(Wish::TakeOver, shards, addresses_of(config), state_dir_of(config));
         say(connection.as_fd(), &Word::Hello(hello), &[]).map_err(lost)?;
         let (mut offer, mut carriers) = (None, Vec::new());

@@ -2,6 +2,7 @@
 
 use crate::logic::id::Id;
 use crate::logic::log::{Log, Position};
+use crate::logic::session::LaneKey;
 use crate::logic::wheel::Tick;
 
 use super::super::settings::ticks;
@@ -29,6 +30,20 @@ impl Lanes {
         if !std::mem::replace(&mut cell.aging, true) {
             self.aging.push_back((now + ticks(LOG_KEPT), lane));
         }
+    }
+
+    /// The channel's lane of a key, which is new, with a predecessor's log that begins at `start`.
+    pub(in crate::shard) fn restore(
+        &mut self,
+        channel: u32,
+        key: LaneKey,
+        (start, since): (Position, Option<Id>),
+        touched: Tick,
+    ) -> u32 {
+        let lane = self.lane(channel, key);
+        self.cells[lane].log = Log::at(start, since);
+        self.cells[lane].touched = touched;
+        lane
     }
 
     /// Trims a log that every reader has read: frames for cheap resumes stay, within `budget` bytes over all logs.

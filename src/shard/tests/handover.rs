@@ -10,9 +10,7 @@ use crate::logic::handover::{FormatError, Kind, MESSAGE_MAX, Packer, Unpacker};
 use crate::sys::rights;
 
 /// The messages of what `send` sends, with their descriptors.
-fn sent(
-    send: impl FnOnce(BorrowedFd<'_>) -> Result<Moved, HandoverError>,
-) -> (Moved, Vec<(Vec<u8>, Vec<OwnedFd>)>) {
+fn sent(send: impl FnOnce(BorrowedFd<'_>) -> Result<Moved, HandoverError>) -> (Moved, Vec<(Vec<u8>, Vec<OwnedFd>)>) {
     let (from, to) = rights::pair().unwrap();
     // The socket's queue is too short for everything.
     let reader = std::thread::spawn(move || {

@@ -120,7 +120,8 @@ impl Rebuilding {
 
     fn add_dialect(&mut self, dialect: &record::Dialect) -> Result<(), HandoverError> {
         let Some(spoken) = Spoken::from_name(&dialect.protocol) else {
-            let message = format!("this version does not know the protocol {:?}, which clients speak", dialect.protocol);
+            let message =
+                format!("this version does not know the protocol {:?}, which clients speak", dialect.protocol);
             return Err(HandoverError::Refused(message));
         };
         self.dialects.push(LaneKey::new(spoken, if dialect.is_chunked { Coding::Chunked } else { Coding::Identity }));
@@ -270,7 +271,12 @@ impl Rebuilding {
     }
 }
 
-fn restore_tls(shard: &mut Shard, slot: u32, tls: Option<&record::Tls>, is_greeting: bool) -> Result<(), HandoverError> {
+fn restore_tls(
+    shard: &mut Shard,
+    slot: u32,
+    tls: Option<&record::Tls>,
+    is_greeting: bool,
+) -> Result<(), HandoverError> {
     let tables = &mut shard.slots.tls;
     if is_greeting {
         tables.greet(slot);
@@ -293,11 +299,12 @@ fn restore_mid(shard: &mut Shard, slot: u32, mid: Option<u32>) -> Result<(), Han
         subscription.place != NONE && log.frame_boundary(subscription.cursor) != subscription.cursor
     };
     let connection = &shard.slots[slot];
-    let found: Vec<usize> = (0..connection.subscriptions())
-        .filter(|index| connection.subscription(*index).is_some_and(within))
-        .collect();
+    let found: Vec<usize> =
+        (0..connection.subscriptions()).filter(|index| connection.subscription(*index).is_some_and(within)).collect();
     // A frame of which the kernel took nothing yet counts as one that is sent in part, too.
-    if found.iter().any(|index| Some(*index) != mid) || mid.is_some_and(|index| connection.subscription(index).is_none()) {
+    if found.iter().any(|index| Some(*index) != mid)
+        || mid.is_some_and(|index| connection.subscription(index).is_none())
+    {
         return Err(nonsense("a frame that is sent in part"));
     }
     if mid.is_some_and(|index| index > 0) {

@@ -190,7 +190,11 @@ impl<'a> Sender<'a> {
             let dialect = self.dialect(cell.key)?;
             let place = self.lanes.len() as u32;
             self.lanes.insert(lane, place);
-            self.send_lane(shard, lane, record::Lane { channel, dialect, touched: cell.touched, ..Default::default() })?;
+            self.send_lane(
+                shard,
+                lane,
+                record::Lane { channel, dialect, touched: cell.touched, ..Default::default() },
+            )?;
         }
         Ok(places)
     }
