@@ -8,8 +8,12 @@ use crate::logic::protocol::feed::{FeedError, Request};
 
 use super::HistoryPolicy;
 use super::Order;
-use super::core::Core;
+use super::core::{Core, Sent};
 use super::ids::IdSource;
+
+/// What was sent to a successor ahead; by default nothing.
+#[derive(Default)]
+pub struct SentAhead(Sent);
 
 /// The hub's order, history and routes, driven by hand.
 pub struct BareHub {
@@ -43,9 +47,17 @@ impl BareHub {
     ///
     /// # Errors
     /// If the successor has gone.
-    pub fn send_all(&mut self, carrier: BorrowedFd<'_>) -> Result<Moved, HandoverError> {
+    pub fn send_all(&mut self, carrier: BorrowedFd<'_>, ahead: SentAhead) -> Result<Moved, HandoverError> {
         self.core.settle_answers();
-        self.core.send_all(None, carrier, || {})
+        self.core.send_all(None, carrier, ahead.0, || {})
+    }
+
+    /// Sends the histories of this moment ahead.
+    ///
+    /// # Errors
+    /// If the successor has gone.
+    pub fn send_ahead(&mut self, carrier: BorrowedFd<'_>) -> Result<SentAhead, HandoverError> {
+        Ok(SentAhead(self.core.send_ahead(carrier)?))
     }
 
     /// Takes everything that a predecessor has sent.

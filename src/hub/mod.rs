@@ -52,7 +52,7 @@ use revocations::Revocations;
 use roles::Admission;
 
 pub use crate::figures::HubFigures;
-pub use bare::BareHub;
+pub use bare::{BareHub, SentAhead};
 pub use channels::HistoryPolicy;
 pub use memory::memory_max;
 

@@ -161,6 +161,8 @@ pub struct HubParting {
     pub carrier: OwnedFd,
     /// The hub's own part.
     pub part: Part,
+    /// Told when the histories are sent ahead and the pause begins, or why they cannot be sent.
+    pub begins: Sender<Result<(), HandoverError>>,
     /// The parts of the shards, whose sockets are in their mailboxes.
     pub shards: Vec<Part>,
 }
@@ -192,6 +194,29 @@ impl<'a> Outgoing<'a> {
         rights::set_patience(socket, BEAT)?;
         let (packer, rights, body) = (Packer::default(), Vec::new(), Vec::new());
         Ok(Outgoing { socket, packer, rights, body, beat: Box::new(beat) })
+    }
+
+    /// Goes on with records after those that a packer has taken.
+    ///
+    /// # Errors
+    /// If the descriptor is no socket.
+    pub fn after(
+        packer: Packer,
+        socket: BorrowedFd<'a>,
+        beat: impl FnMut() + 'a,
+    ) -> Result<Outgoing<'a>, HandoverError> {
+        Ok(Outgoing { packer, ..Outgoing::new(socket, beat)? })
+    }
+
+    /// Stops for a while. No record with a descriptor may have been added.
+    pub fn pause(self) -> Packer {
+        debug_assert!(self.rights.is_empty(), "a descriptor is not kept over a pause");
+        self.packer
+    }
+
+    /// Whether the next message would not wait for the other process.
+    pub fn has_room(&self) -> bool {
+        rights::is_writable(self.socket)
     }
 
     /// Adds a record, with a descriptor if one belongs to it.

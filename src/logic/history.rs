@@ -106,9 +106,17 @@ impl History {
         self.events.range(start..).map(|kept| &kept.event)
     }
 
-    /// All kept events, oldest first, each with the time at which it arrived.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Event>, u64)> {
-        self.events.iter().map(|kept| (&kept.event, kept.arrived_ms))
+    /// The kept events with ids greater than `after`, oldest first, each with the time at which it arrived.
+    pub fn arrived_after(&self, after: Id) -> impl Iterator<Item = (&Arc<Event>, u64)> {
+        let start = self.events.partition_point(|kept| kept.event.id <= after);
+        self.events.range(start..).map(|kept| (&kept.event, kept.arrived_ms))
+    }
+
+    /// Drops the events up to an id.
+    pub fn drop_until(&mut self, id: Id) {
+        while self.events.front().is_some_and(|oldest| oldest.event.id <= id) {
+            self.drop_oldest();
+        }
     }
 
     /// The id of the newest event, if one is kept.

@@ -27,6 +27,7 @@ use crate::sys::fdtable::raise_descriptor_limit;
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::ring::{Ring, explain_setup_error};
+use crate::sys::socket::SocketFile;
 
 use super::backplane::{self, Joining};
 use super::certificates::Certificates;
@@ -72,20 +73,17 @@ pub(super) fn start(
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
-    let state_figures = server_state.clone();
-    let stats = Arc::new(Stats { state: state_figures, server: figures, hub: Arc::default(), shards: by_shard });
+    let state_shown = server_state.clone();
+    let stats = Arc::new(Stats { state: state_shown, server: figures, hub: Arc::default(), shards: by_shard });
     let tls = certificates.as_ref().map(|certificates| certificates.current());
-    let by_shard = std::mem::take(&mut clients.by_shard);
-    let client_side = ClientSide { listeners: by_shard, admission, tls };
+    let client_side = ClientSide { listeners: std::mem::take(&mut clients.by_shard), admission, tls };
     let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats, taking.as_mut())?;
     let Threads { to_hub, hub, drained, feeds, watched, letters, backplane } = threads;
     // A predecessor's clients are waiting; others that come while a node reads its log wait in the listeners' queues.
     let mut shards_to_start = Some(shards_to_start);
     if let Some(taking) = &mut taking {
-        server_state.set_started();
         start_shards(shards_to_start.take(), &watched[1..])?;
-        taking.take(&stats.server)?;
-        (feed_file, files) = sockets::files_of_predecessor(config, taking.offer.has_feed_file);
+        (feed_file, files) = take_over(config, taking, &stats)?;
     }
     let has_feed_file = feed_file.is_some();
     if let Some(listener) = admin {
@@ -93,14 +91,9 @@ pub(super) fn start(
         let figures = (stats.clone(), logging.filter);
         control::start(control_parts(config, listener, feeds, &to_hub, figures, is_narrowed))?;
     }
-    if let Some(backplane) = backplane {
-        backplane.catch_up()?;
-    }
+    backplane.map_or(Ok(()), |backplane| backplane.catch_up())?;
     start_shards(shards_to_start, &watched[1..])?;
-    keys::watch(config.auth.clone(), looks, to_hub.clone())?;
-    if let Some(certificates) = &certificates {
-        certificates.watch()?;
-    }
+    watch_files(config, looks, certificates.as_ref(), &to_hub)?;
     let watch_file = |file| feed_file::watch(config.feed.clone(), file, server_state.clone(), to_hub.clone());
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
@@ -118,8 +111,20 @@ pub(super) fn start(
     let meeting = handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))?;
     let service = service::start(stats)?;
     info!(shards, feed = %config.feed.path.display(), "ready");
-    let (demo, state) = (start_demo(config, &clients)?, server_state);
-    Ok(Server { to_hub, state, hub, drained, demo, service, files, feed_file, certificates, meeting, _lock: lock })
+    let demo = start_demo(config, &clients)?;
+    Ok(Server {
+        to_hub,
+        state: server_state,
+        hub,
+        drained,
+        demo,
+        service,
+        files,
+        feed_file,
+        certificates,
+        meeting,
+        _lock: lock,
+    })
 }
 
 /// Opens what a server has, or asks a predecessor for it.
@@ -130,6 +135,28 @@ fn open(config: &Config, plan: &Plan, takes_over: bool) -> Result<(Option<Taking
     let mut taking = Taking::begin(config, plan.shards)?;
     let sockets = Sockets::of_predecessor(config, &mut taking, plan.shards)?;
     Ok((Some(taking), sockets))
+}
+
+/// Has the threads take a predecessor over; returns the files of its sockets, which are this process's from now on.
+fn take_over(
+    config: &Config,
+    taking: &mut Taking,
+    stats: &Stats,
+) -> Result<(Option<SocketFile>, Vec<SocketFile>), StartError> {
+    stats.state.set_started();
+    taking.take(&stats.server)?;
+    Ok(sockets::files_of_predecessor(config, taking.offer.has_feed_file))
+}
+
+/// Watches the files of keys and certificates.
+fn watch_files(
+    config: &Config,
+    looks: keys::Looks,
+    certificates: Option<&Arc<Certificates>>,
+    to_hub: &ToHub,
+) -> io::Result<()> {
+    keys::watch(config.auth.clone(), looks, to_hub.clone())?;
+    certificates.map_or(Ok(()), |certificates| certificates.watch())
 }
 
 /// The parts of the control thread.

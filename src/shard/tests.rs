@@ -255,13 +255,6 @@ impl Model {
         self.ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n{UPGRADE}"))
     }
 
-    fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        let mut config = (*self.shard.cx.settings.config).clone();
-        change(&mut config);
-        self.shard.cx.admission = Arc::new(Admission::new(&config.server));
-        self.shard.cx.settings = Settings::new(Arc::new(config), u64::MAX);
-    }
-
     /// The id of the newest event on a channel, as the hub remembers it.
     fn newest_on(&mut self, channel: &str) -> String {
         let mut out = Vec::new();
@@ -269,10 +262,6 @@ impl Model {
         self.hub.execute(parse(line.as_bytes()).unwrap(), self.now_ms, &mut out).unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
         answer["events"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned()
-    }
-
-    fn publish_on(&mut self, channel: &str, data: &str) {
-        self.say(&format!(r#"{{"op":"publish","channel":"{channel}","data":"{data}","ref":1}}"#));
     }
 
     fn connect(&mut self) {

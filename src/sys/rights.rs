@@ -84,6 +84,13 @@ pub fn set_patience(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<()
 #[repr(C)]
 struct Control([u64; CONTROL_WORDS]);
 
+/// Whether a send on the socket would not wait. A socket that has failed counts as one: the send says why.
+pub fn is_writable(socket: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, which lives through the call; with no time to wait, the call returns at once.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}
+
 /// Sends one message with up to [`RIGHTS_MAX`] descriptors, whole or not at all. The receiver gets descriptors of its own.
 ///
 /// # Errors
@@ -234,9 +241,12 @@ mod tests {
         let (one, other) = pair().unwrap();
         set_patience(one.as_fd(), Duration::from_millis(10)).unwrap();
         assert_eq!(receive(one.as_fd(), &mut [0; 9], &mut Vec::new()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(is_writable(one.as_fd()));
         let full = (0..10_000).find_map(|_| send(one.as_fd(), &[0; 4096], &[]).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        assert!(!is_writable(one.as_fd()));
         drop(other);
+        assert!(is_writable(one.as_fd()));
     }
 
     #[test]

@@ -382,6 +382,7 @@ fn a_successor_that_dies_or_stands_still_leaves_everybody_with_the_running_serve
     drop(Actor::come(&server));
     is_served(&server, &mut streams, "dead when ready");
     let actor = Actor::come(&server);
+    actor.drain(1);
     assert!(actor.drain(0) >= 300);
     drop(actor);
     is_served(&server, &mut streams, "dead with everything");
@@ -389,15 +390,18 @@ fn a_successor_that_dies_or_stands_still_leaves_everybody_with_the_running_serve
     for reads in [false, true] {
         let actor = Actor::come(&server);
         if reads {
-            actor.drain(0);
             actor.drain(1);
+            actor.drain(0);
         }
         let begun = Instant::now();
         server.publish("a", "while it stands still");
         assert!(begun.elapsed() < PATIENCE);
         streams.iter_mut().for_each(|stream| assert_eq!(stream.next().unwrap().data, "while it stands still"));
         let last = hear(&actor.connection);
-        assert!(matches!(&last, Some((Word::Refused { reason }, _)) if reason.contains("longer")), "{last:?}");
+        assert!(
+            matches!(&last, Some((Word::Refused { reason }, _)) if reason.contains("longer") || reason.contains("nothing")),
+            "{last:?}"
+        );
         is_served(&server, &mut streams, "standstill");
     }
     assert_eq!(server.stats()["process"]["handover_failures"], 5);

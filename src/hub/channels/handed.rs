@@ -1,5 +1,7 @@
 //! Channels as records of a hand-over, and back.
 
+use std::collections::HashSet;
+use std::mem;
 use std::sync::Arc;
 
 use crate::logic::cells::NONE;
@@ -28,7 +30,7 @@ impl HubChannels {
         (since, channel.ended.then(|| self.ends.of(index)), channel.is_published)
     }
 
-    /// Adds a channel of a predecessor; returns its number. No limit holds for it.
+    /// Adds a channel of a predecessor, or brings one that was sent ahead up to date; returns its number. No limit holds for it.
     pub(in crate::hub) fn restore_channel(
         &mut self,
         name: &ChannelName,
@@ -37,30 +39,47 @@ impl HubChannels {
         is_published: bool,
     ) -> u32 {
         let index = self.find_or_add(name);
+        if self.cells[index].history != NONE {
+            self.change_history(index, |history| history.drop_until(since));
+        }
         self.cells[index].since = since;
         self.count_as(index, is_published);
-        if let Some(id) = ended {
-            self.end(index, id);
+        match ended {
+            Some(id) => self.end(index, id),
+            None if mem::take(&mut self.cells[index].ended) => self.ends.remove(index),
+            None => {}
         }
         index
     }
 
-    /// Adds an event of a predecessor to a channel's history; returns whether it is newer than those before it.
-    pub(in crate::hub) fn restore_event(&mut self, index: u32, event: Arc<Event>, arrived_ms: u64) -> bool {
+    /// Adds an event of a predecessor to a channel's history, unless it is there already.
+    pub(in crate::hub) fn restore_event(&mut self, index: u32, event: Arc<Event>, arrived_ms: u64) {
         let newest = self.history(index).and_then(History::newest);
         if event.id <= newest.unwrap_or(self.cells[index].since) {
-            return false;
+            return;
         }
         let limits = self.policies[usize::from(self.cells[index].policy)];
         let channel = &mut self.cells[index];
         if limits.events_max == 0 {
             channel.since = event.id;
-            return true;
+            return;
         }
         if channel.history == NONE {
             channel.history = self.histories.add(History::new(channel.since));
         }
         self.change_history(index, |history| history.push(event, &limits, arrived_ms));
-        true
+    }
+
+    /// Forgets the channels that were sent ahead and have gone since: all but those that are `present`.
+    pub(in crate::hub) fn restore_end(&mut self, present: &HashSet<u32>) {
+        for index in 0..self.cells.capacity() {
+            if self.cells[index].name.is_none() || present.contains(&index) {
+                continue;
+            }
+            if self.cells[index].history != NONE {
+                self.change_history(index, |history| history.drop_until(Id::MAX));
+            }
+            self.forget(index);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The successor's side of a hand-over: the hub is made of what its predecessor sends. No publisher is touched before the main
 //! thread says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -29,7 +29,12 @@ struct Rebuilding {
     /// The numbers of the feed's connections, by their places.
     publishers: Vec<usize>,
     listener: Option<UnixListener>,
+    /// The hub's numbers have come: from here on all channels come as they are now. Those before were sent ahead.
     has_numbers: bool,
+    /// The channels that are there now.
+    present: HashSet<u32>,
+    /// The newest event.
+    newest: Id,
 }
 
 fn nonsense(what: &'static str) -> HandoverError {
@@ -83,6 +88,10 @@ impl Core {
         if !rebuilding.has_numbers {
             return Err(nonsense("a hub without its numbers"));
         }
+        if rebuilding.newest > self.applied {
+            return Err(nonsense("an event after the newest one"));
+        }
+        self.channels.restore_end(&rebuilding.present);
         let connections = rebuilding.publishers.len() as u64;
         Ok((Moved { connections, left: 0 }, rebuilding.listener))
     }
@@ -104,12 +113,17 @@ impl Core {
                 Ok(())
             }
             (Kind::HubChannel, None) => {
-                rebuilding.channel = Some(self.take_channel(&decode(body)?));
+                let channel = self.take_channel(&decode(body)?);
+                rebuilding.channel = Some(channel);
+                if rebuilding.has_numbers {
+                    rebuilding.present.insert(channel);
+                }
                 Ok(())
             }
             (Kind::Events, None) => {
                 let channel = rebuilding.channel.ok_or(nonsense("events of no channel"))?;
-                self.take_events(channel, decode(body)?)
+                rebuilding.newest = rebuilding.newest.max(self.take_events(channel, decode(body)?)?);
+                Ok(())
             }
             (Kind::Key, None) => {
                 let record::Key { key, channels, ids, age_ms } = decode(body)?;
@@ -151,8 +165,10 @@ impl Core {
         self.channels.restore_channel(&name, Id::from_bits(channel.since), ended, channel.is_published)
     }
 
-    fn take_events(&mut self, index: u32, events: record::Events) -> Result<(), HandoverError> {
-        let Some(channel) = self.channels.known_name(index).cloned() else { return Ok(()) };
+    /// Adds events to a channel's history; returns the newest one's id.
+    fn take_events(&mut self, index: u32, events: record::Events) -> Result<Id, HandoverError> {
+        let mut newest = Id::ZERO;
+        let Some(channel) = self.channels.known_name(index).cloned() else { return Ok(newest) };
         for record::Event { id, name, kind, payload, age_ms } in events.events {
             let kind = match kind {
                 0 => Payload::Text,
@@ -161,18 +177,17 @@ impl Core {
                 _ => return Err(nonsense("the kind of an event")),
             };
             let id = Id::from_bits(id);
-            if id > self.applied || kind != Payload::Binary && std::str::from_utf8(&payload).is_err() {
+            if id <= newest || kind != Payload::Binary && std::str::from_utf8(&payload).is_err() {
                 return Err(nonsense("an event"));
             }
             // The payload shares the memory of a record with others; a copy of its own goes when the event does.
             let payload = bytes::Bytes::copy_from_slice(&payload);
             let draft = Draft { name: name.map(Into::into), kind, payload };
             let event = Arc::new(Event { id, channel: channel.clone(), draft });
-            if !self.channels.restore_event(index, event, self.now.steady_ms.saturating_sub(age_ms)) {
-                return Err(nonsense("the order of events"));
-            }
+            self.channels.restore_event(index, event, self.now.steady_ms.saturating_sub(age_ms));
+            newest = id;
         }
-        Ok(())
+        Ok(newest)
     }
 
     fn take_account(&mut self, rebuilding: &mut Rebuilding, account: &record::Account) -> Result<(), HandoverError> {

@@ -8,6 +8,7 @@
 
 mod accept;
 mod adopting;
+mod ahead;
 mod apply;
 mod budget;
 mod commands;
@@ -49,10 +50,12 @@ use super::trace::Traces;
 use super::watch::Want;
 
 use accept::Accepting;
+use ahead::Ahead;
 use apply::Applying;
 use budget::{Clock, Now};
 
 pub(super) use accept::LOG_TICKS_PER_SECOND;
+pub(super) use ahead::Sent;
 pub(super) use turn::Ports;
 
 /// The hub's state: its parts, and the fields that belong to no part.
@@ -119,6 +122,8 @@ pub(super) struct Core {
     is_stopped: bool,
     /// The hub hears what a predecessor's shards follow: no limit holds for it, and nobody is told.
     is_adopting: bool,
+    /// Histories that are being sent ahead to a successor.
+    ahead: Option<Box<Ahead>>,
     /// The buffer for lines in the making.
     line: Vec<u8>,
 }
@@ -175,6 +180,7 @@ impl Core {
             cut: 0,
             is_stopped: false,
             is_adopting: false,
+            ahead: None,
             line: Vec::new(),
         }
     }

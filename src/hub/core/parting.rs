@@ -12,9 +12,11 @@ use crate::link::{HubInbox, HubMessage, Listening, ShardMessage};
 use crate::logic::event::{Event, Kind as Payload};
 use crate::logic::handover::Kind;
 use crate::logic::handover::feeds as record;
+use crate::logic::id::Id;
 
 use super::super::Order;
 use super::super::answers::Awaited;
+use super::ahead::Sent;
 use super::turn::Ports;
 use super::{Core, HubFigures};
 
@@ -27,15 +29,15 @@ const ALL: usize = usize::MAX;
 
 impl Core {
     /// Takes part in a hand-over: returns if it has failed, and never if it has succeeded.
-    pub(super) fn part(&mut self, ports: &Ports, parting: HubParting) {
-        let HubParting { carrier, part, shards } = parting;
+    pub(super) fn part(&mut self, ports: &Ports, parting: HubParting, sent: Sent) {
+        let HubParting { carrier, part, shards, .. } = parting;
         let mut kept = Vec::new();
         if self.come_to_rest(&ports.inbox, &part, shards, &mut kept) {
             self.settle_answers();
             let figures = self.figures.clone();
             let beat = || HubFigures::add(&figures.rounds, 1);
             let listener = self.rebound.as_ref().unwrap_or(&ports.listener);
-            let sent = self.send_all(Some(listener.as_fd()), carrier.as_fd(), beat);
+            let sent = self.send_all(Some(listener.as_fd()), carrier.as_fd(), sent, beat);
             // A main thread that has ended decides nothing.
             let _ = part.report.send(sent);
             while part.await_verdict(beat) == Verdict::Go {
@@ -123,12 +125,13 @@ impl Core {
         &self,
         listener: Option<BorrowedFd<'_>>,
         carrier: BorrowedFd<'_>,
+        ahead: Sent,
         beat: impl FnMut(),
     ) -> Result<Moved, HandoverError> {
         let Order::Local(ids) = &self.order else {
             return Err(HandoverError::Refused("the order is that of a cluster's log".into()));
         };
-        let mut outgoing = Outgoing::new(carrier, beat)?;
+        let mut outgoing = Outgoing::after(ahead.packer, carrier, beat)?;
         let (revoked_bytes, revoked_lines) = self.revocations.extent();
         let (floor, lost_until) = self.channels.bounds();
         let numbers = record::Hub {
@@ -147,7 +150,7 @@ impl Core {
             outgoing.add(Kind::Feed, &record::Ear::default(), Some(listener))?;
         }
         let now_ms = (self.clock)().steady_ms;
-        self.send_channels(&mut outgoing, now_ms)?;
+        self.send_channels(&mut outgoing, ahead.until, now_ms)?;
         self.send_keys(&mut outgoing, now_ms)?;
         let connections = self.send_publishers(&mut outgoing, now_ms)?;
         outgoing.end()?;
@@ -168,27 +171,49 @@ impl Core {
         }
     }
 
-    fn send_channels(&self, outgoing: &mut Outgoing<'_>, now_ms: u64) -> Result<(), HandoverError> {
+    /// Sends all channels, with their events after an id.
+    fn send_channels(&self, outgoing: &mut Outgoing<'_>, after: Id, now_ms: u64) -> Result<(), HandoverError> {
         for index in 0..self.channels.places() {
-            let Some(name) = self.channels.known_name(index) else { continue };
-            let (since, ended, is_published) = self.channels.facts(index);
-            let ended = ended.map(|id| id.bits());
-            let record = record::HubChannel { name: name.to_string(), since: since.bits(), ended, is_published };
-            outgoing.add(Kind::HubChannel, &record, None)?;
-            let (mut batch, mut bytes) = (record::Events::default(), 0);
-            for (event, arrived_ms) in self.channels.history(index).into_iter().flat_map(|history| history.iter()) {
-                bytes += event.weight() + 32;
-                batch.events.push(of_event(event, now_ms.saturating_sub(arrived_ms)));
-                if bytes >= EVENTS_BYTES {
-                    outgoing.add(Kind::Events, &std::mem::take(&mut batch), None)?;
-                    bytes = 0;
+            let mut after = after;
+            if self.channels.known_name(index).is_some() {
+                self.send_channel(outgoing, index)?;
+                while let Some(newest) = self.send_events(outgoing, index, after, now_ms)? {
+                    after = newest;
                 }
-            }
-            if !batch.events.is_empty() {
-                outgoing.add(Kind::Events, &batch, None)?;
             }
         }
         Ok(())
+    }
+
+    /// Sends a channel without its events.
+    pub(super) fn send_channel(&self, outgoing: &mut Outgoing<'_>, index: u32) -> Result<(), HandoverError> {
+        let name = self.channels.known_name(index).map(ToString::to_string).unwrap_or_default();
+        let (since, ended, is_published) = self.channels.facts(index);
+        let ended = ended.map(|id| id.bits());
+        outgoing.add(Kind::HubChannel, &record::HubChannel { name, since: since.bits(), ended, is_published }, None)
+    }
+
+    /// Sends some of the events after an id of the channel that was sent last; returns the newest one's id if there was one.
+    pub(super) fn send_events(
+        &self,
+        outgoing: &mut Outgoing<'_>,
+        index: u32,
+        after: Id,
+        now_ms: u64,
+    ) -> Result<Option<Id>, HandoverError> {
+        let (mut batch, mut bytes, mut newest) = (record::Events::default(), 0, None);
+        for (event, arrived_ms) in self.channels.history(index).into_iter().flat_map(|h| h.arrived_after(after)) {
+            bytes += event.weight() + 32;
+            newest = Some(event.id);
+            batch.events.push(of_event(event, now_ms.saturating_sub(arrived_ms)));
+            if bytes >= EVENTS_BYTES {
+                break;
+            }
+        }
+        if newest.is_some() {
+            outgoing.add(Kind::Events, &batch, None)?;
+        }
+        Ok(newest)
     }
 
     fn send_keys(&self, outgoing: &mut Outgoing<'_>, now_ms: u64) -> Result<(), HandoverError> {

@@ -83,6 +83,7 @@ impl Core {
         self.flush();
         self.send();
         self.sweep();
+        self.go_on_ahead(ports);
         // Messages that were sent are off the shards' accounts, and shards must know of listeners that have gone.
         self.flush();
         self.note_turn(begun);
@@ -152,8 +153,8 @@ impl Core {
             };
             self.heard += 1;
             if let HubMessage::HandOver(parting) = message {
-                self.part(ports, *parting);
-                break;
+                self.begin_ahead(*parting);
+                continue;
             }
             let cost = self.cost(&message);
             self.hear(message, self.now);
@@ -370,7 +371,7 @@ impl Core {
             Accepting::Paused(until) => Some(until),
             Accepting::Awaited | Accepting::Ready => None,
         };
-        let times = [Some(self.sweep_at), self.questions.deadline(), paused, self.held_until()];
+        let times = [Some(self.sweep_at), self.questions.deadline(), paused, self.held_until(), self.ahead_at()];
         let next = times.into_iter().flatten().fold(self.now.instant + TURN_EVERY, Instant::min);
         if self.tick_at.is_none_or(|tick_at| next < tick_at) {
             self.tick_at = Some(next);

@@ -318,7 +318,7 @@ pub struct Resume {
     pub opening: Option<Opening>,
 }
 
-/// A connection's identity.
+/// The identity of a connection.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Identity {
     /// The user.

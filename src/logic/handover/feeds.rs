@@ -78,7 +78,7 @@ pub struct Events {
     pub events: Vec<Event>,
 }
 
-/// An idempotency key.
+/// An idempotency key with its ids.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Key {
     /// The key itself.
@@ -95,7 +95,7 @@ pub struct Key {
     pub age_ms: u64,
 }
 
-/// A revoked token.
+/// A token that was revoked.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Revoked {
     /// The token's id.

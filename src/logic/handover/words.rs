@@ -77,7 +77,7 @@ pub struct Offer {
     pub tls_addresses: Vec<String>,
 }
 
-/// One word.
+/// One word of a process to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "word", rename_all = "snake_case")]
 pub enum Word {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tracing::{info, warn};
 
 use crate::config::{BackplaneKind, Config};
@@ -25,6 +25,8 @@ use super::{WORD_MAX, addresses_of, hear, hear_within, left_until, meeting_path,
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The time in which a successor must have its threads.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// The time in which the histories must be sent ahead, while everybody is served.
+const AHEAD_MAX: Duration = Duration::from_secs(120);
 /// The interval at which the threads' reports are looked at while the successor is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -105,6 +107,8 @@ struct Attempt {
     ends: Vec<OwnedFd>,
     verdicts: Vec<Sender<Verdict>>,
     reports: Receiver<Result<Moved, HandoverError>>,
+    /// Told when the pause begins.
+    begins: Receiver<Result<(), HandoverError>>,
 }
 
 impl Meeting {
@@ -200,13 +204,15 @@ impl Meeting {
             Ok(ends) => ends,
             Err(error) => return format!("the successor was not ready: {error}"),
         };
-        let begun = Instant::now();
         let attempt = match self.begin(ends) {
             Ok(attempt) => attempt,
             Err(error) => return format!("the hand-over cannot begin: {error}"),
         };
-        let ended = self.await_prepared(connection, &attempt, begun + PAUSE_MAX);
-        let gone = ended.and_then(|moved| {
+        let begun = self.await_pause(connection, &attempt);
+        let ended = begun.and_then(|(begun, is_prepared)| {
+            Ok((self.await_prepared(connection, &attempt, begun + PAUSE_MAX, is_prepared)?, begun))
+        });
+        let gone = ended.and_then(|(moved, begun)| {
             let pause_ms = begun.elapsed().as_millis() as u64;
             let said = say(connection, &Word::Go { pause_ms, left: moved.left }, &[]);
             said.map(|()| (moved, pause_ms)).map_err(|error| format!("the successor has gone: {error}"))
@@ -263,7 +269,8 @@ impl Meeting {
             verdicts.push(decide);
             parts.push(Part { number, report: report.clone(), verdict });
         }
-        let attempt = Attempt { ends, verdicts, reports };
+        let (begin, begins) = crossbeam_channel::bounded(1);
+        let attempt = Attempt { ends, verdicts, reports, begins };
         let (Some(part), Some(end)) = (parts.pop(), attempt.ends.last()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -271,9 +278,49 @@ impl Meeting {
         for (letter, end) in self.offering.letters.iter().zip(&attempt.ends) {
             letter.send(number, end)?;
         }
-        self.offering.to_hub.send(HubMessage::HandOver(Box::new(HubParting { carrier, part, shards: parts })));
+        self.offering.to_hub.send(HubMessage::HandOver(Box::new(HubParting {
+            carrier,
+            part,
+            begins: begin,
+            shards: parts,
+        })));
         self.offering.to_hub.ring();
         Ok(attempt)
+    }
+
+    /// Waits until the histories are sent ahead, while everybody is served; returns the time at which the pause has begun.
+    /// With it comes whether the successor is prepared already.
+    fn await_pause(&self, connection: BorrowedFd<'_>, attempt: &Attempt) -> Result<(Instant, bool), String> {
+        let deadline = Instant::now() + AHEAD_MAX;
+        loop {
+            match attempt.begins.try_recv() {
+                Ok(Ok(())) => return Ok((Instant::now(), false)),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return Err("the hub has ended the hand-over".into()),
+            }
+            if left_until(deadline).is_zero() {
+                return Err("the histories are too long to be sent".into());
+            }
+            // A short pause may be over within this look.
+            if self.look(connection)? {
+                return Ok((Instant::now(), true));
+            }
+        }
+    }
+
+    /// Looks whether the successor has said something, or this server is told to end; returns whether the successor is prepared.
+    fn look(&self, connection: BorrowedFd<'_>) -> Result<bool, String> {
+        if self.offering.stats.state.is_leaving() {
+            return Err("this server was told to end".into());
+        }
+        match hear_within(connection, LOOK_EVERY) {
+            Ok(None) => Ok(false),
+            Ok(Some((Word::Prepared, _))) => Ok(true),
+            Ok(Some((Word::Refused { reason }, _))) => Err(reason),
+            Ok(Some(_)) => Err("the successor's word makes no sense".into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Waits until every thread has sent its part and the successor has everything.
@@ -282,10 +329,10 @@ impl Meeting {
         connection: BorrowedFd<'_>,
         attempt: &Attempt,
         deadline: Instant,
+        mut is_prepared: bool,
     ) -> Result<Moved, String> {
         let mut missing = attempt.ends.len();
         let mut moved = Moved::default();
-        let mut is_prepared = false;
         while missing > 0 || !is_prepared {
             while let Ok(report) = attempt.reports.try_recv() {
                 let one = report.map_err(|error| error.to_string())?;
@@ -296,16 +343,7 @@ impl Meeting {
             if left_until(deadline).is_zero() {
                 return Err(format!("it took longer than {} s", PAUSE_MAX.as_secs()));
             }
-            if self.offering.stats.state.is_leaving() {
-                return Err("this server was told to end".into());
-            }
-            match hear_within(connection, LOOK_EVERY) {
-                Ok(None) => {}
-                Ok(Some((Word::Prepared, _))) => is_prepared = true,
-                Ok(Some((Word::Refused { reason }, _))) => return Err(reason),
-                Ok(Some(_)) => return Err("the successor's word makes no sense".into()),
-                Err(error) => return Err(error.to_string()),
-            }
+            is_prepared |= self.look(connection)?;
         }
         Ok(moved)
     }

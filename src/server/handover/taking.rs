@@ -18,7 +18,7 @@ use super::super::StartError;
 use super::{WORD_MAX, addresses_of, has_admin, hear, hear_within, hello, meeting_path, no_server, say, state_dir_of};
 
 /// The longest time that the running server may take to send everything: much longer than it gives itself.
-const TAKE_MAX: Duration = Duration::from_secs(60);
+const TAKE_MAX: Duration = Duration::from_secs(300);
 /// The interval at which it is looked whether the running server has given up.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 

@@ -5,12 +5,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::super::Listener;
 use super::super::turn::{adopting, parting};
 use super::*;
+use crate::hub::SentAhead;
 use crate::link::handover::{HandoverError, Incoming, Moved};
 use crate::logic::handover::{FormatError, Kind, MESSAGE_MAX, Packer, Unpacker};
 use crate::sys::rights;
 
+/// Messages with their descriptors.
+type Messages = Vec<(Vec<u8>, Vec<OwnedFd>)>;
+
 /// The messages of what `send` sends, with their descriptors.
-fn sent(send: impl FnOnce(BorrowedFd<'_>) -> Result<Moved, HandoverError>) -> (Moved, Vec<(Vec<u8>, Vec<OwnedFd>)>) {
+fn sent(send: impl FnOnce(BorrowedFd<'_>) -> Result<Moved, HandoverError>) -> (Moved, Messages) {
     let (from, to) = rights::pair().unwrap();
     // The socket's queue is too short for everything.
     let reader = std::thread::spawn(move || {
@@ -31,7 +35,7 @@ fn sent(send: impl FnOnce(BorrowedFd<'_>) -> Result<Moved, HandoverError>) -> (M
 }
 
 /// Has `take` take messages.
-fn taken<T>(messages: Vec<(Vec<u8>, Vec<OwnedFd>)>, take: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+fn taken<T>(messages: Messages, take: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
     let (from, to) = rights::pair().unwrap();
     let writer = std::thread::spawn(move || {
         for (bytes, fds) in messages {
@@ -87,8 +91,8 @@ impl Model {
         (hub, Shard::new(parts, 10_000).unwrap(), inbox)
     }
 
-    /// Hands hub and shard over to new ones, with the two barriers of the real thing.
-    pub(super) fn hand_over(&mut self) {
+    /// Has hub and shard come to rest, with the two barriers of the real thing.
+    fn come_to_rest(&mut self) {
         // The first barrier is reached in ordinary turns.
         for _ in 0..1000 {
             self.hub.hear_all([], self.now_ms);
@@ -101,13 +105,26 @@ impl Model {
         self.work_off();
         self.hear_shard();
         self.work_off();
+    }
+
+    /// Hands hub and shard over to new ones.
+    pub(super) fn hand_over(&mut self) {
+        // Events come after the histories were sent ahead, too.
+        let (_, of_hub) = self::sent(|carrier| {
+            let ahead = self.hub.send_ahead(carrier)?;
+            for _ in 0..self.rng.usize(..4) {
+                self.publish();
+                self.turn();
+            }
+            self.come_to_rest();
+            self.hub.send_all(carrier, ahead)
+        });
         // Questions that the shard has asked since are asked of the new hub.
         let (mut hub, mut shard, inbox) = self.successors();
         let (sent, messages) = self::sent(|carrier| parting::send_all(&self.shard, carrier, || {}));
         let moved = taken(messages, |carrier| adopting::take_all(&mut shard, Incoming::new(carrier))).unwrap();
         assert_eq!(moved.connections, sent.connections);
-        let (_, messages) = self::sent(|carrier| self.hub.send_all(carrier));
-        taken(messages, |carrier| hub.take_all(carrier)).unwrap();
+        taken(of_hub, |carrier| hub.take_all(carrier)).unwrap();
         hub.hear_adopted(&inbox);
         assert_eq!(sent.left, 0, "no handshake is under way");
         shard.slots.check_invariants();
@@ -150,7 +167,7 @@ fn the_model_of_delivery_holds_over_tls_and_hand_overs() {
 }
 
 /// Records with a change in one of their bodies: a byte is another one, is missing, or comes twice.
-fn damaged(rng: &mut fastrand::Rng, messages: &[(Vec<u8>, Vec<OwnedFd>)]) -> Vec<(Vec<u8>, Vec<OwnedFd>)> {
+fn damaged(rng: &mut fastrand::Rng, messages: &Messages) -> Messages {
     let mut records: Vec<(Kind, Vec<u8>, Option<OwnedFd>)> = Vec::new();
     let mut unpacker = Unpacker::default();
     for (bytes, fds) in messages {
@@ -190,11 +207,7 @@ fn damaged(rng: &mut fastrand::Rng, messages: &[(Vec<u8>, Vec<OwnedFd>)]) -> Vec
     packed
 }
 
-fn pack(
-    packed: &mut Vec<(Vec<u8>, Vec<OwnedFd>)>,
-    message: &[u8],
-    waiting: &mut Vec<OwnedFd>,
-) -> Result<(), FormatError> {
+fn pack(packed: &mut Messages, message: &[u8], waiting: &mut Vec<OwnedFd>) -> Result<(), FormatError> {
     packed.push((message.to_vec(), std::mem::take(waiting)));
     Ok(())
 }
@@ -209,7 +222,7 @@ fn records_that_make_no_sense_are_refused_or_harmless() {
         }
         parting::settle(&mut model.shard);
         let (_, messages) = sent(|carrier| parting::send_all(&model.shard, carrier, || {}));
-        let (_, of_hub) = sent(|carrier| model.hub.send_all(carrier));
+        let (_, of_hub) = sent(|carrier| model.hub.send_all(carrier, SentAhead::default()));
         for round in 0..60 {
             let mut rng = fastrand::Rng::with_seed(seed * 1000 + round);
             let (mut hub, mut shard, inbox) = model.successors();
