@@ -35,7 +35,7 @@ use super::handover::{self, Offering, Taking};
 use super::listeners::Listeners;
 use super::logging::Logging;
 use super::sockets::{self, Sockets};
-use super::state::State;
+use super::state::{State, StateLock};
 use super::watch::{self, Watched};
 use super::{Server, StartError, demo, feed_file, keys, service};
 
@@ -98,33 +98,35 @@ pub(super) fn start(
     let feed_file = feed_file.map(watch_file).transpose()?;
     server_state.set_started();
     watch::start(watched, stats.clone(), logging.lines)?;
+    let handed = (&lock, admin_copy, has_feed_file);
+    let meeting = offer(config, &stats, &to_hub, letters, handed, &clients, taking)?;
+    let service = service::start(stats)?;
+    info!(shards, feed = %config.feed.path.display(), "ready");
+    let (demo, state) = (start_demo(config, &clients)?, server_state);
+    Ok(Server { to_hub, state, hub, drained, demo, service, files, feed_file, certificates, meeting, _lock: lock })
+}
+
+/// Waits for successors from now on. With the lock come the admin listener, and whether the feed's file is the server's own.
+fn offer(
+    config: &Arc<Config>,
+    stats: &Arc<Stats>,
+    to_hub: &ToHub,
+    letters: Vec<Letters>,
+    (lock, admin, has_feed_file): (&StateLock, Option<OwnedFd>, bool),
+    clients: &Listeners,
+    taking: Option<Taking>,
+) -> io::Result<Option<SocketFile>> {
     let offering = Offering {
         config: config.clone(),
         stats: stats.clone(),
         to_hub: to_hub.clone(),
         letters,
         locks: lock.descriptors()?,
-        admin: admin_copy,
+        admin,
         has_feed_file,
         addresses: [clients.addresses.clone(), clients.tls_addresses.clone()],
     };
-    let meeting = handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))?;
-    let service = service::start(stats)?;
-    info!(shards, feed = %config.feed.path.display(), "ready");
-    let demo = start_demo(config, &clients)?;
-    Ok(Server {
-        to_hub,
-        state: server_state,
-        hub,
-        drained,
-        demo,
-        service,
-        files,
-        feed_file,
-        certificates,
-        meeting,
-        _lock: lock,
-    })
+    handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))
 }
 
 /// Opens what a server has, or asks a predecessor for it.
