@@ -246,12 +246,13 @@ fn a_backends_decision_and_its_unread_lines_are_not_lost() {
 
 #[test]
 fn slow_clients_and_those_that_catch_up_lose_nothing() {
-    let mut server =
-        Server::start("[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_bytes = \"64MiB\"\nhistory_events = 10000");
+    let mut server = Server::start(
+        "[limits]\nstall_timeout = \"2m\"\n[heartbeat]\ntcp_user_timeout = \"2m\"\n[namespace.\"*\"]\nmax_lag = \"64KiB\"\nhistory_bytes = \"64MiB\"\nhistory_events = 10000",
+    );
     let address = server.address;
     let mut feed = server.feed();
     let first = publish(&mut feed, "a", "0");
-    let mut slow: Vec<Stream> = (0..10).map(|_| Stream::open(address, "/sse?channel=a")).collect();
+    let mut slow: Vec<Stream> = (0..3).map(|_| Stream::open(address, "/sse?channel=a")).collect();
     let payload = "x".repeat(20_000);
     let publish_some = |server: &mut Server, range: std::ops::Range<usize>| {
         for number in range {
@@ -260,7 +261,7 @@ fn slow_clients_and_those_that_catch_up_lose_nothing() {
     };
     publish_some(&mut server, 1..400);
     let mut resumed: Vec<Stream> =
-        (0..10).map(|_| Stream::open(address, &format!("/sse?channel=a&last_event_id={first}"))).collect();
+        (0..3).map(|_| Stream::open(address, &format!("/sse?channel=a&last_event_id={first}"))).collect();
     server.take_over(&[]);
     publish_some(&mut server, 400..500);
     server.take_over(&[]);
