@@ -57,6 +57,9 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     check_descriptors(descriptors, shards)?;
     let Sockets { feed, feed_file, state, lock, admin, clients, files } =
         Sockets::open(config, shards, plan.cores.as_deref())?;
+    if let Some(certificates) = &certificates {
+        certificates.keep_tickets(&lock.path("tickets"));
+    }
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
@@ -76,7 +79,7 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
             log_filter: logging.filter,
             max_line: config.feed.max_line,
             feed_is_narrowed: is_narrowed(&config.feed) || feed_file.is_none(),
-            clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
+            clients_are_checked: config.checks_clients(),
             names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
         })?;
     }
@@ -97,12 +100,8 @@ pub(super) fn start(config: &Arc<Config>, logging: Logging, figures: Arc<ServerF
     info!(shards, feed = %config.feed.path.display(), "ready");
     let demo = config.demo.then(|| demo::Demo::start(config.feed.path.clone())).transpose()?;
     if config.demo {
-        for address in &clients.addresses {
-            info!("the demo is at http://{address}/");
-        }
-        for address in &clients.tls_addresses {
-            info!("the demo is at https://{address}/");
-        }
+        clients.addresses.iter().for_each(|address| info!("the demo is at http://{address}/"));
+        clients.tls_addresses.iter().for_each(|address| info!("the demo is at https://{address}/"));
     }
     Ok(Server { to_hub, state: server_state, hub, drained, demo, service, files, feed_file, certificates, _lock: lock })
 }

@@ -54,7 +54,7 @@ pub(super) fn lock(config: &Config) -> Result<StateLock, StartError> {
 
 impl StateLock {
     /// The path of a state file.
-    fn path(&self, suffix: &str) -> PathBuf {
+    pub(super) fn path(&self, suffix: &str) -> PathBuf {
         self.folder.join(format!("{}.{suffix}", self.name))
     }
 
