@@ -51,6 +51,9 @@ pub struct Common {
     /// Threads that hold the clients. [default: as many as their descriptors need]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
+    /// The measured server and its clients speak TLS 1.3 (ECDSA P-256, no session is resumed); the bare loop does not.
+    #[arg(long, global = true)]
+    pub tls: bool,
     /// A TOML file for the measured server instead of the harness's own settings.
     #[arg(long, global = true, value_name = "FILE")]
     pub server_config: Option<PathBuf>,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use hdrhistogram::Histogram;
+use rustls::ClientConfig;
 
 use super::args::{Format, Reading, Sample, Transport};
 use super::{BenchError, procfs, reader};
@@ -49,6 +50,8 @@ pub(crate) struct Subscription {
     /// A number that changes the addresses from which clients connect: clients that connect again need no port that is
     /// still in TIME_WAIT.
     pub(crate) generation: u8,
+    /// How clients shake hands, if they speak TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Subscription {
@@ -364,6 +367,7 @@ mod tests {
             first_thread: 0,
             last_event_id: last_event_id.map(str::to_owned),
             generation: 3,
+            tls: None,
         }
     }
 

@@ -18,6 +18,7 @@ mod reader;
 mod report;
 mod scenario_args;
 mod scenarios;
+mod secured;
 mod target;
 
 use std::io;

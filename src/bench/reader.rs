@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
+use rustls::ClientConnection;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::args::{Reading, Sample, Transport};
 use super::clients::{Command, Progress, Subscription, Tally};
 use super::payload::{self, STAMP_LEN, Scanner, Tail};
-use super::{BenchError, io_error};
+use super::{BenchError, io_error, secured};
 use crate::logic::protocol::http::ResponseHeadReader;
 use crate::sys::epoll::{Epoll, Events, Interest, Ready};
 use crate::sys::load;
@@ -42,6 +43,8 @@ enum Phase {
 
 struct Client {
     stream: Option<TcpStream>,
+    /// The client's side of TLS, if it speaks that.
+    tls: Option<Box<ClientConnection>>,
     phase: Phase,
     /// The number of the next event; 0 before the first event, which may have any.
     expected: u32,
@@ -216,7 +219,7 @@ impl<'a> Reader<'a> {
                 Ok(stream) => {
                     let (expected, received, bytes, tail) = (0, 0, 0, Tail::default());
                     let (stream, phase, head) = (Some(stream), Phase::Connecting, ResponseHeadReader::default());
-                    self.clients.push(Client { stream, phase, expected, received, bytes, tail, head });
+                    self.clients.push(Client { stream, tls: None, phase, expected, received, bytes, tail, head });
                     self.pending += 1;
                     self.open += 1;
                 }
@@ -236,7 +239,7 @@ impl<'a> Reader<'a> {
         if !(ready.readable || ready.hung_up) {
             return;
         }
-        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(mut client) = self.clients.get_mut(index) else { return };
         let is_open = client.phase == Phase::Open;
         let is_deaf = is_open && self.sink.reading == Reading::Never;
         if is_deaf && !ready.hung_up {
@@ -244,6 +247,9 @@ impl<'a> Reader<'a> {
         }
         let is_counted =
             is_open && (is_deaf || self.sink.reading == Reading::Count && !index.is_multiple_of(VERIFIED_EVERY));
+        if client.tls.is_some() && !is_counted {
+            return self.read_secured(index);
+        }
         loop {
             let Some(stream) = &client.stream else { return };
             let mut stream: &TcpStream = stream;
@@ -265,22 +271,62 @@ impl<'a> Reader<'a> {
                 Ok(0) => return self.gone(index, "the server closed it"),
                 Ok(len) => {
                     let before = client.phase;
-                    if let Err(answer) = self.sink.take(client, &mut self.buffer[..STAMP_LEN + len]) {
+                    if let Err(answer) = self.sink.take(client, &mut self.buffer[..STAMP_LEN + len], len) {
                         return self.gone(index, &answer);
                     }
-                    if client.phase == Phase::Open && before != Phase::Open {
-                        self.pending -= 1;
-                        self.ready += 1;
-                    }
+                    self.note_opened(index, before);
                     // A short read has emptied the socket, but not told of a closed connection.
                     if len < READ_LEN && !ready.hung_up {
                         return;
                     }
+                    let Some(again) = self.clients.get_mut(index) else { return };
+                    client = again;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return self.gone(index, &error.to_string()),
             }
+        }
+    }
+
+    /// Counts a client whose request was answered by what was just read.
+    fn note_opened(&mut self, index: usize, before: Phase) {
+        let is_open = self.clients.get(index).is_some_and(|client| client.phase == Phase::Open);
+        if is_open && before != Phase::Open {
+            self.pending -= 1;
+            self.ready += 1;
+        }
+    }
+
+    /// Reads a client that speaks TLS, up to the end of what has come.
+    fn read_secured(&mut self, index: usize) {
+        loop {
+            let Some(client) = self.clients.get_mut(index) else { return };
+            let (Some(stream), Some(mut tls)) = (&client.stream, client.tls.take()) else { return };
+            let (mut stream, before): (&TcpStream, Phase) = (stream, client.phase);
+            let mut wire = match tls.read_tls(&mut stream) {
+                Ok(0) => return self.gone(index, "the server closed it"),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    client.tls = Some(tls);
+                    return;
+                }
+                Err(error) => return self.gone(index, &error.to_string()),
+            };
+            let opened = tls.process_new_packets().map_err(|error| error.to_string());
+            // The end of the handshake; a client says little, so that the kernel takes it at once.
+            let said = opened.and_then(|_| flush(&mut tls, stream).map_err(|error| error.to_string()));
+            let mut taken = said;
+            while taken.is_ok()
+                && let Ok(length @ 1..) = tls.reader().read(&mut self.buffer[STAMP_LEN..])
+            {
+                taken = self.sink.take(client, &mut self.buffer[..STAMP_LEN + length], std::mem::take(&mut wire));
+            }
+            client.tls = Some(tls);
+            if let Err(why) = taken {
+                return self.gone(index, &why);
+            }
+            self.note_opened(index, before);
         }
     }
 
@@ -290,11 +336,22 @@ impl<'a> Reader<'a> {
         let request = subscription.request(self.thread, index);
         let Some(client) = self.clients.get_mut(index) else { return };
         let Some(mut stream) = client.stream.as_ref() else { return };
-        match stream.write(&request) {
-            Ok(len) if len == request.len() => client.phase = Phase::Asked,
-            Ok(_) => return self.gone(index, "no room for a whole request"),
-            Err(error) => return self.gone(index, &error.to_string()),
+        let asked = match &subscription.tls {
+            Some(config) => secured::client(config).and_then(|mut tls| {
+                tls.writer().write_all(&request)?;
+                flush(&mut tls, stream)?;
+                client.tls = Some(tls);
+                Ok(())
+            }),
+            None => stream.write(&request).and_then(|length| match length == request.len() {
+                true => Ok(()),
+                false => Err(ErrorKind::WriteZero.into()),
+            }),
+        };
+        if let Err(error) = asked {
+            return self.gone(index, &error.to_string());
         }
+        client.phase = Phase::Asked;
         if subscription.transport == Transport::Poll {
             // A poll's answer comes with its first event.
             client.phase = Phase::Open;
@@ -325,12 +382,13 @@ impl Sink {
         self.tally.last_us = payload::now_us();
     }
 
-    /// Counts the events of one read. `buffer` begins with room for the bytes that the client's tail has kept.
+    /// Counts the events of one read, for which `wire` bytes came over the wire. `buffer` begins with room for the bytes that the
+    /// client's tail has kept.
     ///
     /// # Errors
     /// The beginning of an answer that refuses the client's request.
-    fn take(&mut self, client: &mut Client, buffer: &mut [u8]) -> Result<(), String> {
-        let received = (buffer.len() - STAMP_LEN) as u64;
+    fn take(&mut self, client: &mut Client, buffer: &mut [u8], wire: usize) -> Result<(), String> {
+        let received = wire as u64;
         let kept = client.tail.bytes();
         let start = STAMP_LEN - kept.len();
         buffer[start..STAMP_LEN].copy_from_slice(kept);
@@ -367,6 +425,14 @@ impl Sink {
         }
         Ok(())
     }
+}
+
+/// Sends what a client's TLS has to say.
+fn flush(tls: &mut ClientConnection, mut stream: &TcpStream) -> std::io::Result<()> {
+    while tls.wants_write() {
+        tls.write_tls(&mut stream)?;
+    }
+    Ok(())
 }
 
 /// The error of an answer other than the expected one.

@@ -5,15 +5,17 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use super::args::{ClientArgs, Common};
 use super::publisher::{Feed, parse_url};
 use super::report::Side;
-use super::{BenchError, io_error, peers, procfs};
+use super::{BenchError, io_error, peers, procfs, secured};
 use crate::feed::client::FeedClient;
 use crate::sys::affinity::usable_cores;
 use crate::sys::load;
@@ -40,6 +42,8 @@ pub(super) struct Target {
     pub(super) path: Option<String>,
     /// The way to publish.
     pub(super) feed: Feed,
+    /// How clients shake hands, if the target speaks TLS.
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pids: Vec<u32>,
 }
 
@@ -96,6 +100,7 @@ impl Target {
         std::fs::create_dir_all(&folder).map_err(io_error("making a folder"))?;
         let socket = folder.join("feed.sock");
         let address = free_port()?;
+        let tls = (common.tls && kind.side == Side::Server).then(|| secured::prepare(&folder)).transpose()?;
         let mut command = match kind.side {
             Side::Nchan => peers::nchan(address, &folder)?,
             Side::Axum => peers::axum(address)?,
@@ -110,7 +115,7 @@ impl Target {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(io_error("starting the measured server"))?;
         let pids = vec![child.id()];
-        let mut target = Target { child: Some(child), folder, address, path: None, feed, pids };
+        let mut target = Target { child: Some(child), folder, address, path: None, feed, tls, pids };
         target.await_ready(kind.side)?;
         if !matches!(kind.side, Side::Server | Side::Limit) {
             target.pids = procfs::listeners(address.port());
@@ -126,7 +131,7 @@ impl Target {
             return Err(BenchError::Target(format!("no process of this host listens on port {}", address.port())));
         }
         let feed = Feed::parse(common.publish.as_deref().unwrap_or_default())?;
-        Ok(Target { child: None, folder: PathBuf::new(), address, path: Some(path), feed, pids })
+        Ok(Target { child: None, folder: PathBuf::new(), address, path: Some(path), feed, tls: None, pids })
     }
 
     fn await_ready(&mut self, side: Side) -> Result<(), BenchError> {
@@ -207,13 +212,19 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
         None => {
             let path = folder.join("bench.toml");
             let steer = format!("steer = {}\n", kind.place == Place::Together);
-            let config = [CONFIG, &steer, NAMESPACE, kind.config].concat();
+            // With TLS clients come to another listener.
+            let listen = if common.tls { "listen = []\n" } else { "" };
+            let config = [CONFIG, &steer, listen, NAMESPACE, kind.config].concat();
             std::fs::write(&path, config).map_err(io_error("writing the configuration"))?;
             path
         }
     };
     command.arg("serve").arg("--config").arg(config);
-    command.args(["--listen", &address.to_string(), "--admin", "off", "--feed"]).arg(feed);
+    match common.tls {
+        true => command.args(secured::flags(folder, address)),
+        false => command.args(["--listen", &address.to_string()]),
+    };
+    command.args(["--admin", "off", "--feed"]).arg(feed);
     command.args([
         "--shards",
         &kind.shards.to_string(),

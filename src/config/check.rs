@@ -12,7 +12,7 @@ use super::load::ConfigError;
 use super::origins;
 use super::section::Section;
 use super::table::{Auth, Backplane, Certificate, Config, NamespacePolicy, Server, Tls, TokenKey};
-use super::{BackplaneKind, SlowPolicy};
+use super::{BackplaneKind, ClientAuth, SlowPolicy};
 
 /// The most namespaces; a shard numbers their policies with 16 bits.
 const NAMESPACES_MAX: usize = 10_000;
@@ -100,8 +100,7 @@ pub fn check_exposure<'a>(
 ) -> Result<(), ConfigError> {
     if let Some(open) = addresses.into_iter().find(|address| !address.is_local())
         && !config.auth.allow_anonymous
-        && !config.auth.has_keys()
-        && !config.auth.ask_backend
+        && !config.checks_clients()
     {
         return Err(ConfigError::Open(open.to_string()));
     }
@@ -144,7 +143,17 @@ fn check_tls(config: &Config) -> Result<(), ConfigError> {
         let problem = "needs a certificate: chain and key under [tls] (--cert FILE --key FILE)";
         return Err(ConfigError::value("[server] listen_tls", problem));
     }
-    Ok(())
+    let has_authorities = !config.tls.client_ca.as_os_str().is_empty();
+    match config.tls.client_auth {
+        ClientAuth::Off if has_authorities => {
+            let problem = "is \"off\", so client_ca would not be used; set \"optional\" or \"required\"";
+            Err(ConfigError::value("[tls] client_auth", problem))
+        }
+        ClientAuth::Optional | ClientAuth::Required if !has_authorities => {
+            Err(ConfigError::value("[tls] client_ca", "must be a file, because client_auth asks for certificates"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_keys(keys: &[TokenKey]) -> Result<(), ConfigError> {
@@ -244,6 +253,11 @@ impl Auth {
 }
 
 impl Config {
+    /// Whether anything is asked of clients before they may subscribe: a token, the backend's consent, or a certificate.
+    pub fn checks_clients(&self) -> bool {
+        self.auth.has_keys() || self.auth.ask_backend || self.tls.client_auth != ClientAuth::Off
+    }
+
     /// Puts a placeholder in the place of every secret.
     pub fn hide_secrets(&mut self) {
         let keys = self.auth.keys.iter_mut().map(|key| &mut key.secret);
@@ -303,6 +317,8 @@ mod tests {
             "[server]\nlisten_tls = [\"127.0.0.1:8080\"]\n[tls]\nchain = \"a\"\nkey = \"b\"",
             "[tls]\nchain = \"a\"",
             "[tls]\nkey = \"a\"",
+            "[tls]\nclient_ca = \"a\"",
+            "[tls]\nclient_auth = \"required\"",
             "[tls]\ncertificates = [{ chain = \"a\" }]",
             "[tls]\nmin_version = \"1.1\"",
             "[feed]\nmode = \"rw\"",

@@ -17,7 +17,7 @@ use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, TlsVersion, Verdict};
+use super::values::{BackplaneKind, ClientAuth, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, TlsVersion, Verdict};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -255,8 +255,18 @@ section! {
         /// Refuse clients that ask for a name which no certificate has, or for none.
         strict_sni: bool = false;
         /// Let clients that come back resume with a ticket, without the certificate and its check. The keys that tickets are
-        /// sealed with change every six hours and live in the process alone.
+        /// sealed with change every twelve hours and outlive a restart in `[server] state_dir`.
         tickets: bool = true;
+        /// Ask clients for a certificate: `optional` serves clients without one as any other, `required` refuses them in the
+        /// handshake. A client's certificate stands in the place of a token: its first alternative name (DNS name, e-mail
+        /// address or URI) or else its common name is the user, and `cert:` with the serial number in hexadecimal digits is the id
+        /// that `revoke` takes. A token that the client sends too takes precedence.
+        client_auth: ClientAuth = ClientAuth::Off, must one_of();
+        /// The file of the authorities in PEM that sign clients' certificates. It is read again as the server's own are.
+        client_ca: PathBuf = PathBuf::new();
+        /// The channels that clients with a certificate may subscribe to: patterns as in a token's `channels`, where `{sub}` is
+        /// the user.
+        client_channels: Vec<String> = vec!["*".to_owned()];
         /// Handshakes under way, per shard. Further connections wait in the kernel.
         handshakes_max: usize = 4096, must 1..=1_000_000;
     }

@@ -102,6 +102,19 @@ pub enum TlsVersion {
     V13,
 }
 
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// Clients are not asked for one.
+    #[default]
+    Off,
+    /// Clients are asked for one and may come without.
+    Optional,
+    /// Clients without one are refused in the handshake.
+    Required,
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -7,22 +7,25 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::aws_lc_rs::digest::{SHA256, digest};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tracing::{error, info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::config::{Certificate, Config, Tls, TlsVersion};
+use crate::config::{Certificate, ClientAuth, Config, Tls, TlsVersion};
 use crate::figures::ServerFigures;
 use crate::logic::tls::{TlsSettings, prepare};
 
 use super::demo;
 use super::keys::{LOOK_EVERY, Looks, look_at};
+use super::tickets::{Bound, Tickets};
 
 /// The time before a certificate's end from which on it is warned of.
 const WARN_DAYS: u64 = 21;
@@ -80,6 +83,14 @@ pub enum CertificateError {
         /// The date at which it becomes valid.
         date: String,
     },
+    /// The authorities of clients' certificates cannot be used.
+    #[error("the authorities in {path} cannot be used: {reason}")]
+    Authorities {
+        /// The path of the file.
+        path: String,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// rustls refuses the configuration.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),
@@ -129,7 +140,42 @@ pub fn check(tls: &Tls) -> Result<Vec<Expiry>, CertificateError> {
         let loaded = load_one(certificate, &provider, now_s())?;
         Ok(Expiry { path: certificate.chain.clone(), at_s: loaded.expires_s })
     };
+    authorities(tls)?;
     tls.all().iter().map(check).collect()
+}
+
+/// The verification of clients' certificates.
+#[derive(Default)]
+struct Authorities {
+    /// `None` if clients are not asked for a certificate.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// A digest of what is verified by.
+    bound: Bound,
+}
+
+/// Reads the authorities of clients' certificates.
+fn authorities(tls: &Tls) -> Result<Authorities, CertificateError> {
+    if tls.client_auth == ClientAuth::Off {
+        return Ok(Authorities::default());
+    }
+    let path = tls.client_ca.display().to_string();
+    let bytes = read(&tls.client_ca)?;
+    let mut roots = RootCertStore::empty();
+    let unusable = |reason: String| CertificateError::Authorities { path: path.clone(), reason };
+    for certificate in CertificateDer::pem_slice_iter(&bytes) {
+        let certificate = certificate.map_err(|_| CertificateError::Malformed(path.clone()))?;
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(CertificateError::NoCertificate(path));
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if tls.client_auth == ClientAuth::Optional { builder.allow_unauthenticated() } else { builder };
+    let verifier = builder.build().map_err(|error| unusable(error.to_string()))?;
+    let mut bound = Bound::default();
+    bound.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+    Ok(Authorities { verifier: Some(verifier), bound })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
@@ -215,7 +261,7 @@ impl ResolvesServerCert for ByName {
 pub(super) struct Certificates {
     tls: Tls,
     current: Arc<RwLock<TlsSettings>>,
-    tickets: Option<Arc<dyn ProducesTickets>>,
+    tickets: Option<Arc<Tickets>>,
     /// The state of the files before they were read.
     seen: Looks,
     figures: Arc<ServerFigures>,
@@ -239,15 +285,25 @@ impl Certificates {
         }
         // Before the files are read, so that no later change is missed.
         let seen = look_at(files(&tls));
-        let tickets = tls.tickets.then(aws_lc_rs::Ticketer::new).transpose()?;
-        let (settings, expires_s) = match is_made_up {
-            true => set_up(&tls, &[made_up()?], tickets.as_ref())?,
-            false => read_all(&tls, tickets.as_ref())?,
-        };
+        let authorities = authorities(&tls)?;
+        let no_keys = |_| rustls::Error::FailedToGetRandomBytes;
+        let tickets = tls.tickets.then(|| Tickets::new(authorities.bound, now_s())).transpose().map_err(no_keys)?;
+        let tickets = tickets.map(Arc::new);
+        let all = if is_made_up { vec![made_up()?] } else { read_all(&tls)? };
+        let (settings, expires_s) = set_up(&tls, &all, authorities.verifier, tickets.as_ref())?;
         figures.tls_certificate_expiry_seconds.store(expires_s, Ordering::Relaxed);
         let current = Arc::new(RwLock::new(settings));
         let reloading = Mutex::new(());
         Ok(Some(Arc::new(Certificates { tls, current, tickets, seen, figures: figures.clone(), reloading })))
+    }
+
+    /// Has the keys of tickets outlive the process in a state file.
+    pub(super) fn keep_tickets(&self, path: &Path) {
+        let Some(tickets) = &self.tickets else { return };
+        if let Err(error) = tickets.keep_in(path, now_s()) {
+            let path = path.display();
+            warn!(%path, %error, "the keys of TLS tickets cannot be kept; clients that come back after a restart will not resume");
+        }
     }
 
     /// What handshakes are made with, now and after each reload.
@@ -261,7 +317,7 @@ impl Certificates {
             return true;
         }
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        match read_all(&self.tls, self.tickets.as_ref()) {
+        match self.read_again() {
             Ok((settings, expires_s)) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = settings;
                 self.figures.tls_certificate_expiry_seconds.store(expires_s, Ordering::Relaxed);
@@ -276,20 +332,29 @@ impl Certificates {
         }
     }
 
-    /// Starts a thread that reads the certificates again whenever one of their files has changed, for as long as the process
-    /// lives.
+    fn read_again(&self) -> Result<(TlsSettings, u64), CertificateError> {
+        let authorities = authorities(&self.tls)?;
+        let read = set_up(&self.tls, &read_all(&self.tls)?, authorities.verifier, self.tickets.as_ref())?;
+        if let Some(tickets) = &self.tickets {
+            tickets.bind(authorities.bound, now_s());
+        }
+        Ok(read)
+    }
+
+    /// Starts a thread that reads the certificates again whenever one of their files has changed, and makes new keys for
+    /// tickets when these are due, for as long as the process lives.
     ///
     /// # Errors
     /// If the thread cannot be started.
     pub(super) fn watch(self: &Arc<Certificates>) -> std::io::Result<()> {
         let own = self.clone();
         let mut seen = own.seen.clone();
-        if seen.is_empty() {
-            return Ok(());
-        }
         std::thread::Builder::new().name("certificates".into()).spawn(move || {
             loop {
                 std::thread::sleep(LOOK_EVERY);
+                if let Some(tickets) = &own.tickets {
+                    tickets.rotate(now_s());
+                }
                 let now = look_at(files(&own.tls));
                 // A file that is being replaced may be missing for a moment.
                 if now != seen && now.iter().all(Option::is_some) {
@@ -303,7 +368,8 @@ impl Certificates {
 }
 
 fn files(tls: &Tls) -> impl Iterator<Item = PathBuf> {
-    tls.all().into_iter().flat_map(|certificate| [certificate.chain, certificate.key])
+    let authorities = (tls.client_auth != ClientAuth::Off).then(|| tls.client_ca.clone());
+    tls.all().into_iter().flat_map(|certificate| [certificate.chain, certificate.key]).chain(authorities)
 }
 
 /// A certificate for the demo, made on the spot.
@@ -314,8 +380,8 @@ fn made_up() -> Result<Loaded, CertificateError> {
     Ok(Loaded { key: Arc::new(key), names, expires_s })
 }
 
-/// Reads all certificates; returns what handshakes are made with, and the time at which the first one expires.
-fn read_all(tls: &Tls, tickets: Option<&Arc<dyn ProducesTickets>>) -> Result<(TlsSettings, u64), CertificateError> {
+/// Reads all certificates.
+fn read_all(tls: &Tls) -> Result<Vec<Loaded>, CertificateError> {
     let provider = aws_lc_rs::default_provider();
     let load = |files: &Certificate| {
         let loaded = load_one(files, &provider, now_s())?;
@@ -324,15 +390,15 @@ fn read_all(tls: &Tls, tickets: Option<&Arc<dyn ProducesTickets>>) -> Result<(Tl
         }
         Ok(loaded)
     };
-    let all: Vec<Loaded> = tls.all().iter().map(load).collect::<Result<_, CertificateError>>()?;
-    set_up(tls, &all, tickets)
+    tls.all().iter().map(load).collect()
 }
 
 /// What handshakes with these certificates are made with, and the time at which the first one expires.
 fn set_up(
     tls: &Tls,
     all: &[Loaded],
-    tickets: Option<&Arc<dyn ProducesTickets>>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    tickets: Option<&Arc<Tickets>>,
 ) -> Result<(TlsSettings, u64), CertificateError> {
     let versions = match tls.min_version {
         TlsVersion::V12 => &[&TLS13, &TLS12][..],
@@ -340,7 +406,12 @@ fn set_up(
     };
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     let resolver = Arc::new(ByName::new(all, tls.strict_sni));
-    let mut config = builder.with_protocol_versions(versions)?.with_no_client_auth().with_cert_resolver(resolver);
+    let builder = builder.with_protocol_versions(versions)?;
+    let mut config = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    }
+    .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Tickets are all that is kept of a session, and the client keeps them.
     config.session_storage = Arc::new(NoServerSessionStorage {});

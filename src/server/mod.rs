@@ -14,6 +14,7 @@ mod service;
 mod sockets;
 mod start;
 mod state;
+mod tickets;
 mod watch;
 
 use std::sync::Arc;

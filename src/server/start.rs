@@ -69,6 +69,9 @@ pub(super) fn start(
     check_descriptors(descriptors, shards)?;
     let (mut taking, sockets) = open(config, &plan, takes_over)?;
     let Sockets { feed, mut feed_file, state, lock, admin, mut clients, mut files } = sockets;
+    if let Some(certificates) = &certificates {
+        certificates.keep_tickets(&lock.path("tickets"));
+    }
     let admin_copy = admin.as_ref().map(|listener| listener.try_clone().map(OwnedFd::from)).transpose()?;
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
@@ -179,7 +182,7 @@ fn control_parts(
         log_filter,
         max_line: config.feed.max_line,
         feed_is_narrowed,
-        clients_are_checked: config.auth.has_keys() || config.auth.ask_backend,
+        clients_are_checked: config.checks_clients(),
         names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
     }
 }

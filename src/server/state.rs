@@ -69,7 +69,7 @@ impl StateLock {
     }
 
     /// The path of a state file.
-    fn path(&self, suffix: &str) -> PathBuf {
+    pub(super) fn path(&self, suffix: &str) -> PathBuf {
         self.folder.join(format!("{}.{suffix}", self.name))
     }
 

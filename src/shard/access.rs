@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use arcstr::ArcStr;
 
+use crate::config::ClientAuth;
 use crate::logic::auth::{Grants, Identity, Keyring, Revoked, TokenError};
 use crate::logic::code::Code;
 use crate::logic::protocol::http::Request;
 use crate::logic::protocol::query::SubscribeQuery;
 use crate::logic::refusal::Refusal;
+use crate::logic::sparse::Sparse;
+use crate::logic::tls::CertifiedClient;
 use crate::logic::wheel::Tick;
 use crate::sys::clock::unix_ms;
 
@@ -59,6 +62,8 @@ pub(super) struct Access {
     /// The keys by which tokens are verified; `None` if clients need no token.
     pub(super) keyring: Option<Arc<Keyring>>,
     pub(super) identities: Identities,
+    /// The identities that connections have by their certificates, whatever they request.
+    certified: Sparse<Box<Identity>>,
     /// The messages of each WebSocket client in the present second.
     pub(super) talk: Talk,
     /// The tokens within a WebSocket that have failed one after the other, by slot.
@@ -71,12 +76,48 @@ pub(super) struct Access {
 impl Access {
     pub(super) fn new(keyring: Option<Arc<Keyring>>, revoked: Revoked) -> Access {
         let identities = Identities::new(revoked);
-        Access { keyring, identities, talk: Talk::default(), failed: HashMap::new(), paused: 0 }
+        Access {
+            keyring,
+            identities,
+            certified: Sparse::default(),
+            talk: Talk::default(),
+            failed: HashMap::new(),
+            paused: 0,
+        }
     }
 
     /// Notes that the shard has stood still for some ticks.
     pub(super) fn note_pause(&mut self, ticks: Tick) {
         self.paused = self.paused.saturating_add(ticks);
+    }
+
+    /// Notes the certificate with which a connection has come.
+    pub(super) fn certify(&mut self, cx: &Context, slot: u32, client: CertifiedClient) {
+        let CertifiedClient { user, id, expires_s } = client;
+        let grants = Grants::new(&cx.settings.config.tls.client_channels, &[]);
+        let identity = Identity { user: user.map(Into::into), token: Some(id.into()), expires_s, grants };
+        self.certified.insert(slot, Box::new(identity));
+    }
+
+    /// Gives a connection the identity of its certificate, if it has come with one. An error if the certificate was revoked
+    /// meanwhile, or if the user has too many connections.
+    pub(super) fn identify_by_certificate(&mut self, cx: &mut Context, slot: u32) -> Result<(), Refusal> {
+        let Some(identity) = self.certified.get(slot) else { return Ok(()) };
+        let now_s = unix_ms() / 1000;
+        if identity.token.as_ref().is_some_and(|id| self.identities.revoked.contains(id, now_s)) {
+            return Err(Refusal::new(Code::InvalidToken, "the certificate was revoked"));
+        }
+        if identity.expires_s <= now_s {
+            return Err(Refusal::new(Code::TokenExpired, "the certificate has expired"));
+        }
+        let identity = (**identity).clone();
+        self.remember(cx, slot, identity)
+    }
+
+    /// Forgets everything about a connection that has ended.
+    pub(super) fn forget_connection(&mut self, cx: &Context, slot: u32) {
+        self.forget(cx, slot);
+        self.certified.remove(slot);
     }
 
     /// Counts a token of a WebSocket that has failed; returns how many have failed one after the other.
@@ -209,7 +250,8 @@ impl Access {
     /// Whether a connection may subscribe to a channel.
     pub(super) fn may_subscribe(&self, cx: &Context, slot: u32, channel: &str) -> Result<(), Denied> {
         let auth = &cx.settings.config.auth;
-        let is_open = self.keyring.is_none() && !auth.ask_backend;
+        let asks_for_certificates = cx.settings.config.tls.client_auth != ClientAuth::Off;
+        let is_open = self.keyring.is_none() && !auth.ask_backend && !asks_for_certificates;
         if is_open || cx.settings.config.namespace(channel).public {
             return Ok(());
         }

@@ -30,6 +30,8 @@ pub(super) struct Drain {
     left: usize,
     /// The number of connections that were still open at the deadline.
     cut: u64,
+    /// No connection ends yet, because events that came before the drain may wait to be sent. A tick ends this.
+    is_waiting: bool,
     /// The deadline is over: connections are cut, without a pace.
     is_cutting: bool,
     is_over: bool,
@@ -58,6 +60,7 @@ impl Drain {
             per_tick,
             left: per_tick,
             cut: 0,
+            is_waiting: true,
             is_cutting: false,
             is_over: false,
         }
@@ -71,9 +74,16 @@ impl Drain {
     /// Begins another tick, in which more connections may end.
     pub(super) fn on_tick(&mut self, now: Tick) {
         self.left = self.per_tick;
+        self.is_waiting = false;
         if self.cause == Cause::End && self.deadline <= now && !self.is_cutting {
             (self.is_cutting, self.position) = (true, 0);
         }
+    }
+
+    /// Whether no connection may end yet, where `has_walks` says that events wait to be sent.
+    pub(super) fn must_wait(&mut self, has_walks: bool) -> bool {
+        self.is_waiting &= has_walks;
+        self.is_waiting
     }
 
     /// The ticks until every connection has been told to go, at the drain's pace.

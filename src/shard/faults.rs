@@ -1,5 +1,4 @@
-//! Faults on purpose, in builds with the feature `faults` alone: tests see whether the rest of the server notices
-//! them.
+//! Faults on purpose, in debug builds alone: tests see whether the rest of the server notices them.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -19,7 +19,7 @@ mod context;
 mod deadlines;
 mod drain;
 mod driver;
-#[cfg(feature = "faults")]
+#[cfg(debug_assertions)]
 mod faults;
 mod identities;
 mod io;

@@ -22,7 +22,7 @@ struct Unread {
     admin: SocketAddr,
     feed: PathBuf,
     /// The folder of the server's files, for as long as the server runs.
-    #[cfg_attr(not(feature = "faults"), allow(dead_code))]
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
     folder: tempfile::TempDir,
 }
 
@@ -222,7 +222,7 @@ fn a_pause_of_the_whole_process_is_told_and_is_no_standstill() {
     assert_eq!(stream.next().unwrap().data, "on");
 }
 
-#[cfg(feature = "faults")]
+#[cfg(debug_assertions)]
 mod on_purpose {
     use std::time::Instant;
 

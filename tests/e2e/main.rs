@@ -31,6 +31,7 @@ mod soak;
 mod state;
 mod streams;
 mod tls;
+mod tls_clients;
 mod tokens;
 mod tuning;
 mod watching;

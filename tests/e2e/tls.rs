@@ -14,10 +14,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use crate::server::{PATIENCE, Server, command, eventually};
 
 /// A self-signed certificate for a name, as files.
-struct Identity {
+pub struct Identity {
     chain: PathBuf,
     key: PathBuf,
-    der: rustls::pki_types::CertificateDer<'static>,
+    pub der: rustls::pki_types::CertificateDer<'static>,
 }
 
 fn identity(folder: &Path, file: &str, name: &str, years: std::ops::Range<i32>) -> Identity {
@@ -33,15 +33,19 @@ fn identity(folder: &Path, file: &str, name: &str, years: std::ops::Range<i32>) 
 
 const YEARS: std::ops::Range<i32> = 2020..2090;
 
-struct Secured {
-    server: Server,
-    address: SocketAddr,
-    own: Identity,
+pub struct Secured {
+    pub server: Server,
+    pub address: SocketAddr,
+    pub own: Identity,
 }
 
 impl Secured {
-    fn start(more: &str) -> Secured {
-        let folder = tempfile::tempdir().unwrap();
+    pub fn start(more: &str) -> Secured {
+        Secured::start_in(tempfile::tempdir().unwrap(), more)
+    }
+
+    /// Starts a server in a folder that may have files already.
+    pub fn start_in(folder: tempfile::TempDir, more: &str) -> Secured {
         let own = identity(folder.path(), "own", "localhost", YEARS);
         let config = format!(
             "[server]\nlisten_tls = [\"127.0.0.1:0\"]\n[tls]\nchain = {:?}\nkey = {:?}\n{}",
@@ -49,11 +53,23 @@ impl Secured {
             own.key,
             more.replace("FOLDER", folder.path().to_str().unwrap())
         );
-        let server = Server::start_in(folder, &config, &[]);
+        Secured::serve(folder, &config, own)
+    }
+
+    fn serve(folder: tempfile::TempDir, config: &str, own: Identity) -> Secured {
+        let server = Server::start_in(folder, config, &[]);
         let address = server.log.lock().unwrap().iter().find_map(|line| {
             (line["message"] == "listening" && line["tls"] == true).then(|| line["address"].as_str().unwrap().parse())
         });
         Secured { server, address: address.unwrap().unwrap(), own }
+    }
+
+    /// Stops the server and starts it again, with the same state.
+    pub fn restart(self) -> Secured {
+        let Secured { server, own, .. } = self;
+        let folder = server.stop();
+        let config = std::fs::read_to_string(folder.path().join("ringcast.toml")).unwrap();
+        Secured::serve(folder, &config, own)
     }
 
     /// A connection of a rustls client that trusts one certificate.
@@ -79,7 +95,7 @@ impl Secured {
 }
 
 /// Reads until a text has come; returns everything.
-fn read_until(stream: &mut impl Read, text: &str) -> String {
+pub fn read_until(stream: &mut impl Read, text: &str) -> String {
     let mut all = String::new();
     let mut buffer = [0; 4096];
     while !all.contains(text) {

@@ -20,11 +20,11 @@ use super::watch::{Watch, memory, stats, sum};
 use super::{UNMENDED, alone, is_full, show};
 
 /// Where an attack takes place.
-struct Scene<'a> {
-    server: &'a Server,
+pub struct Scene<'a> {
+    pub server: &'a Server,
     /// The address that clients connect to: the server's, or the proxy's.
-    front: SocketAddr,
-    until: Instant,
+    pub front: SocketAddr,
+    pub until: Instant,
 }
 
 impl Scene<'_> {
@@ -64,8 +64,8 @@ impl Scene<'_> {
 }
 
 /// One attack.
-struct Attack {
-    name: &'static str,
+pub struct Attack {
+    pub name: &'static str,
     /// The sections of the configuration that the attack needs, but for `[server]` and `[limits]`.
     config: &'static str,
     /// What the attack needs in `[limits]`, in the small form alone: there a table of fewer places is full sooner.
@@ -78,7 +78,7 @@ struct Attack {
     /// Promises that the attack is no measure of.
     excluded: &'static [Promise],
     /// Acts; returns how the attack's own promise was broken.
-    act: fn(&Scene<'_>) -> Option<String>,
+    pub act: fn(&Scene<'_>) -> Option<String>,
 }
 
 const PLAIN: Attack = Attack {
@@ -103,7 +103,8 @@ const KEYS: &str = concat!(
 const SECRET: &str = "[auth]\nkeys = [{ alg = \"HS256\", secret = \"a secret of at least 32 bytes, yes\" }]\n\
     [namespace.room]\npresence = true\n";
 
-const ATTACKS: &[Attack] = &[
+/// All attacks.
+pub const ATTACKS: &[Attack] = &[
     Attack { name: "bad_tokens_ws", config: KEYS, act: bad_tokens_ws, ..PLAIN },
     Attack { name: "bad_tokens_http", config: KEYS, act: bad_tokens_http, ..PLAIN },
     Attack { name: "pipelined_polls", act: pipelined_polls, ..PLAIN },

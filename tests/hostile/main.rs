@@ -2,7 +2,7 @@
 //!
 //! Each attack of [`attacks`] is a bounded client that acts beside an honest load ([`honest`]). A table says what it cost:
 //! the longest turn, the memory, the honest clients' latency, and publishers' refusals. The promises of [`judge`] are
-//! asserted. [`chaos`] has everything happen at once, from a seed.
+//! asserted. [`together`] has the attacks act at the same time, and [`chaos`] has everything happen at once, from a seed.
 //!
 //! | command | what it runs |
 //! |---|---|
@@ -27,6 +27,7 @@ mod proxy;
 #[allow(dead_code)]
 mod server;
 mod swarm;
+mod together;
 mod watch;
 
 use judge::Promise;

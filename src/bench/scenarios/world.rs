@@ -93,6 +93,7 @@ pub(super) fn subscription(target: &Target, clients: ClientArgs) -> Subscription
         first_thread: 0,
         last_event_id: None,
         generation: 1,
+        tls: target.tls.clone(),
     }
 }
 

@@ -73,3 +73,18 @@ fn a_client_that_says_much_is_heard_over_several_turns() {
     }
     panic!("{pongs} pongs have come");
 }
+
+#[test]
+fn a_drain_begins_after_the_events_that_came_before_it() {
+    let mut model = Model::new(1);
+    let (_, far) = model.open("/sse?channel=d:1");
+    take(&far, 64 * 1024);
+    model.publish_on("d:1", "last");
+    // The event and the order to drain come in the same turn.
+    hooks::work_off(&mut model.shard);
+    hooks::begin_drain(&mut model.shard);
+    model.turns(5);
+    let told = take(&far, 64 * 1024);
+    let places = ["data: last", "event: ringcast.bye"].map(|words| told.find(words));
+    assert!(places[0].is_some() && places[0] < places[1], "{told}");
+}

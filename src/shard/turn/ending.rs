@@ -75,6 +75,6 @@ pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
     give_back_address(slots, cx, slot);
     // The notices to backends need the identity, which is forgotten next.
     shard.carry_out();
-    shard.access.forget(&shard.cx, slot);
+    shard.access.forget_connection(&shard.cx, slot);
     shard.slots.kill(slot);
 }

@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::logic::code::Code;
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
-use crate::logic::tls::{Fatal, Handshake, HandshakeError, Progress};
+use crate::logic::tls::{CertifiedClient, Fatal, Handshake, HandshakeError, Progress};
 use crate::sys::socket;
 
 use super::super::closing::{finish, refuse};
@@ -99,11 +99,14 @@ fn step(shard: &mut Shard, slot: u32) {
 
 /// Ends a handshake that was successful: from now on the connection is one that waits for a request.
 fn complete(shard: &mut Shard, slot: u32) -> Result<(), HandshakeError> {
-    let Shard { slots, cx, .. } = shard;
+    let Shard { slots, cx, access, .. } = shard;
     let greeting = slots.tls.take_greeting(slot, &mut slots.buffers);
     let handshake = greeting.and_then(|greeting| greeting.handshake).ok_or(HandshakeError::Keys)?;
     let greeted = handshake.finish()?;
     cx.counters.tls_handshakes += 1;
+    if let Some(client) = greeted.certificate.as_deref().and_then(CertifiedClient::read) {
+        access.certify(cx, slot, client);
+    }
     // Bytes of the handshake that are not sent yet come before the first record.
     let connection = &mut slots[slot];
     let rest = connection.out_bytes().to_vec();

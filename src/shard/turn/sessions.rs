@@ -94,10 +94,14 @@ fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subscri
         shard.access.forget(&shard.cx, slot);
     }
     let Shard { slots, cx, access, reading, .. } = shard;
-    let Some(token) = access.token_of(cx, request, query) else { return Ok(()) };
-    reading.spend(messages::TOKEN_PIECES);
-    let identity = access.verify_of(cx, &slots[slot], token)?;
-    access.remember(cx, slot, identity)?;
+    match access.token_of(cx, request, query) {
+        Some(token) => {
+            reading.spend(messages::TOKEN_PIECES);
+            let identity = access.verify_of(cx, &slots[slot], token)?;
+            access.remember(cx, slot, identity)?;
+        }
+        None => access.identify_by_certificate(cx, slot)?,
+    }
     match access.user(slot) {
         Some(user) => admit_request_of(cx, user),
         None => Ok(()),

@@ -95,7 +95,7 @@ pub(super) fn has_more(shard: &Shard) -> bool {
 
 fn tick(shard: &mut Shard) {
     let now = shard.cx.now;
-    #[cfg(feature = "faults")]
+    #[cfg(debug_assertions)]
     crate::shard::faults::fail_if_asked(shard.cx.index);
     shard.deadlines.advance(now);
     shard.wire.feed_starved(&mut shard.slots);
@@ -218,6 +218,10 @@ pub(super) fn end_pause(shard: &mut Shard) {
 
 /// Ends a tick's share of the connections, and tells the hub when none is left.
 fn go_on_draining(shard: &mut Shard, budget: &mut Budget) {
+    // The events that came before the drain are sent before the clients are told to go.
+    if shard.drain.as_mut().is_some_and(|drain| drain.must_wait(!shard.walks.is_empty())) {
+        return;
+    }
     let Some(mut drain) = shard.drain.take() else { return };
     while budget.take()
         && let Some(step) = drain.next(&shard.slots)
