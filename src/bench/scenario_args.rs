@@ -44,6 +44,8 @@ pub enum Scenario {
     Many(ManyArgs),
     /// Events that the feed takes in a second.
     Ingest(IngestArgs),
+    /// A successor takes all connections over: what clients and publishers notice.
+    Handover(HandoverArgs),
     /// Prints a report that an earlier run wrote with --json, and draws it with --charts.
     Show(ShowArgs),
     /// Every scenario but `soak` and `compare`.
@@ -201,6 +203,17 @@ pub struct ManyArgs {
     /// The clients' transport.
     #[arg(long, value_enum, default_value_t = Transport::Sse)]
     pub transport: Transport,
+}
+
+/// `bench handover`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct HandoverArgs {
+    /// Connections, beside 1,000 on channels of their own.
+    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    pub connections: u32,
+    /// Hand-overs, one after the other.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub times: u32,
 }
 
 /// `bench mixed`.

@@ -22,6 +22,8 @@ use crate::sys::load;
 
 /// The time that a target has to start.
 const START_MAX: Duration = Duration::from_secs(20);
+/// The time that a successor has to start and to take over.
+const SUCCEED_MAX: Duration = Duration::from_secs(60);
 
 /// The beginning of the measured server's configuration: no log lines for connections, and limits above those of every
 /// scenario.
@@ -156,6 +158,38 @@ impl Target {
                 return Err(BenchError::Target(text));
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Has a successor of the same configuration take over, and waits until the server before it has ended with success.
+    pub(super) fn succeed(&mut self, common: &Common, kind: &Kind) -> Result<(), BenchError> {
+        let mut command = own(common, kind, self.address, &self.folder, self.feed_path())?;
+        let cores = usable_cores();
+        load::tie_child(&mut command, kind.place.of_server(&cores, kind.shards));
+        command.arg("--take-over").stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut successor = command.spawn().map_err(io_error("starting the successor"))?;
+        let begun = Instant::now();
+        let Some(before) = &mut self.child else { return Ok(()) };
+        let status = loop {
+            if let Some(status) = before.try_wait().map_err(io_error("looking at the measured server"))? {
+                break status;
+            }
+            let has_ended = successor.try_wait().map_err(io_error("looking at the successor"))?.is_some();
+            if has_ended || begun.elapsed() > SUCCEED_MAX {
+                let _ = successor.kill();
+                let mut text = String::new();
+                if let Some(mut stderr) = successor.stderr.take() {
+                    let _ = stderr.read_to_string(&mut text);
+                }
+                return Err(BenchError::Target(text));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.pids = vec![successor.id()];
+        self.child = Some(successor);
+        match status.success() {
+            true => self.await_ready(kind.side),
+            false => Err(BenchError::Target(format!("the server that was taken over from ended with {status}"))),
         }
     }
 

@@ -34,6 +34,11 @@ enum Command {
     /// Serve clients and take events from the feed.
     #[command(after_help = "Example: ringcast serve --demo, then open http://127.0.0.1:8080/")]
     Serve(ServeArgs),
+    /// Replace the running server by a new process of this program that takes every connection over.
+    #[command(
+        after_help = "Exit status: 0 done (with --probe: it could be done), 1 not done, and the running server goes on.\nExample: ringcast handover --config /etc/ringcast/ringcast.toml"
+    )]
+    Handover(handover::HandoverArgs),
     /// Publish an event and print its id.
     #[command(
         after_help = "Examples:\n  ringcast publish news 'hello'\n  echo '{\"a\":1}' | ringcast publish --json news -"
@@ -54,11 +59,6 @@ enum Command {
     /// Follow one channel, user or connection.
     #[command(after_help = "Example: ringcast trace --user u42")]
     Trace(trace::TraceArgs),
-    /// Ask a running server whether it can be taken over (`serve --take-over`).
-    #[command(
-        after_help = "Exit status: 0 it can, 1 it cannot, or no server runs.\nExample: ringcast handover --dry-run"
-    )]
-    Handover(handover::HandoverArgs),
     /// Check whether this host is ready for what is configured, and say what to change first.
     #[command(
         after_help = "Exit status: 0 ready, 3 something will hurt under the configured load, 1 it cannot work.\nExample: ringcast doctor --config /etc/ringcast/ringcast.toml --connections 500000 --channels 100000"

@@ -1,7 +1,10 @@
 //! Notifications to the service manager (sd_notify(3)): ready, status, alive, stopping. Without a service manager nothing
 //! happens here.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +13,10 @@ use sd_notify::NotifyState;
 use tracing::{error, warn};
 
 use crate::figures::Stats;
+use crate::sys::rights;
 
+/// The time that the manager has to hear of a successor.
+const HEARD_MAX: Duration = Duration::from_secs(5);
 /// The interval at which the status line is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
@@ -43,6 +49,32 @@ impl Service {
             tell(&[NotifyState::Stopping, NotifyState::Status("letting the clients go")]);
         }
     }
+}
+
+/// The time within which the service manager wants a sign of life, if it wants one.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// Tells the service manager that another process is the service from now on, and waits until it knows.
+pub(super) fn pass_on(pid: i32) {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    tell(&[NotifyState::Custom(&format!("MAINPID={pid}"))]);
+    if let Err(error) = await_heard(Path::new(&manager)) {
+        warn!(%error, "the service manager may not know of the successor");
+    }
+}
+
+/// Waits until the manager has heard everything that was said before: it closes the descriptor that comes with `BARRIER=1`
+/// (sd_notify_barrier(3)).
+fn await_heard(manager: &Path) -> io::Result<()> {
+    let (mut own, sent) = UnixStream::pair()?;
+    own.set_read_timeout(Some(HEARD_MAX))?;
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(manager)?;
+    rights::send(socket.as_fd(), b"BARRIER=1", &[sent.as_fd()])?;
+    drop(sent);
+    own.read(&mut [0]).map(drop)
 }
 
 fn keep_telling(stats: &Stats, is_leaving: &AtomicBool) {
@@ -113,6 +145,20 @@ mod tests {
             "{}",
             status(&stats)
         );
+    }
+
+    #[test]
+    fn the_manager_is_waited_for_until_it_closes_what_it_was_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let waiting = std::thread::spawn(move || await_heard(&path));
+        let (mut buffer, mut descriptors) = ([0; 100], Vec::new());
+        let length = rights::receive(manager.as_fd(), &mut buffer, &mut descriptors).unwrap();
+        assert_eq!((&buffer[..length], descriptors.len()), (&b"BARRIER=1"[..], 1));
+        assert!(!waiting.is_finished());
+        drop(descriptors);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

@@ -119,6 +119,9 @@ fn offer(
     clients: &Listeners,
     taking: Option<Taking>,
 ) -> io::Result<Option<SocketFile>> {
+    if let Some(taking) = &taking {
+        taking.await_end();
+    }
     let offering = Offering {
         config: config.clone(),
         stats: stats.clone(),

@@ -51,6 +51,12 @@ pub fn thread_state(thread: i32) -> &'static str {
     }
 }
 
+/// Whether a process of this number is there and has not ended.
+pub fn is_there(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// A figure that the kernel gives in kB, as in /proc/meminfo and /proc/PID/status, in bytes.
 pub fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

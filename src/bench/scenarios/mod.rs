@@ -3,6 +3,7 @@
 mod catching_up;
 mod connecting;
 mod delivery;
+mod handover;
 mod latency;
 mod memory;
 mod mixed;
@@ -14,7 +15,7 @@ use super::BenchError;
 use super::args::{Common, Sides, Transport};
 use super::report::{ScenarioReport, Side};
 use super::scenario_args::{
-    ChannelsArgs, CompareArgs, FanoutArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs,
+    ChannelsArgs, CompareArgs, FanoutArgs, HandoverArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs,
     SaturateArgs, Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
 };
 
@@ -73,6 +74,7 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         Scenario::Compare(args) => bench.compare(args)?,
         Scenario::Many(args) => vec![bench.many(args)?],
         Scenario::Ingest(args) => vec![bench.ingest(args)?],
+        Scenario::Handover(args) => vec![bench.handover(args)?],
         Scenario::All => bench.all()?,
         // Neither of them measures anything.
         Scenario::Show(_) | Scenario::LimitServer(_) => Vec::new(),
@@ -124,6 +126,8 @@ impl Bench<'_> {
         })?);
         let whole: ManyArgs = defaults();
         reports.push(self.many(&if quick { ManyArgs { connections: 20_000, ..whole } } else { whole })?);
+        let whole: HandoverArgs = defaults();
+        reports.push(self.handover(&if quick { HandoverArgs { connections: 3_000, ..whole } } else { whole })?);
         if quick {
             let soak = SoakArgs { connections: 3_000, minutes: 0.1, every: 1.0, transport: Transport::Sse };
             reports.push(self.soak(&soak)?);

@@ -71,6 +71,12 @@ pub struct Offer {
     pub let_go: Vec<LetGo>,
     /// Whether the feed's file is its own, and not the service manager's.
     pub has_feed_file: bool,
+    /// The service manager's socket for notifications, which only the service's main process is told.
+    #[serde(default)]
+    pub notify_socket: Option<String>,
+    /// The time within which the service manager wants a sign of life, in microseconds.
+    #[serde(default)]
+    pub watchdog_us: Option<u64>,
     /// The TCP addresses that it listens on.
     pub addresses: Vec<String>,
     /// The same of those for TLS.

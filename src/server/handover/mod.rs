@@ -3,6 +3,7 @@
 //!
 //! Only a process of the same user may take over, by the kernel's word (SO_PEERCRED), and one at a time.
 
+pub mod launching;
 mod offering;
 mod taking;
 

@@ -18,7 +18,7 @@ use crate::logic::handover::words::{FEATURES, FORMAT, Hello, LetGo, Offer, Wish,
 use crate::sys::socket::{self, SocketFile};
 use crate::sys::{process, rights};
 
-use super::super::logging;
+use super::super::{logging, service};
 use super::{WORD_MAX, addresses_of, hear, hear_within, left_until, meeting_path, say, state_dir_of};
 
 /// The longest time for which clients and publishers wait for a successor that does not come to its end.
@@ -133,7 +133,7 @@ impl Meeting {
             return Err("busy: another process is taking this server over".into());
         }
         info!(pid = peer.pid, version = hello.version, "a successor has come");
-        let failed = self.hand_over(connection);
+        let failed = self.hand_over(connection, peer.pid);
         self.is_busy.store(false, Ordering::SeqCst);
         ServerFigures::add(&self.offering.stats.server.handover_failures, 1);
         warn!(reason = failed, "the hand-over has failed, and this server goes on");
@@ -193,13 +193,15 @@ impl Meeting {
             pause_max_ms: PAUSE_MAX.as_millis() as u64,
             let_go: let_go.into_iter().filter(|some| some.connections > 0).collect(),
             has_feed_file: *has_feed_file,
+            notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
+            watchdog_us: service::watchdog().map(|limit| limit.as_micros() as u64),
             addresses: texts(addresses),
             tls_addresses: texts(tls_addresses),
         }))
     }
 
     /// Hands everything over, and ends the process; returns the sentence why that has failed.
-    fn hand_over(&self, connection: BorrowedFd<'_>) -> String {
+    fn hand_over(&self, connection: BorrowedFd<'_>, pid: i32) -> String {
         let ends = match self.prepare(connection) {
             Ok(ends) => ends,
             Err(error) => return format!("the successor was not ready: {error}"),
@@ -226,6 +228,8 @@ impl Meeting {
                     pause_ms,
                     "everything is handed over; this server ends"
                 );
+                // Otherwise the manager would take the end of this process for the end of the service.
+                service::pass_on(pid);
                 logging::write_last_lines();
                 process::end_at_once(0)
             }

@@ -125,6 +125,12 @@ impl Taking {
         }
     }
 
+    /// Waits until the running server has ended: until then the service manager takes no word of this process.
+    pub(in crate::server) fn await_end(&self) {
+        // The other process says nothing any more, so what comes is its end.
+        let _ = hear_within(self.connection.as_fd(), WORD_MAX);
+    }
+
     fn take_all(&mut self) -> Result<(Moved, u64), String> {
         let lost = |error: std::io::Error| error.to_string();
         say(self.connection.as_fd(), &Word::Ready, &[]).map_err(lost)?;
