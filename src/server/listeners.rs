@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::config::{Config, ListenAddress, check_exposure};
 use crate::shard::{Listener, ListenerKind};
-use crate::sys::inherited::{self, Inherited};
+use crate::sys::inherited::{self, Handed, Inherited};
 use crate::sys::socket::{self, SocketFile, TcpOptions};
 
 use super::StartError;
@@ -40,6 +40,8 @@ pub(super) struct FromManager {
     pub(super) feed: Option<UnixListener>,
     /// The sockets for clients.
     pub(super) clients: Vec<Inherited>,
+    /// What an earlier process has left, by name.
+    pub(super) kept: Vec<(String, OwnedFd)>,
 }
 
 /// Takes the service manager's sockets, if there are any.
@@ -47,9 +49,9 @@ pub(super) struct FromManager {
 /// # Errors
 /// If one of them is not of the kind that is needed.
 pub(super) fn inherit() -> Result<FromManager, StartError> {
-    let inherited = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
-    let (feeds, clients): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|socket| socket.name == FEED_NAME);
-    Ok(FromManager { feed: the_feed(feeds)?, clients })
+    let Handed { sockets, kept } = inherited::take().map_err(|error| StartError::Inherited(error.to_string()))?;
+    let (feeds, clients): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|socket| socket.name == FEED_NAME);
+    Ok(FromManager { feed: the_feed(feeds)?, clients, kept })
 }
 
 /// The one socket for the feed, if there is one.

@@ -2,7 +2,7 @@
 //! happens here.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use sd_notify::NotifyState;
 use tracing::{error, warn};
 
 use crate::figures::Stats;
+use crate::sys::inherited::KEPT;
 use crate::sys::rights;
 
 /// The time that the manager has to hear of a successor.
@@ -62,6 +63,35 @@ pub(super) fn pass_on(pid: i32) {
     tell(&[NotifyState::Custom(&format!("MAINPID={pid}"))]);
     if let Err(error) = await_heard(Path::new(&manager)) {
         warn!(%error, "the service manager may not know of the successor");
+    }
+}
+
+/// Whether there is a service manager that is to be notified.
+pub(super) fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Has the service manager keep descriptors for the next process, each under its name, and waits until it has them. A descriptor whose
+/// peer has gone is kept too.
+pub(super) fn keep(all: &[(String, OwnedFd)]) -> io::Result<()> {
+    let manager = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotConnected)?;
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(&manager)?;
+    for (name, descriptor) in all {
+        let text = format!("FDSTORE=1\nFDNAME={KEPT}{name}\nFDPOLL=0");
+        rights::send(socket.as_fd(), text.as_bytes(), &[descriptor.as_fd()])?;
+    }
+    await_heard(Path::new(&manager))
+}
+
+/// Has the service manager let go of what it keeps under these names, and waits until it has.
+pub(super) fn forget(names: &[String]) {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET").filter(|_| !names.is_empty()) else { return };
+    for name in names {
+        tell(&[NotifyState::Custom(&format!("FDSTOREREMOVE=1\nFDNAME={KEPT}{name}"))]);
+    }
+    if let Err(error) = await_heard(Path::new(&manager)) {
+        warn!(%error, "the service manager may still keep what it was to let go");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::sys::socket::{SocketFile, UnixListenError};
 use super::StartError;
 use super::feed_file;
 use super::handover::Taking;
-use super::listeners::{self, Listeners};
+use super::listeners::{FromManager, Listeners};
 use super::state::{self, State, StateLock};
 
 /// The open sockets and files.
@@ -41,8 +41,12 @@ impl Sockets {
     ///
     /// # Errors
     /// If something is in use, or cannot be opened.
-    pub(super) fn open(config: &Config, shards: usize, cores: Option<&[usize]>) -> Result<Sockets, StartError> {
-        let inherited = listeners::inherit()?;
+    pub(super) fn open(
+        config: &Config,
+        shards: usize,
+        cores: Option<&[usize]>,
+        inherited: FromManager,
+    ) -> Result<Sockets, StartError> {
         let mut lock = state::lock(config).map_err(|error| name_the_feed(error, config, inherited.feed.is_some()))?;
         let (feed, feed_file) = open_feed(config, inherited.feed)?;
         let state = state::open(&mut lock)?;
@@ -58,7 +62,11 @@ impl Sockets {
     /// # Errors
     /// If something cannot be opened.
     pub(super) fn of_predecessor(config: &Config, taking: &mut Taking, shards: usize) -> Result<Sockets, StartError> {
-        let lock = state::handed_over(config, std::mem::take(&mut taking.locks).into_iter().map(File::from).collect());
+        let lock = match std::mem::take(&mut taking.locks) {
+            // A predecessor that has ended has no lock any more.
+            locks if locks.is_empty() => state::lock(config)?,
+            locks => state::handed_over(config, locks.into_iter().map(File::from).collect()),
+        };
         let state = state::open_of_predecessor(&lock)?;
         let admin = match taking.admin(config) {
             Some(listener) => {

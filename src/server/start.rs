@@ -31,8 +31,8 @@ use crate::sys::socket::SocketFile;
 
 use super::backplane::{self, Joining};
 use super::certificates::Certificates;
-use super::handover::{self, Offering, Taking};
-use super::listeners::Listeners;
+use super::handover::{self, Offering, Parked, Taking};
+use super::listeners::{self, Listeners};
 use super::logging::Logging;
 use super::sockets::{self, Sockets};
 use super::state::{State, StateLock};
@@ -132,17 +132,26 @@ fn offer(
         has_feed_file,
         addresses: [clients.addresses.clone(), clients.tls_addresses.clone()],
     };
-    handover::offer(offering, taking.and_then(|mut taking| taking.meeting.take()))
+    let (listener, kept) = taking.map_or_else(Default::default, |taking| (taking.meeting, taking.kept));
+    let meeting = handover::offer(offering, listener)?;
+    // From here on there is nothing that another process would have to take from the service manager.
+    service::forget(&kept);
+    Ok(meeting)
 }
+
 
 /// Opens what a server has, or asks a predecessor for it.
 fn open(config: &Config, plan: &Plan, takes_over: bool) -> Result<(Option<Taking>, Sockets), StartError> {
-    if !takes_over {
-        return Ok((None, Sockets::open(config, plan.shards, plan.cores.as_deref())?));
-    }
-    let mut taking = Taking::begin(config, plan.shards)?;
-    let sockets = Sockets::of_predecessor(config, &mut taking, plan.shards)?;
-    Ok((Some(taking), sockets))
+    let mut inherited = listeners::inherit()?;
+    let mut taking = match take_parked(std::mem::take(&mut inherited.kept), config, plan.shards) {
+        None if takes_over => Some(Taking::begin(config, plan.shards)?),
+        taking => taking,
+    };
+    let sockets = match &mut taking {
+        Some(taking) => Sockets::of_predecessor(config, taking, plan.shards)?,
+        None => Sockets::open(config, plan.shards, plan.cores.as_deref(), inherited)?,
+    };
+    Ok((taking, sockets))
 }
 
 /// Has the threads take a predecessor over; returns the files of its sockets, which are this process's from now on.
@@ -187,6 +196,26 @@ fn control_parts(
         feed_is_narrowed,
         clients_are_checked: config.checks_clients(),
         names: process::host_name().into_iter().chain(config.admin.hosts.iter().cloned()).collect(),
+    }
+}
+
+/// Begins to take over what an earlier process has left. What this process cannot have is let go before any listener is opened, because
+/// it has listeners too.
+fn take_parked(kept: Vec<(String, OwnedFd)>, config: &Config, shards: usize) -> Option<Taking> {
+    if kept.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
+    match Parked::find(kept).and_then(|parked| Taking::begin_parked(parked, config, shards)) {
+        Ok(mut taking) => {
+            taking.kept = names;
+            Some(taking)
+        }
+        Err(error) => {
+            warn!(%error, "the connections that the service manager has kept are let go");
+            service::forget(&names);
+            None
+        }
     }
 }
 

@@ -17,29 +17,57 @@ pub struct Inherited {
     pub socket: Socket,
 }
 
-/// Takes the sockets that were handed over. A second call gets none, nor does a process that none were meant for.
+/// What came with the process.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// The listening sockets.
+    pub sockets: Vec<Inherited>,
+    /// What an earlier process of this program has had the service manager keep, by its name without [`KEPT`].
+    pub kept: Vec<(String, OwnedFd)>,
+}
+
+/// The beginning of the names of what this program has the service manager keep.
+pub const KEPT: &str = "ringcast.";
+
+/// Takes the descriptors that were handed over. A second call gets none, nor does a process that none were meant for.
 ///
 /// # Errors
-/// If the variables make no sense, or a descriptor is no listening stream socket.
-pub fn take() -> io::Result<Vec<Inherited>> {
+/// If the variables make no sense, or a descriptor is no listening stream socket and no kept one.
+pub fn take() -> io::Result<Handed> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::SeqCst) {
-        return Ok(Vec::new());
+        return Ok(Handed::default());
     }
     // The crate's function with names refuses a process that has inherited the names but no descriptors.
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
-    sd_notify::listen_fds()?
-        .map(|fd| {
-            check(fd)?;
-            // SAFETY: the service manager has opened this descriptor for this process alone; `check` has seen that it is
-            // open; and nothing else in this process takes it, because this happens once.
-            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            socket.set_nonblocking(true)?;
-            let name = names.next().unwrap_or_default().to_owned();
-            Ok(Inherited { name, socket })
-        })
-        .collect()
+    let mut handed = Handed::default();
+    for fd in sd_notify::listen_fds()? {
+        let name = names.next().unwrap_or_default();
+        let kept = name.strip_prefix(KEPT);
+        match kept {
+            Some(_) => check_open(fd)?,
+            None => check(fd)?,
+        }
+        // SAFETY: the service manager has opened this descriptor for this process alone; the check has seen that it is open;
+        // and nothing else in this process takes it, because this happens once.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        if let Some(name) = kept {
+            handed.kept.push((name.to_owned(), owned));
+            continue;
+        }
+        let socket = Socket::from(owned);
+        socket.set_nonblocking(true)?;
+        handed.sockets.push(Inherited { name: name.to_owned(), socket });
+    }
+    Ok(handed)
+}
+
+/// Whether a descriptor is open.
+fn check_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointers; the kernel checks the descriptor.
+    let result = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether a descriptor is a listening stream socket.
@@ -67,6 +95,7 @@ mod tests {
 
     #[test]
     fn without_a_manager_there_are_none() {
-        assert!(take().unwrap().is_empty());
+        let handed = take().unwrap();
+        assert!(handed.sockets.is_empty() && handed.kept.is_empty());
     }
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod epoll;
 pub mod fdtable;
 pub mod inherited;
+pub mod kept;
 #[cfg(feature = "bench")]
 pub mod load;
 pub mod memory;

@@ -70,6 +70,11 @@ pub fn own_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The number of this process, as the kernel names peers.
+pub fn own_process() -> i32 {
+    std::process::id().cast_signed()
+}
+
 /// Bounds the time that a send or a receive on the socket waits; after it they fail with `WouldBlock`.
 ///
 /// # Errors
@@ -145,6 +150,19 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], rights: &[BorrowedFd<'_>]) -> 
 /// # Errors
 /// `WouldBlock` after the socket's patience; `InvalidData` if the message or its descriptors do not fit.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], rights: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    take(socket, buffer, rights, 0)
+}
+
+/// As [`receive`], but the message stays in the queue. The next look is at the message behind it if the socket has an offset for looks
+/// (`SO_PEEK_OFF`).
+///
+/// # Errors
+/// As [`receive`].
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8], rights: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    take(socket, buffer, rights, libc::MSG_PEEK)
+}
+
+fn take(socket: BorrowedFd<'_>, buffer: &mut [u8], rights: &mut Vec<OwnedFd>, flags: libc::c_int) -> io::Result<usize> {
     let mut control = Control([0; CONTROL_WORDS]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: as in `send`.
@@ -155,7 +173,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], rights: &mut Vec<Owned
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = size_of::<Control>() as _;
         // SAFETY: the message points to `buffer` and `control`, which live through the call and are as long as it says.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags) };
         match usize::try_from(received) {
             Ok(length) => break length,
             Err(_) => {

@@ -16,6 +16,8 @@ pub enum Wish {
     TakeOver,
     /// To know whether that could be.
     Probe,
+    /// To have everything left with the service manager for the next process.
+    Park,
 }
 
 /// The first word of the process that connects.

@@ -5,6 +5,7 @@
 
 pub mod launching;
 mod offering;
+mod parking;
 mod taking;
 
 use std::ffi::OsString;
@@ -19,10 +20,14 @@ use crate::logic::handover::words::{FEATURES, FORMAT, Hello, Offer, Wish, Word};
 use crate::sys::rights;
 
 pub(super) use offering::{Offering, offer};
+pub(super) use parking::Parked;
 pub(super) use taking::Taking;
 
 /// The time that a word of the other process may take while nobody is kept waiting.
 const WORD_MAX: Duration = Duration::from_secs(10);
+
+/// The time that a server may take to park everything.
+const PARK_MAX: Duration = Duration::from_secs(15);
 
 /// The path of the socket at which a server and its successor meet: beside the feed's.
 pub fn meeting_path(feed: &Path) -> PathBuf {
@@ -46,6 +51,26 @@ pub fn probe(feed: &Path) -> Result<Offer, String> {
         Ok((Word::Refused { reason }, _)) => Err(reason),
         Ok(_) => Err("the running server's answer makes no sense".into()),
         Err(error) => Err(format!("the running server does not answer: {error}")),
+    }
+}
+
+/// Has the server at a feed leave everything with the service manager, and waits until it has ended. `Err` has the sentence why it
+/// goes on.
+///
+/// # Errors
+/// The sentence for people.
+pub fn park(feed: &Path) -> Result<(), String> {
+    let path = meeting_path(feed);
+    let connection = rights::connect(&path).map_err(|error| no_server(&path, &error))?;
+    let said = rights::set_patience(connection.as_fd(), PARK_MAX).and_then(|()| {
+        say(connection.as_fd(), &Word::Hello(hello(Wish::Park, 0, Vec::new(), String::new())), &[])
+    });
+    said.map_err(|error| format!("the running server does not answer: {error}"))?;
+    match hear(connection.as_fd()) {
+        Ok((Word::Refused { reason }, _)) => Err(reason),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        Err(error) => Err(format!("the running server does not answer: {error}")),
+        Ok(_) => Err("the running server's answer makes no sense".into()),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::sys::socket::{self, SocketFile};
 use crate::sys::{process, rights};
 
 use super::super::{logging, service};
-use super::{WORD_MAX, addresses_of, hear, hear_within, left_until, meeting_path, say, state_dir_of};
+use super::{WORD_MAX, addresses_of, hear, hear_within, hello, parking, left_until, meeting_path, say, state_dir_of};
 
 /// The longest time for which clients and publishers wait for a successor that does not come to its end.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -121,7 +121,8 @@ impl Meeting {
             Ok((Word::Hello(hello), _)) => hello,
             _ => return Err("the first word makes no sense".into()),
         };
-        let may = peer.uid == own || peer.uid == 0 && hello.wish == Wish::Probe;
+        // The step before a restart runs as root, because no other user may ask the service manager.
+        let may = peer.uid == own || peer.uid == 0 && hello.wish != Wish::TakeOver;
         if !may {
             return Err(format!("this server runs as user {own}, and only that user may take it over"));
         }
@@ -132,8 +133,11 @@ impl Meeting {
         if self.is_busy.swap(true, Ordering::SeqCst) {
             return Err("busy: another process is taking this server over".into());
         }
-        info!(pid = peer.pid, version = hello.version, "a successor has come");
-        let failed = self.hand_over(connection, peer.pid);
+        info!(pid = peer.pid, version = hello.version, wish = ?hello.wish, "a successor has come");
+        let failed = match hello.wish {
+            Wish::Park => self.park().unwrap_or_else(|error| error.to_string()),
+            _ => self.hand_over(connection, peer.pid),
+        };
         self.is_busy.store(false, Ordering::SeqCst);
         ServerFigures::add(&self.offering.stats.server.handover_failures, 1);
         warn!(reason = failed, "the hand-over has failed, and this server goes on");
@@ -152,7 +156,7 @@ impl Meeting {
         if hello.format != FORMAT {
             return Err(format!("the versions do not understand each other: format {} is not {FORMAT}", hello.format));
         }
-        if hello.wish == Wish::Probe {
+        if hello.wish != Wish::TakeOver {
             return Ok(());
         }
         let shards = stats.shards.len();
@@ -229,7 +233,9 @@ impl Meeting {
                     "everything is handed over; this server ends"
                 );
                 // Otherwise the manager would take the end of this process for the end of the service.
-                service::pass_on(pid);
+                if pid != rights::own_process() {
+                    service::pass_on(pid);
+                }
                 logging::write_last_lines();
                 process::end_at_once(0)
             }
@@ -239,6 +245,19 @@ impl Meeting {
                 reason
             }
         }
+    }
+
+    /// Hands everything over to a thread of this process, which gives it to the service manager.
+    fn park(&self) -> io::Result<String> {
+        if !service::has_manager() {
+            return Ok("no service manager could keep the connections".into());
+        }
+        let (connection, theirs) = rights::pair()?;
+        rights::set_patience(connection.as_fd(), WORD_MAX)?;
+        let config = &self.offering.config;
+        let hello = hello(Wish::TakeOver, self.offering.letters.len(), addresses_of(config), state_dir_of(config));
+        std::thread::Builder::new().name("parking".into()).spawn(move || parking::park(theirs, hello))?;
+        Ok(self.hand_over(connection.as_fd(), rights::own_process()))
     }
 
     /// Gives the successor what its threads need, and waits until they are there. Returns this process's ends of the sockets for the

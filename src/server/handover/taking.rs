@@ -15,6 +15,7 @@ use crate::sys::clock::unix_ms;
 use crate::sys::{rights, socket};
 
 use super::super::StartError;
+use super::parking::Parked;
 use super::{WORD_MAX, addresses_of, has_admin, hear, hear_within, hello, meeting_path, no_server, say, state_dir_of};
 
 /// The longest time that the running server may take to send everything: much longer than it gives itself.
@@ -35,6 +36,8 @@ pub(in crate::server) struct Taking {
     reports: Receiver<Result<Moved, HandoverError>>,
     /// The socket at which successors meet this server.
     pub(in crate::server) meeting: Option<OwnedFd>,
+    /// The names of what the service manager has kept, if it was that.
+    pub(in crate::server) kept: Vec<String>,
     /// The state's locks.
     pub(in crate::server) locks: Vec<OwnedFd>,
     /// The admin listener, if there is one.
@@ -52,6 +55,18 @@ impl Taking {
         }
         let path = meeting_path(&config.feed.path);
         let connection = rights::connect(&path).map_err(|error| failed(no_server(&path, &error)))?;
+        Taking::begin_at(connection, config, shards)
+    }
+
+    /// Takes what an earlier process has left with the service manager.
+    ///
+    /// # Errors
+    /// If this process cannot have it.
+    pub(in crate::server) fn begin_parked(parked: Parked, config: &Config, shards: usize) -> Result<Taking, StartError> {
+        Taking::begin_at(parked.serve(config)?, config, shards)
+    }
+
+    fn begin_at(connection: OwnedFd, config: &Config, shards: usize) -> Result<Taking, StartError> {
         let lost = |error: std::io::Error| failed(format!("the running server does not answer: {error}"));
         rights::set_patience(connection.as_fd(), WORD_MAX).map_err(lost)?;
         let (user, own) = (socket::peer(connection.as_fd()).map_err(lost)?.uid, rights::own_user());
@@ -77,7 +92,8 @@ impl Taking {
         let meeting = Some(files.remove(0));
         let (report, reports) = crossbeam_channel::unbounded();
         let (carriers, verdicts, begun) = (carriers.into_iter(), Vec::new(), Instant::now());
-        Ok(Taking { connection, begun, offer, carriers, verdicts, report, reports, meeting, locks: files, admin })
+        let (kept, locks) = (Vec::new(), files);
+        Ok(Taking { connection, begun, offer, carriers, verdicts, report, reports, meeting, kept, locks, admin })
     }
 
     /// The part of the next thread: of each shard in its order, and then of the hub.
