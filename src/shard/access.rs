@@ -62,8 +62,8 @@ pub(super) struct Access {
     /// The keys by which tokens are verified; `None` if clients need no token.
     pub(super) keyring: Option<Arc<Keyring>>,
     pub(super) identities: Identities,
-    /// The identities that connections have by their certificates, whatever they request.
-    certified: Sparse<Box<Identity>>,
+    /// The clients of connections that have come with a certificate, whatever they request.
+    certified: Sparse<Box<CertifiedClient>>,
     /// The messages of each WebSocket client in the present second.
     pub(super) talk: Talk,
     /// The tokens within a WebSocket that have failed one after the other, by slot.
@@ -92,26 +92,29 @@ impl Access {
     }
 
     /// Notes the certificate with which a connection has come.
-    pub(super) fn certify(&mut self, cx: &Context, slot: u32, client: CertifiedClient) {
-        let CertifiedClient { user, id, expires_s } = client;
-        let grants = Grants::new(&cx.settings.config.tls.client_channels, &[]);
-        let identity = Identity { user: user.map(Into::into), token: Some(id.into()), expires_s, grants };
-        self.certified.insert(slot, Box::new(identity));
+    pub(super) fn certify(&mut self, slot: u32, client: CertifiedClient) {
+        self.certified.insert(slot, Box::new(client));
+    }
+
+    /// The client of a connection that has come with a certificate.
+    pub(super) fn certified(&self, slot: u32) -> Option<&CertifiedClient> {
+        self.certified.get(slot).map(|client| &**client)
     }
 
     /// Gives a connection the identity of its certificate, if it has come with one. An error if the certificate was revoked
     /// meanwhile, or if the user has too many connections.
     pub(super) fn identify_by_certificate(&mut self, cx: &mut Context, slot: u32) -> Result<(), Refusal> {
-        let Some(identity) = self.certified.get(slot) else { return Ok(()) };
+        let Some(client) = self.certified.get(slot) else { return Ok(()) };
+        let CertifiedClient { user, id, expires_s } = (**client).clone();
         let now_s = unix_ms() / 1000;
-        if identity.token.as_ref().is_some_and(|id| self.identities.revoked.contains(id, now_s)) {
+        if self.identities.revoked.contains(&id, now_s) {
             return Err(Refusal::new(Code::InvalidToken, "the certificate was revoked"));
         }
-        if identity.expires_s <= now_s {
+        if expires_s <= now_s {
             return Err(Refusal::new(Code::TokenExpired, "the certificate has expired"));
         }
-        let identity = (**identity).clone();
-        self.remember(cx, slot, identity)
+        let grants = Grants::new(&cx.settings.config.tls.client_channels, &[]);
+        self.remember(cx, slot, Identity { user: user.map(Into::into), token: Some(id.into()), expires_s, grants })
     }
 
     /// Forgets everything about a connection that has ended.

@@ -8,6 +8,7 @@ use crate::logic::id::Id;
 use crate::logic::protocol::ws::{Decoder, Unfinished};
 use crate::logic::refusal::Refusal;
 use crate::logic::session::Payload;
+use crate::logic::tls::CertifiedClient;
 
 use super::connection::{Connection, Flags, Gap, HeldPoll, Peer, Resume, State};
 use super::context::Context;
@@ -177,6 +178,18 @@ pub(super) fn of_identity(known: &Known, ends_ms: Option<u64>) -> record::Identi
         ends_ms,
         is_asked: known.is_asked,
     }
+}
+
+/// The record of a client that has come with a certificate.
+pub(super) fn of_client(client: &CertifiedClient) -> record::Certified {
+    let CertifiedClient { user, id, expires_s } = client.clone();
+    record::Certified { user, id, expires_s }
+}
+
+/// The client of a record.
+pub(super) fn to_client(client: record::Certified) -> CertifiedClient {
+    let record::Certified { user, id, expires_s } = client;
+    CertifiedClient { user, id, expires_s }
 }
 
 /// The identity of a record, which expires at `expires`.

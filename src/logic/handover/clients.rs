@@ -318,6 +318,20 @@ pub struct Resume {
     pub opening: Option<Opening>,
 }
 
+/// A client by its certificate.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Certified {
+    /// The user.
+    #[prost(string, optional, tag = "1")]
+    pub user: Option<String>,
+    /// The certificate's id.
+    #[prost(string, tag = "2")]
+    pub id: String,
+    /// The time at which the certificate expires, in seconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub expires_s: u64,
+}
+
 /// The identity of a connection.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Identity {
@@ -425,6 +439,9 @@ pub struct Connection {
     /// The tokens that have failed one after the other.
     #[prost(uint32, tag = "26")]
     pub failed_tokens: u32,
+    /// The client by its certificate.
+    #[prost(message, optional, boxed, tag = "28")]
+    pub certified: Option<Box<Certified>>,
     /// Whether its handshake of TLS has not begun.
     #[prost(bool, tag = "27")]
     pub is_greeting: bool,

@@ -192,7 +192,7 @@ impl Rebuilding {
         }
         let key = self.dialect(record.dialect)?;
         let subscriptions = std::mem::take(&mut record.subscriptions);
-        let (identity, mut tls) = (record.identity.take(), record.tls.take());
+        let (identity, mut tls, certified) = (record.identity.take(), record.tls.take(), record.certified.take());
         if let Some(tls) = &mut tls {
             tls.since = tls.since.min(shard.cx.now);
         }
@@ -213,6 +213,9 @@ impl Rebuilding {
             records::to_known(*identity, expires)
         });
         shard.access.restore(&shard.cx, slot, known, failures);
+        if let Some(client) = certified {
+            shard.access.certify(slot, records::to_client(*client));
+        }
         self.add_subscriptions(shard, slot, &subscriptions)?;
         restore_mid(shard, slot, mid)?;
         settle(shard, slot, must_read);

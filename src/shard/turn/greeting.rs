@@ -105,7 +105,7 @@ fn complete(shard: &mut Shard, slot: u32) -> Result<(), HandshakeError> {
     let greeted = handshake.finish()?;
     cx.counters.tls_handshakes += 1;
     if let Some(client) = greeted.certificate.as_deref().and_then(CertifiedClient::read) {
-        access.certify(cx, slot, client);
+        access.certify(slot, client);
     }
     // Bytes of the handshake that are not sent yet come before the first record.
     let connection = &mut slots[slot];

@@ -245,6 +245,7 @@ impl<'a> Sender<'a> {
             tls: shard.slots.tls.record(slot).map(Box::new),
             is_greeting: shard.slots.tls.is_greeting(slot),
             failed_tokens: shard.access.failures(slot),
+            certified: shard.access.certified(slot).map(|client| Box::new(records::of_client(client))),
             ..records::of_connection(connection, places)
         };
         let Some(fd) = &connection.fd else { return Ok(()) };
