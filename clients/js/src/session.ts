@@ -212,13 +212,13 @@ export const event = async (told: RingcastEvent, isLate = FULL && late.has(told.
 /** Tells of lost events, of each once. A server that has not reached the position names one after the newest event. */
 const gap = ({ after, resumed }: { after: string; resumed: string }) => {
     const isForeign = isAfter(after, resumed);
-    const present = [...subs].filter((sub) => sub._is == 2);
+    let present = [...subs].filter((sub) => sub._is == 2);
     // Channels that were asked for from other positions have not lost these events.
-    const asked = FULL ? present.filter((sub) => sub._from == after) : [];
+    if (FULL && present.some((sub) => sub._from == after)) present = present.filter((sub) => sub._from == after);
     /** The channels that have lost events, and the positions after which. */
     const ends: { [channel: string]: string } = {};
     const told: { [after: string]: string[] } = {};
-    for (const sub of asked[0] ? asked : present) {
+    for (const sub of present) {
         const { _at = "", _told = "", _channel } = sub;
         const end = isAfter(_told, _at) ? _told : _at;
         if (isForeign ? !isAfter(_at, resumed) : !isAfter(resumed, end)) continue;
@@ -409,7 +409,7 @@ const onPage = ({ type, persisted }: any) => {
     } else if (FULL && type == "pageshow") {
         if (persisted && isNeeded()) connect();
     } else if (state.name != "waiting") probe();
-    else if (type == "online") wait(state.reason, Math.min(state.ms, 1000 * Math.random()));
+    else if (!FULL || type == "online") wait(state.reason, Math.min(state.ms, 1000 * Math.random()));
 };
 
 /** The address of a path of the server's. */

@@ -39,12 +39,12 @@ export function requests(
                 channel = channelsOf(subs);
                 if (!subs[0]) return session.rest();
                 // A subscription that begins now needs a position, if others have theirs: a request has one for all.
-                const fresh = subs.filter((sub) => !sub._at);
+                const fresh = FULL ? subs.filter((sub) => !sub._at) : [];
                 if (FULL && fresh[0] && fresh.length < subs.length) {
                     const { next } = await (await ask("poll", { channel: channelsOf(fresh), wait: 0 }, token, signal)).json();
                     fresh.forEach((sub) => (sub._at ??= next));
                 }
-                if (signal.aborted) return;
+                if (FULL && signal.aborted) return;
                 const after = least(subs.map((sub) => sub._at));
                 for (const sub of subs) {
                     sub._is = 1;
