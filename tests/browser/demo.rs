@@ -85,7 +85,7 @@ async fn it_shows_why_the_server_refuses() {
     await_parts(&browser, "total", "^[1-9]").await;
     subscribe(&browser, "no name").await;
     await_parts(&browser, "state", "^refused$").await;
-    await_parts(&browser, "told", "a channel name holds.*bad_query").await;
+    await_parts(&browser, "told", "a channel name holds.*bad_(query|channel)").await;
     // Another name is another attempt.
     subscribe(&browser, "demo:ticker").await;
     await_parts(&browser, "total", "^[1-9]").await;
@@ -100,7 +100,7 @@ async fn it_shows_why_the_server_refuses() {
     assert_eq!(parts(&browser, "lost").await, json!(["0", "0", "0"]));
     // A server that is gone gives no words.
     drop(server);
-    await_parts(&browser, "told", "trying again|tries again").await;
+    await_parts(&browser, "told", "trying again").await;
     browser.close().await;
     let server = Server::start_with(
         "[auth]\nkeys = [{ alg = \"HS256\", secret = \"0123456789abcdef0123456789abcdef\" }]",
@@ -108,7 +108,7 @@ async fn it_shows_why_the_server_refuses() {
     );
     let browser = open(&server).await;
     await_parts(&browser, "state", "^refused$").await;
-    await_parts(&browser, "told", "needs a token.*unauthorized").await;
+    await_parts(&browser, "told", "token.*unauthorized").await;
     browser.close().await;
 }
 
@@ -124,8 +124,12 @@ async fn it_shows_goodbyes_ends_and_gaps() {
     // A poll hears of a kick only while it waits at the server.
     eventually("all three are kicked", || (server.figure("connections_poll") == 1).then_some(()));
     assert_eq!(server.feed().call(kick).unwrap()["kicked"], 3);
+    // A client that is kicked comes back only if somebody wants it. A poll is not told why it ends.
     for panel in ["event-stream", "WebSocket"] {
         browser.await_true(&format!("{}.includes('maintenance (kicked)')", part(panel, "list"))).await;
+        browser.await_true(&format!("{} === 'refused'", part(panel, "state"))).await;
+        browser.await_true(&format!("{} === 'try again'", part(panel, "button"))).await;
+        browser.click(&format!("#{panel} [data-part=button]")).await;
     }
     await_parts(&browser, "state", "^open$").await;
     press_all(&browser, "cut").await;
@@ -170,6 +174,54 @@ async fn visitors_publish_within_bounds() {
         assert!(std::time::Instant::now() < deadline, "a flood of lines was not refused");
         say("again").await;
     }
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_answer_is_streamed_over_a_cut_and_can_be_stopped() {
+    let server = Server::start_with(QUICK, &["--demo"]);
+    let browser = open(&server).await;
+    let text = "document.getElementById('answer').textContent";
+    let ask = async |label: &str| {
+        browser
+            .await_true(&format!(
+                "!document.getElementById('ask').disabled && document.getElementById('ask').textContent === '{label}'"
+            ))
+            .await;
+        browser.click("#ask").await;
+    };
+    ask("ask").await;
+    browser.await_true(&format!("{text}.includes('good question')")).await;
+    let end = "because each word has an id.";
+    assert_eq!(browser.value(&format!("{text}.includes('{end}')")).await, false, "the answer comes word by word");
+    // All of the page's connections are cut, and come back.
+    browser.client.execute("for (const client of clients) client.cut()", vec![]).await.unwrap();
+    browser.client.execute("dispatchEvent(new Event('pagehide')); dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))", vec![]).await.unwrap();
+    browser.await_true(&format!("{text}.endsWith('{end}')")).await;
+    let whole = browser.value(text).await;
+    assert!(
+        whole.as_str().unwrap().starts_with("You ask: “Why is nothing lost?” That is a good question. These words are"),
+        "{whole}"
+    );
+    // A second one is stopped.
+    ask("ask").await;
+    browser
+        .await_true(&format!("{text}.startsWith('You ask') && !{text}.includes('{end}') && {text}.length > 30"))
+        .await;
+    ask("stop").await;
+    browser.await_true("document.getElementById('ask').textContent === 'ask'").await;
+    // The backend has ended the answer's channel, on which nothing is to come.
+    let status = "
+        const done = arguments[0], { run } = Object.values(clients[0].numbers)[0];
+        const ask = async () => {
+            const stop = new AbortController();
+            const { status } = await fetch(`/sse?channel=demo:answer-${run}-2`, { signal: stop.signal });
+            stop.abort();
+            status === 204 ? done(status) : setTimeout(ask, 50);
+        };
+        ask();";
+    assert_eq!(browser.run(status, vec![]).await, 204);
+    assert_eq!(browser.value(&format!("{text}.includes('{end}')")).await, false);
     browser.close().await;
 }
 

@@ -1,12 +1,10 @@
 // Ids: `1700000000000-0`. They order all events of all channels, so one id is a position on any set of channels.
 
-/** The position that the server names in a gap for a position that it has not reached. */
-export const FOREIGN = "17592186044415-1048575";
+/** Compares two ids by their numbers. */
+export const { compare } = new Intl.Collator("en", { numeric: true });
 
 /** Whether an id lies after another one. Each lies after none. */
-export const isAfter = (id: string, other?: string): boolean => !other || padded(id) > padded(other);
-
-const padded = (id: string): string => id.replace(/\d+/g, (digits) => digits.padStart(16, "0"));
+export const isAfter = (id: string, other = ""): boolean => compare(id, other) > 0;
 
 /** The least of some ids. */
-export const least = (ids: (string | undefined)[]): string | undefined => ids.reduce((a, b) => (!a || (b && isAfter(a, b)) ? b : a), undefined);
+export const least = (ids: (string | undefined)[]): string | undefined => (ids as string[]).filter(Boolean).sort(compare)[0];

@@ -1,217 +1,208 @@
 // One connection for all tabs of a user. The tab that holds a Web Lock has the connection, and tells the others over a
 // BroadcastChannel. Each tab keeps its own positions, so that any of them can go on as the holder.
 
-import { claims, type Group, type Join, type Link, type Sub } from "./session.js";
-import { RingcastError, type RingcastEvent } from "./types.js";
+import * as session from "./session.js";
+import { claims, type Link, type Sub } from "./session.js";
+import type { RingcastEvent, State } from "./types.js";
 
-/** The silence of the holder after which a tab that is shown takes its place, in milliseconds. */
+/** The time between two questions of a tab that is shown to the holder, in milliseconds. */
+const TURN = 500;
+/** The silence of the holder after which such a tab takes its place. */
 const SILENCE = 2000;
 /** The time after which a holder that is not shown gives way to a tab that is. */
 const HIDDEN = 10_000;
 
-const hex = async (text: string) => {
-    const bytes = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-    return [...new Uint8Array(bytes)].map((byte) => byte.toString(16)).join();
+/** The kind, what it is about, the tab that posts it, the one that it is for, and whether that is a holder which gives way. */
+type Message = [type: string, value: any, from: string, to?: string, isIdle?: boolean];
+
+const { locks } = globalThis.navigator ?? {};
+/** This tab's part in its group, until it leaves. */
+let life: AbortController | undefined;
+let group: string | undefined;
+let me: string;
+let channel: BroadcastChannel;
+export let isHolder = false;
+let holder: string | undefined;
+let isStealing = false;
+/** Goes on with the connection that waits for a holder. */
+let arrive: () => void;
+/** As a holder: the other tabs' subscriptions, by the tab and the number of its message. */
+const remote = new Map<string, Map<number, Sub>>();
+/** As a follower: this tab's subscriptions, and the numbers of their messages. */
+const own = new Map<Sub, number>();
+/** When the holder answered, the own timer ran, and the page was shown. */
+let heardAt = 0;
+let tickedAt = 0;
+let shownAt = 0;
+let last: RingcastEvent | undefined;
+let ticks: any;
+
+export const isFollower = () => life && !isHolder;
+const post = (type: string, value?: unknown, to?: string, isIdle?: boolean) => life && channel.postMessage([type, value, me, to, isIdle]);
+export const tellTabs = (type: string, value: unknown): unknown => isHolder && post(type, value);
+
+export const leave = () => {
+    if (!life) return;
+    clearInterval(ticks);
+    life.abort();
+    channel.close();
+    life = group = holder = undefined;
+    isHolder = isStealing = false;
 };
 
-export const join: Join = async (session, token, present) => {
-    const { locks } = globalThis.navigator ?? {};
-    if (!locks || !globalThis.BroadcastChannel) return;
-    const { share } = session._options;
-    // Tabs of different users have different names. No part of a token is in them.
-    const name = "ringcast1 " + (await hex(`${session._address("")} ${share === true ? (claims(token).sub ?? token) : share}`));
-    if (present?._name == name) return present;
-    present?._leave();
+const dropTab = (tab: string) => {
+    remote.get(tab)?.forEach(session.remove);
+    remote.delete(tab);
+};
 
-    const me = crypto.randomUUID();
-    const channel = new BroadcastChannel(name);
-    const queue = new AbortController();
-    /** As a holder: the other tabs' subscriptions, by tab and number. */
-    const remote = new Map<string, Sub>();
-    const tabs = new Set<string>();
-    /** As a follower: this tab's subscriptions and calls, by number. */
-    const own = new Map<number, Sub>();
-    const calls = new Map<number, (answer: any) => void>();
-    let holder: string | undefined;
-    let count = 0;
-    let heardAt = Date.now();
-    let tickedAt = heardAt;
-    let hiddenAt = 0;
-    let hasLeft = false;
-    let isJoined = false;
-    let last: RingcastEvent | undefined;
-    let joined: () => void;
-    let release: (() => void) | undefined;
-
-    const post = (message: object) => hasLeft || channel.postMessage({ ...message, from: me });
-    const dropTab = (tab: string) => {
-        for (const [key, sub] of remote) {
-            if (!key.startsWith(tab)) continue;
-            remote.delete(key);
-            session._remove(sub);
-        }
+/** Asks for the holder's lock. What becomes of it concerns this tab until it leaves. */
+const request = (more: { steal: true } | { signal: AbortSignal }) => {
+    const { signal } = life!;
+    const hold = () => {
+        if (signal.aborted) return;
+        isHolder = true;
+        isStealing = false;
+        holder = me;
+        post("up");
+        if (session.link) session.connect();
+        else arrive();
+        return new Promise((resolve) => (signal.onabort = resolve));
     };
-    const hold = () =>
-        new Promise<void>((resolve) => {
-            if (hasLeft) return resolve();
-            release = resolve;
-            holder = me;
-            group._isHolder = true;
-            post({ t: "up" });
-            if (isJoined) session._connect();
-            joined();
-        });
-    /** Another tab has taken the lock, or this one leaves. */
+    /** Another tab has taken the lock. */
     const lose = () => {
-        if (hasLeft || !group._isHolder) return;
-        group._isHolder = false;
+        if (signal.aborted || !isHolder) return;
+        isHolder = false;
         holder = undefined;
         heardAt = Date.now();
-        dropTab("");
-        tabs.clear();
-        wait();
-        session._connect();
+        for (const tab of remote.keys()) dropTab(tab);
+        queue();
+        session.connect();
     };
-    const wait = () => {
-        locks.request(name, { signal: queue.signal }, hold).catch(lose);
-        post({ t: "ask" });
-    };
-    const steal = () => {
-        heardAt = Date.now();
-        locks.request(name, { steal: true }, hold).catch(lose);
-    };
-    const tick = () => {
-        const now = Date.now();
-        // A tab that was frozen itself gives the holder its time.
-        if (now - tickedAt > 1500) heardAt = now;
-        tickedAt = now;
-        if (group._isHolder || document.hidden) return;
-        if (now - heardAt > SILENCE) steal();
-        else post({ t: "ask" });
-    };
-    const ticks = setInterval(tick, 500);
+    locks!.request(group!, more, hold).catch(lose);
+};
+const queue = () => {
+    request({ signal: life!.signal });
+    post("ask");
+};
 
-    const link = (): Link => {
-        const present: Link = {
-            _isTab: true,
-            _sync() {
-                if (!holder) return;
-                const gone = [...own].filter(([, sub]) => !session._subs.has(sub) || sub._isFull).map(([number]) => number);
-                for (const number of gone) own.delete(number);
-                const wants = session._wanted().map((sub) => {
-                    sub._asked = present;
-                    own.set(++count, sub);
-                    return [count, sub._channel, sub._at];
-                });
-                if (gone[0] || wants[0]) post({ t: "want", v: wants, gone });
-            },
-            _stop() {
-                own.clear();
-                for (const hear of calls.values()) hear({ error: { code: "cut" } });
-                calls.clear();
-            },
-            _call: (message) =>
-                new Promise((resolve, reject) => {
-                    calls.set(++count, ({ error, value }) => (error ? reject(new RingcastError(error.code, error.message)) : resolve(value)));
-                    post({ t: "call", v: count, message });
-                }),
-        };
-        return present;
-    };
+const steal = () => {
+    // A second time would take it from this tab.
+    if (isStealing) return;
+    isStealing = true;
+    request({ steal: true });
+};
 
-    /** What a tab asks the holder for. */
-    const serve = ({ t, v, from, gone, message }: any) => {
-        // A tab whose timers stand still is frozen, though it may hear messages.
-        if (t == "ask" && Date.now() - tickedAt < 1500) {
-            hiddenAt = document.hidden ? hiddenAt || Date.now() : 0;
-            post({ t: "up", state: session._state(), isHidden: hiddenAt && Date.now() - hiddenAt > HIDDEN });
-        }
-        if (t == "want") {
-            // A tab's lock is free when the tab is gone.
-            if (!tabs.has(from)) locks.request(name + from, { signal: queue.signal }, () => dropTab(from)).catch(() => {});
-            tabs.add(from);
-            for (const number of gone) {
-                session._remove(remote.get(from + number)!);
-                remote.delete(from + number);
-            }
-            for (const [number, channel, at] of v) {
-                const sub: Sub = {
-                    _channel: channel,
-                    _at: at,
-                    _take(event) {
-                        if (last != event) post({ t: "event", v: event, isLate: session._late.has(event.channel) });
-                        last = event;
-                    },
-                    _onConfirmed: () => post({ t: "on", to: from, v: number, at: sub._at }),
-                };
-                remote.set(from + number, sub);
-                session._add(sub);
-            }
-        }
-        if (t == "call") {
-            const call = session._link()?._call;
-            const answer = (answer: object) => post({ t: "answer", to: from, v, ...answer });
-            if (!call) return answer({ error: { code: "one_way" } });
-            call(message).then(
-                (value) => answer({ value }),
-                ({ code, message }) => answer({ error: { code, message } }),
-            );
-        }
-    };
-    /** What the holder tells a tab. */
-    const follow = ({ t, v, from, to, at, isLate, state, isHidden, ...rest }: any) => {
-        if (t == "up" && holder != from) {
-            const isNew = holder;
-            holder = from;
-            heardAt = Date.now();
-            joined();
-            if (isNew) session._connect();
-            else session._link()?._sync();
-        }
-        if (from != holder || (to && to != me)) return;
-        heardAt = Date.now();
-        if (t == "up") {
-            if (state) mirror(state);
-            if (isHidden && !document.hidden) steal();
-        }
-        if (t == "state") mirror(v);
-        if (t == "notice") session._notice(v[0], v[1]);
-        if (t == "event") session._event(v, isLate);
-        if (t == "on" && own.has(v)) session._confirm([own.get(v)!], at);
-        if (t == "answer") {
-            calls.get(v)?.(rest);
-            calls.delete(v);
-        }
-    };
-    /** The holder's state is the tab's, also its end, unless only the holder's program has closed it. */
-    const mirror = (state: any) => {
-        if (!session._link() || JSON.stringify({ ...state, shared: 0 }) == JSON.stringify({ ...session._state(), shared: 0 })) return;
-        if (state.name != "closed") session._set(state);
-        else if (state.reason.code != "closed") session._close(state.reason, true);
-    };
-    channel.onmessage = ({ data }) => (group._isHolder ? data.t == "up" || serve(data) : follow(data));
+const tick = () => {
+    const now = Date.now();
+    // A tab that was frozen itself gives the holder its time.
+    if (now - tickedAt > 3 * TURN) heardAt = now;
+    tickedAt = now;
+    if (document.hidden) return;
+    shownAt = now;
+    if (isHolder) return;
+    if (now - heardAt > SILENCE) steal();
+    else post("ask");
+};
 
-    const group: Group = {
-        _name: name,
-        _isHolder: false,
-        _link: link,
-        _post: post,
-        _leave() {
-            clearInterval(ticks);
-            hasLeft = true;
-            queue.abort();
-            release?.();
-            releaseTab?.();
-            channel.close();
-        },
-    };
-    let releaseTab: (() => void) | undefined;
-    locks.request(name + me, () => new Promise<void>((resolve) => (hasLeft ? resolve() : (releaseTab = resolve))));
+/** Joins the tabs with the same server and user, if it is not among them, and waits for their holder. */
+export const join = async (token: string | undefined): Promise<void> => {
+    const { share } = options;
+    const user = share === true ? (token ? claims(token).sub : "") : share;
+    const name = locks && globalThis.document && user != null ? `ringcast3 ${session.address("")} ${user}` : undefined;
+    if (name == group) return;
+    leave();
+    if (!name) return;
+    group = name;
+    me = `${Math.random()}`;
+    life = new AbortController();
+    channel = new BroadcastChannel(name);
+    session.listen(channel, (data: Message) => (isHolder ? serve : follow)(...data));
+    heardAt = tickedAt = shownAt = Date.now();
+    ticks = setInterval(tick, TURN);
+    const { signal } = life;
+    // This lock is free when the tab is gone.
+    locks!.request(name + me, () => new Promise((resolve) => (signal.aborted ? resolve(0) : signal.addEventListener("abort", resolve))));
     await new Promise<void>((resolve) => {
-        joined = resolve;
+        arrive = resolve;
         setTimeout(resolve, 1000);
-        wait();
+        queue();
     });
-    isJoined = true;
-    return group;
+};
+
+/** The link of a tab that follows. */
+export const tabLink = (): Link => {
+    // The answer has the state.
+    post("ask");
+    return {
+    _sync() {
+        if (!holder) return;
+        for (const [sub, ref] of own) {
+            if (session.subs.has(sub) && sub._is != 3) continue;
+            own.delete(sub);
+            post("gone", ref);
+        }
+        for (const sub of session.wanted()) {
+            sub._is = 1;
+            own.set(sub, session.say({ want: sub._channel, at: sub._at }, ({ at, error }) => error || session.confirm([sub], at)));
+        }
+    },
+    _stop: () => own.clear(),
+    _send: (message) => post("call", message),
+    };
+};
+
+/** What a tab asks the holder for. */
+const serve = (...[type, value, from]: Message) => {
+    const now = Date.now();
+    // A tab whose timers stand still is frozen, though it may hear messages.
+    if (type == "ask" && now - tickedAt < 3 * TURN) post("up", session.state, undefined, now - shownAt > HIDDEN);
+    if (type == "gone") {
+        session.remove(remote.get(from)?.get(value)!);
+        remote.get(from)?.delete(value);
+    }
+    if (type != "call") return;
+    const { ref, want, at } = value;
+    const answer = (told: object) => post("answer", { ...told, ref }, from);
+    if (!want) return session.say(value, answer);
+    if (!remote.has(from)) {
+        remote.set(from, new Map());
+        locks!.request(group + from, life!, () => dropTab(from)).catch(() => {});
+    }
+    const sub: Sub = {
+        _channel: want,
+        _at: at,
+        _take(event) {
+            if (last != event) post("event", [event, session.late.has(want)]);
+            last = event;
+        },
+        _onConfirmed: () => answer({ at: sub._at }),
+    };
+    remote.get(from)!.set(ref, sub);
+    session.add(sub);
+};
+
+/** What the holder tells a tab. */
+const follow = (...[type, value, from, to, isIdle]: Message) => {
+    if (type == "up" && holder != from) {
+        const isOther = holder;
+        holder = from;
+        arrive();
+        if (isOther) session.connect();
+        else session.link?._sync();
+    }
+    if (from != holder || (to && to != me)) return;
+    if (type == "up") {
+        heardAt = Date.now();
+        if (value) mirror(value);
+        if (isIdle && !document.hidden) steal();
+    }
+    if (type == "notice") session.notice(value[0], value[1]);
+    if (type == "event") session.event(value[0], value[1]);
+    if (type == "answer") session.answer(value);
+};
+/** The holder's state is the tab's, also its end, unless only the holder's program has closed it. */
+const mirror = (state: State) => {
+    if (!session.link || state.name == session.state.name) return;
+    if (state.name != "closed") session.set(state.name == "open" ? { ...state, shared: "follower" } : state);
+    else if (state.reason.code != "closed") session.close(state.reason, true);
 };

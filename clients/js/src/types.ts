@@ -1,5 +1,7 @@
 // The types of the library's interface.
 
+export { RingcastError } from "./error.js";
+
 /** A map from channels to the types of their data. A `*` in a name stands for any text: `"orders:*"`. */
 export type Channels = Record<string, any>;
 
@@ -135,13 +137,4 @@ export interface Ringcast<M extends object = Channels> {
     close(): void;
     /** `using rc = connect(…)`. */
     [Symbol.dispose](): void;
-}
-
-/** An error with a code: one of the server's vocabulary, or the library's own. */
-export class RingcastError extends Error {
-    readonly code: string;
-    constructor(code: string, message?: string) {
-        super(message || code);
-        this.code = code;
-    }
 }

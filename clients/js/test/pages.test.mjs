@@ -1,16 +1,20 @@
 // The library in pages: the README's own, React in strict mode, Vue, Echo, and a browser that sleeps.
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import test from "node:test";
+import test, { describe } from "node:test";
 import { build } from "esbuild";
 import { BROWSERS } from "../../../tests/clients/lib/browsers.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
+import { processes } from "./lib/processes.mjs";
 import { stage } from "./lib/stage.mjs";
+
+/** The time in seconds for which a browser sleeps. The long form is RINGCAST_SLEEP=90. */
+const SLEEP = Number(process.env.RINGCAST_SLEEP ?? 9);
 
 const README = fs.readFileSync(new URL("../../../README.md", import.meta.url), "utf8");
 
 async function setUp(t, name) {
-    const { server, proxy, browser } = await stage(t, '[server]\ndrain_timeout = "2s"', name);
+    const { server, proxy, browser } = await stage(t, '[server]\ndrain_timeout = "2s"\n[http]\nretry = "200ms"', name);
     proxy.pages.set("/ringcast.js", fs.readFileSync(new URL("../dist/ringcast.js", import.meta.url)));
     const open = async (html) => {
         proxy.pages.set("/page.html", html);
@@ -38,39 +42,44 @@ async function bundled(source) {
     return `<!doctype html><div id="app"></div><script type="module">${outputFiles[0].text.replaceAll("</script", "<\\/script")}</script>`;
 }
 
-for (const name of BROWSERS) {
-    test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 180_000 }, async (t) => {
-        const { server, proxy, open } = await setUp(t, name);
-        const [, html] = /```html\n([^]*?)```/.exec(README) ?? assert.fail("the README has a page");
-        const page = await open(html);
-        await server.awaitSubscribers("news", 1);
-        const lines = () => page.evaluate(() => [...document.querySelectorAll("#news li")].map((line) => line.textContent));
-        const wanted = [];
-        const publish = async (text) => {
-            wanted.push(text);
-            await server.publish("news", text);
-        };
-        const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 60_000);
-        await publish("one");
-        await arrive();
-        proxy.cutAll(true);
-        await publish("two");
-        await arrive();
-        proxy.stripsUpgrades = true;
-        proxy.cutAll();
-        await publish("three");
-        await arrive();
-        await server.end("SIGTERM");
-        await server.run();
-        // What is published before the page is back would be lost with the history of a server that has just started.
-        await server.awaitSubscribers("news", 1);
-        await publish("four");
-        await arrive();
-        assert.deepEqual(await lines(), wanted);
-        assert.deepEqual(page.errors, []);
-    });
+// These wait most of the time, so they run together.
+describe("the README's page", { concurrency: true }, () => {
+    for (const name of BROWSERS) {
+        test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 180_000 }, async (t) => {
+            const { server, proxy, open } = await setUp(t, name);
+            const [, html] = /```html\n([^]*?)```/.exec(README) ?? assert.fail("the README has a page");
+            const page = await open(html);
+            await server.awaitSubscribers("news", 1);
+            const lines = () => page.evaluate(() => [...document.querySelectorAll("#news li")].map((line) => line.textContent));
+            const wanted = [];
+            const publish = async (text) => {
+                wanted.push(text);
+                await server.publish("news", text);
+            };
+            const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 60_000);
+            await publish("one");
+            await arrive();
+            proxy.cutAll(true);
+            await publish("two");
+            await arrive();
+            proxy.stripsUpgrades = true;
+            proxy.cutAll();
+            await publish("three");
+            await arrive();
+            await server.end("SIGTERM");
+            await server.run();
+            // What is published before the page is back would be lost with the history of a server that has just started.
+            await server.awaitSubscribers("news", 1);
+            await publish("four");
+            await arrive();
+            assert.deepEqual(await lines(), wanted);
+            assert.deepEqual(page.errors, []);
+        });
+    }
+});
 
-    test(`${name}: a browser that slept is back within five seconds`, { timeout: 120_000 }, async (t) => {
+for (const name of BROWSERS) {
+    test(`${name}: a browser that slept ${SLEEP} s notices within five seconds`, { timeout: 240_000 }, async (t) => {
         const { server, proxy, browser, open } = await setUp(t, name);
         const page = await open(`<script type="module">
             import { connect } from "/dist/ringcast.js";
@@ -87,7 +96,7 @@ for (const name of BROWSERS) {
         for (const pid of all) process.kill(pid, "SIGSTOP");
         proxy.isStalled = true;
         await server.publish("a", "asleep");
-        await new Promise((resolve) => setTimeout(resolve, 9000));
+        await new Promise((resolve) => setTimeout(resolve, SLEEP * 1000));
         const began = Date.now();
         for (const pid of all) process.kill(pid, "SIGCONT");
         await eventually("the page notices", () => page.evaluate(() => states.includes("silent")), 10_000);
@@ -98,21 +107,6 @@ for (const name of BROWSERS) {
         await eventually(async () => `the event comes: ${await seen()}`, () => page.evaluate(() => told.length === 1));
         assert.deepEqual(await page.evaluate(() => told), ["asleep"]);
     });
-}
-
-/** A process and all that it has started. */
-function processes(root) {
-    const parents = new Map();
-    for (const pid of fs.readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
-        try {
-            parents.set(Number(pid), Number(fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ")[1]));
-        } catch {
-            // It has ended.
-        }
-    }
-    const all = [root];
-    for (let i = 0; i < all.length; i++) for (const [pid, parent] of parents) if (parent === all[i]) all.push(pid);
-    return all;
 }
 
 test("React in strict mode: components share one connection, which stays over a double mount and ends with the last", { timeout: 60_000 }, async (t) => {

@@ -1,102 +1,80 @@
 // WebSocket: all subscriptions and messages over one connection, each subscription from its own position.
 
-import { isAfter } from "../ids.js";
+import * as session from "../session.js";
+import { compare } from "../ids.js";
 import { binary } from "./payload.js";
-import { RingcastError } from "../types.js";
-import type { Ending, Link, Sub, Transport } from "../session.js";
+import type { Ending, Link, Transport } from "../session.js";
 
-export const ws: Transport = (session, token) => {
-    const { WebSocket = globalThis.WebSocket } = session._options;
-    const socket = new WebSocket(session._address("ws", { beat: session._beat }).replace("http", "ws"));
-    const calls = new Map<number, (answer: any) => void>();
+export const ws: Transport = (token) => {
+    const { WebSocket = globalThis.WebSocket } = options;
+    const socket = new WebSocket(session.address("ws", { beat: session.beat }).replace("http", "ws"));
     /** The channels that the server was asked for, and not asked to leave. */
     const has = new Set<string>();
-    let refs = 0;
-
-    /** Sends a message. The answer is heard before anything that follows it. */
-    const say = (message: object, hear: (answer: any) => void): void => {
-        calls.set(++refs, hear);
-        socket.send(JSON.stringify({ ...message, ref: refs }));
-    };
-    const fail = (ending: Ending) => session._over(link, ending);
-
-    /** Asks for subscriptions, which count once the server has answered. */
-    const ask = (subs: Sub[], isPositioned: boolean) => {
-        if (!subs[0]) return;
-        const positions: { [channel: string]: string | null } = {};
-        // The oldest position of a channel counts, and each subscription leaves out the events that it has. The server reads
-        // channels of the same position at once, if they stand beside each other.
-        if (isPositioned) subs.sort((a, b) => (isAfter(a._at!, b._at) ? 1 : -1));
-        const isOrdered = !isPositioned || (!has.size && !isAfter(subs.at(-1)!._at!, subs[0]._at));
-        for (const sub of subs) {
-            sub._asked = link;
-            has.add(sub._channel);
-            sub._from = positions[sub._channel] ??= sub._at ?? (null as any);
-        }
-        say({ subscribe: positions }, ({ id, error }) => {
-            if (!error) {
-                if (!isOrdered) for (const name in positions) session._late.add(name);
-                return session._confirm(subs.filter((sub) => sub._asked == link), id);
-            }
-            const { code, message, channels } = error;
-            if (!channels) return fail({ code, message });
-            for (const sub of subs) sub._asked = undefined;
-            for (const channel of channels) {
-                has.delete(channel);
-                session._notice("unsubscribed", { channel, reason: message });
-            }
-            link._sync();
-        });
-    };
+    const fail = (ending: Ending) => session.over(link, ending);
 
     const link: Link = {
         _sync() {
             if (socket.readyState != 1) return;
-            const wanted = session._wanted();
-            const gone = [...has].filter((channel) => ![...session._subs].some((sub) => sub._channel == channel && !sub._isFull));
-            gone.forEach((channel) => has.delete(channel));
-            if (gone[0]) say({ unsubscribe: gone }, () => {});
-            ask(wanted.filter((sub) => !sub._at), false);
-            // A channel is read again from one position, so all of its subscriptions count, also those that have not caught up.
-            ask([...session._subs].filter((sub) => sub._at && !sub._isFull && wanted.some((other) => other._at && other._channel == sub._channel)), true);
+            const active = [...session.subs].filter((sub) => sub._is != 3);
+            const unsubscribe = [...has].filter((channel) => !active.some((sub) => sub._channel == channel));
+            for (const channel of unsubscribe) has.delete(channel);
+            if (unsubscribe[0]) session.say({ unsubscribe }, () => {});
+            // A channel is read from one position, so all of its subscriptions count, also those that have not caught up. Each leaves
+            // out the events that it has. The server reads channels of the same position at once, if they stand beside each other.
+            const wanted = session.wanted();
+            const subs = active.filter((sub) => wanted.some((other) => other._channel == sub._channel && (other == sub || other._at))).sort((a, b) => compare(a._at ?? "", b._at ?? ""));
+            if (!subs[0]) return;
+            const subscribe: { [channel: string]: string | null } = {};
+            for (const sub of subs) subscribe[sub._channel] ??= sub._at ?? null;
+            // While channels are read from different positions, an event is a position on its own channel alone.
+            const late = Object.keys(subscribe).filter((channel) => subscribe[channel]);
+            const isOrdered = !has.size && new Set(late.map((channel) => subscribe[channel])).size < 2;
+            for (const sub of subs) {
+                sub._is ||= 1;
+                sub._from = subscribe[sub._channel]!;
+                has.add(sub._channel);
+            }
+            session.say({ subscribe }, ({ id, error }) => {
+                if (!error) {
+                    if (!isOrdered) for (const channel of late) session.late.add(channel);
+                    return session.confirm(subs, id);
+                }
+                const { channels, message } = error;
+                if (!channels) return fail(error);
+                for (const sub of subs) if (sub._is == 1) sub._is = 0;
+                session.lost(channels, "unsubscribed", message);
+                link._sync();
+            });
         },
         _stop() {
-            socket.onmessage = socket.onclose = null;
+            socket.onclose = null;
             // Closing a socket that is not open yet is an error on the page's console.
             socket.onopen = () => socket.close();
             if (socket.readyState) socket.close();
-            for (const hear of calls.values()) hear({ error: { code: "cut" } });
         },
         _probe: () => socket.send('{"ping":1}'),
-        _call: (message) =>
-            new Promise((resolve, reject) =>
-                say(message, (answer) => (answer.error ? reject(new RingcastError(answer.error.code, answer.error.message)) : resolve(answer))),
-            ),
+        _send: (message) => socket.send(JSON.stringify(message)),
     };
 
     // The close that follows says it.
     socket.onerror = () => {};
     socket.onopen = () => {
-        if (token) say({ token }, ({ error }) => error && /^(unauth|invalid_t|token_)/.test(error.code) && fail(error));
+        if (token) session.say({ token }, ({ error }) => error && session.DENIED.test(error.code) && fail(error));
         link._sync();
     };
-    socket.onmessage = ({ data }) => {
-        session._hear();
+    session.listen(socket, (data) => {
+        if (link != session.link) return;
+        session.hear();
         const told = JSON.parse(data);
-        const { hello, bye, error, ref } = told;
-        if (told.channel) session._event(binary(told));
-        else if (hello) session._opened("ws", hello.conn, hello.beat_ms);
-        else if (bye) fail({ code: bye.code, message: bye.reason, retry: bye.retry_ms });
-        else if (ref || error) {
-            calls.get(ref)?.(told);
-            calls.delete(ref);
-        } else if ("data" in told || told.data_b64) session._notice("message", binary(told).data);
-        else for (const name in told) session._notice(name, told[name]);
-    };
+        if (told.channel) session.event(binary(told));
+        else if (told.ref) session.answer(told);
+        else if ("data" in told || told.data_b64) session.notice("message", binary(told).data);
+        else for (const name in told) session.notice(name, told[name]);
+    });
     socket.onclose = ({ code, reason }) => {
         const [, word, message] = /^(\w+): (.*)/.exec(reason) ?? [];
-        // The server has had enough for now.
-        fail({ code: word, message, status: code == 4001 ? 401 : code == 4003 ? 403 : 0, retry: code == 1008 ? 30_000 : undefined });
+        // At 1008 the server has had enough for now.
+        fail({ code: word, message, retry_ms: code == 1008 ? 30_000 : undefined });
     };
     return link;
 };
