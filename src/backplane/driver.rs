@@ -225,10 +225,7 @@ impl Driver {
     }
 
     fn begin_first(&self, tail: Tail) {
-        let retention = self.parts.config.retention.as_millis() as u64;
-        let oldest = Id::new(tail.now_ms.saturating_sub(retention), 0);
-        // Everything after this is in the log, unless the log was trimmed further.
-        let from = tail.first.map_or(tail.last, |first| oldest.max(first.before()));
+        let from = tail.from;
         self.state.borrow_mut().position = from;
         self.tell(FromBroker::State(BrokerState::CatchingUp { from, until: tail.last.max(from), now_ms: tail.now_ms }));
     }

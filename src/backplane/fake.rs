@@ -80,8 +80,8 @@ impl Broker for Fake {
             return Err(away());
         }
         log.opened += 1;
-        let first = log.entries.first().map(|entry| entry.id);
-        let tail = Tail { first, last: Id::new(log.last, 0), now_ms: log.last, is_fenced_off: true };
+        let from = log.entries.first().map_or(Id::new(log.last, 0), |entry| entry.id.before());
+        let tail = Tail { from, last: Id::new(log.last, 0), now_ms: log.last, is_fenced_off: true };
         Ok((self.clone(), self.clone(), tail))
     }
 }

@@ -113,7 +113,10 @@ impl Broker for Redis {
             Value::Array(parts) => parts.first().and_then(integer).unwrap_or(0) as u64 * 1000,
             _ => 0,
         };
-        let tail = Tail { first: info.first, last: info.last, now_ms, is_fenced_off };
+        let oldest = Id::new(now_ms.saturating_sub(self.retention.as_millis() as u64), 0);
+        // Everything after this is in the log, unless the log was trimmed further.
+        let from = info.first.map_or(info.last, |first| oldest.max(first.before()));
+        let tail = Tail { from, last: info.last, now_ms, is_fenced_off };
         let writer = RedisWriter {
             connection: writer,
             key: self.key.clone(),
