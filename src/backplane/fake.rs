@@ -191,7 +191,8 @@ fn world(before: impl FnOnce(&mut Log)) -> (World, Fake, BackplaneParts, Started
     before(&mut fake.log.borrow_mut());
     let figures = Arc::new(ServerFigures::default());
     let (started, has_started) = crossbeam_channel::bounded(1);
-    let parts = BackplaneParts { config, mark, inbox, to_hub, figures, started };
+    let state = Arc::default();
+    let parts = BackplaneParts { config, mark, inbox, to_hub, state, figures, started };
     let world = World { log: fake.log.clone(), queue, hub, next: 1, told: Vec::new() };
     (world, fake, parts, has_started)
 }

@@ -14,6 +14,8 @@ mod fake;
 mod nats;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "nats", feature = "redis", test))]
+mod state;
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use arcstr::ArcStr;
 use crate::config::Backplane;
 #[cfg(any(feature = "nats", feature = "redis"))]
 use crate::config::BackplaneKind;
-use crate::figures::ServerFigures;
+use crate::figures::{ServerFigures, ServerState};
 use crate::link::ToHub;
 use crate::link::backplane::BrokerInbox;
 
@@ -37,6 +39,8 @@ pub struct BackplaneParts {
     pub inbox: BrokerInbox,
     /// The queue to the hub.
     pub to_hub: ToHub,
+    /// The server's state, which tells load balancers whether to send clients.
+    pub state: Arc<ServerState>,
     /// The figures to count in.
     pub figures: Arc<ServerFigures>,
     /// The channel for the outcome of the first connection.

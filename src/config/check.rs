@@ -215,6 +215,11 @@ pub fn warnings(config: &Config) -> Vec<String> {
 }
 
 impl Backplane {
+    /// Whether ids tell the time of events: those that a stream of NATS numbers do not.
+    pub fn has_times_in_ids(&self) -> bool {
+        self.kind != BackplaneKind::Nats
+    }
+
     /// The number of replicas that must have an entry before it counts.
     pub fn replicas(&self) -> u32 {
         self.ack_replicas.count(self.url.contains("+sentinel://"))

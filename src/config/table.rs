@@ -415,6 +415,9 @@ section! {
         replicas: usize = 1, must 1..=5;
         /// The storage of the log, if this node makes the stream of NATS: `file` or `memory`.
         storage: Storage = Storage::File, must one_of();
+        /// The time after which `/readyz` answers 503 while the broker is away; 0 for never, as it is away for all nodes at
+        /// once. Clients are served in any case.
+        unready_after: Duration as "units::duration" = secs(30), must ..=WEEK;
     }
 }
 

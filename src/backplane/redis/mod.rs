@@ -110,7 +110,10 @@ impl Broker for Redis {
         self.name_connection(&mut writer).await;
         let info = self.checker.lock().await.begin(&mut writer).await?;
         let now_ms = match ask(&mut writer, &cmd("TIME")).await? {
-            Value::Array(parts) => parts.first().and_then(integer).unwrap_or(0) as u64 * 1000,
+            Value::Array(parts) => {
+                let part = |at: usize| parts.get(at).and_then(integer).unwrap_or(0) as u64;
+                part(0) * 1000 + part(1) / 1000
+            }
             _ => 0,
         };
         let oldest = Id::new(now_ms.saturating_sub(self.retention.as_millis() as u64), 0);

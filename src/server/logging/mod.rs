@@ -44,7 +44,8 @@ impl LogFilter for Filter {
 }
 
 fn read(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives).map_err(|error| {
+    // What the NATS library says of its connections, the driver says in a sentence of its own.
+    EnvFilter::try_new(format!("async_nats=off,{directives}")).map_err(|error| {
         format!("{directives:?} is no level and no list of directives; write error, warn, info or debug: {error}")
     })
 }
