@@ -4,7 +4,6 @@
 //! became of entries whose outcome is not known. A `broker` is one kind of server behind it: `redis`, `nats`, or in tests a
 //! log in memory (`fake`). Tokio runs here, on a thread of its own, and nothing else does.
 
-#[cfg(any(feature = "nats", feature = "redis", test))]
 mod broker;
 #[cfg(any(feature = "nats", feature = "redis", test))]
 mod driver;
@@ -12,6 +11,7 @@ mod driver;
 mod fake;
 #[cfg(feature = "nats")]
 mod nats;
+mod probe;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(any(feature = "nats", feature = "redis", test))]
@@ -28,6 +28,8 @@ use crate::config::BackplaneKind;
 use crate::figures::{ServerFigures, ServerState};
 use crate::link::ToHub;
 use crate::link::backplane::BrokerInbox;
+
+pub use probe::{Grade, Probed, probe};
 
 /// Everything that the thread is made of.
 pub struct BackplaneParts {

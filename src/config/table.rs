@@ -17,7 +17,7 @@ use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, Storage, TlsVersion, Verdict};
+use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -411,6 +411,9 @@ section! {
         /// The replicas that must have an event before its publisher is answered: `auto` is 1 with Sentinels, else 0. With NATS
         /// more than half of `replicas` have it in any case.
         ack_replicas: Replicas as "units::text" = Replicas::Auto;
+        /// The server that entries are read from as they come, with Redis: `primary`, or `replica` for one of its replicas, if it has
+        /// any. Replicas take the load of many nodes, and an event is acknowledged once a replica has it.
+        read_from: ReadFrom = ReadFrom::Primary, must one_of();
         /// The servers that keep the log, if this node makes the stream of NATS. A stream that exists is not altered.
         replicas: usize = 1, must 1..=5;
         /// The storage of the log, if this node makes the stream of NATS: `file` or `memory`.

@@ -39,6 +39,17 @@ pub enum BackplaneKind {
     Nats,
 }
 
+/// The server that a node reads the log from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadFrom {
+    /// The one that entries are written to.
+    #[default]
+    Primary,
+    /// One of its replicas.
+    Replica,
+}
+
 /// The place in which a broker keeps the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -9,7 +9,10 @@ mod failover;
 mod failures;
 mod nats;
 mod nats_server;
+mod network;
+mod operators;
 mod people;
+mod proxy;
 #[path = "../e2e/server.rs"]
 mod server;
 mod starting;

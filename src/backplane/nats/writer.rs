@@ -189,10 +189,9 @@ impl Writer for NatsWriter {
             self.shared.borrow_mut().verified.clear();
             return Ok(Continuity::Lost(after));
         }
-        let resumed = numbering.before(first);
-        if position < resumed {
+        if first > numbering.sequence(position) + 1 {
             self.shared.borrow_mut().verified.clear();
-            return Ok(Continuity::Trimmed(resumed));
+            return Ok(Continuity::Trimmed(numbering.before(first)));
         }
         self.remember();
         Ok(Continuity::Whole)
