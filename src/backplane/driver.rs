@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::figures::ServerFigures;
 use crate::link::HubMessage;
@@ -81,8 +81,12 @@ impl Driver {
         loop {
             let error = match within(ANSWER_MAX * 2, broker.open(), "the broker does not answer").await {
                 Ok((writer, reader, tail)) => {
-                    pause = PAUSE_MIN;
+                    let opened = Instant::now();
                     let error = self.session(writer, reader, tail).await;
+                    // A connection that breaks at once is no better than one that cannot be made.
+                    if opened.elapsed() > CHECK_EVERY {
+                        pause = PAUSE_MIN;
+                    }
                     self.count(|figures| &figures.backplane_reconnects);
                     error
                 }
@@ -105,6 +109,7 @@ impl Driver {
     }
 
     fn note_away(&self, error: &BrokerError) {
+        debug!(%error, "a connection to the broker has ended or failed");
         self.state.borrow_mut().away_since.get_or_insert_with(Instant::now);
         if self.parts.figures.backplane_up.swap(0, Ordering::Relaxed) == 1 {
             warn!(%error, "the broker is away: publishers wait, and clients stay");
@@ -293,7 +298,8 @@ impl Driver {
             }
             if checked.elapsed() >= CHECK_EVERY {
                 checked = Instant::now();
-                if let Err(error) = self.check(writer).await {
+                // At the start of a connection, what was taken before is still to be read.
+                if let Err(error) = self.check(writer).await.and_then(|()| self.look_for_lost_reads()) {
                     return error;
                 }
             }
@@ -421,7 +427,7 @@ impl Driver {
         }
         let silent = "the broker does not answer a look at the log";
         let (resumed, loss) = match within(ANSWER_MAX, writer.check(position, is_entry), silent).await? {
-            Continuity::Whole => return self.look_for_lost_reads(),
+            Continuity::Whole => return Ok(()),
             Continuity::Trimmed(resumed) => (resumed, Loss::Trimmed),
             Continuity::Emptied(resumed) => (resumed, Loss::Emptied),
             Continuity::Lost(after) => {
