@@ -24,10 +24,10 @@ use crate::logic::id::Id;
 use crate::sys::clock::unix_ms;
 
 use super::BackplaneParts;
-use super::state::{Batch, Sent, State};
 use super::broker::{
     ANSWER_MAX, Appended, Broker, BrokerError, Continuity, PAUSE_MAX, PAUSE_MIN, Page, Reader, Tail, Writer,
 };
+use super::state::{Batch, Sent, State};
 
 /// The time between two looks at the log's continuity.
 const CHECK_EVERY: Duration = Duration::from_secs(1);

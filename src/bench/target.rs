@@ -227,7 +227,15 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
         if kind.place == Place::Anywhere { "--no-pin" } else { "--pin" },
     ]);
     command.args(&kind.flags);
-    for name in ["RINGCAST_BACKPLANE", "RINGCAST_NODE", "RINGCAST_CONFIG", "RINGCAST_LISTEN", "RINGCAST_SHARDS", "RINGCAST_FEED", "RINGCAST_ADMIN"] {
+    for name in [
+        "RINGCAST_BACKPLANE",
+        "RINGCAST_NODE",
+        "RINGCAST_CONFIG",
+        "RINGCAST_LISTEN",
+        "RINGCAST_SHARDS",
+        "RINGCAST_FEED",
+        "RINGCAST_ADMIN",
+    ] {
         command.env_remove(name);
     }
     Ok(command)

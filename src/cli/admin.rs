@@ -85,7 +85,10 @@ fn table(stats: &Value) -> String {
     }
     for node in nodes {
         let [name, version, position] = ["name", "version", "position"].map(|of| node[of].as_str().unwrap_or_default());
-        text.push_str(&format!("{name:<26}{version:>14}{position:>28}{:>14}\n", node["silent_ms"].as_u64().unwrap_or(0)));
+        text.push_str(&format!(
+            "{name:<26}{version:>14}{position:>28}{:>14}\n",
+            node["silent_ms"].as_u64().unwrap_or(0)
+        ));
     }
     let Some(first) = shards.first() else { return text };
     text.push_str(&format!("\n{:<26}", "shard"));

@@ -61,7 +61,9 @@ fn check_backplane(config: &Config) -> Result<(), ConfigError> {
     let wrong = |key: &str, problem: String| Err(ConfigError::value(format!("[backplane] {key}"), problem));
     match backplane.kind {
         BackplaneKind::Local if backplane.url.is_empty() => return Ok(()),
-        BackplaneKind::Local => return wrong("url", "begins with redis://, rediss://, redis+sentinel://, nats:// or tls://".into()),
+        BackplaneKind::Local => {
+            return wrong("url", "begins with redis://, rediss://, redis+sentinel://, nats:// or tls://".into());
+        }
         BackplaneKind::Redis if !is_redis(&backplane.url) => {
             return wrong("url", "must begin with redis://, rediss:// or redis+sentinel:// for the kind redis".into());
         }

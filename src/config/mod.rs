@@ -24,4 +24,7 @@ pub use table::{
     Admin, Auth, Backplane, Certificate, Config, Diagnostics, Feed, Heartbeat, Http, Limits, Log, Namespace,
     NamespacePolicy, Server, Tls, TokenKey, WebSocket,
 };
-pub use values::{BackplaneKind, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict, memory_budget};
+pub use values::{
+    BackplaneKind, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict,
+    memory_budget,
+};

@@ -17,7 +17,9 @@ use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{BackplaneKind, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict};
+use super::values::{
+    BackplaneKind, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict,
+};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

@@ -28,7 +28,7 @@ impl NodesSeen {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
     }
 
-    /// The nodes.
+    /// The nodes in the order of their names.
     pub fn get(&self) -> Vec<NodeSeen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -11,7 +11,8 @@ use crate::logic::json;
 use crate::sys::process;
 
 use super::{
-    BUCKETS, Figure, HubFigures, Label, Measure, NodeSeen, NodesSeen, ServerFigures, ServerState, ServerTable, ShardFigures, ShardTable,
+    BUCKETS, Figure, HubFigures, Label, Measure, NodeSeen, NodesSeen, ServerFigures, ServerState, ServerTable,
+    ShardFigures, ShardTable,
 };
 
 /// Every figure of the server.
@@ -162,7 +163,8 @@ mod tests {
         let value: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!((&value["node"]["events_published"], &value["node"]["ready"]), (&4.into(), &true.into()));
         assert_eq!(value["nodes"], serde_json::json!([]));
-        let node = |name: &str| NodeSeen { name: name.into(), version: "1".into(), position: "7-1".into(), silent_ms: 5 };
+        let node =
+            |name: &str| NodeSeen { name: name.into(), version: "1".into(), position: "7-1".into(), silent_ms: 5 };
         stats.nodes.set(vec![node("b"), node("a")]);
         let mut out = Vec::new();
         stats.write_json(&mut out);

@@ -27,11 +27,7 @@ pub(super) struct Joining {
 ///
 /// # Errors
 /// If a thread or a descriptor cannot be had.
-pub(super) fn join(
-    config: &Backplane,
-    to_hub: &ToHub,
-    stats: &Stats,
-) -> Result<(LogOrder, Joining), StartError> {
+pub(super) fn join(config: &Backplane, to_hub: &ToHub, stats: &Stats) -> Result<(LogOrder, Joining), StartError> {
     let (queue, inbox) = to_broker()?;
     let (started_sender, started) = crossbeam_channel::bounded(1);
     let (caught_up_sender, caught_up) = crossbeam_channel::bounded(1);

@@ -162,9 +162,7 @@ fn the_server_of_a_redis_cluster_that_has_the_log_is_followed() {
     let (has_log, other) = (Redis::start_with(&flags), Redis::start_with(&flags));
     assert_eq!(has_log.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
     other.ask(&["CLUSTER", "MEET", "127.0.0.1", &has_log.port.to_string()]);
-    eventually("the servers know each other", || {
-        other.try_ask(&["GET", KEY])?.starts_with("-MOVED").then_some(())
-    });
+    eventually("the servers know each other", || other.try_ask(&["GET", KEY])?.starts_with("-MOVED").then_some(()));
     let (a, b) = (node(&other, "a", ""), node(&has_log, "b", ""));
     let mut stream = Stream::open(b.address, "/sse?channel=x");
     let id = a.publish("x", "1");

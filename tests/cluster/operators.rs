@@ -49,7 +49,10 @@ fn nodes_are_listed_with_versions_and_positions<B: Broker>() {
     assert!(figure(&a, "backplane_acks") >= 1 && figure(&a, "backplane_ack_us") > 0, "{id}");
     let output = command().args(["stats", "--feed"]).arg(&b.feed_path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.lines().any(|line| line.starts_with("cluster ")) && text.lines().any(|line| line.starts_with("a  ")), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("cluster ")) && text.lines().any(|line| line.starts_with("a  ")),
+        "{text}"
+    );
 }
 
 /// What doctor finds about the broker, by the name of what was looked at.
@@ -65,7 +68,9 @@ fn doctor(url: &str) -> Value {
 fn doctor_looks_at_a_redis() {
     let redis = Redis::start();
     let found = doctor(&redis.url());
-    for about in ["broker", "broker's role", "broker's version", "maxmemory-policy", "broker's rights", "broker's clock", "log"] {
+    for about in
+        ["broker", "broker's role", "broker's version", "maxmemory-policy", "broker's rights", "broker's clock", "log"]
+    {
         assert_eq!(found[about]["severity"], "ok", "{about} {found}");
     }
     assert_eq!(found["appendonly"]["severity"], "warn");
@@ -74,7 +79,9 @@ fn doctor_looks_at_a_redis() {
     redis.ask(&["ACL", "SETUSER", "poor", "on", ">secret", "~*", "+@all", "-xadd", "-client|kill"]);
     redis.ask(&["SET", crate::broker::KEY, "text"]);
     let found = doctor(&format!("redis://poor:secret@127.0.0.1:{}", redis.port));
-    for (about, severity) in [("maxmemory-policy", "fail"), ("maxmemory", "warn"), ("broker's rights", "fail"), ("log", "fail")] {
+    for (about, severity) in
+        [("maxmemory-policy", "fail"), ("maxmemory", "warn"), ("broker's rights", "fail"), ("log", "fail")]
+    {
         assert_eq!(found[about]["severity"], severity, "{about} {found}");
     }
     let rights = found["broker's rights"]["found"].as_str().unwrap();

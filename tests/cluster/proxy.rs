@@ -45,9 +45,11 @@ impl Proxy {
                 for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let (mode, cut_below) = (mode.clone(), cut_below.clone());
-                    std::thread::spawn(move || pass(from, to, is_reply, || {
-                        (cut_below.load(Ordering::SeqCst) <= number).then(|| mode.load(Ordering::SeqCst))
-                    }));
+                    std::thread::spawn(move || {
+                        pass(from, to, is_reply, || {
+                            (cut_below.load(Ordering::SeqCst) <= number).then(|| mode.load(Ordering::SeqCst))
+                        })
+                    });
                 }
             }
         });
@@ -71,7 +73,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, mode: impl Fn() 
         let length = match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                continue;
+            }
             Err(_) => break,
         };
         if mode == Network::Slow as u8 {

@@ -37,7 +37,8 @@ fn a_broker_that_cannot_be_used_is_named_in_a_sentence() {
 
 #[test]
 fn nats_servers_that_cannot_be_used_are_named_in_a_sentence() {
-    let locked = Nats::start_locked("accounts: { A: { jetstream: enabled, users: [{ user: node, password: secret }] } }");
+    let locked =
+        Nats::start_locked("accounts: { A: { jetstream: enabled, users: [{ user: node, password: secret }] } }");
     let url = |user: &str| format!("nats://{user}127.0.0.1:{}", locked.port);
     for user in ["", "node:wrong@"] {
         let text = failure(&["--backplane", &url(user)]);

@@ -69,7 +69,8 @@ impl Address {
             split(&config.url).ok_or_else(|| wrong("it has the form nats://HOST:PORT,HOST:PORT".into()))?;
         let scheme = if is_tls { "tls" } else { "nats" };
         let parsed = |host: &&str| format!("{scheme}://{host}").parse::<ServerAddr>();
-        let hosts = hosts.iter().map(parsed).collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
+        let hosts =
+            hosts.iter().map(parsed).collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
         let password = read_file(&config.password_file)?;
         let login = match (read_file(&config.credentials_file)?, login.split_once(':'), password) {
             (Some(text), ..) if text.contains("-----BEGIN") => Login::Credentials(text),
@@ -149,7 +150,8 @@ mod tests {
         assert_eq!(split("nats://a,b:5/"), Some((false, "", vec!["a", "b:5"])));
         assert_eq!(split("tls://u:p@h"), Some((true, "u:p", vec!["h"])));
         assert_eq!(split("nats://"), None);
-        let login = |url: &str| match Address::of(&Backplane { url: url.into(), ..Backplane::default() }).unwrap().login {
+        let login = |url: &str| match Address::of(&Backplane { url: url.into(), ..Backplane::default() }).unwrap().login
+        {
             Login::None => String::new(),
             Login::Password(name, password) => format!("{name} {password}"),
             Login::Token(token) => token,

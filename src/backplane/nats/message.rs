@@ -94,9 +94,13 @@ mod tests {
 
     #[test]
     fn a_message_that_is_none_is_one_bad_entry() {
-        for (subject, payload) in
-            [("rc.main.e", "1"), ("rc.main.e.a", "{"), ("rc.main.x", "1"), ("rc.main.log", "\u{1}"), ("rc.main.log", "x")]
-        {
+        for (subject, payload) in [
+            ("rc.main.e", "1"),
+            ("rc.main.e.a", "{"),
+            ("rc.main.x", "1"),
+            ("rc.main.log", "\u{1}"),
+            ("rc.main.log", "x"),
+        ] {
             assert!(matches!(read(subject, &[], payload), Content::Bad(_)), "{subject} {payload}");
         }
     }

@@ -168,7 +168,8 @@ impl Broker for Nats {
         let client = self.address.connect(&self.mark, cut.clone()).await?;
         let at = position(&self.shared.borrow());
         let mut info = look(&client, &cut, &self.names, at).await?;
-        let base_ms = info.base_ms().ok_or_else(|| BrokerError::Refused("the stream has no time of creation".into()))?;
+        let base_ms =
+            info.base_ms().ok_or_else(|| BrokerError::Refused("the stream has no time of creation".into()))?;
         {
             let mut shared = self.shared.borrow_mut();
             shared.window = Duration::from_nanos(info.config.duplicate_window);

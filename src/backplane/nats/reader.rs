@@ -184,7 +184,9 @@ impl NatsReader {
                     }
                 }
             };
-            let Some(message) = next else { return Err(BrokerError::Away("the connection to the broker has ended".into())) };
+            let Some(message) = next else {
+                return Err(BrokerError::Away("the connection to the broker has ended".into()));
+            };
             consumer.heard = Instant::now();
             match status_of(&message) {
                 None => {

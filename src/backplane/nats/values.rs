@@ -31,7 +31,7 @@ pub(super) mod code {
     pub(in super::super) const SUBJECTS_OVERLAP: u64 = 10065;
 }
 
-/// A stream.
+/// A stream as the API describes it.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: StreamConfig,
@@ -132,7 +132,8 @@ pub(super) fn nanos_of(text: &str) -> Option<u64> {
     let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
     let mut time = time.splitn(3, ':').map(|part| part.parse::<u64>().ok());
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60
+    {
         return None;
     }
     // Years are counted from March on, so that the leap day is the last one of a year.
@@ -160,7 +161,14 @@ mod tests {
         assert_eq!(nanos_of("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(nanos_of("2026-11-27T01:02:03.5Z"), Some(1_795_741_323_500_000_000));
         assert_eq!(nanos_of("2024-02-29T23:59:59.123456789Z"), Some(1_709_251_199_123_456_789));
-        for text in ["", "2026-11-27", "2026-13-27T01:02:03Z", "2026-11-27T01:02:03", "0001-01-01T00:00:00Z", "2026-11-27T01:02:03.xZ"] {
+        for text in [
+            "",
+            "2026-11-27",
+            "2026-13-27T01:02:03Z",
+            "2026-11-27T01:02:03",
+            "0001-01-01T00:00:00Z",
+            "2026-11-27T01:02:03.xZ",
+        ] {
             assert_eq!(nanos_of(text), None, "{text:?}");
         }
     }

@@ -86,7 +86,9 @@ impl NatsWriter {
         let max = self.client.max_payload();
         if message.payload.len() > max {
             let length = message.payload.len();
-            return Ok(Appended::Refused(format!("{length} bytes are more than one message of the broker takes ({max})")));
+            return Ok(Appended::Refused(format!(
+                "{length} bytes are more than one message of the broker takes ({max})"
+            )));
         }
         let id = format!("{}.{}", self.mark, message.first);
         let payload = Bytes::from(message.payload);
@@ -239,8 +241,11 @@ mod tests {
             Content::Event(Logged { channel: "c".into(), draft, key: None, part: Part::ONLY, is_client: false })
         };
         let sizes = [10, 10, 2000, 10, 10];
-        let entries: Vec<Unordered> =
-            sizes.iter().enumerate().map(|(at, size)| Unordered { number: at as u64 + 7, content: content(*size) }).collect();
+        let entries: Vec<Unordered> = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| Unordered { number: at as u64 + 7, content: content(*size) })
+            .collect();
         let mark = ArcStr::from("n~1");
         let messages = pack(&mark, &entries, 1000);
         let shape: Vec<(u64, usize)> = messages.iter().map(|message| (message.first, message.count)).collect();

@@ -150,7 +150,10 @@ impl Address {
     }
 
     /// Connects to one of the replicas that the primary names, if there is one that follows it.
-    pub(super) async fn connect_to_replica(&self, primary: &mut MultiplexedConnection) -> Option<MultiplexedConnection> {
+    pub(super) async fn connect_to_replica(
+        &self,
+        primary: &mut MultiplexedConnection,
+    ) -> Option<MultiplexedConnection> {
         let Ok(Value::Array(role)) = try_ask(primary, &cmd("ROLE")).await else { return None };
         let Some(Value::Array(replicas)) = role.get(2) else { return None };
         let address = |replica: &Value| match replica {
@@ -163,7 +166,8 @@ impl Address {
             let join = async {
                 let mut connection = self.connect(&self.client_at(&address).ok()?).await.ok()?;
                 let role = try_ask(&mut connection, &cmd("ROLE")).await;
-                let follows = matches!(&role, Ok(Value::Array(parts)) if parts.get(3).and_then(text) == Some("connected"));
+                let follows =
+                    matches!(&role, Ok(Value::Array(parts)) if parts.get(3).and_then(text) == Some("connected"));
                 follows.then_some(connection)
             };
             if let Ok(Some(connection)) = tokio::time::timeout(CONNECT_MAX, join).await {

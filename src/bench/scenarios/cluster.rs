@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::super::BenchError;
 use super::super::args::{ClientArgs, Format, Reading, Sample, Transport};
 use super::super::brokers::Broker;
 use super::super::clients::{CHANNEL, Load, Subscription};
@@ -13,7 +14,6 @@ use super::super::publisher::{Plan, Stamp, flood, publish};
 use super::super::report::{Bound, ScenarioReport, Side, number};
 use super::super::scenario_args::{BrokerKind, ClusterArgs, ClusterPart};
 use super::super::target::{Kind, Place, Target};
-use super::super::BenchError;
 use super::Bench;
 use super::world::{CLOSE_MAX, CONNECT_MAX, await_events, publish_aside, subscription};
 use crate::feed::client::FeedClient;
@@ -194,19 +194,19 @@ impl Bench<'_> {
     fn cluster_catch_up(&self, args: &ClusterArgs, broker: BrokerKind) -> Result<ScenarioReport, BenchError> {
         let mut report = self.cluster_report("catch-up", args, broker).set("entries", args.events).set("bytes", SIZE);
         let progress = Progress::begin("cluster", u64::from(self.rounds()));
-        for round in 0..self.rounds() {
-            let cluster = Cluster::start(self, broker, 1, SMALL_HISTORY)?;
-            let start = |name: &str| -> Result<(Target, Duration), BenchError> {
+        for _ in 0..self.rounds() {
+            let start = |cluster: &Cluster| -> Result<(Target, Duration), BenchError> {
                 let begun = Instant::now();
-                let node = Target::start(self.common, &node(&cluster.broker, name, SMALL_HISTORY))?;
+                let node = Target::start(self.common, &node(&cluster.broker, "late", SMALL_HISTORY))?;
                 Ok((node, begun.elapsed()))
             };
-            // What a start costs with an empty log is not the log's.
-            let (empty, idle) = start("empty")?;
-            drop(empty);
+            // What a start costs with an empty log is not the log's. It has a broker of its own, as a node that was there
+            // would be waited for.
+            let (_, idle) = start(&Cluster::start(self, broker, 1, SMALL_HISTORY)?)?;
+            let cluster = Cluster::start(self, broker, 1, SMALL_HISTORY)?;
             flood(cluster.first().feed_path(), args.events, SIZE as usize, 1)?;
             let before = cluster.broker.cpu_ns()?;
-            let (late, took) = start(&format!("late{round}"))?;
+            let (late, took) = start(&cluster)?;
             let entries = f64::from(args.events);
             let rate = entries / took.saturating_sub(idle).max(LOOK).as_secs_f64();
             report.add(Side::Server, "entries per second", "", rate);
@@ -237,7 +237,8 @@ impl Bench<'_> {
             let events = (HOP_RATE * f64::from(args.seconds)) as u32;
             let publisher = publish_aside(&first.feed, Plan::new(events, HOP_RATE, SIZE));
             let begun = Instant::now();
-            let asked = Subscription { last_event_id: Some(position), first_thread: 100, ..subscription(last, CLIENTS) };
+            let asked =
+                Subscription { last_event_id: Some(position), first_thread: 100, ..subscription(last, CLIENTS) };
             let connected = std::thread::scope(|scope| {
                 let closing = scope.spawn(|| before.close(true, CLOSE_MAX));
                 let connected = after.connect(asked, args.clients as usize, CONNECT_MAX);

@@ -50,7 +50,9 @@ fn watch(address: SocketAddrV4, is_over: &AtomicBool) -> Result<Seen, BenchError
         match reader.read_until(b'\n', &mut line) {
             Ok(0) => return Err(BenchError::Harness("a node has closed a client's connection".into())),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                continue;
+            }
             Err(error) => return Err(io_error("reading a client's events")(error)),
         }
         let text = String::from_utf8_lossy(&line);
@@ -141,7 +143,8 @@ impl Bench<'_> {
             let mut worst = 0.0f64;
             let (mut untold, mut doubled, mut gaps) = (0, 0, 0);
             for watching in watching {
-                let seen = watching.join().unwrap_or_else(|_| Err(BenchError::Harness("a client has failed".into())))?;
+                let seen =
+                    watching.join().unwrap_or_else(|_| Err(BenchError::Harness("a client has failed".into())))?;
                 worst = worst.max(seen.silence.as_secs_f64());
                 let missing = published.acknowledged.iter().filter(|number| !seen.times.contains_key(number)).count();
                 untold += if seen.gaps == 0 { missing } else { 0 };
