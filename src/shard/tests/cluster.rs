@@ -75,6 +75,8 @@ impl Log {
 
 impl World {
     fn new(seed: u64) -> World {
+        // What the shards draw follows the seed too.
+        fastrand::seed(seed);
         let log =
             Log { entries: Vec::new(), newest: Id::new(1_000_000, 0), ever: Vec::new(), keys: Default::default() };
         let is_safe = seed.is_multiple_of(2);
@@ -320,7 +322,8 @@ impl World {
         for at in 0..NODES {
             let model = self.with_log(at);
             model.settle();
-            let found = ["events received", "gaps told"].map(|name| (name, model.figures.remove(name).unwrap_or_default()));
+            let found =
+                ["events received", "gaps told"].map(|name| (name, model.figures.remove(name).unwrap_or_default()));
             for (name, figure) in found {
                 *self.figures.entry(name).or_default() += figure;
             }
