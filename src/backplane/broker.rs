@@ -20,8 +20,8 @@ pub(super) enum BrokerError {
 /// The log as it is when a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tail {
-    /// The oldest entry.
-    pub(super) first: Option<Id>,
+    /// The position from which on the log has every entry that is not older than the retention.
+    pub(super) from: Id,
     /// The newest id that the log has given.
     pub(super) last: Id,
     /// The broker's time, in milliseconds since 1970.

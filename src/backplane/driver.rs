@@ -5,7 +5,6 @@
 //! its own that are there have arrived, and the others never will, so they are sent again in their order.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,18 +14,20 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::figures::ServerFigures;
 use crate::link::HubMessage;
 use crate::link::backplane::{BrokerState, FromBroker, Loss, ToBroker, Unordered};
 use crate::logic::entry::Entry;
 use crate::logic::id::Id;
+use crate::sys::clock::unix_ms;
 
 use super::BackplaneParts;
 use super::broker::{
     ANSWER_MAX, Appended, Broker, BrokerError, Continuity, PAUSE_MAX, PAUSE_MIN, Page, Reader, Tail, Writer,
 };
+use super::state::{Batch, Sent, State};
 
 /// The time between two looks at the log's continuity.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -37,56 +38,6 @@ const BATCH_ENTRIES: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 /// The time for the first connection at a start.
 const START_MAX: Duration = Duration::from_secs(10);
-
-/// Entries that are appended together.
-struct Batch {
-    entries: Vec<Unordered>,
-    /// The number of the first entry, if all of them are appended or none.
-    whole: Option<u64>,
-    is_lasting: bool,
-    /// The time at which the hub has handed them over.
-    since: Instant,
-}
-
-/// An entry that was sent and not read back.
-struct Sent {
-    entry: Unordered,
-    is_lasting: bool,
-    /// The number of the first entry of its batch, if that was appended as a whole.
-    whole: Option<u64>,
-    since: Instant,
-    /// The time at which the broker has said that it has the entry.
-    taken: Option<Instant>,
-}
-
-/// What both connections share.
-struct State {
-    queue: VecDeque<Batch>,
-    sent: VecDeque<Sent>,
-    /// The newest entry that was read.
-    position: Id,
-    /// Whether the position is that of an entry.
-    is_entry: bool,
-    /// Whether a hole was told since the last look at the log.
-    has_told_hole: bool,
-    /// The time at which an entry was read last.
-    read_at: Instant,
-    /// The newest number of this node's own that was read.
-    newest_own: u64,
-    has_begun: bool,
-}
-
-impl State {
-    /// Puts an entry that is surely not in the log before all that wait. Entries come here from the last one on, so that
-    /// they keep their order, and those of a whole batch come together again.
-    fn send_again(&mut self, sent: Sent) {
-        let Sent { entry, is_lasting, whole, since, .. } = sent;
-        match self.queue.front_mut() {
-            Some(batch) if whole.is_some() && batch.whole == whole => batch.entries.insert(0, entry),
-            _ => self.queue.push_front(Batch { entries: vec![entry], whole, is_lasting, since }),
-        }
-    }
-}
 
 /// Waits for a broker's answer, but not for longer than `time`.
 async fn within<T>(
@@ -118,16 +69,7 @@ pub(super) async fn run<B: Broker>(mut broker: B, parts: BackplaneParts) {
             return;
         }
     };
-    let state = State {
-        queue: VecDeque::new(),
-        sent: VecDeque::new(),
-        position: Id::ZERO,
-        is_entry: false,
-        has_told_hole: false,
-        read_at: Instant::now(),
-        newest_own: 0,
-        has_begun: false,
-    };
+    let state = State::new();
     let driver = Driver { parts, wake, state: RefCell::new(state), room: Notify::new() };
     driver.serve(&mut broker).await;
 }
@@ -139,8 +81,12 @@ impl Driver {
         loop {
             let error = match within(ANSWER_MAX * 2, broker.open(), "the broker does not answer").await {
                 Ok((writer, reader, tail)) => {
-                    pause = PAUSE_MIN;
+                    let opened = Instant::now();
                     let error = self.session(writer, reader, tail).await;
+                    // A connection that breaks at once is no better than one that cannot be made.
+                    if opened.elapsed() > CHECK_EVERY {
+                        pause = PAUSE_MIN;
+                    }
                     self.count(|figures| &figures.backplane_reconnects);
                     error
                 }
@@ -163,6 +109,8 @@ impl Driver {
     }
 
     fn note_away(&self, error: &BrokerError) {
+        debug!(%error, "a connection to the broker has ended or failed");
+        self.state.borrow_mut().away_since.get_or_insert_with(Instant::now);
         if self.parts.figures.backplane_up.swap(0, Ordering::Relaxed) == 1 {
             warn!(%error, "the broker is away: publishers wait, and clients stay");
             self.tell(FromBroker::State(BrokerState::Away));
@@ -176,7 +124,25 @@ impl Driver {
             self.take_messages();
             self.refuse_late();
             self.note_age();
+            self.note_lost();
             sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// Tells load balancers that the broker has been away for long.
+    fn note_lost(&self) {
+        let max = self.parts.config.unready_after;
+        let away = self.state.borrow().away_since.map_or(Duration::ZERO, |since| since.elapsed());
+        if !max.is_zero() && away >= max {
+            self.parts.state.set_broker_lost(true);
+        }
+    }
+
+    /// Notes how far this host's clock is from the broker's.
+    fn note_clock(&self, broker_ms: u64) {
+        if broker_ms > 0 {
+            let skew_ms = unix_ms().abs_diff(broker_ms);
+            ServerFigures::set(&self.parts.figures.backplane_clock_skew_ms, skew_ms);
         }
     }
 
@@ -193,6 +159,7 @@ impl Driver {
 
     /// Finds the position to read on from, reads up to the end of the log, and settles entries of an earlier connection.
     async fn begin<W: Writer, R: Reader>(&self, writer: &mut W, reader: &mut R, tail: Tail) -> Result<(), BrokerError> {
+        self.note_clock(tail.now_ms);
         let is_first = !std::mem::replace(&mut self.state.borrow_mut().has_begun, true);
         if is_first {
             self.begin_first(tail);
@@ -210,9 +177,15 @@ impl Driver {
             }
         }
         self.settle_unknown(tail.is_fenced_off);
-        if !is_first {
-            info!("the broker is back");
+        match is_first {
+            true => {
+                let read = self.parts.figures.backplane_entries.load(Ordering::Relaxed);
+                ServerFigures::set(&self.parts.figures.backplane_catchup_entries, read);
+            }
+            false => info!("the broker is back"),
         }
+        self.state.borrow_mut().away_since = None;
+        self.parts.state.set_broker_lost(false);
         self.tell(FromBroker::State(BrokerState::Live));
         Ok(())
     }
@@ -225,10 +198,7 @@ impl Driver {
     }
 
     fn begin_first(&self, tail: Tail) {
-        let retention = self.parts.config.retention.as_millis() as u64;
-        let oldest = Id::new(tail.now_ms.saturating_sub(retention), 0);
-        // Everything after this is in the log, unless the log was trimmed further.
-        let from = tail.first.map_or(tail.last, |first| oldest.max(first.before()));
+        let from = tail.from;
         self.state.borrow_mut().position = from;
         self.tell(FromBroker::State(BrokerState::CatchingUp { from, until: tail.last.max(from), now_ms: tail.now_ms }));
     }
@@ -272,6 +242,7 @@ impl Driver {
         // A look at the log may have moved the position meanwhile, and has told the gap then.
         if has_hole && self.position() == (after, true) {
             self.state.borrow_mut().has_told_hole = true;
+            self.count(|figures| &figures.backplane_gaps_trimmed);
             self.tell(FromBroker::Gap { after, resumed: first.id.before(), loss: Loss::Trimmed });
         }
         self.note_read(&entries);
@@ -290,13 +261,22 @@ impl Driver {
         let mut state = self.state.borrow_mut();
         state.read_at = Instant::now();
         state.is_entry = true;
+        let now_ms = unix_ms();
+        let transit_ms = entries.iter().map(|entry| now_ms.saturating_sub(entry.at_ms)).sum();
+        // Entries from before the start are old.
+        if self.parts.figures.backplane_up.load(Ordering::Relaxed) == 1 && state.away_since.is_none() {
+            ServerFigures::add(&self.parts.figures.backplane_transit_ms, transit_ms);
+        }
         for entry in entries {
             state.position = state.position.max(entry.id);
             let own = entry.origin.as_ref().filter(|origin| origin.node == self.parts.mark);
             let Some(number) = own.map(|origin| origin.number) else { continue };
             state.newest_own = state.newest_own.max(number);
             if let Ok(place) = state.sent.binary_search_by_key(&number, |sent| sent.entry.number) {
-                state.sent.remove(place);
+                let since = state.sent.remove(place).map(|sent| sent.since);
+                let took = since.map_or(Duration::ZERO, |since| since.elapsed());
+                ServerFigures::add(&self.parts.figures.backplane_acks, 1);
+                ServerFigures::add(&self.parts.figures.backplane_ack_us, took.as_micros() as u64);
             }
         }
         ServerFigures::add(&self.parts.figures.backplane_entries, entries.len() as u64);
@@ -318,7 +298,8 @@ impl Driver {
             }
             if checked.elapsed() >= CHECK_EVERY {
                 checked = Instant::now();
-                if let Err(error) = self.check(writer).await {
+                // At the start of a connection, what was taken before is still to be read.
+                if let Err(error) = self.check(writer).await.and_then(|()| self.look_for_lost_reads()) {
                     return error;
                 }
             }
@@ -446,7 +427,7 @@ impl Driver {
         }
         let silent = "the broker does not answer a look at the log";
         let (resumed, loss) = match within(ANSWER_MAX, writer.check(position, is_entry), silent).await? {
-            Continuity::Whole => return self.look_for_lost_reads(),
+            Continuity::Whole => return Ok(()),
             Continuity::Trimmed(resumed) => (resumed, Loss::Trimmed),
             Continuity::Emptied(resumed) => (resumed, Loss::Emptied),
             Continuity::Lost(after) => {
@@ -465,6 +446,10 @@ impl Driver {
         state.position = resumed.max(after);
         state.is_entry = false;
         let resumed = state.position;
+        self.count(|figures| match loss {
+            Loss::Emptied => &figures.backplane_gaps_emptied,
+            Loss::Trimmed | Loss::Lost => &figures.backplane_gaps_trimmed,
+        });
         self.tell(FromBroker::Gap { after: after.min(resumed), resumed, loss });
         Ok(())
     }

@@ -80,8 +80,8 @@ impl Broker for Fake {
             return Err(away());
         }
         log.opened += 1;
-        let first = log.entries.first().map(|entry| entry.id);
-        let tail = Tail { first, last: Id::new(log.last, 0), now_ms: log.last, is_fenced_off: true };
+        let from = log.entries.first().map_or(Id::new(log.last, 0), |entry| entry.id.before());
+        let tail = Tail { from, last: Id::new(log.last, 0), now_ms: log.last, is_fenced_off: true };
         Ok((self.clone(), self.clone(), tail))
     }
 }
@@ -191,7 +191,8 @@ fn world(before: impl FnOnce(&mut Log)) -> (World, Fake, BackplaneParts, Started
     before(&mut fake.log.borrow_mut());
     let figures = Arc::new(ServerFigures::default());
     let (started, has_started) = crossbeam_channel::bounded(1);
-    let parts = BackplaneParts { config, mark, inbox, to_hub, figures, started };
+    let state = Arc::default();
+    let parts = BackplaneParts { config, mark, inbox, to_hub, state, figures, started };
     let world = World { log: fake.log.clone(), queue, hub, next: 1, told: Vec::new() };
     (world, fake, parts, has_started)
 }

@@ -1,17 +1,21 @@
 //! The thread that speaks with a broker, so that several nodes read one log.
 //!
 //! The `driver` is the same for every broker: it appends what the hub hands over, reads the log on, and finds out what
-//! became of entries whose outcome is not known. A `broker` is one kind of server behind it: `redis`, or in tests a
+//! became of entries whose outcome is not known. A `broker` is one kind of server behind it: `redis`, `nats`, or in tests a
 //! log in memory (`fake`). Tokio runs here, on a thread of its own, and nothing else does.
 
-#[cfg(any(feature = "redis", test))]
 mod broker;
-#[cfg(any(feature = "redis", test))]
+#[cfg(any(feature = "nats", feature = "redis", test))]
 mod driver;
 #[cfg(test)]
 mod fake;
+#[cfg(feature = "nats")]
+mod nats;
+mod probe;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "nats", feature = "redis", test))]
+mod state;
 
 use std::io;
 use std::sync::Arc;
@@ -19,11 +23,13 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 
 use crate::config::Backplane;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 use crate::config::BackplaneKind;
-use crate::figures::ServerFigures;
+use crate::figures::{ServerFigures, ServerState};
 use crate::link::ToHub;
 use crate::link::backplane::BrokerInbox;
+
+pub use probe::{Grade, Probed, probe};
 
 /// Everything that the thread is made of.
 pub struct BackplaneParts {
@@ -35,6 +41,8 @@ pub struct BackplaneParts {
     pub inbox: BrokerInbox,
     /// The queue to the hub.
     pub to_hub: ToHub,
+    /// The server's state, which tells load balancers whether to send clients.
+    pub state: Arc<ServerState>,
     /// The figures to count in.
     pub figures: Arc<ServerFigures>,
     /// The channel for the outcome of the first connection.
@@ -52,6 +60,13 @@ pub fn run(parts: BackplaneParts) -> io::Result<()> {
         match kind {
             #[cfg(feature = "redis")]
             BackplaneKind::Redis => match redis::Redis::new(&parts.config, &parts.mark) {
+                Ok(broker) => driver::run(broker, parts).await,
+                Err(error) => {
+                    let _ = parts.started.send(Err(error.to_string()));
+                }
+            },
+            #[cfg(feature = "nats")]
+            BackplaneKind::Nats => match nats::Nats::new(&parts.config, &parts.mark) {
                 Ok(broker) => driver::run(broker, parts).await,
                 Err(error) => {
                     let _ = parts.started.send(Err(error.to_string()));

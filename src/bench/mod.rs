@@ -6,6 +6,7 @@
 //! a slow load generator neither flatters nor hurts the server.
 
 mod args;
+mod brokers;
 mod chart;
 mod clients;
 mod limit_server;

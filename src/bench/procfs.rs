@@ -1,6 +1,7 @@
 //! The kernel's figures of a server's process and of the host.
 
 use std::fs;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +15,25 @@ use crate::sys::process::kib;
 /// The scheduler's own sums are exact, where `/proc/PID/stat` counts in steps of 10 ms. Threads that have ended are
 /// left out, so values from before and after the end of a thread must not be compared.
 pub(crate) fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
+    sum_of_threads(pid, |_| true)
+}
+
+/// Like [`cpu_ns`], of the threads with a name.
+pub(crate) fn thread_cpu_ns(pid: u32, name: &str) -> Result<u64, BenchError> {
+    let has_name = |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+    sum_of_threads(pid, has_name)
+}
+
+fn sum_of_threads(pid: u32, counts: impl Fn(&Path) -> bool) -> Result<u64, BenchError> {
     let tasks = format!("/proc/{pid}/task");
     let gone = |source| BenchError::Io { doing: format!("reading the server's processor time in {tasks}"), source };
     let mut sum = 0;
     for task in fs::read_dir(&tasks).map_err(gone)? {
-        let path = task.map_err(gone)?.path().join("schedstat");
+        let task = task.map_err(gone)?.path();
+        if !counts(&task) {
+            continue;
+        }
+        let path = task.join("schedstat");
         // A thread may end between the listing and the reading.
         let Ok(line) = fs::read_to_string(path) else { continue };
         sum += line.split_whitespace().next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
@@ -139,6 +154,7 @@ mod tests {
     fn own_figures_are_there() {
         let pid = std::process::id();
         assert!(cpu_ns(pid).unwrap() > 0);
+        assert_eq!(thread_cpu_ns(pid, "no thread has it").unwrap(), 0);
         assert!(rss_anon(pid).unwrap() > 100_000);
         assert!(descriptor_limit() > 0);
         assert!(!usable_cores().is_empty());

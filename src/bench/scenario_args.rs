@@ -46,9 +46,11 @@ pub enum Scenario {
     Ingest(IngestArgs),
     /// A successor takes all connections over: what clients and publishers notice.
     Handover(HandoverArgs),
+    /// Several nodes on one log: events at both, latency, catching up, clients that move, and a broker that dies.
+    Cluster(ClusterArgs),
     /// Prints a report that an earlier run wrote with --json, and draws it with --charts.
     Show(ShowArgs),
-    /// Every scenario but `soak` and `compare`.
+    /// Every scenario but `soak`, `compare` and `cluster`.
     All,
     /// The bare loop as a server, for the harness itself.
     #[command(hide = true)]
@@ -311,6 +313,61 @@ pub struct CompareArgs {
     /// Subscribers in `fanout`.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub subscribers: u32,
+}
+
+/// `bench cluster`.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// Nodes on the log. The first one gets the events, and the last one is measured beside it.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4))]
+    pub nodes: u32,
+    /// The brokers to measure with, each by itself.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [BrokerKind::Redis, BrokerKind::Nats])]
+    pub broker: Vec<BrokerKind>,
+    /// The only parts to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = ClusterPart::ALL)]
+    pub part: Vec<ClusterPart>,
+    /// Events of `ingest`, and entries of `catch-up`.
+    #[arg(long, default_value_t = 500_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
+    pub events: u32,
+    /// Events per second of `latency`, and of `failover` half as many.
+    #[arg(long, default_value_t = 10_000.0, value_name = "N")]
+    pub rate: f64,
+    /// Seconds of `latency` and `hop`.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Clients of `hop`.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub clients: u32,
+}
+
+/// A broker that the harness can start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BrokerKind {
+    /// `redis-server`.
+    Redis,
+    /// `nats-server` with JetStream on files.
+    Nats,
+}
+
+/// The parts of `bench cluster`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClusterPart {
+    /// Events that one node takes and another one delivers.
+    Ingest,
+    /// The time of an event to clients of the same node and of another one.
+    Latency,
+    /// A node that starts with a long log.
+    CatchUp,
+    /// Clients that move to another node at once.
+    Hop,
+    /// A Redis that dies, with replicas and Sentinels.
+    Failover,
+}
+
+impl ClusterPart {
+    const ALL: [ClusterPart; 5] =
+        [ClusterPart::Ingest, ClusterPart::Latency, ClusterPart::CatchUp, ClusterPart::Hop, ClusterPart::Failover];
 }
 
 /// `bench show`.

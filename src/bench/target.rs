@@ -89,6 +89,8 @@ pub(super) struct Kind {
     pub(super) place: Place,
     /// Lines for the server's configuration, after [`NAMESPACE`].
     pub(super) config: &'static str,
+    /// More flags of the server.
+    pub(super) flags: Vec<String>,
 }
 
 impl Target {
@@ -211,6 +213,11 @@ impl Target {
         self.pids.iter().map(|pid| procfs::cpu_ns(*pid)).sum()
     }
 
+    /// Nanoseconds of processor time of the threads with a name.
+    pub(super) fn thread_cpu_ns(&self, name: &str) -> Result<u64, BenchError> {
+        self.pids.iter().map(|pid| procfs::thread_cpu_ns(*pid, name)).sum()
+    }
+
     /// Bytes of user-space memory.
     pub(super) fn memory(&self) -> Result<u64, BenchError> {
         self.pids.iter().map(|pid| procfs::rss_anon(*pid)).sum()
@@ -264,7 +271,16 @@ fn own(common: &Common, kind: &Kind, address: SocketAddrV4, folder: &Path, feed:
         &kind.shards.to_string(),
         if kind.place == Place::Anywhere { "--no-pin" } else { "--pin" },
     ]);
-    for name in ["RINGCAST_CONFIG", "RINGCAST_LISTEN", "RINGCAST_SHARDS", "RINGCAST_FEED", "RINGCAST_ADMIN"] {
+    command.args(&kind.flags);
+    for name in [
+        "RINGCAST_BACKPLANE",
+        "RINGCAST_NODE",
+        "RINGCAST_CONFIG",
+        "RINGCAST_LISTEN",
+        "RINGCAST_SHARDS",
+        "RINGCAST_FEED",
+        "RINGCAST_ADMIN",
+    ] {
         command.env_remove(name);
     }
     Ok(command)
@@ -284,7 +300,7 @@ impl Drop for Target {
     }
 }
 
-fn free_port() -> Result<SocketAddrV4, BenchError> {
+pub(super) fn free_port() -> Result<SocketAddrV4, BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(io_error("finding a free port"))?;
     let port = listener.local_addr().map_err(io_error("finding a free port"))?.port();
     Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))

@@ -79,6 +79,17 @@ fn table(stats: &Value) -> String {
         text.push_str(&format!("{name:<26}{value:>14}\n"));
     }
     let shards: Vec<_> = stats["shards"].as_array().into_iter().flatten().map(|shard| flat("", shard)).collect();
+    let nodes = stats["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !nodes.is_empty() {
+        text.push_str(&format!("\n{:<26}{:>14}{:>28}{:>14}\n", "cluster", "version", "position", "silent_ms"));
+    }
+    for node in nodes {
+        let [name, version, position] = ["name", "version", "position"].map(|of| node[of].as_str().unwrap_or_default());
+        text.push_str(&format!(
+            "{name:<26}{version:>14}{position:>28}{:>14}\n",
+            node["silent_ms"].as_u64().unwrap_or(0)
+        ));
+    }
     let Some(first) = shards.first() else { return text };
     text.push_str(&format!("\n{:<26}", "shard"));
     for index in 0..shards.len() {
@@ -116,10 +127,13 @@ mod tests {
 
     #[test]
     fn figures_stand_in_columns() {
-        let stats = json!({ "node": { "publishers": 3 }, "shards": [{ "a": 1, "closed": { "slow": 2 } }, { "a": 5 }] });
+        let node = json!({ "name": "eu-1", "version": "1.2", "position": "7-0", "silent_ms": 12 });
+        let stats = json!({ "node": { "publishers": 3 }, "nodes": [node], "shards": [{ "a": 1, "closed": { "slow": 2 } }, { "a": 5 }] });
         let text = table(&stats);
         assert!(text.contains("publishers") && text.contains("closed.slow"), "{text}");
         let row = text.lines().find(|line| line.starts_with("a ")).unwrap();
         assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["a", "1", "5"]);
+        let row = text.lines().find(|line| line.starts_with("eu-1 ")).unwrap();
+        assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["eu-1", "1.2", "7-0", "12"]);
     }
 }

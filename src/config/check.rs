@@ -61,11 +61,16 @@ fn check_backplane(config: &Config) -> Result<(), ConfigError> {
     let wrong = |key: &str, problem: String| Err(ConfigError::value(format!("[backplane] {key}"), problem));
     match backplane.kind {
         BackplaneKind::Local if backplane.url.is_empty() => return Ok(()),
-        BackplaneKind::Local => return wrong("url", "begins with redis://, rediss:// or redis+sentinel://".into()),
+        BackplaneKind::Local => {
+            return wrong("url", "begins with redis://, rediss://, redis+sentinel://, nats:// or tls://".into());
+        }
         BackplaneKind::Redis if !is_redis(&backplane.url) => {
             return wrong("url", "must begin with redis://, rediss:// or redis+sentinel:// for the kind redis".into());
         }
-        BackplaneKind::Redis => {}
+        BackplaneKind::Nats if !is_nats(&backplane.url) => {
+            return wrong("url", "must begin with nats:// or tls:// for the kind nats".into());
+        }
+        BackplaneKind::Redis | BackplaneKind::Nats => {}
     }
     let names = config.namespace.keys().map(|name| format!("{name}:")).chain([String::new()]);
     let ttl = names.map(|name| config.namespace(&name).history_ttl).max().unwrap_or_default();
@@ -83,6 +88,11 @@ fn check_backplane(config: &Config) -> Result<(), ConfigError> {
 /// Whether a URL names a Redis.
 fn is_redis(url: &str) -> bool {
     ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// Whether a URL names NATS servers.
+fn is_nats(url: &str) -> bool {
+    ["nats://", "tls://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// Whether a text may be the name of a node or a cluster.
@@ -216,6 +226,11 @@ pub fn warnings(config: &Config) -> Vec<String> {
 }
 
 impl Backplane {
+    /// Whether ids tell the time of events: those that a stream of NATS numbers do not.
+    pub fn has_times_in_ids(&self) -> bool {
+        self.kind != BackplaneKind::Nats
+    }
+
     /// The number of replicas that must have an entry before it counts.
     pub fn replicas(&self) -> u32 {
         self.ack_replicas.count(self.url.contains("+sentinel://"))
@@ -225,6 +240,9 @@ impl Backplane {
     pub(super) fn settle_kind(&mut self) {
         if self.kind == BackplaneKind::Local && is_redis(&self.url) {
             self.kind = BackplaneKind::Redis;
+        }
+        if self.kind == BackplaneKind::Local && is_nats(&self.url) {
+            self.kind = BackplaneKind::Nats;
         }
     }
 }
@@ -269,12 +287,15 @@ impl Config {
 }
 
 impl Backplane {
-    /// Puts a text in the place of the URL's password.
+    /// Puts a text in the place of the URL's password, or token.
     fn hide_password(&mut self) {
         let Some((before, host)) = self.url.rsplit_once('@') else { return };
         let Some((scheme, userinfo)) = before.split_once("://") else { return };
-        let Some((name, _)) = userinfo.split_once(':') else { return };
-        self.url = format!("{scheme}://{name}:{HIDDEN}@{host}");
+        self.url = match userinfo.split_once(':') {
+            Some((name, _)) => format!("{scheme}://{name}:{HIDDEN}@{host}"),
+            None if is_nats(&self.url) => format!("{scheme}://{HIDDEN}@{host}"),
+            None => return,
+        };
     }
 }
 
@@ -294,6 +315,9 @@ mod tests {
         let text = config.to_toml();
         assert!(!text.contains("the admin's") && !text.contains("everybody's"), "{text}");
         assert!(text.contains("redis://node:(hidden)@127.0.0.1:6379"), "{text}");
+        config.backplane.url = "nats://the-token@127.0.0.1:4222,127.0.0.1:4223".into();
+        config.hide_secrets();
+        assert_eq!(config.backplane.url, "nats://(hidden)@127.0.0.1:4222,127.0.0.1:4223");
         check_admin(&config).unwrap_err();
         check_keys(&config.auth.keys).unwrap_err();
         let mut without = Config::default();
@@ -323,6 +347,7 @@ mod tests {
             "[tls]\nmin_version = \"1.1\"",
             "[feed]\nmode = \"rw\"",
             "[backplane]\nkind = \"redis\"",
+            "[backplane]\nkind = \"nats\"\nurl = \"redis://127.0.0.1:6379\"",
             "[admin]\nlisten = \"here\"",
             "[admin]\nlisten = \"0.0.0.0:8081\"",
             "[server]\nlisten = [\"127.0.0.1:80\"]\n[admin]\nlisten = \"127.0.0.1:80\"",

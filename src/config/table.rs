@@ -17,7 +17,9 @@ use super::check::{is_cookie_name, is_leeway, is_log_level, is_node_name};
 use super::load::ConfigError;
 use super::section::{Flag, Key, Must, Section, be, one_of, section, sections, written, written_section};
 use super::units;
-use super::values::{BackplaneKind, ClientAuth, LogFormat, LogOutput, Mode, Replicas, SlowPolicy, TlsVersion, Verdict};
+use super::values::{
+    BackplaneKind, ClientAuth, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict,
+};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -385,10 +387,12 @@ section! {
 section! {
     /// The source of ids and order: this process, or a log that several nodes read ([cluster.md](cluster.md)).
     Backplane {
-        /// The kind: `local` is this process, `redis` a stream of Redis or Valkey. A `url` decides it too.
+        /// The kind: `local` is this process, `redis` a stream of Redis or Valkey, `nats` one of NATS JetStream. A `url`
+        /// decides it too.
         kind: BackplaneKind = BackplaneKind::Local, must one_of();
-        /// The broker: `redis://HOST:PORT`, `rediss://…` for TLS, or `redis+sentinel://HOST:PORT,HOST:PORT/MASTER`. A name and
-        /// a password may stand before the host, as in `redis://NAME:PASSWORD@HOST:PORT`.
+        /// The broker: `redis://HOST:PORT`, `rediss://…` for TLS, or `redis+sentinel://HOST:PORT,HOST:PORT/MASTER`;
+        /// `nats://HOST:PORT,HOST:PORT`, or `tls://…`. A name and a password may stand before the host, as in
+        /// `redis://NAME:PASSWORD@HOST:PORT`, and for NATS a token alone.
         url: String = String::new(), flag Flag { name: "backplane", value: "URL", variable: "RINGCAST_BACKPLANE" };
         /// The file that has the password, so that the URL does not.
         password_file: PathBuf = PathBuf::new();
@@ -398,7 +402,9 @@ section! {
         cert_file: PathBuf = PathBuf::new();
         /// The file with the key of that certificate.
         key_file: PathBuf = PathBuf::new();
-        /// The name of the cluster, which its log is named after: `ringcast:{NAME}`.
+        /// The file with a NATS user's credentials (`.creds`), or with the seed of its key.
+        credentials_file: PathBuf = PathBuf::new();
+        /// The name of the cluster, which its log is named after: `ringcast:{NAME}`, and with NATS `RC_NAME`.
         name: String = "main".into(), must be("1 to 64 letters, digits, dashes and underscores", |name: &String| is_node_name(name));
         /// The name of this node, which connections' names begin with. Empty for a random one at each start.
         node: String = String::new(), must be("up to 64 letters, digits, dashes and underscores", |name: &String| name.is_empty() || is_node_name(name)),
@@ -414,8 +420,19 @@ section! {
         pending: usize as "units::size" = 16 * MIB, must 64 * KIB..=16 * GIB;
         /// The time for which a client waits that comes from a node which has read further.
         resume_wait: Duration as "units::duration" = secs(5), must ..=secs(9);
-        /// The replicas that must have an event before its publisher is answered: `auto` is 1 with Sentinels, else 0.
+        /// The replicas that must have an event before its publisher is answered: `auto` is 1 with Sentinels, else 0. With NATS
+        /// more than half of `replicas` have it in any case.
         ack_replicas: Replicas as "units::text" = Replicas::Auto;
+        /// The server that entries are read from as they come, with Redis: `primary`, or `replica` for one of its replicas, if it has
+        /// any. Replicas take the load of many nodes, and an event is acknowledged once a replica has it.
+        read_from: ReadFrom = ReadFrom::Primary, must one_of();
+        /// The servers that keep the log, if this node makes the stream of NATS. A stream that exists is not altered.
+        replicas: usize = 1, must 1..=5;
+        /// The storage of the log, if this node makes the stream of NATS: `file` or `memory`.
+        storage: Storage = Storage::File, must one_of();
+        /// The time after which `/readyz` answers 503 while the broker is away; 0 for never, as it is away for all nodes at
+        /// once. Clients are served in any case.
+        unready_after: Duration as "units::duration" = secs(30), must ..=WEEK;
     }
 }
 

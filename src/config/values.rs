@@ -35,6 +35,30 @@ pub enum BackplaneKind {
     Local,
     /// A stream of Redis or Valkey.
     Redis,
+    /// A stream of NATS JetStream.
+    Nats,
+}
+
+/// The server that a node reads the log from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadFrom {
+    /// The one that entries are written to.
+    #[default]
+    Primary,
+    /// One of its replicas.
+    Replica,
+}
+
+/// The place in which a broker keeps the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// Its disk.
+    #[default]
+    File,
+    /// Its memory: the log is lost when the server ends.
+    Memory,
 }
 
 /// The number of replicas that must have an entry before it counts.

@@ -42,7 +42,10 @@ pub(super) async fn ready(State(control): State<Arc<Control>>) -> Result<&'stati
     match control.stats.state.is_ready() {
         true => Ok("ready\n"),
         false => {
-            let message = "this server is starting or going away";
+            let message = match control.stats.state.is_broker_lost() {
+                true => "the broker of the cluster's log is away",
+                false => "this server is starting or going away",
+            };
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message))
         }
     }

@@ -7,6 +7,7 @@
 mod hub;
 mod longest;
 mod measures;
+mod nodes;
 mod server;
 mod shard;
 mod state;
@@ -16,6 +17,7 @@ mod table;
 pub use hub::{HubFigures, HubTable};
 pub use longest::Longest;
 pub use measures::{BUCKETS, Measure, Measures, SharedMeasures};
+pub use nodes::{NodeSeen, NodesSeen};
 pub use server::{ServerFigures, ServerTable};
 pub use shard::{Counters, Limit, ShardFigures, ShardTable};
 pub use state::ServerState;

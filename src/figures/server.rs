@@ -20,6 +20,12 @@ table! {
     Now backplane_up,
     /// Time since the last entry of the backplane's log was read. The nodes write at least one each five seconds.
     Now backplane_last_entry_age_ms,
+    /// Time in the log from the entry that is applied next to the newest that was read now; 0 if none waits.
+    Now backplane_lag_ms,
+    /// Difference between this host's clock and the broker's, as the last connection has shown.
+    Now backplane_clock_skew_ms,
+    /// Entries that this node has read at its start before it took clients.
+    Now backplane_catchup_entries,
     /// Entries of the log that were read and wait to be applied now.
     Now backplane_lag_entries,
     /// Bytes of this node's entries now that were not read back yet.
@@ -28,6 +34,16 @@ table! {
     Now backplane_nodes,
     /// Entries read from the log.
     Total backplane_entries,
+    /// Time from the broker's taking of these entries to their reading, by the clocks of both, in sum.
+    Total backplane_transit_ms,
+    /// Entries of this node that were read back.
+    Total backplane_acks,
+    /// Time from the hub's handing over of these entries to their reading, in sum.
+    Total backplane_ack_us,
+    /// Gaps because the log was trimmed beyond this node's position.
+    Total backplane_gaps_trimmed,
+    /// Gaps because the log was emptied, or is another one than before.
+    Total backplane_gaps_emptied,
     /// Entries of this node that were appended to the log.
     Total backplane_appends,
     /// Batches in which these entries were appended.

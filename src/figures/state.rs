@@ -10,6 +10,7 @@ pub struct ServerState {
     is_leaving: AtomicBool,
     is_paused: AtomicBool,
     is_feed_lost: AtomicBool,
+    is_broker_lost: AtomicBool,
 }
 
 impl ServerState {
@@ -63,10 +64,20 @@ impl ServerState {
         self.is_feed_lost.store(is_lost, Ordering::Relaxed);
     }
 
-    /// Whether new clients are welcome: the server has started, is not going away and is not paused, and publishers can
-    /// connect.
+    /// Notes whether the broker of the cluster's log has been away for so long that clients are better off elsewhere.
+    pub fn set_broker_lost(&self, is_lost: bool) {
+        self.is_broker_lost.store(is_lost, Ordering::Relaxed);
+    }
+
+    /// Whether the broker of the cluster's log has been away for so long that clients are better off elsewhere.
+    pub fn is_broker_lost(&self) -> bool {
+        self.is_broker_lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether new clients are welcome: the server has started, is not going away and is not paused, publishers can
+    /// connect, and the log of a cluster can be read.
     pub fn is_ready(&self) -> bool {
-        if self.is_feed_lost.load(Ordering::Relaxed) {
+        if self.is_feed_lost.load(Ordering::Relaxed) || self.is_broker_lost() {
             return false;
         }
         let is_leaving = self.is_leaving.load(Ordering::Relaxed) || self.is_paused();
@@ -91,6 +102,10 @@ mod tests {
         state.set_feed_lost(true);
         assert!(!state.is_ready());
         state.set_feed_lost(false);
+        assert!(state.is_ready());
+        state.set_broker_lost(true);
+        assert!(!state.is_ready() && state.is_broker_lost());
+        state.set_broker_lost(false);
         assert!(state.is_ready());
         state.set_leaving();
         assert!(!state.is_ready());

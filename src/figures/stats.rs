@@ -11,7 +11,8 @@ use crate::logic::json;
 use crate::sys::process;
 
 use super::{
-    BUCKETS, Figure, HubFigures, Label, Measure, ServerFigures, ServerState, ServerTable, ShardFigures, ShardTable,
+    BUCKETS, Figure, HubFigures, Label, Measure, NodeSeen, NodesSeen, ServerFigures, ServerState, ServerTable,
+    ShardFigures, ShardTable,
 };
 
 /// Every figure of the server.
@@ -23,6 +24,8 @@ pub struct Stats {
     pub server: Arc<ServerFigures>,
     /// The hub's figures.
     pub hub: Arc<HubFigures>,
+    /// The nodes of the cluster.
+    pub nodes: Arc<NodesSeen>,
     /// The shards' figures, by the shards' numbers.
     pub shards: Vec<Arc<ShardFigures>>,
 }
@@ -37,7 +40,7 @@ impl Stats {
         std::iter::once(hub).chain(self.shards.iter().enumerate().map(shard)).collect()
     }
 
-    /// Appends `{"node":{…},"process":{…},"shards":[{…}]}`, where each counter is a member by its name.
+    /// Appends `{"node":{…},"process":{…},"nodes":[{…}],"shards":[{…}]}`, where each counter is a member by its name.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let usage = process::usage();
         let all = All {
@@ -56,6 +59,7 @@ impl Stats {
                 cpu_ms: usage.cpu.as_millis() as u64,
                 uptime_ms: usage.uptime.as_millis() as u64,
             },
+            nodes: self.nodes.get(),
             shards: self.shards.iter().map(|shard| Shard::new(shard)).collect(),
         };
         json::write(&all, out);
@@ -66,6 +70,7 @@ impl Stats {
 struct All<'a> {
     node: Node<'a>,
     process: Process<'a>,
+    nodes: Vec<NodeSeen>,
     shards: Vec<Shard<'a>>,
 }
 
@@ -157,6 +162,15 @@ mod tests {
         stats.write_json(&mut out);
         let value: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!((&value["node"]["events_published"], &value["node"]["ready"]), (&4.into(), &true.into()));
+        assert_eq!(value["nodes"], serde_json::json!([]));
+        let node =
+            |name: &str| NodeSeen { name: name.into(), version: "1".into(), position: "7-1".into(), silent_ms: 5 };
+        stats.nodes.set(vec![node("b"), node("a")]);
+        let mut out = Vec::new();
+        stats.write_json(&mut out);
+        let nodes = &serde_json::from_slice::<Value>(&out).unwrap()["nodes"];
+        let expected = serde_json::json!({ "name": "a", "version": "1", "position": "7-1", "silent_ms": 5 });
+        assert_eq!((&nodes[0], &nodes[1]["name"]), (&expected, &"b".into()));
         let shard = &value["shards"][1];
         assert_eq!((&shard["sends"], &shard["closed"]["client"]), (&7.into(), &3.into()));
         assert_eq!(shard["measures"]["lag_bytes"]["first"], 256);

@@ -26,6 +26,19 @@ impl BareHub {
         BareHub { core: Core::new(Order::Local(ids), shards, history) }
     }
 
+    /// A hub over a cluster's log, whose broker the caller plays.
+    #[cfg(test)]
+    pub(crate) fn over_log(log: super::order::LogOrder, shards: Vec<ToShard>, history: HistoryPolicy) -> BareHub {
+        BareHub { core: Core::new(Order::Log(Box::new(log)), shards, history) }
+    }
+
+    /// Applies what the broker has told of, and flushes the queues to the shards.
+    #[cfg(test)]
+    pub(crate) fn read_log(&mut self) {
+        self.core.read_log();
+        self.core.flush();
+    }
+
     /// Makes a shard follow a channel.
     pub fn follow(&mut self, shard: u16, local: LocalChannel, name: &str) {
         self.core.hear(HubMessage::Follow { shard, local, name: name.into() }, self.core.at(0));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arcstr::ArcStr;
 
+use crate::figures::NodeSeen;
 use crate::logic::entry::{Control, Presence};
 use crate::logic::event::ChannelName;
 use crate::logic::id::Id;
@@ -31,6 +32,15 @@ pub(super) struct Node {
     pub(super) position: Id,
     /// Whether this node has begun to write that it is gone.
     is_being_buried: bool,
+}
+
+impl Node {
+    /// The node for operators, at a time of the log.
+    pub(super) fn seen(&self, now_ms: u64) -> NodeSeen {
+        let silent_ms = now_ms.saturating_sub(self.heard_ms);
+        let (name, version) = (self.name.clone(), self.version.clone());
+        NodeSeen { name, version, position: self.position.to_string(), silent_ms }
+    }
 }
 
 /// A user on a channel.

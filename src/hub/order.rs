@@ -101,6 +101,16 @@ impl LogOrder {
         }
     }
 
+    /// The time in the log from the entry that is applied next to the newest that was read, in milliseconds.
+    pub(super) fn lag_ms(&self) -> u64 {
+        let at = |incoming: &Incoming| match incoming {
+            Incoming::Entry(entry) => Some(entry.at_ms),
+            Incoming::Gap { .. } => None,
+        };
+        let (first, last) = (self.incoming.iter().find_map(at), self.incoming.iter().rev().find_map(at));
+        last.unwrap_or(0).saturating_sub(first.unwrap_or(0))
+    }
+
     /// Whether so many bytes wait to be read back that publishers wait.
     pub(super) fn is_full(&self) -> bool {
         self.tickets.pending_bytes() > self.parts.pending_max

@@ -63,6 +63,16 @@ impl Id {
         self.0 & COUNT_MAX
     }
 
+    /// The id as one number, by which ids are ordered.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The id that is this number.
+    pub const fn from_number(number: u64) -> Id {
+        Id(number)
+    }
+
     /// The id that a node gives at `now_ms` if its last one was `self`. It is greater than `self` even if the clock was
     /// set back.
     pub fn next(self, now_ms: u64) -> Id {

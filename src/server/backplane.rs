@@ -1,6 +1,5 @@
 //! Joining a cluster's log: the thread that speaks with the broker, and the wait until the node has caught up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -8,7 +7,7 @@ use tracing::{error, info};
 
 use crate::backplane::{self, BackplaneParts};
 use crate::config::Backplane;
-use crate::figures::ServerFigures;
+use crate::figures::Stats;
 use crate::hub::order::{LogOrder, LogParts};
 use crate::link::backplane::to_broker;
 use crate::link::{ConnectionId, ToHub};
@@ -28,11 +27,7 @@ pub(super) struct Joining {
 ///
 /// # Errors
 /// If a thread or a descriptor cannot be had.
-pub(super) fn join(
-    config: &Backplane,
-    to_hub: &ToHub,
-    figures: Arc<ServerFigures>,
-) -> Result<(LogOrder, Joining), StartError> {
+pub(super) fn join(config: &Backplane, to_hub: &ToHub, stats: &Stats) -> Result<(LogOrder, Joining), StartError> {
     let (queue, inbox) = to_broker()?;
     let (started_sender, started) = crossbeam_channel::bounded(1);
     let (caught_up_sender, caught_up) = crossbeam_channel::bounded(1);
@@ -55,7 +50,8 @@ pub(super) fn join(
         mark: mark.into(),
         inbox,
         to_hub: to_hub.clone(),
-        figures,
+        state: stats.state.clone(),
+        figures: stats.server.clone(),
         started: started_sender,
     };
     std::thread::Builder::new().name("backplane".into()).spawn(move || {

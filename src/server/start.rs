@@ -76,8 +76,8 @@ pub(super) fn start(
     let admission = Arc::new(Admission::new(&config.server));
     let server_state = admission.state().clone();
     let by_shard = (0..shards).map(|_| Arc::default()).collect();
-    let state_shown = server_state.clone();
-    let stats = Arc::new(Stats { state: state_shown, server: figures, hub: Arc::default(), shards: by_shard });
+    let stats = Stats { state: server_state.clone(), server: figures, shards: by_shard, ..Stats::default() };
+    let stats = Arc::new(stats);
     let tls = certificates.as_ref().map(|certificates| certificates.current());
     let client_side = ClientSide { listeners: std::mem::take(&mut clients.by_shard), admission, tls };
     let (threads, shards_to_start) = start_hub(config, plan, feed, state, client_side, &stats, taking.as_mut())?;
@@ -375,7 +375,7 @@ fn start_hub(
     let (order, backplane) = match config.backplane.kind {
         BackplaneKind::Local => (Order::Local(ids), None),
         _ => {
-            let (log, joining) = backplane::join(&config.backplane, &to_hub, stats.server.clone())?;
+            let (log, joining) = backplane::join(&config.backplane, &to_hub, &stats)?;
             (Order::Log(Box::new(log)), Some(joining))
         }
     };

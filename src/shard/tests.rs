@@ -10,6 +10,7 @@
 mod asking;
 mod bounds;
 mod client;
+mod cluster;
 pub(super) mod faulty;
 mod handover;
 mod memory;
@@ -38,7 +39,7 @@ use super::turn::{Next, Shard, hooks};
 use super::*;
 use crate::hub::BareHub;
 use crate::hub::ids::IdSource;
-use crate::link::{HubInbox, to_hub, to_shard_with};
+use crate::link::{HubInbox, ToShard, to_hub, to_shard_with};
 use crate::logic::auth::Revoked;
 use crate::logic::history::HistoryLimits;
 use crate::logic::id::Id;
@@ -66,6 +67,8 @@ struct Model {
     inbox: HubInbox,
     now_ms: u64,
     log: Vec<Published>,
+    /// A position that is known to be no later than what the hub has.
+    floor: Id,
     clients: Vec<Client>,
     /// The protocols of the model's clients.
     languages: &'static [Speaks],
@@ -113,6 +116,18 @@ impl Model {
     }
 
     fn with_queue(seed: u64, batches_max: usize) -> Model {
+        Model::with_hub(seed, batches_max, |folder, to_shard, limits| {
+            let ids = IdSource::open(&folder.join("x.ids"), 1_000_000).unwrap();
+            BareHub::new(ids, vec![to_shard], Box::new(move |_| limits))
+        })
+    }
+
+    /// A model with a hub that is made of a folder, the queue to the shard, and the limits of histories.
+    fn with_hub(
+        seed: u64,
+        batches_max: usize,
+        hub: impl FnOnce(&std::path::Path, ToShard, HistoryLimits) -> BareHub,
+    ) -> Model {
         let mut config: Config = toml::from_str(
             "[namespace.c]\n[namespace.d]\nslow = \"disconnect\"\n[namespace.g]\nslow = \"gap\"\n[namespace.l]\nslow = \"latest\"",
         )
@@ -126,8 +141,7 @@ impl Model {
         let (to_hub, inbox) = to_hub().unwrap();
         let (to_shard, from_hub) = to_shard_with(1 << 20, batches_max, inbox.wake.clone()).unwrap();
         let limits = HistoryLimits { events_max: HISTORY_EVENTS, bytes_max: 1 << 20, age_max_ms: 1 << 40 };
-        let ids = IdSource::open(&folder.path().join("x.ids"), now_ms).unwrap();
-        let hub = BareHub::new(ids, vec![to_shard], Box::new(move |_| limits));
+        let hub = hub(folder.path(), to_shard, limits);
         let (started, _) = crossbeam_channel::bounded(1);
         let parts = ShardParts {
             index: 0,
@@ -156,6 +170,7 @@ impl Model {
             inbox,
             now_ms,
             log: Vec::new(),
+            floor: Id::ZERO,
             clients: Vec::new(),
             languages: &[Speaks::Sse, Speaks::Json],
             tls: None,
@@ -219,7 +234,7 @@ impl Model {
     }
 
     fn newest(&self) -> Id {
-        self.log.last().map_or(Id::ZERO, |event| event.id)
+        self.log.last().map_or(Id::ZERO, |event| event.id).max(self.floor)
     }
 
     fn turns(&mut self, count: usize) {

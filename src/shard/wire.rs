@@ -439,7 +439,8 @@ impl Account<'_> {
 
     /// Records the age of the event at a position at the time of its send.
     fn measure_delivery(&mut self, lanes: &Lanes, lane: u32, position: Position) {
-        if let Some(id) = lanes[lane].log.id_at(position) {
+        let has_times = self.cx.settings.config.backplane.has_times_in_ids();
+        if let Some(id) = lanes[lane].log.id_at(position).filter(|_| has_times) {
             self.cx.measures.record(Measure::Delivery, self.sent_ms.saturating_sub(id.ms()));
         }
     }

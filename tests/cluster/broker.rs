@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A broker of a test's own: a Redis, or what `nats.rs` starts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,6 +7,29 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::server::{Server, eventually};
+
+/// What tests need that hold for every broker.
+pub trait Broker {
+    fn start() -> Self;
+    fn url(&self) -> String;
+    /// Publishes as a backend without a library does; returns the event's id.
+    fn add(&self, channel: &str, data: &str) -> String;
+    /// Removes everything that is in the log.
+    fn trim(&self);
+}
+
+/// Runs functions of a module as tests, once for each broker.
+macro_rules! on_each_broker {
+    ($($name:ident),* $(,)?) => {
+        mod on_redis {
+            $(#[test] fn $name() { super::$name::<crate::broker::Redis>(); })*
+        }
+        mod on_nats {
+            $(#[test] fn $name() { super::$name::<crate::nats_server::Nats>(); })*
+        }
+    };
+}
+pub(crate) use on_each_broker;
 
 /// A Redis server on a free port.
 pub struct Redis {
@@ -29,10 +52,6 @@ fn spawn(folder: &Path, port: u16, flags: &[String]) -> Child {
 }
 
 impl Redis {
-    pub fn start() -> Redis {
-        Redis::start_with(&[])
-    }
-
     pub fn start_with(flags: &[&str]) -> Redis {
         let folder = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -48,10 +67,6 @@ impl Redis {
             let answer = self.try_ask(&["PING"])?;
             (answer == "+PONG" || answer.starts_with("-NOAUTH")).then_some(())
         });
-    }
-
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
     }
 
     pub fn signal(&self, signal: i32) {
@@ -99,10 +114,23 @@ impl Redis {
     pub fn ask(&self, command: &[&str]) -> String {
         self.try_ask(command).unwrap()
     }
+}
 
-    /// Publishes as a backend without a library does.
-    pub fn add(&self, channel: &str, data: &str) -> String {
+impl Broker for Redis {
+    fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn add(&self, channel: &str, data: &str) -> String {
         self.ask(&["XADD", KEY, "*", "c", channel, "d", data])
+    }
+
+    fn trim(&self) {
+        self.ask(&["XTRIM", KEY, "MAXLEN", "0"]);
     }
 }
 
@@ -116,14 +144,14 @@ impl Drop for Redis {
     }
 }
 
-/// A node on a Redis.
-pub fn node(redis: &Redis, name: &str, config: &str) -> Server {
-    node_in(tempfile::tempdir().unwrap(), redis, name, config)
+/// A node on a broker.
+pub fn node(broker: &impl Broker, name: &str, config: &str) -> Server {
+    node_in(tempfile::tempdir().unwrap(), broker, name, config)
 }
 
 /// A node on the state of an earlier one.
-pub fn node_in(folder: tempfile::TempDir, redis: &Redis, name: &str, config: &str) -> Server {
-    Server::start_in(folder, config, &["--backplane", &redis.url(), "--node", name])
+pub fn node_in(folder: tempfile::TempDir, broker: &impl Broker, name: &str, config: &str) -> Server {
+    Server::start_in(folder, config, &["--backplane", &broker.url(), "--node", name])
 }
 
 /// A figure of the node as a whole.

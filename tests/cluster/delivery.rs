@@ -4,14 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::broker::{KEY, Redis, figure, node, node_in};
+use crate::broker::{Broker, KEY, Redis, figure, node, node_in, on_each_broker};
 use crate::clients::{Socket, Stream, get};
 use crate::server::{code, eventually, publish};
 
-#[test]
-fn all_nodes_deliver_the_same_events_in_one_order_with_the_same_ids() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", ""), node(&redis, "b", ""));
+fn all_nodes_deliver_the_same_events_in_one_order_with_the_same_ids<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", ""), node(&broker, "b", ""));
     let mut streams = [&a, &b].map(|node| Stream::open(node.address, "/sse?channel=x&channel=y"));
     let mut sockets = [&a, &b].map(|node| Socket::open(node.address, "/ws?channel=x&channel=y"));
     sockets.iter_mut().for_each(|socket| {
@@ -22,7 +21,7 @@ fn all_nodes_deliver_the_same_events_in_one_order_with_the_same_ids() {
     for number in 0..40 {
         let feed = &mut feeds[number % 2];
         ids.push(match number % 4 {
-            3 => redis.add("x", &format!("{number}")),
+            3 => broker.add("x", &format!("{number}")),
             _ => publish(feed, if number % 3 == 0 { "x" } else { "y" }, &number.to_string()),
         });
     }
@@ -50,10 +49,9 @@ fn a_backends_plain_xadd_is_a_full_publish() {
     assert_eq!((event.name.as_str(), event.data.as_str()), ("note", "two\nlines"));
 }
 
-#[test]
-fn a_position_of_one_node_is_exact_on_another() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", ""), node(&redis, "b", ""));
+fn a_position_of_one_node_is_exact_on_another<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", ""), node(&broker, "b", ""));
     let ids: Vec<String> = (0..10).map(|number| a.publish("x", &number.to_string())).collect();
     for from in 0..10 {
         let mut stream = Stream::open_with(b.address, "/sse?channel=x", &format!("Last-Event-ID: {}\r\n", ids[from]));
@@ -96,10 +94,9 @@ fn a_position_ahead_of_the_node_is_waited_for() {
     assert_eq!(figure(&b, "resumes_expired"), 1);
 }
 
-#[test]
-fn a_key_counts_once_over_all_nodes() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", ""), node(&redis, "b", ""));
+fn a_key_counts_once_over_all_nodes<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", ""), node(&broker, "b", ""));
     let mut stream = Stream::open(b.address, "/sse?channel=x");
     let line = |data: u8| json!({ "op": "publish", "channel": "x", "data": data, "key": "k" });
     let first = a.feed().call(line(1)).unwrap()["id"].clone();
@@ -109,16 +106,15 @@ fn a_key_counts_once_over_all_nodes() {
     assert_eq!(a.feed().call(several(4)).unwrap()["ids"], ids);
     let other = json!({ "op": "publish", "channel": "z", "data": 1, "key": "k" });
     assert_eq!(code(a.feed().call(other).unwrap_err()), "bad_field");
-    redis.add("x", "5");
+    broker.add("x", "5");
     let seen: Vec<String> = (0..3).map(|_| stream.next().unwrap().data).collect();
     assert_eq!(seen, ["1", "3", "5"]);
     assert_eq!(figure(&a, "publishes_suppressed"), 2);
 }
 
-#[test]
-fn answers_keep_the_order_of_lines_and_questions_see_what_was_published_before() {
-    let redis = Redis::start();
-    let a = node(&redis, "a", "");
+fn answers_keep_the_order_of_lines_and_questions_see_what_was_published_before<B: Broker>() {
+    let broker = B::start();
+    let a = node(&broker, "a", "");
     let mut feed = a.feed();
     let mut refs = Vec::new();
     for number in 0..200 {
@@ -138,14 +134,13 @@ fn answers_keep_the_order_of_lines_and_questions_see_what_was_published_before()
     }
 }
 
-#[test]
-fn a_node_that_starts_knows_the_history_and_ended_channels() {
-    let redis = Redis::start();
-    let a = node(&redis, "a", "");
+fn a_node_that_starts_knows_the_history_and_ended_channels<B: Broker>() {
+    let broker = B::start();
+    let a = node(&broker, "a", "");
     let ids: Vec<String> = (0..50).map(|number| a.publish("x", &number.to_string())).collect();
     a.feed().call(json!({ "op": "publish", "channel": "done", "data": 1 })).unwrap();
     a.feed().call(json!({ "op": "end", "channel": "done" })).unwrap();
-    let b = node(&redis, "b", "");
+    let b = node(&broker, "b", "");
     let history = |server: &crate::server::Server| {
         server.feed().call(json!({ "op": "history", "channel": "x", "limit": 1000 })).unwrap()["events"].clone()
     };
@@ -158,15 +153,14 @@ fn a_node_that_starts_knows_the_history_and_ended_channels() {
     // A node that is restarted goes on where it was.
     let folder = a.stop();
     let id = b.publish("x", "meanwhile");
-    let a = node_in(folder, &redis, "a", "");
+    let a = node_in(folder, &broker, "a", "");
     let mut stream = Stream::open_with(a.address, "/sse?channel=x", &format!("Last-Event-ID: {}\r\n", ids[49]));
     assert_eq!(stream.next().unwrap().id, id);
 }
 
-#[test]
-fn an_end_is_told_on_all_nodes() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", ""), node(&redis, "b", ""));
+fn an_end_is_told_on_all_nodes<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", ""), node(&broker, "b", ""));
     let mut streams = [&a, &b].map(|node| Stream::open(node.address, "/sse?channel=answer"));
     a.publish("answer", "last");
     b.feed().call(json!({ "op": "end", "channel": "answer" })).unwrap();
@@ -199,3 +193,12 @@ fn an_entry_that_cannot_be_read_stops_nothing() {
     assert_eq!(stream.next().unwrap().id, id);
     assert_eq!(figure(&a, "entries_bad"), 7);
 }
+
+on_each_broker!(
+    all_nodes_deliver_the_same_events_in_one_order_with_the_same_ids,
+    a_position_of_one_node_is_exact_on_another,
+    a_key_counts_once_over_all_nodes,
+    answers_keep_the_order_of_lines_and_questions_see_what_was_published_before,
+    a_node_that_starts_knows_the_history_and_ended_channels,
+    an_end_is_told_on_all_nodes,
+);

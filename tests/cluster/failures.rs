@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::broker::{KEY, Redis, figure, node};
+use crate::broker::{Broker, KEY, Redis, figure, node};
 use crate::clients::{Stream, get};
 use crate::server::{Server, code, eventually};
 
@@ -30,7 +30,7 @@ pub fn read_up_to(stream: &mut Stream, id: &str) -> Vec<(String, String)> {
     }
 }
 
-fn gaps(seen: &[(String, String)]) -> usize {
+pub fn gaps(seen: &[(String, String)]) -> usize {
     seen.iter().filter(|(name, _)| name == "ringcast.gap").count()
 }
 

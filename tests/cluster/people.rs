@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::broker::{Redis, figure, node, node_in};
+use crate::broker::{Broker, figure, node, node_in, on_each_broker};
 use crate::clients::{Socket, Stream, get};
 use crate::server::{Server, eventually};
 
@@ -32,11 +32,10 @@ fn await_users(node: &Server, channel: &str, expected: &[&str]) {
     eventually(&format!("the users are {expected:?}"), || (users(node, channel) == expected).then_some(()));
 }
 
-#[test]
-fn presence_is_that_of_all_nodes_and_each_user_comes_and_goes_once() {
-    let redis = Redis::start();
+fn presence_is_that_of_all_nodes_and_each_user_comes_and_goes_once<B: Broker>() {
+    let broker = B::start();
     let config = format!("{KEYS}[namespace.room]\npresence = true\n");
-    let (a, b) = (node(&redis, "a", &config), node(&redis, "b", &config));
+    let (a, b) = (node(&broker, "a", &config), node(&broker, "b", &config));
     let watch = token(json!({ "channels": "*" }));
     let mut stream = Stream::open(b.address, &format!("/sse?channel=room:1&token={watch}"));
     let ann_a = socket(&a, "room:1", "ann", "1");
@@ -46,7 +45,7 @@ fn presence_is_that_of_all_nodes_and_each_user_comes_and_goes_once() {
     await_users(&b, "room:1", &["ann", "bob"]);
     await_users(&a, "room:1", &["ann", "bob"]);
     // A node that starts later knows them too.
-    let c = node(&redis, "c", &config);
+    let c = node(&broker, "c", &config);
     assert_eq!(users(&c, "room:1"), ["ann", "bob"]);
     drop(ann_a);
     drop(bob);
@@ -61,11 +60,10 @@ fn presence_is_that_of_all_nodes_and_each_user_comes_and_goes_once() {
     assert_eq!(told, [event(join, "ann"), event(join, "bob"), event(leave, "bob"), event(leave, "ann")]);
 }
 
-#[test]
-fn a_node_that_dies_takes_its_users_with_it() {
-    let redis = Redis::start();
+fn a_node_that_dies_takes_its_users_with_it<B: Broker>() {
+    let broker = B::start();
     let config = format!("{KEYS}[namespace.room]\npresence = true\n");
-    let (a, b) = (node(&redis, "a", &config), node(&redis, "b", &config));
+    let (a, b) = (node(&broker, "a", &config), node(&broker, "b", &config));
     let _ann = socket(&a, "room:1", "ann", "1");
     let _bob = socket(&b, "room:1", "bob", "2");
     await_users(&b, "room:1", &["ann", "bob"]);
@@ -79,10 +77,9 @@ fn a_node_that_dies_takes_its_users_with_it() {
     eventually("one is alive", || (figure(&b, "backplane_nodes") == 1).then_some(()));
 }
 
-#[test]
-fn a_user_is_kicked_on_all_nodes_and_counted_once() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", KEYS), node(&redis, "b", KEYS));
+fn a_user_is_kicked_on_all_nodes_and_counted_once<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", KEYS), node(&broker, "b", KEYS));
     let mut sockets = [socket(&a, "x", "ann", "1"), socket(&b, "x", "ann", "2"), socket(&b, "x", "ann", "3")];
     let mut bob = socket(&b, "x", "bob", "4");
     eventually("both are alive", || (figure(&a, "backplane_nodes") == 2).then_some(()));
@@ -100,32 +97,30 @@ fn a_user_is_kicked_on_all_nodes_and_counted_once() {
     assert_eq!(bob.close_code(), 4003);
 }
 
-#[test]
-fn a_revoked_token_is_refused_on_all_nodes_and_on_those_that_start_later() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", KEYS), node(&redis, "b", KEYS));
+fn a_revoked_token_is_refused_on_all_nodes_and_on_those_that_start_later<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", KEYS), node(&broker, "b", KEYS));
     let mut ann = socket(&b, "x", "ann", "t1");
     eventually("both are alive", || (figure(&a, "backplane_nodes") == 2).then_some(()));
     a.feed().call(json!({ "op": "kick", "jti": "t1" })).unwrap();
     ann.json();
     assert_eq!(ann.close_code(), 4003);
-    let c = node(&redis, "c", KEYS);
+    let c = node(&broker, "c", KEYS);
     let token = token(json!({ "sub": "ann", "channels": "*", "jti": "t1" }));
     for node in [&a, &b, &c] {
         assert_eq!(get(node.address, &format!("/poll?channel=x&wait=0&token={token}")).status, 401);
     }
     // The log may be gone when a node starts, and the others tell it.
-    redis.ask(&["XTRIM", crate::broker::KEY, "MAXLEN", "0"]);
-    let d = node_in(tempfile::tempdir().unwrap(), &redis, "d", KEYS);
+    broker.trim();
+    let d = node_in(tempfile::tempdir().unwrap(), &broker, "d", KEYS);
     eventually("the new node refuses it too", || {
         (get(d.address, &format!("/poll?channel=x&wait=0&token={token}")).status == 401).then_some(())
     });
 }
 
-#[test]
-fn a_message_reaches_a_user_and_a_connection_of_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node(&redis, "a", KEYS), node(&redis, "b", KEYS));
+fn a_message_reaches_a_user_and_a_connection_of_another_node<B: Broker>() {
+    let broker = B::start();
+    let (a, b) = (node(&broker, "a", KEYS), node(&broker, "b", KEYS));
     let mut ann = socket(&b, "x", "ann", "1");
     let name = ann.hello()["conn"].as_str().unwrap().to_owned();
     a.feed().call(json!({ "op": "send", "user": "ann", "data": { "n": 1 } })).unwrap();
@@ -136,11 +131,10 @@ fn a_message_reaches_a_user_and_a_connection_of_another_node() {
     assert!(ann.json()["unsubscribed"].is_object());
 }
 
-#[test]
-fn a_client_publishes_through_the_log() {
-    let redis = Redis::start();
+fn a_client_publishes_through_the_log<B: Broker>() {
+    let broker = B::start();
     let config = format!("{KEYS}[namespace.chat]\nclient_publish = true\n");
-    let (a, b) = (node(&redis, "a", &config), node(&redis, "b", &config));
+    let (a, b) = (node(&broker, "a", &config), node(&broker, "b", &config));
     let token = token(json!({ "sub": "ann", "channels": "*", "publish": "*" }));
     let mut ann = Socket::open(a.address, &format!("/ws?channel=chat:1&token={token}"));
     let mut bob = Socket::open(b.address, &format!("/ws?channel=chat:1&token={token}"));
@@ -153,3 +147,12 @@ fn a_client_publishes_through_the_log() {
     let answer = if first["ref"] == 1 { &first } else { &second };
     assert_eq!((&answer["ok"], &answer["id"]), (&json!(true), &heard["id"]));
 }
+
+on_each_broker!(
+    presence_is_that_of_all_nodes_and_each_user_comes_and_goes_once,
+    a_node_that_dies_takes_its_users_with_it,
+    a_user_is_kicked_on_all_nodes_and_counted_once,
+    a_revoked_token_is_refused_on_all_nodes_and_on_those_that_start_later,
+    a_message_reaches_a_user_and_a_connection_of_another_node,
+    a_client_publishes_through_the_log,
+);

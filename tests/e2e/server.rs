@@ -104,8 +104,24 @@ pub fn serve(folder: &std::path::Path, flags: &[&str]) -> Command {
     if !flags.contains(&"--shards") {
         command.args(["--shards", "1"]);
     }
+    if let (Ok(redis), false) = (std::env::var("RINGCAST_TEST_REDIS"), flags.contains(&"--backplane")) {
+        command.args(["--backplane", &format!("{redis}/{}", database(folder))]);
+    }
     command.args(flags).stdin(Stdio::null()).stderr(Stdio::piped());
     command
+}
+
+/// The number of the database of a Redis in which the server of a folder has its log, so that suites can run with a log of a cluster
+/// too: `RINGCAST_TEST_REDIS=redis://127.0.0.1:PORT`, with as many databases as servers are started.
+fn database(folder: &std::path::Path) -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let file = folder.join("database");
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        return text.parse().unwrap();
+    }
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    std::fs::write(file, number.to_string()).unwrap();
+    number
 }
 
 impl Server {

@@ -14,6 +14,9 @@ use super::{ask, failed, try_ask};
 /// The time for connecting to one server, and for a Sentinel's answer.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
+/// The servers of a Redis Cluster that are asked in turn for the one that has the log.
+const MOVES_MAX: usize = 4;
+
 /// The way to the primary.
 #[derive(Clone)]
 pub(super) struct Address {
@@ -23,6 +26,8 @@ pub(super) struct Address {
     /// The name by which Sentinels know the primary.
     master: String,
     tls: Option<TlsCertificates>,
+    /// The server of a Redis Cluster that has the log, if the configured one has said so.
+    moved: Option<String>,
 }
 
 /// A URL in its parts: `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/MASTER`.
@@ -80,7 +85,7 @@ impl Address {
             }),
             false => None,
         };
-        Ok(Address { info, sentinels, master, tls })
+        Ok(Address { info, sentinels, master, tls, moved: None })
     }
 
     /// Whether Sentinels watch over the primary.
@@ -99,16 +104,77 @@ impl Address {
     /// Finds the primary; returns a client for it, and its address.
     pub(super) async fn find(&self) -> Result<(Client, String), BrokerError> {
         if !self.is_watched() {
-            return Ok((self.client(self.info.clone())?, String::new()));
+            return match &self.moved {
+                Some(address) => Ok((self.client_at(address)?, String::new())),
+                None => Ok((self.client(self.info.clone())?, String::new())),
+            };
         }
         let named = self.ask_sentinels().await;
         let address = most(&named, self.sentinels.len())
             .ok_or_else(|| BrokerError::Away(format!("no majority of Sentinels names a primary {:?}", self.master)))?;
+        Ok((self.client_at(&address)?, address))
+    }
+
+    /// A client for a server that others have named, with the configured login.
+    fn client_at(&self, address: &str) -> Result<Client, BrokerError> {
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         let target = format!("{scheme}://{address}").as_str().into_connection_info();
         let target = target.map_err(|error| BrokerError::Away(sentence(&error)))?;
-        let info = target.set_redis_settings(self.info.redis_settings().clone());
-        Ok((self.client(info)?, address))
+        self.client(target.set_redis_settings(self.info.redis_settings().clone()))
+    }
+
+    /// Connects to the primary. In a Redis Cluster that is the server which has the log's key.
+    pub(super) async fn connect_to_primary(
+        &mut self,
+        key: &str,
+    ) -> Result<(Client, String, MultiplexedConnection), BrokerError> {
+        for _ in 0..MOVES_MAX {
+            let (client, address) = self.find().await?;
+            let mut connection = match self.connect(&client).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    // The configured server knows who has the key now.
+                    self.moved = None;
+                    return Err(error);
+                }
+            };
+            // Whether the key may be read is found out by what needs it.
+            let refusal = try_ask(&mut connection, cmd("EXISTS").arg(key)).await.err();
+            match refusal.as_ref().and_then(|error| error.redirect_node()) {
+                Some((other, _)) => self.moved = Some(other.to_owned()),
+                None => return Ok((client, address, connection)),
+            }
+        }
+        self.moved = None;
+        Err(BrokerError::Away("the broker's servers name each other for the log".into()))
+    }
+
+    /// Connects to one of the replicas that the primary names, if there is one that follows it.
+    pub(super) async fn connect_to_replica(
+        &self,
+        primary: &mut MultiplexedConnection,
+    ) -> Option<MultiplexedConnection> {
+        let Ok(Value::Array(role)) = try_ask(primary, &cmd("ROLE")).await else { return None };
+        let Some(Value::Array(replicas)) = role.get(2) else { return None };
+        let address = |replica: &Value| match replica {
+            Value::Array(parts) => Some(format!("{}:{}", text(parts.first()?)?, text(parts.get(1)?)?)),
+            _ => None,
+        };
+        let mut addresses: Vec<String> = replicas.iter().filter_map(address).collect();
+        fastrand::shuffle(&mut addresses);
+        for address in addresses {
+            let join = async {
+                let mut connection = self.connect(&self.client_at(&address).ok()?).await.ok()?;
+                let role = try_ask(&mut connection, &cmd("ROLE")).await;
+                let follows =
+                    matches!(&role, Ok(Value::Array(parts)) if parts.get(3).and_then(text) == Some("connected"));
+                follows.then_some(connection)
+            };
+            if let Ok(Some(connection)) = tokio::time::timeout(CONNECT_MAX, join).await {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     /// The addresses that Sentinels name.

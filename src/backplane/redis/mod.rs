@@ -5,6 +5,7 @@
 
 mod address;
 mod continuity;
+mod probe;
 mod values;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 
-use crate::config::Backplane;
+use crate::config::{Backplane, ReadFrom};
 use crate::link::backplane::Unordered;
 use crate::logic::entry::{Content, Control, Origin, field};
 use crate::logic::id::Id;
@@ -25,6 +26,7 @@ use super::broker::{Appended, Broker, BrokerError, Continuity, Page, Reader, Tai
 
 use address::Address;
 use continuity::Checker;
+pub(super) use probe::probe;
 use values::{entries_of, id_of, integer, member, sentence, text};
 
 /// The time for which a read waits for an entry.
@@ -46,6 +48,7 @@ pub(super) struct Redis {
     retention: Duration,
     retention_bytes: u64,
     ack_replicas: u32,
+    read_from: ReadFrom,
     /// The last writing connection, if there was one: its id, if the server tells.
     last: Option<Option<i64>>,
     /// What was read, over all connections.
@@ -69,6 +72,7 @@ impl Redis {
             retention: config.retention,
             retention_bytes: config.retention_bytes as u64,
             ack_replicas,
+            read_from: config.read_from,
             last: None,
         })
     }
@@ -97,8 +101,7 @@ impl Broker for Redis {
     type Reader = RedisReader;
 
     async fn open(&mut self) -> Result<(RedisWriter, RedisReader, Tail), BrokerError> {
-        let (client, address) = self.address.find().await?;
-        let mut writer = self.address.connect(&client).await?;
+        let (client, address, mut writer) = self.address.connect_to_primary(&self.key).await?;
         let reader = self.address.connect(&client).await?;
         let replicas = self.address.check_role(&mut writer).await?;
         // A primary that was restarted without its log has no replicas until Sentinels have made up their minds.
@@ -110,11 +113,17 @@ impl Broker for Redis {
         self.name_connection(&mut writer).await;
         let info = self.checker.lock().await.begin(&mut writer).await?;
         let now_ms = match ask(&mut writer, &cmd("TIME")).await? {
-            Value::Array(parts) => parts.first().and_then(integer).unwrap_or(0) as u64 * 1000,
+            Value::Array(parts) => {
+                let part = |at: usize| parts.get(at).and_then(integer).unwrap_or(0) as u64;
+                part(0) * 1000 + part(1) / 1000
+            }
             _ => 0,
         };
-        let tail = Tail { first: info.first, last: info.last, now_ms, is_fenced_off };
-        let writer = RedisWriter {
+        let oldest = Id::new(now_ms.saturating_sub(self.retention.as_millis() as u64), 0);
+        // Everything after this is in the log, unless the log was trimmed further.
+        let from = info.first.map_or(info.last, |first| oldest.max(first.before()));
+        let tail = Tail { from, last: info.last, now_ms, is_fenced_off };
+        let mut writer = RedisWriter {
             connection: writer,
             key: self.key.clone(),
             mark: self.mark.clone(),
@@ -128,7 +137,12 @@ impl Broker for Redis {
             checker: self.checker.clone(),
             newest_ms: info.last.ms(),
         };
-        Ok((writer, RedisReader { connection: reader, key: self.key.clone(), entry_bytes: 1024 }, tail))
+        let replica = match self.read_from {
+            ReadFrom::Primary => None,
+            ReadFrom::Replica => self.address.connect_to_replica(&mut writer.connection).await,
+        };
+        let until = info.last;
+        Ok((writer, RedisReader { connection: reader, replica, until, key: self.key.clone(), entry_bytes: 1024 }, tail))
     }
 }
 
@@ -314,6 +328,11 @@ impl Writer for RedisWriter {
 /// The connection that reads.
 pub(super) struct RedisReader {
     connection: MultiplexedConnection,
+    /// The replica that entries are read from as they come.
+    replica: Option<MultiplexedConnection>,
+    /// The newest entry of the primary at the connection's beginning, up to which the primary is read: what it does not have
+    /// will not come, which a replica that is behind cannot tell.
+    until: Id,
     key: Arc<str>,
     /// The bytes of an entry, about.
     entry_bytes: usize,
@@ -321,6 +340,10 @@ pub(super) struct RedisReader {
 
 impl Reader for RedisReader {
     async fn read(&mut self, after: Id, is_entry: bool) -> Result<Page, BrokerError> {
+        let connection = match &mut self.replica {
+            Some(replica) if after >= self.until => replica,
+            _ => &mut self.connection,
+        };
         let after = after.to_string();
         let count = (READ_BYTES / self.entry_bytes).clamp(1, READ_ENTRIES);
         let mut read = cmd("XREAD");
@@ -328,13 +351,16 @@ impl Reader for RedisReader {
         // While the log has the position, nothing after it was trimmed.
         let mut look = cmd("XRANGE");
         look.arg(&*self.key).arg(&after).arg(&after);
+        let look_again = look.clone();
         let mut both = Pipeline::with_capacity(2);
         both.add_command(look).add_command(read);
-        let replies = self.connection.send_packed_commands(&both, 0, 2).await.map_err(|error| failed(&error))?;
+        let replies = connection.send_packed_commands(&both, 0, 2).await.map_err(|error| failed(&error))?;
         let [look, read] = <[Value; 2]>::try_from(replies).unwrap_or_default();
         let read = read.extract_error().map_err(|error| failed(&error))?;
-        let has_hole = is_entry && matches!(look, Value::Array(found) if found.is_empty());
+        let is_missing = |look: &Value| is_entry && matches!(look, Value::Array(found) if found.is_empty());
         let entries = entries_of(read);
+        // A replica that was behind has got the position meanwhile.
+        let has_hole = is_missing(&look) && !entries.is_empty() && is_missing(&ask(connection, &look_again).await?);
         if !entries.is_empty() {
             let bytes: usize = entries.iter().map(|entry| entry.content.weight()).sum();
             self.entry_bytes = (self.entry_bytes * 3 + bytes / entries.len()) / 4 + 1;

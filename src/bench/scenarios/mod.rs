@@ -1,6 +1,8 @@
 //! The scenarios and their targets.
 
 mod catching_up;
+mod cluster;
+mod cluster_failover;
 mod connecting;
 mod delivery;
 mod handover;
@@ -75,6 +77,7 @@ pub(super) fn run(common: &Common, scenario: &Scenario) -> Result<Vec<ScenarioRe
         Scenario::Many(args) => vec![bench.many(args)?],
         Scenario::Ingest(args) => vec![bench.ingest(args)?],
         Scenario::Handover(args) => vec![bench.handover(args)?],
+        Scenario::Cluster(args) => bench.cluster(args)?,
         Scenario::All => bench.all()?,
         // Neither of them measures anything.
         Scenario::Show(_) | Scenario::LimitServer(_) => Vec::new(),

@@ -43,7 +43,7 @@ impl Bench<'_> {
     /// The target of a side, with a given number of shards.
     pub(super) fn kind_of(&self, side: Side, clients: ClientArgs, shards: u32) -> Kind {
         let place = if shards == 1 && usable_cores().len() > 1 { Place::Apart } else { Place::Anywhere };
-        Kind { side, clients, shards, place, config: "" }
+        Kind { side, clients, shards, place, config: "", flags: Vec::new() }
     }
 
     pub(super) fn start(&self, kind: &Kind, clients: u32) -> Result<(Target, Load), BenchError> {

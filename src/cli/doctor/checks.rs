@@ -3,6 +3,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use crate::backplane::{Grade, Probed};
 use crate::config::{Config, ListenAddress};
 use crate::server::certificates::{self, Expiry};
 use crate::sys::memory::available;
@@ -40,6 +41,8 @@ pub(super) struct Question<'a> {
     pub(super) ring_error: Option<String>,
     /// Whether the kernel takes the clock for synchronized.
     pub(super) clock_is_synchronized: bool,
+    /// What was found about the broker of the cluster's log.
+    pub(super) broker: Vec<Probed>,
 }
 
 fn finding(severity: Severity, about: &'static str, found: String, why: &str, change: String) -> Finding {
@@ -72,11 +75,25 @@ impl Question<'_> {
         findings.push(self.feed());
         findings.push(self.threads());
         findings.push(self.clock());
+        findings.extend(self.broker());
         findings.extend(self.certificates());
         findings.extend(self.cards());
         findings.extend(self.governor());
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         findings
+    }
+
+    /// Whether the broker of the cluster's log is as nodes need it.
+    fn broker(&self) -> impl Iterator<Item = Finding> {
+        self.broker.iter().map(|probed| {
+            let severity = match probed.grade {
+                Grade::Fine => Severity::Ok,
+                Grade::Note => Severity::Note,
+                Grade::Warn => Severity::Warn,
+                Grade::Fail => Severity::Fail,
+            };
+            finding(severity, probed.about, probed.found.clone(), probed.why, probed.change.clone())
+        })
     }
 
     /// Whether the TLS certificates can be used, and for how long.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::environment;
+use crate::backplane;
 use crate::config::{self, ServeArgs};
 use crate::sys::ring::{Ring, explain_setup_error};
 use crate::sys::{affinity, clock, socket};
@@ -90,6 +91,7 @@ pub(super) fn run(args: &DoctorArgs) -> super::Result<ExitCode> {
         process,
         ring_error: Ring::new(8).err().map(|error| explain_setup_error(&error)),
         clock_is_synchronized: clock::is_synchronized(),
+        broker: backplane::probe(&config.backplane, config.feed.max_line),
     };
     let findings = question.answer();
     let text = if args.json { serde_json::to_string_pretty(&findings)? + "\n" } else { report(&findings) };

@@ -101,6 +101,7 @@ function show(figures) {
   state(node.ready ? "serving" : "takes no new clients", node.ready ? "good" : "warn");
   showHead(stats, before.stats, rate);
   showShards(shards, before.stats.shards, seconds);
+  showNodes(stats);
   table($("channels"), ["channel", "events/s", "subscribers", "history"], channels.map((c) => [channelLink(c.channel), count(c.events_per_second), count(c.subscribers), bytes(c.history_bytes)]),
     figures.may.see ? "no events in the last seconds" : "shown only with an [admin] token");
   table($("slowest"), ["connection", "", "from", "behind", "waits", "open for"], slowest.map((c) => [connectionLink(c.conn), c.user ? `${c.transport}, ${c.user}` : c.transport, c.address,
@@ -137,6 +138,12 @@ function showShards(shards, before, seconds) {
     return [i, count(shard.slots), { text: count(shard.descriptors_max), hot: full > 0.9 }, { text: load.toFixed(0) + " %", hot: load > 90 }, count(per("events_received")), count(per("deliveries")),
       turn === null ? "–" : turn >= 1000 ? "≤ " + (turn / 1000).toFixed(1) + " ms" : "≤ " + turn + " µs", bytes(shard.lag_max_bytes)];
   }), "");
+}
+
+function showNodes({ nodes, process }) {
+  $("nodes-card").hidden = !nodes.length;
+  table($("nodes"), ["node", "version", "position", "last heard"], nodes.map((n) => [n.name || "–", { text: n.version, hot: n.version !== process.version }, n.position,
+    { text: `${time(n.silent_ms)} ago`, hot: n.silent_ms > 10000 }]), "");
 }
 
 function showLosses(stats, minute) {

@@ -236,7 +236,7 @@ impl Core {
     }
 
     /// Applies what was read from the log, while there is room in the shards' queues, and answers those who waited for it.
-    pub(super) fn read_log(&mut self) {
+    pub(in crate::hub) fn read_log(&mut self) {
         if self.is_local() {
             return;
         }

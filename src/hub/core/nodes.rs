@@ -308,6 +308,8 @@ impl Core {
         let Order::Log(log) = &mut self.order else { return };
         ServerFigures::set(&self.stats.server.backplane_nodes, self.cluster.nodes().len() as u64);
         ServerFigures::set(&self.stats.server.backplane_lag_entries, log.incoming.len() as u64);
+        ServerFigures::set(&self.stats.server.backplane_lag_ms, log.lag_ms());
+        self.stats.nodes.set(self.cluster.nodes().map(|node| node.seen(log.newest_ms)).collect());
         ServerFigures::set(&self.stats.server.backplane_pending_bytes, log.tickets.pending_bytes() as u64);
         if !log.is_caught_up {
             return;

@@ -17,8 +17,17 @@ pub fn begin(out: &mut Vec<u8>) {
     out.push(VERSION);
 }
 
-/// Appends an entry.
+/// Appends an entry of a node.
 pub fn push(out: &mut Vec<u8>, origin: &Origin, content: &Content) {
+    push_fields(out, Some(origin), content);
+}
+
+/// Appends an entry that is no node's own.
+pub fn push_unowned(out: &mut Vec<u8>, content: &Content) {
+    push_fields(out, None, content);
+}
+
+fn push_fields(out: &mut Vec<u8>, origin: Option<&Origin>, content: &Content) {
     let count_at = out.len();
     out.push(0);
     let mut count = 0;
@@ -29,7 +38,9 @@ pub fn push(out: &mut Vec<u8>, origin: &Origin, content: &Content) {
         count += 1;
     };
     content.write(|name, value| add(name, &value));
-    add(field::ORIGIN, &origin.to_bytes());
+    if let Some(origin) = origin {
+        add(field::ORIGIN, &origin.to_bytes());
+    }
     out[count_at] = count;
 }
 

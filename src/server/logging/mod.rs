@@ -27,6 +27,10 @@ pub(super) use queue::Lines;
 /// The time that an ending process waits for the log's reader to take the last lines.
 pub(super) const LAST_LINES_MAX: Duration = Duration::from_secs(2);
 
+/// What is left out unless somebody asks for it: what the NATS library says of its connections, the driver says in a sentence
+/// of its own.
+const QUIET: &str = "async_nats=off,";
+
 /// The queue whose lines an ending process waits for.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
@@ -35,7 +39,8 @@ struct Filter(reload::Handle<EnvFilter, Registry>);
 
 impl LogFilter for Filter {
     fn get(&self) -> String {
-        self.0.with_current(ToString::to_string).unwrap_or_default()
+        let shown = self.0.with_current(ToString::to_string).unwrap_or_default();
+        shown.strip_prefix(QUIET).map_or(shown.clone(), str::to_owned)
     }
 
     fn set(&self, directives: &str) -> Result<(), String> {
@@ -44,7 +49,7 @@ impl LogFilter for Filter {
 }
 
 fn read(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives).map_err(|error| {
+    EnvFilter::try_new(format!("{QUIET}{directives}")).map_err(|error| {
         format!("{directives:?} is no level and no list of directives; write error, warn, info or debug: {error}")
     })
 }

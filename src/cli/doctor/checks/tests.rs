@@ -46,6 +46,7 @@ fn ask(changed: &[(&str, &str)], connections: u64, config: &Config, ring_error: 
         process: "self".into(),
         ring_error: ring_error.map(str::to_owned),
         clock_is_synchronized: true,
+        broker: Vec::new(),
     }
     .answer()
 }
