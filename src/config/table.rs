@@ -40,6 +40,7 @@ sections! {
     heartbeat: Heartbeat,
     auth: Auth,
     tls: Tls,
+    http2: Http2,
     limits: Limits,
     backplane: Backplane,
     log: Log,
@@ -257,8 +258,23 @@ section! {
         /// Let clients that come back resume with a ticket, without the certificate and its check. The keys that tickets are
         /// sealed with change every six hours and live in the process alone.
         tickets: bool = true;
+        /// Speak HTTP/2 with clients that can (ALPN `h2`): any number of event streams then share one connection, where browsers
+        /// allow six per host over HTTP/1.1.
+        http2: bool = true;
         /// Handshakes under way, per shard. Further connections wait in the kernel.
         handshakes_max: usize = 4096, must 1..=1_000_000;
+    }
+}
+
+section! {
+    /// HTTP/2, over TLS (`[tls] http2`) or in clear text.
+    Http2 {
+        /// Streams that a client may have open at a time on one connection. Further ones are refused, and clients wait or connect
+        /// again.
+        streams: u32 = 100, must 1..=10_000;
+        /// Speak HTTP/2 without TLS with clients that begin so (prior knowledge), on the addresses of `[server] listen`. This is for
+        /// proxies; browsers do not.
+        cleartext: bool = false;
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) enum State {
     Proxied,
     /// The TLS handshake is under way.
     Greeting,
+    /// The connection speaks HTTP/2 and carries streams.
+    Carrying,
     /// The connection waits for a request, or for the rest of one.
     Http,
     /// An event stream is open.
@@ -89,6 +91,8 @@ bitflags! {
         const ASKED = 1 << 18;
         /// The connection speaks TLS, and its handshake is over: what is sent is sealed.
         const SEALED = 1 << 19;
+        /// The slot is a stream of HTTP/2, which has no socket: another slot carries it.
+        const CARRIED = 1 << 29;
         /// A close frame has come from a WebSocket's client.
         const CLIENT_CLOSED = 1 << 31;
     }
@@ -98,8 +102,7 @@ bitflags! {
 const BEAT_SHIFT: u32 = 20;
 /// The first bit of the holds within the slot's word of flags.
 const HOLD_SHIFT: u32 = BEAT_SHIFT + Beat::BITS;
-const _: () =
-    assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CLIENT_CLOSED.bits(), "each fact has its own bits");
+const _: () = assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CARRIED.bits(), "each fact has its own bits");
 
 /// A subscription: a lane, and the connection's position in it.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,8 @@ mod drain;
 mod driver;
 #[cfg(feature = "faults")]
 mod faults;
+mod frames;
+mod h2;
 mod identities;
 mod io;
 mod lag;

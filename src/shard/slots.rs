@@ -1,6 +1,7 @@
 //! The connections' slots, and the lists of slots that the turn has to look at.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,6 +15,7 @@ use crate::sys::socket;
 
 use super::account::Buffers;
 use super::connection::{Connection, Flags, Peer, State};
+use super::h2::H2;
 use super::tls::Tls;
 
 /// The bits of a generation. The others are left for the marks beside it in a poll's `user_data`.
@@ -49,6 +51,8 @@ pub(super) struct Slots {
     pub(super) buffers: Buffers,
     /// The connections that speak TLS.
     pub(super) tls: Tls,
+    /// The connections that speak HTTP/2, and their streams.
+    pub(super) h2: H2,
 }
 
 impl Index<u32> for Slots {
@@ -78,6 +82,7 @@ impl Slots {
             open: Open::default(),
             buffers: Buffers::default(),
             tls: Tls::default(),
+            h2: H2::default(),
         }
     }
 
@@ -152,6 +157,17 @@ impl Slots {
         slot
     }
 
+    /// Fills a free slot with a new stream of a connection that speaks HTTP/2.
+    pub(super) fn occupy_stream(&mut self, carrier: u32, id: NonZeroU32, client_ended: bool, now: Tick) -> u32 {
+        let slot = self.cells.take();
+        let (generation, peer) = (self.cells[slot].generation, self.cells[carrier].peer);
+        let times = Connection { opened: now, sent: now, received: now, ..Connection::default() };
+        self.cells[slot] = Connection { generation, peer, flags: Flags::CARRIED, ..times };
+        self.h2.open(slot, carrier, id, client_ended);
+        self.enter_state(slot, State::Http);
+        slot
+    }
+
     fn gauge(&mut self, state: State) -> Option<&mut u64> {
         match state {
             State::Proxied | State::Greeting | State::Http => Some(&mut self.open.http),
@@ -176,8 +192,15 @@ impl Slots {
     /// Has this turn or the next one look for bytes to send to the connection.
     pub(super) fn queue(&mut self, slot: u32) {
         let flags = &mut self.cells[slot].flags;
-        if !flags.intersects(Flags::QUEUED) {
-            flags.insert(Flags::QUEUED);
+        if flags.intersects(Flags::QUEUED) {
+            return;
+        }
+        flags.insert(Flags::QUEUED);
+        if flags.intersects(Flags::CARRIED) {
+            if let Some(carrier) = self.h2.carrier_of(slot) {
+                self.queue(carrier);
+            }
+        } else {
             self.ready.push_back(slot);
         }
     }
@@ -286,8 +309,9 @@ impl Slots {
         }
     }
 
-    /// Ends a connection's life. Its slot is free once the ring has no poll of it any more.
-    pub(super) fn kill(&mut self, slot: u32) {
+    /// Ends a connection's life. Its slot is free once the ring has no poll of it any more. Returns the connection whose last
+    /// stream this was.
+    pub(super) fn kill(&mut self, slot: u32) -> Option<u32> {
         let flags = self.cells[slot].flags;
         debug_assert!(!matches!(self.cells[slot].state, State::Free | State::Dead), "a connection dies once");
         self.enter_state(slot, State::Dead);
@@ -297,12 +321,14 @@ impl Slots {
         }
         self.drop_extra(slot);
         self.tls.forget(slot, &mut self.buffers);
+        let idle = self.h2.forget(slot);
         let connection = &mut self.cells[slot];
         match &connection.fd {
             // A poll reports the shutdown and ends with that.
             Some(fd) if flags.intersects(Flags::ARMED | Flags::ARMED_OUT) => socket::shutdown(fd.as_fd()),
             _ => self.graves.push(slot),
         }
+        idle
     }
 
     /// Closes the descriptor of a dead connection and frees its slot: the ring has no poll of it.
@@ -373,10 +399,13 @@ impl Slots {
             }
             refusals += usize::from(flags.intersects(Flags::REFUSED) && connection.state != State::Dead);
             // A list may still name a slot whose connection has gone.
-            assert!(!flags.intersects(Flags::QUEUED) || self.ready.contains(&slot), "{slot} {connection:?}");
+            let is_listed = flags.intersects(Flags::CARRIED) || self.ready.contains(&slot);
+            assert!(!flags.intersects(Flags::QUEUED) || is_listed, "{slot} {connection:?}");
             assert!(!flags.intersects(Flags::UNREAD) || self.unread.contains(&slot), "{slot} {connection:?}");
             assert!(!flags.intersects(Flags::PLANNED), "a batch is accounted for within its turn");
-            assert!(connection.fd.is_some(), "a connection has a socket");
+            let is_carried = flags.intersects(Flags::CARRIED);
+            assert_eq!(connection.fd.is_some(), !is_carried, "a connection has a socket, or is carried");
+            assert!(!is_carried || connection.state == State::Dead || self.h2.stream(slot).is_some());
         }
         assert_eq!((counted.open, dying, used, refusals), (self.open, self.dying, self.used(), self.refusals));
         assert_eq!(buffers, self.buffers, "the sum is that of the parts");

@@ -11,9 +11,10 @@ use crate::sys::clock::unix_ms;
 use crate::sys::ring::{self, Completion};
 use crate::sys::wake::Wake;
 
-use super::batch::{Batch, Piece, Plan, heartbeat};
+use super::batch::{Batch, Carried, Piece, Plan, heartbeat};
 use super::connection::{Flags, State};
 use super::context::{Context, Effect, Ending};
+use super::frames;
 use super::io::Io;
 use super::lanes::Lanes;
 use super::merge::{Merge, Stretch};
@@ -196,7 +197,7 @@ impl Wire {
         }
         self.batch.plans = plans;
         self.results = results;
-        self.batch.arena.clear();
+        self.batch.clear();
         Ok(())
     }
 
@@ -211,9 +212,11 @@ impl Wire {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
         if slots[slot].state == State::Dead {
+            self.give_back(slots, lanes, account, plan);
             return Ok(());
         }
         let Ok(taken) = usize::try_from(result) else {
+            self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         };
         account.cx.counters.sends += 1;
@@ -236,12 +239,14 @@ impl Wire {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
         if slots[slot].state == State::Dead {
+            self.give_back(slots, lanes, account, plan);
             return Ok(());
         }
         let bytes = usize::try_from(result).unwrap_or(0);
         let taken = slots.tls.account(slot, self.batch.sealed[sealed], &self.batch.records, bytes);
         slots.weigh_tls(slot);
         if result < 0 {
+            self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         }
         account.cx.counters.sends += 1;
@@ -249,7 +254,10 @@ impl Wire {
         slots[slot].sent = account.cx.now;
         let planned = match taken.plain {
             // Nothing but the rest of earlier records was sent, and something may wait behind it.
-            0 => usize::MAX,
+            0 => {
+                self.give_back(slots, lanes, account, plan);
+                usize::MAX
+            }
             plain => self.move_on(slots, lanes, account, plan, plain),
         };
         if slots.tls.is_worn_out(slot) {
@@ -284,6 +292,48 @@ impl Wire {
                 account.merged(slots, lanes, slot, taken, cursors, stretches);
                 end - start
             }
+            Piece::Carried(carried) => {
+                self.account_carried(slots, lanes, account, (slot, carried), taken);
+                carried.end - carried.start
+            }
+        }
+    }
+
+    /// Moves the streams of a connection on by what was taken of their frames.
+    fn account_carried(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        account: &mut Account<'_>,
+        (carrier, carried): (u32, Carried),
+        taken: usize,
+    ) {
+        account_out(slots, carrier, taken.min(carried.out));
+        frames::divide(slots, &mut self.batch, (carrier, carried), taken);
+        let mut shares = std::mem::take(&mut self.batch.shares);
+        for share in shares.drain(..) {
+            let slot = share.slot;
+            if slots[slot].state == State::Dead {
+                continue;
+            }
+            if share.bytes > 0 {
+                slots[slot].sent = account.cx.now;
+                self.move_on(slots, lanes, account, &Plan { slot, piece: share.piece }, share.bytes);
+                slots.weigh(slot);
+            }
+            let is_caught_up = is_caught_up(slots, lanes, slot);
+            frames::after(slots, account.cx, &share, is_caught_up);
+        }
+        self.batch.shares = shares;
+        if carried.is_cut {
+            slots.queue(carrier);
+        }
+    }
+
+    /// Gives the streams of a connection their bytes back of which the kernel took none.
+    fn give_back(&mut self, slots: &mut Slots, lanes: &mut Lanes, account: &mut Account<'_>, plan: &Plan) {
+        if let Piece::Carried(carried) = plan.piece {
+            self.account_carried(slots, lanes, account, (plan.slot, carried), 0);
         }
     }
 
