@@ -58,7 +58,7 @@ pub(super) struct H2 {
 impl H2 {
     /// Begins HTTP/2 on a connection whose client has sent its preface, and appends the server's.
     pub(super) fn begin(&mut self, slot: u32, streams: u32, out: &mut Vec<u8>) {
-        let link = Link::new(streams, false, out);
+        let link = Link::new(streams, true, out);
         self.carriers.insert(slot, Carrying { link, first: NONE, count: 0, is_leaving: false });
     }
 

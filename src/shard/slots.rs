@@ -289,6 +289,12 @@ impl Slots {
     pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
         let connection = &self.cells[slot];
         let awaits_frame = connection.awaits_close_frame();
+        if connection.flags.intersects(Flags::CARRIED) && !awaits_frame {
+            // The stream's end is sent, and that is all.
+            self.enter_state(slot, State::Closing);
+            self.set_deadline(slot, deadline);
+            return self.queue(slot);
+        }
         if let Some(fd) = connection.fd.as_ref().filter(|_| !awaits_frame) {
             let goodbye = self.tls.last_alert(slot, Alert::CloseNotify);
             if !goodbye.is_empty() {

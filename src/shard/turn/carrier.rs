@@ -10,6 +10,7 @@ use crate::logic::code::Code;
 use crate::logic::h2::{ErrorCode, Event, PREFACE, UNIT_MAX, WINDOW, write_goaway, write_reset, write_update};
 use crate::logic::reason::Reason;
 use crate::logic::refusal::Refusal;
+use crate::logic::session::Carrier;
 
 use super::super::closing::finish;
 use super::super::connection::{Flags, State};
@@ -196,8 +197,6 @@ fn open(shard: &mut Shard, carrier: u32, id: u32, ends: bool) -> Result<(), Erro
     cx.counters.h2_opened += 1;
     let slot = slots.occupy_stream(carrier, id, ends, cx.now);
     slots.set_deadline(slot, cx.now + cx.settings.handshake);
-    let via_proxy = slots[carrier].flags & Flags::VIA_PROXY;
-    slots[slot].flags.insert(via_proxy);
     if !has_place {
         cx.counters.refused += 1;
         slots.refusals += 1;
@@ -218,12 +217,32 @@ fn take_data(shard: &mut Shard, slot: u32, bytes: &[u8], cost: u32, ends: bool) 
     stream.client_ended |= ends;
     stream.unread += cost;
     shard.slots[slot].received = shard.cx.now;
-    if shard.slots[slot].state == State::WebSocket && !bytes.is_empty() {
+    let key = shard.slots[slot].key;
+    if key.protocol().carrier() != Carrier::WebSocket {
+        return;
+    }
+    if !bytes.is_empty() {
         input::on_bytes(shard, slot, &mut bytes.to_vec());
         give_room(shard, slot);
     }
-    if ends && matches!(shard.slots[slot].state, State::WebSocket) {
-        drop_connection(shard, slot, Reason::Client);
+    if ends {
+        on_websocket_end(shard, slot);
+    }
+}
+
+/// Ends a WebSocket whose client has ended its side of the stream, which stands for the end of TCP's (RFC 8441 §5).
+fn on_websocket_end(shard: &mut Shard, slot: u32) {
+    let connection = &mut shard.slots[slot];
+    match connection.state {
+        State::WebSocket => drop_connection(shard, slot, Reason::Client),
+        // No close frame comes any more.
+        State::Closing => connection.flags.insert(Flags::CLIENT_CLOSED),
+        State::Lingering => {
+            connection.flags.insert(Flags::CLIENT_CLOSED);
+            let deadline = connection.deadline;
+            shard.slots.linger(slot, deadline);
+        }
+        _ => {}
     }
 }
 

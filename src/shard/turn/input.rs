@@ -63,6 +63,9 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
 /// Reads what a connection's client may have sent before its deadline, because the server may have been late,
 /// and not the client. The turn's budget does not count here: the caller has one.
 pub(super) fn read_before_deadline(shard: &mut Shard, slot: u32) {
+    if let Some(carrier) = shard.slots.h2.carrier_of(slot) {
+        read_before_deadline(shard, carrier);
+    }
     let budget = std::mem::replace(&mut shard.reading, Budget::new(LAST_LOOK));
     if shard.slots[slot].may_be_read() {
         if shard.slots[slot].flags.intersects(Flags::TO_END) {
