@@ -146,7 +146,9 @@ fn add_stream(
     (start, room): (usize, &mut i32),
 ) {
     let awaits_page = slots[slot].resume().is_some_and(|resume| resume.page_due) && slots[slot].out_waiting() == 0;
-    let needed = if awaits_page { PAGE_ROOM } else { 1 };
+    let initial = slots.h2.carrier_of(slot).and_then(|carrier| slots.h2.link(carrier)).map_or(0, |link| link.initial());
+    // A client with a small window never has more room than that.
+    let needed = if awaits_page { PAGE_ROOM.min(initial / 2).max(1) } else { 1 };
     let Some(stream) = slots.h2.stream_mut(slot) else { return };
     let most = stream.window.min(*room);
     if stream.has_no_room && most >= needed {

@@ -221,7 +221,7 @@ impl Model {
         if is_new {
             let (_, far) = self.come(None);
             let secured = self.tls.as_ref().map(Secured::new);
-            let window = [1, 10, 1000, 20_000, 65_535][self.rng.usize(..5)];
+            let window = [300, 1000, 4000, 20_000, 65_535][self.rng.usize(..5)];
             let connection = Connection::new(far, secured, window, self.rng.u64(..));
             self.connections.push(Rc::new(RefCell::new(connection)));
         }
@@ -307,7 +307,7 @@ fn streams_are_slots_that_cost_little_and_leave_nothing() {
     drop(connection);
     model.turns(10);
     assert_eq!((model.shard.slots.h2.streams(), model.shard.slots.h2.carriers(), model.shard.slots.used()), (0, 0, 0));
-    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 20);
+    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 21, "20 streams and their connection");
 }
 
 #[test]
@@ -343,6 +343,9 @@ fn a_stream_that_takes_nothing_is_reset_in_time() {
     let mut connection = Connection::new(far, None, 0, 3);
     let id = connection.ask("/sse?channel=d:1", false);
     exchange(&mut model, &mut connection);
+    model.publish_on("d:1", "cannot be sent");
+    exchange(&mut model, &mut connection);
+    assert_eq!(model.turn(), Next::Wait, "the shard does not turn for it");
     model.shard.deadlines.pass(Duration::from_secs(11));
     model.shard.note_tick();
     exchange(&mut model, &mut connection);
@@ -427,6 +430,7 @@ fn flood(seed: u64, before: impl Fn(&mut Connection), frames: impl Fn(u32) -> Ve
     let mut other = Connection::new(far, None, 65_535, seed);
     let id = other.ask("/sse?channel=d:1", false);
     exchange(&mut model, &mut other);
+    exchange(&mut model, &mut connection);
     before(&mut connection);
     for round in 0..400 {
         connection.send(&frames(round));
