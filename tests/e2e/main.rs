@@ -13,6 +13,7 @@ mod command_line;
 mod drain;
 mod faults;
 mod feed;
+mod http2;
 mod http_cases;
 mod limits;
 mod logging;

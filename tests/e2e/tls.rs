@@ -14,8 +14,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use crate::server::{PATIENCE, Server, command, eventually};
 
 /// A self-signed certificate for a name, as files.
-struct Identity {
-    chain: PathBuf,
+pub struct Identity {
+    pub chain: PathBuf,
     key: PathBuf,
     der: rustls::pki_types::CertificateDer<'static>,
 }
@@ -33,14 +33,14 @@ fn identity(folder: &Path, file: &str, name: &str, years: std::ops::Range<i32>) 
 
 const YEARS: std::ops::Range<i32> = 2020..2090;
 
-struct Secured {
-    server: Server,
-    address: SocketAddr,
-    own: Identity,
+pub struct Secured {
+    pub server: Server,
+    pub address: SocketAddr,
+    pub own: Identity,
 }
 
 impl Secured {
-    fn start(more: &str) -> Secured {
+    pub fn start(more: &str) -> Secured {
         let folder = tempfile::tempdir().unwrap();
         let own = identity(folder.path(), "own", "localhost", YEARS);
         let config = format!(
@@ -70,7 +70,7 @@ impl Secured {
         Ok(StreamOwned::new(client, stream))
     }
 
-    fn curl(&self, arguments: &[&str], path: &str) -> String {
+    pub fn curl(&self, arguments: &[&str], path: &str) -> String {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "20", "--cacert"]).arg(&self.own.chain).args(arguments);
         let output = curl.arg(format!("https://localhost:{}{path}", self.address.port())).output().unwrap();
