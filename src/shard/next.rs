@@ -173,6 +173,18 @@ pub(super) fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context
     }
 }
 
+/// Whether a connection has the common state after a send: one channel, nothing else pending, everything sent.
+pub(super) fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    let connection = &slots[slot];
+    if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
+        return false;
+    }
+    let lane = &lanes[connection.first.lane];
+    connection.state != State::Closing
+        && connection.first.cursor == lane.log.head()
+        && !lanes.channels[lane.channel].ended
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::connection::{Gap, Resume, Subscription};

@@ -18,6 +18,7 @@ use super::frames;
 use super::io::Io;
 use super::lanes::Lanes;
 use super::merge::{Merge, Stretch};
+use super::next::is_caught_up;
 use super::slots::{GENERATION_MASK, Slots};
 
 /// The most bytes that one read takes.
@@ -211,11 +212,8 @@ impl Wire {
     ) -> io::Result<()> {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
-        if slots[slot].state == State::Dead {
-            self.give_back(slots, lanes, account, plan);
-            return Ok(());
-        }
-        let Ok(taken) = usize::try_from(result) else {
+        let taken = usize::try_from(result).ok().filter(|_| slots[slot].state != State::Dead);
+        let Some(taken) = taken else {
             self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         };
@@ -238,14 +236,10 @@ impl Wire {
     ) -> io::Result<()> {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
-        if slots[slot].state == State::Dead {
-            self.give_back(slots, lanes, account, plan);
-            return Ok(());
-        }
         let bytes = usize::try_from(result).unwrap_or(0);
         let taken = slots.tls.account(slot, self.batch.sealed[sealed], &self.batch.records, bytes);
         slots.weigh_tls(slot);
-        if result < 0 {
+        if result < 0 || slots[slot].state == State::Dead {
             self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         }
@@ -359,6 +353,9 @@ impl Wire {
 
     /// Handles a send of which the kernel took nothing.
     fn on_refused(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, error: i32) -> io::Result<()> {
+        if slots[slot].state == State::Dead {
+            return Ok(());
+        }
         let has_no_memory = matches!(error, libc::ENOBUFS | libc::ENOMEM);
         if error != libc::EAGAIN && !has_no_memory {
             cx.effect(Effect::Drop { slot, reason: Reason::Broken });
@@ -399,18 +396,6 @@ fn mark(slots: &mut Slots, completion: Completion) {
         let is_ending = completion.result & !(ring::POLL_IN as i32) != 0;
         if is_ending { slots.read_later(slot) } else { slots.read_soon(slot) }
     }
-}
-
-/// Whether a connection has the common state after a send: one channel, nothing else pending, everything sent.
-fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
-    let connection = &slots[slot];
-    if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
-        return false;
-    }
-    let lane = &lanes[connection.first.lane];
-    connection.state != State::Closing
-        && connection.first.cursor == lane.log.head()
-        && !lanes.channels[lane.channel].ended
 }
 
 fn account_out(slots: &mut Slots, slot: u32, taken: usize) -> usize {

@@ -1,4 +1,6 @@
-//! The heads of frames (RFC 9113 §4.1).
+//! The heads of frames (RFC 9113 §4.1), and short frames of the server.
+
+use super::error::ErrorCode;
 
 /// The bytes of a frame's head.
 pub const HEADER: usize = 9;
@@ -129,4 +131,23 @@ pub fn write_header(kind: Kind, flags: u8, stream: u32, length: usize, out: &mut
     let length = (length as u32).to_be_bytes();
     out.extend_from_slice(&[length[1], length[2], length[3], kind.number(), flags]);
     out.extend_from_slice(&stream.to_be_bytes());
+}
+
+/// Appends room for more bytes on a stream, or on the connection if that is 0.
+pub fn write_update(stream: u32, more: u32, out: &mut Vec<u8>) {
+    write_header(Kind::WindowUpdate, 0, stream, 4, out);
+    out.extend_from_slice(&more.to_be_bytes());
+}
+
+/// Appends the end of a stream at once.
+pub fn write_reset(stream: u32, code: ErrorCode, out: &mut Vec<u8>) {
+    write_header(Kind::RstStream, 0, stream, 4, out);
+    out.extend_from_slice(&(code as u32).to_be_bytes());
+}
+
+/// Appends the end of a connection: streams after `last` are not served.
+pub fn write_goaway(last: u32, code: ErrorCode, out: &mut Vec<u8>) {
+    write_header(Kind::GoAway, 0, 0, 8, out);
+    out.extend_from_slice(&last.to_be_bytes());
+    out.extend_from_slice(&(code as u32).to_be_bytes());
 }

@@ -18,7 +18,7 @@ const CHANGES_MAX: usize = 2;
 /// A name and its value.
 type Entry = (Box<[u8]>, Box<[u8]>);
 
-/// A client's table.
+/// The table of entries that a client keeps.
 #[derive(Debug, Default)]
 pub(super) struct Dynamic {
     /// The newest entry first.

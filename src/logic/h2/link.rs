@@ -7,7 +7,7 @@
 use crate::logic::rate;
 
 use super::error::ErrorCode;
-use super::frame::{FRAME_MAX, Flag, Frame, HEADER, Kind, write_header};
+use super::frame::{FRAME_MAX, Flag, Frame, HEADER, Kind, write_header, write_update};
 use super::head::{Head, Trailers};
 use super::hpack::Decoder;
 
@@ -482,25 +482,6 @@ impl Link {
 fn depends_on_itself(frame: &Frame<'_>) -> bool {
     let priority = frame.unpadded().and_then(|payload| payload.first_chunk::<4>());
     priority.is_some_and(|bytes| u32::from_be_bytes(*bytes) & 0x7fff_ffff == frame.stream)
-}
-
-/// Appends room for more bytes on a stream, or on the connection if that is 0.
-pub fn write_update(stream: u32, more: u32, out: &mut Vec<u8>) {
-    write_header(Kind::WindowUpdate, 0, stream, 4, out);
-    out.extend_from_slice(&more.to_be_bytes());
-}
-
-/// Appends the end of a stream at once.
-pub fn write_reset(stream: u32, code: ErrorCode, out: &mut Vec<u8>) {
-    write_header(Kind::RstStream, 0, stream, 4, out);
-    out.extend_from_slice(&(code as u32).to_be_bytes());
-}
-
-/// Appends the end of a connection: streams after `last` are not served.
-pub fn write_goaway(last: u32, code: ErrorCode, out: &mut Vec<u8>) {
-    write_header(Kind::GoAway, 0, 0, 8, out);
-    out.extend_from_slice(&last.to_be_bytes());
-    out.extend_from_slice(&(code as u32).to_be_bytes());
 }
 
 const _: () = assert!(size_of::<Link>() <= 48, "each connection of HTTP/2 has one");

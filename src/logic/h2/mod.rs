@@ -18,10 +18,10 @@ mod huffman;
 mod link;
 
 pub use error::ErrorCode;
-pub use frame::{FRAME_MAX, Flag, HEADER, Kind, write_header};
+pub use frame::{FRAME_MAX, Flag, HEADER, Kind, write_goaway, write_header, write_reset, write_update};
 pub use head::Head;
 pub use hpack::{write_field, write_status};
-pub use link::{Event, Link, PREFACE, Reading, Side, UNIT_MAX, WINDOW, write_goaway, write_reset, write_update};
+pub use link::{Event, Link, PREFACE, Reading, Side, UNIT_MAX, WINDOW};
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ struct Stream {
     end: Option<Option<u32>>,
 }
 
-/// A client's connection.
+/// The connection of a client, with its streams.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
@@ -465,7 +465,7 @@ fn get() -> Vec<u8> {
     head(&[(":method", "GET"), (":scheme", "https"), (":path", "/sse?channel=d:1"), (":authority", "x")])
 }
 
-/// CVE-2023-44487.
+// CVE-2023-44487.
 #[test]
 fn a_rapid_reset_ends_the_connection() {
     let code = flood(
@@ -479,7 +479,7 @@ fn a_rapid_reset_ends_the_connection() {
     assert_eq!(code, CALM);
 }
 
-/// CVE-2025-8671.
+// CVE-2025-8671.
 #[test]
 fn a_client_that_has_streams_reset_ends_its_connection() {
     let code = flood(
@@ -493,7 +493,7 @@ fn a_client_that_has_streams_reset_ends_its_connection() {
     assert_eq!(code, Some(ErrorCode::Protocol as u32));
 }
 
-/// CVE-2024-27316.
+// CVE-2024-27316.
 #[test]
 fn a_flood_of_continuations_ends_the_connection() {
     let code = flood(
@@ -504,7 +504,7 @@ fn a_flood_of_continuations_ends_the_connection() {
     assert_eq!(code, CALM);
 }
 
-/// CVE-2026-49975.
+// CVE-2026-49975.
 #[test]
 fn an_hpack_bomb_ends_the_connection() {
     let code = flood(
@@ -521,7 +521,7 @@ fn an_hpack_bomb_ends_the_connection() {
     assert_eq!(code, CALM);
 }
 
-/// CVE-2019-9512, 9515, 9513, 9518 and 9517.
+// CVE-2019-9512, 9515, 9513 and 9518.
 #[test]
 fn floods_of_frames_that_ask_for_nothing_end_the_connection() {
     for (seed, kind, flags, id, payload) in [
@@ -541,7 +541,7 @@ fn floods_of_frames_that_ask_for_nothing_end_the_connection() {
     }
 }
 
-/// CVE-2019-9517: a client that asks for much and never reads.
+// CVE-2019-9517: a client that asks for much and never reads.
 #[test]
 fn answers_that_are_never_taken_are_not_kept_for_ever() {
     let mut model = over_http_2(Model::new(21));
