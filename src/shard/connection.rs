@@ -109,8 +109,7 @@ const _: () = assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CARRIED
 pub(super) struct Subscription {
     /// The lane's number, or [`NONE`].
     pub(super) lane: u32,
-    /// The subscription's place in the lane's list of readers, so that removal needs no search; [`NONE`] while the
-    /// connection gets missed events and does not read the lane yet.
+    /// The place in the lane's list of readers; [`NONE`] while the connection gets missed events and does not read yet.
     pub(super) place: u32,
     /// The position in the lane's log before which the kernel has taken all bytes.
     pub(super) cursor: Position,
@@ -168,8 +167,7 @@ pub(super) struct Connection {
     pub(super) sent: Tick,
     /// The time at which bytes last came from the client.
     pub(super) received: Tick,
-    /// The time at which the connection ends whatever else happens: the end of the handshake, of the held poll or of
-    /// the linger. 0 stands for never.
+    /// The time at which the connection's handshake, held poll or linger ends, whatever else happens. 0 stands for never.
     pub(super) deadline: Tick,
     /// The time at which the connection's entry in the wheel fires. Entries that fire at another time are stale.
     pub(super) timer: Tick,
@@ -219,8 +217,7 @@ pub(super) struct Resume {
     pub(super) number: u32,
     /// The channels to resume, by the shard's numbers; channels that were unsubscribed since are taken out.
     pub(super) channels: Vec<LocalChannel>,
-    /// The channels that the connection has read further than `after`, in the order of their numbers, each with the id up to
-    /// which it has everything.
+    /// The channels that were read further than `after`, in the order of their numbers, with the id up to which each was.
     pub(super) sent: Vec<(LocalChannel, Id)>,
     /// The position after which the next page begins.
     pub(super) after: Option<Id>,

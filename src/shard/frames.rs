@@ -324,6 +324,11 @@ pub(super) fn after(slots: &mut Slots, cx: &mut Context, share: &Share, is_caugh
     let slot = share.slot;
     if share.has_ended {
         slots.enter_state(slot, State::Lingering);
+        if slots.h2.stream(slot).is_some_and(|stream| !stream.client_ended) {
+            // The client may still be sending its request's body.
+            slots.tidy(slot);
+            return slots.set_deadline(slot, cx.now + cx.settings.linger);
+        }
         cx.effect(Effect::Drop { slot, reason: Reason::Lingered });
     } else if !share.is_all || !is_caught_up {
         slots.queue(slot);

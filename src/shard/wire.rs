@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::figures::Measure;
-use crate::logic::cells::{NONE, Slack};
+use crate::logic::cells::Slack;
 use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 use crate::sys::clock::unix_ms;
@@ -504,6 +504,7 @@ mod tests {
     use super::super::waiting::Hold;
     use super::*;
     use crate::config::SlowPolicy;
+    use crate::logic::cells::NONE;
 
     fn accounted(tables: &mut Tables, slot: u32, run: Stretch, taken: usize) {
         let Tables { slots, lanes, cx, .. } = tables;

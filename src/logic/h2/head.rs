@@ -136,7 +136,9 @@ fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 fn check(name: &[u8], value: &[u8]) -> Result<(), ErrorCode> {
     let word = name.strip_prefix(b":").unwrap_or(name);
     let is_name = !word.is_empty() && word.iter().all(|byte| is_token(*byte));
-    let is_value = !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let has_break = value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
+    let is_value = !has_break && !is_blank(value.first()) && !is_blank(value.last());
     let is_of_a_hop = OF_A_HOP.contains(&name) || name == b"te" && !value.eq_ignore_ascii_case(b"trailers");
     if is_name && is_value && !is_of_a_hop { Ok(()) } else { Err(BAD) }
 }

@@ -324,7 +324,9 @@ impl Link {
         }
         let side = streams(stream);
         if side == Some(Side::Ended) || side.is_none() && stream > self.cut {
-            return Err(ErrorCode::StreamClosed);
+            // An older number was perhaps never used, and may not be any more (RFC 9113 §5.1.1).
+            let is_newest = side.is_some() || stream == self.last;
+            return Err(if is_newest { ErrorCode::StreamClosed } else { ErrorCode::Protocol });
         }
         self.charge(1, reading.now)?;
         self.decoder.decode(block, &mut Trailers::default())?;

@@ -559,6 +559,35 @@ fn answers_that_are_never_taken_are_not_kept_for_ever() {
 }
 
 #[test]
+fn a_body_is_waited_for_and_no_more_of_it_is_taken_than_allowed() {
+    let (mut model, _, mut connection) = connected(25);
+    let upload = |id| frame(Kind::Headers, Flag::END_HEADERS, id, &get());
+    connection.send(&upload(1));
+    exchange(&mut model, &mut connection);
+    connection.send(&frame(Kind::Data, 0, 1, &[0; 16_000]));
+    connection.send(&frame(Kind::Data, Flag::END_STREAM, 1, b"the end"));
+    exchange(&mut model, &mut connection);
+    assert_eq!((model.shard.slots.h2.streams(), connection.end_of(1)), (1, None), "an event stream has no body");
+    // An answer is over when the client has sent its body, or after a while.
+    let ask = head(&[(":method", "POST"), (":scheme", "https"), (":path", "/sse"), (":authority", "x")]);
+    connection.send(&[3, 5].map(|id| frame(Kind::Headers, Flag::END_HEADERS, id, &ask)).concat());
+    exchange(&mut model, &mut connection);
+    assert_eq!(model.shard.slots.h2.streams(), 3);
+    connection.send(&frame(Kind::Data, Flag::END_STREAM, 3, b"body"));
+    exchange(&mut model, &mut connection);
+    assert_eq!(model.shard.slots.h2.streams(), 2);
+    model.shard.deadlines.pass(Duration::from_secs(3));
+    model.shard.note_tick();
+    exchange(&mut model, &mut connection);
+    assert_eq!((model.shard.slots.h2.streams(), connection.is_over), (1, false));
+    // The window of a stream is that of its body.
+    connection.send(&upload(7));
+    (0..5).for_each(|_| connection.send(&frame(Kind::Data, 0, 7, &[0; 16_000])));
+    exchange(&mut model, &mut connection);
+    assert_eq!(connection.goaways.last().map(|(_, code)| *code), Some(ErrorCode::FlowControl as u32));
+}
+
+#[test]
 fn a_frame_that_is_never_finished_ends_the_connection() {
     let (mut model, _, mut connection) = connected(22);
     connection.send(&[0, 0, 99, 1]);

@@ -145,7 +145,7 @@ fn carry_out(shard: &mut Shard, carrier: u32, event: Event<'_>) -> Result<(), Er
         Event::Request { stream, ends } => open(shard, carrier, stream, ends)?,
         Event::Data { stream, bytes, cost, ends } => {
             if let Some(slot) = shard.slots.h2.find(carrier, stream) {
-                take_data(shard, slot, bytes, cost, ends);
+                take_data(shard, slot, bytes, cost, ends)?;
             }
         }
         Event::Reset { stream } => {
@@ -212,14 +212,22 @@ fn open(shard: &mut Shard, carrier: u32, id: u32, ends: bool) -> Result<(), Erro
 }
 
 /// Takes bytes of a request's body, which only a WebSocket has a use for.
-fn take_data(shard: &mut Shard, slot: u32, bytes: &[u8], cost: u32, ends: bool) {
-    let Some(stream) = shard.slots.h2.stream_mut(slot) else { return };
+fn take_data(shard: &mut Shard, slot: u32, bytes: &[u8], cost: u32, ends: bool) -> Result<(), ErrorCode> {
+    let Some(stream) = shard.slots.h2.stream_mut(slot) else { return Ok(()) };
     stream.client_ended |= ends;
     stream.unread += cost;
+    if stream.unread > WINDOW as u32 {
+        return Err(ErrorCode::FlowControl);
+    }
+    let is_over = stream.client_ended && stream.has_ended;
     shard.slots[slot].received = shard.cx.now;
+    if is_over {
+        drop_connection(shard, slot, Reason::Lingered);
+        return Ok(());
+    }
     let key = shard.slots[slot].key;
     if key.protocol().carrier() != Carrier::WebSocket {
-        return;
+        return Ok(());
     }
     if !bytes.is_empty() {
         input::on_bytes(shard, slot, &mut bytes.to_vec());
@@ -228,6 +236,7 @@ fn take_data(shard: &mut Shard, slot: u32, bytes: &[u8], cost: u32, ends: bool) 
     if ends {
         on_websocket_end(shard, slot);
     }
+    Ok(())
 }
 
 /// Ends a WebSocket whose client has ended its side of the stream, which stands for the end of TCP's (RFC 8441 §5).
