@@ -53,6 +53,8 @@ pub(super) struct H2 {
     streams: Sparse<Stream>,
     /// The head of the request that was read last. Its memory is used again.
     pub(super) head: Head,
+    /// The memory of all clients' tables of fields.
+    tables: usize,
 }
 
 impl H2 {
@@ -178,7 +180,7 @@ impl H2 {
         out: &mut Vec<u8>,
         now: u32,
     ) -> Result<Option<(usize, Event<'a>)>, ErrorCode> {
-        let H2 { carriers, streams, head } = self;
+        let H2 { carriers, streams, head, tables } = self;
         let Some(Carrying { link, first, .. }) = carriers.get_mut(slot) else { return Ok(None) };
         let first = *first;
         let side = |id: u32| {
@@ -186,11 +188,25 @@ impl H2 {
             let stream = open.find(|stream| stream.id.get() == id)?;
             Some(if stream.client_ended { Side::Ended } else { Side::Open })
         };
-        link.read(input, side, &mut Reading { head, out, now })
+        *tables -= link.memory_bytes();
+        let read = link.read(input, side, &mut Reading { head, out, now });
+        *tables += link.memory_bytes();
+        read
+    }
+
+    /// The bytes of memory that all clients' tables of fields take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.tables
+    }
+
+    /// The bytes of memory that the table of fields of a connection's client takes.
+    pub(super) fn held(&self, slot: u32) -> usize {
+        self.carriers.get(slot).map_or(0, |carrying| carrying.link.memory_bytes())
     }
 
     /// Forgets a stream or a connection. Returns the connection whose last stream this was.
     pub(super) fn forget(&mut self, slot: u32) -> Option<u32> {
+        self.tables -= self.held(slot);
         self.carriers.remove(slot);
         let Stream { carrier, next, .. } = self.streams.get(slot)?;
         let (carrier, next) = (*carrier, *next);

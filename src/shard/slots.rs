@@ -100,6 +100,7 @@ impl Slots {
     pub(super) fn held(&self, slot: u32) -> Buffers {
         let mut held = self.cells[slot].extra.as_ref().map_or(Buffers::default(), |extra| extra.counted);
         held.replace(Buffers::default(), self.tls.held(slot));
+        held.input += self.h2.held(slot);
         held
     }
 

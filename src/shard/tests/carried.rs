@@ -300,14 +300,22 @@ fn streams_are_slots_that_cost_little_and_leave_nothing() {
     exchange(&mut model, &mut connection);
     assert_eq!(model.shard.cx.counters.sends - before, 1, "one send for all streams of a connection");
     assert!(ids.iter().all(|id| text(&mut connection, *id).contains("data: hello")));
+    // A client may use a table of fields until it knows better.
+    let with_entry = [&get()[..], &[0x40, 1, b'a', 1, b'b']].concat();
+    connection.send(&frame(Kind::Headers, 5, 41, &with_entry));
+    exchange(&mut model, &mut connection);
+    let held = used(&model.shard.slots, &model.shard.lanes);
+    assert!(held > 34, "it is on the account: {held}");
+    connection.send(&frame(Kind::RstStream, 0, 41, &[0, 0, 0, 8]));
     connection.leave(ids[0]);
     exchange(&mut model, &mut connection);
     assert_eq!(model.shard.slots.h2.streams(), 19);
-    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 1);
+    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 2);
     drop(connection);
     model.turns(10);
     assert_eq!((model.shard.slots.h2.streams(), model.shard.slots.h2.carriers(), model.shard.slots.used()), (0, 0, 0));
-    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 21, "20 streams and their connection");
+    assert_eq!(model.shard.cx.counters.closed[Reason::Client as usize], 22, "21 streams and their connection");
+    assert_eq!(used(&model.shard.slots, &model.shard.lanes), 0);
 }
 
 #[test]
