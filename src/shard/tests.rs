@@ -12,6 +12,7 @@ mod bounds;
 mod carried;
 mod client;
 pub(super) mod faulty;
+mod floods;
 mod memory;
 mod parrot;
 mod poll;
