@@ -31,13 +31,15 @@ const LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 60;
 /// The modules of a shard that every part may use: the two tables, what each part is given, and functions over these. The
 /// other modules are parts, which know none of each other, and the turn and the driver, which no part knows.
-const SHARD_GROUND: [&str; 24] = [
+const SHARD_GROUND: [&str; 26] = [
     "account",
     "admission",
     "batch",
     "closing",
     "connection",
     "context",
+    "frames",
+    "h2",
     "identities",
     "io",
     "lag",

@@ -25,5 +25,6 @@ pub use table::{
     NamespacePolicy, Server, Tls, TokenKey, WebSocket,
 };
 pub use values::{
-    BackplaneKind, ClientAuth, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion, Verdict, memory_budget,
+    BackplaneKind, ClientAuth, LogFormat, LogOutput, Mode, ReadFrom, Replicas, SlowPolicy, Storage, TlsVersion,
+    Verdict, memory_budget,
 };

@@ -42,6 +42,7 @@ sections! {
     heartbeat: Heartbeat,
     auth: Auth,
     tls: Tls,
+    http2: Http2,
     limits: Limits,
     backplane: Backplane,
     log: Log,
@@ -269,8 +270,23 @@ section! {
         /// The channels that clients with a certificate may subscribe to: patterns as in a token's `channels`, where `{sub}` is
         /// the user.
         client_channels: Vec<String> = vec!["*".to_owned()];
+        /// Speak HTTP/2 with clients that can (ALPN `h2`): any number of event streams then share one connection, where browsers
+        /// allow six per host over HTTP/1.1.
+        http2: bool = true;
         /// Handshakes under way, per shard. Further connections wait in the kernel.
         handshakes_max: usize = 4096, must 1..=1_000_000;
+    }
+}
+
+section! {
+    /// HTTP/2, over TLS (`[tls] http2`) or in clear text.
+    Http2 {
+        /// Streams that a client may have open at a time on one connection. Further ones are refused, and clients wait or connect
+        /// again.
+        streams: u32 = 100, must 1..=10_000;
+        /// Speak HTTP/2 without TLS with clients that begin so (prior knowledge), on the addresses of `[server] listen`. This is for
+        /// proxies; browsers do not.
+        cleartext: bool = false;
     }
 }
 

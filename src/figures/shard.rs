@@ -64,6 +64,10 @@ table! {
     Now tls_connections,
     /// TLS handshakes that are under way now.
     Now tls_handshakes_open,
+    /// Connections now that speak HTTP/2.
+    Now h2_connections,
+    /// Streams of HTTP/2 that are open now. Each of them is also one of the connections by transport.
+    Now h2_streams,
     /// Channels that the shard follows now.
     Now channels,
     /// Framed bytes kept in channel logs now.
@@ -100,6 +104,10 @@ table! {
     Total tls_handshakes,
     /// TLS handshakes that failed, and connections ended because a client broke the TLS protocol.
     Total tls_errors,
+    /// Streams of HTTP/2 opened.
+    Total h2_opened,
+    /// Connections ended because a client broke HTTP/2, or made more work than it may.
+    Total h2_errors,
     /// Requests and WebSocket messages answered with an error.
     Total errors,
     /// Tokens refused because they did not verify, had expired or were revoked.

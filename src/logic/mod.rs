@@ -10,6 +10,7 @@ pub mod code;
 pub mod ends;
 pub mod entry;
 pub mod event;
+pub mod h2;
 pub mod handover;
 pub mod history;
 pub mod id;

@@ -97,6 +97,8 @@ reasons! {
     NoRoom = "no_room", Some(Code::Channels), Bye, "the server has no room for more channels";
     /// The TLS handshake has failed, or the client has broken the TLS protocol.
     Tls = "tls", None, Silent, "";
+    /// The client has broken HTTP/2, or has made more work than a connection may.
+    Http2 = "http2", None, Silent, "";
     /// The client has sent more than `message_rate` or `byte_rate` allows.
     Flooding = "flooding", Some(Code::Flooding), Silent, "too many messages in a second";
 }

@@ -412,7 +412,8 @@ fn set_up(
         None => builder.with_no_client_auth(),
     }
     .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let versions_of_http: &[&[u8]] = if tls.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = versions_of_http.iter().map(|name| name.to_vec()).collect();
     // Tickets are all that is kept of a session, and the client keeps them.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = usize::from(tickets.is_some());

@@ -139,7 +139,6 @@ fn offer(
     Ok(meeting)
 }
 
-
 /// Opens what a server has, or asks a predecessor for it.
 fn open(config: &Config, plan: &Plan, takes_over: bool) -> Result<(Option<Taking>, Sockets), StartError> {
     let mut inherited = listeners::inherit()?;

@@ -213,7 +213,7 @@ impl Acceptor {
     /// Takes one of the server's places and, if the connection counts towards an address, one of the address's
     /// places.
     fn take_places(&self, slots: &Slots, cx: &Context, address: Option<IpAddr>) -> Result<(), (Refused, Refusal)> {
-        if slots.used() >= self.descriptors_max || !cx.admission.enter() {
+        if slots.used() - slots.h2.streams() >= self.descriptors_max || !cx.admission.enter() {
             let refusal = Refusal::fatal(Code::Full, "this server has no room for more connections");
             return Err((Refused::TooMany, refusal));
         }
@@ -333,7 +333,7 @@ fn refuse_at_once(cx: &mut Context, fd: BorrowedFd<'_>, is_tls: bool, refusal: &
             let exchange = Exchange { keep_alive: false, ..Exchange::of(&request, cx.date()) };
             refusals::write(cx, &request, refusal, exchange, &mut answer);
         }
-        _ => refusals::write_unread(cx, refusal, &mut answer),
+        _ => refusals::write_unread(cx, refusal, false, &mut answer),
     }
     let _ = socket::send(fd, &answer);
 }

@@ -101,10 +101,10 @@ impl Access {
         self.certified.get(slot).map(|client| &**client)
     }
 
-    /// Gives a connection the identity of its certificate, if it has come with one. An error if the certificate was revoked
+    /// Gives a connection the identity of a certificate, if there is one: its own, or that of the connection which carries it. An error if the certificate was revoked
     /// meanwhile, or if the user has too many connections.
-    pub(super) fn identify_by_certificate(&mut self, cx: &mut Context, slot: u32) -> Result<(), Refusal> {
-        let Some(client) = self.certified.get(slot) else { return Ok(()) };
+    pub(super) fn identify_by_certificate(&mut self, cx: &mut Context, slot: u32, owner: u32) -> Result<(), Refusal> {
+        let Some(client) = self.certified.get(owner) else { return Ok(()) };
         let CertifiedClient { user, id, expires_s } = (**client).clone();
         let now_s = unix_ms() / 1000;
         if self.identities.revoked.contains(&id, now_s) {

@@ -44,7 +44,7 @@ impl Buffers {
 
 /// The bytes on the account.
 pub(super) fn used(slots: &Slots, lanes: &Lanes) -> u64 {
-    lanes.lagging_bytes + slots.buffers.total()
+    lanes.lagging_bytes + slots.buffers.total() + slots.h2.memory_bytes() as u64
 }
 
 /// Whether the account with `more` bytes is beyond the shard's budget.

@@ -9,6 +9,7 @@ use crate::logic::log::Position;
 
 use super::connection::{Connection, Flags};
 use super::context::Budget;
+use super::frames::{Sent, Share};
 use super::lanes::Lanes;
 use super::slots::Slots;
 use super::tls::Sealed;
@@ -29,6 +30,23 @@ pub(super) enum Piece {
     Heartbeat,
     /// Frames of several lanes, from one offset of the arena to another.
     Merged { start: usize, end: usize },
+    /// What a connection that speaks HTTP/2 is sent, with frames of its streams.
+    Carried(Carried),
+}
+
+/// A part of a batch's frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    /// The bytes' start and end among the batch's frames.
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// The bytes of the connection's own `out`, which come first.
+    pub(super) out: usize,
+    /// The first of the frames in the batch's list, and their number.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Some streams are left out, because the send is long.
+    pub(super) is_cut: bool,
 }
 
 /// One planned send to a connection.
@@ -43,7 +61,7 @@ impl Piece {
     fn bytes(self) -> u64 {
         match self {
             Piece::Run { start, end, .. } => end - start,
-            Piece::Merged { start, end } => (end - start) as u64,
+            Piece::Merged { start, end } | Piece::Carried(Carried { start, end, .. }) => (end - start) as u64,
             Piece::Out | Piece::Heartbeat => 0,
         }
     }
@@ -65,6 +83,11 @@ pub(super) struct Batch {
     pub(super) records: Vec<u8>,
     /// The places of these sends' records.
     pub(super) sealed: Vec<Sealed>,
+    /// The bytes for connections that speak HTTP/2, and the list of their frames.
+    pub(super) frames: Vec<u8>,
+    pub(super) sent: Vec<Sent>,
+    /// What the kernel took of the streams of the connection that is accounted for.
+    pub(super) shares: Vec<Share>,
 }
 
 impl Default for Batch {
@@ -78,11 +101,21 @@ impl Default for Batch {
             cursors: Vec::new(),
             records: Vec::new(),
             sealed: Vec::new(),
+            frames: Vec::new(),
+            sent: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }
 
 impl Batch {
+    /// Forgets the copied bytes of a batch that was sent.
+    pub(super) fn clear(&mut self) {
+        self.arena.clear();
+        self.frames.clear();
+        self.sent.clear();
+    }
+
     /// Begins a batch.
     pub(super) fn begin(&mut self) {
         self.bytes = 0;
@@ -117,6 +150,8 @@ impl Batch {
         self.cursors.give_back_slack();
         self.records.give_back_slack();
         self.sealed.give_back_slack();
+        self.frames.give_back_slack();
+        self.sent.give_back_slack();
     }
 
     /// Each planned send: the socket and its bytes.
@@ -131,7 +166,7 @@ impl Batch {
             let bytes = if connection.flags.intersects(Flags::SEALED) {
                 sealed.next().map_or(&[][..], |sealed| &self.records[sealed.start..sealed.end])
             } else {
-                plain(plan, connection, lanes, &self.arena)
+                plain(plan.piece, connection, lanes, &self.arena, &self.frames)
             };
             Some((connection.fd.as_ref()?.as_fd(), bytes))
         })
@@ -146,7 +181,7 @@ impl Batch {
         for plan in plans {
             if slots[plan.slot].flags.intersects(Flags::SEALED) {
                 let (connection, tls) = slots.with_tls(plan.slot);
-                let plain = plain(plan, connection, lanes, &self.arena);
+                let plain = plain(plan.piece, connection, lanes, &self.arena, &self.frames);
                 let sealed = tls.seal(plan.slot, plain, &mut self.records);
                 self.sealed.push(sealed.unwrap_or_else(|_| {
                     failed.push(plan.slot);
@@ -159,12 +194,19 @@ impl Batch {
 }
 
 /// The bytes of a planned send, in plaintext.
-fn plain<'a>(plan: &Plan, connection: &'a Connection, lanes: &'a Lanes, arena: &'a [u8]) -> &'a [u8] {
-    match plan.piece {
+pub(super) fn plain<'a>(
+    piece: Piece,
+    connection: &'a Connection,
+    lanes: &'a Lanes,
+    arena: &'a [u8],
+    frames: &'a [u8],
+) -> &'a [u8] {
+    match piece {
         Piece::Run { lane, start, end, .. } => lanes[lane].log.bytes(start, end),
         Piece::Out => connection.out_bytes(),
         Piece::Heartbeat => heartbeat(connection),
         Piece::Merged { start, end } => &arena[start..end],
+        Piece::Carried(Carried { start, end, .. }) => &frames[start..end],
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) fn record_end(slots: &Slots, cx: &mut Context, slot: u32, reason: Rea
 pub(super) fn finish(slots: &mut Slots, cx: &mut Context, slot: u32, reason: Reason) {
     record_end(slots, cx, slot, reason);
     slots.enter_state(slot, State::Closing);
-    slots.set_deadline(slot, cx.now + cx.settings.linger);
+    // A stream's client may take its time, as long as it takes something.
+    let is_carried = slots[slot].flags.intersects(Flags::CARRIED);
+    slots.set_deadline(slot, if is_carried { 0 } else { cx.now + cx.settings.linger });
     slots.weigh(slot);
     slots.queue(slot);
 }
@@ -61,6 +63,7 @@ pub(super) fn after_answer(slots: &mut Slots, cx: &mut Context, slot: u32) {
 pub(super) fn refuse(slots: &mut Slots, cx: &mut Context, slot: u32, refusal: &Refusal, reason: Reason) {
     cx.counters.errors += 1;
     cx.counters.count_rejection(refusal.code.status());
-    refusals::write_unread(cx, refusal, slots[slot].out());
+    let is_http_2 = slots[slot].flags.intersects(Flags::CARRIED);
+    refusals::write_unread(cx, refusal, is_http_2, slots[slot].out());
     finish(slots, cx, slot, reason);
 }

@@ -32,6 +32,8 @@ pub(super) enum State {
     Proxied,
     /// The TLS handshake is under way.
     Greeting,
+    /// The connection speaks HTTP/2 and carries streams.
+    Carrying,
     /// The connection waits for a request, or for the rest of one.
     Http,
     /// An event stream is open.
@@ -92,6 +94,8 @@ bitflags! {
         const ASKED = 1 << 18;
         /// The connection speaks TLS, and its handshake is over: what is sent is sealed.
         const SEALED = 1 << 19;
+        /// The slot is a stream of HTTP/2, which has no socket: another slot carries it.
+        const CARRIED = 1 << 29;
         /// A close frame has come from a WebSocket's client.
         const CLIENT_CLOSED = 1 << 31;
     }
@@ -101,16 +105,14 @@ bitflags! {
 const BEAT_SHIFT: u32 = 20;
 /// The first bit of the holds within the slot's word of flags.
 const HOLD_SHIFT: u32 = BEAT_SHIFT + Beat::BITS;
-const _: () =
-    assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CLIENT_CLOSED.bits(), "each fact has its own bits");
+const _: () = assert!((Hold::all().bits() as u32) << HOLD_SHIFT < Flags::CARRIED.bits(), "each fact has its own bits");
 
 /// A subscription: a lane, and the connection's position in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscription {
     /// The lane's number, or [`NONE`].
     pub(super) lane: u32,
-    /// The subscription's place in the lane's list of readers, so that removal needs no search; [`NONE`] while the
-    /// connection gets missed events and does not read the lane yet.
+    /// The place in the lane's list of readers; [`NONE`] while the connection gets missed events and does not read yet.
     pub(super) place: u32,
     /// The position in the lane's log before which the kernel has taken all bytes.
     pub(super) cursor: Position,
@@ -137,8 +139,7 @@ pub(super) struct Connection {
     pub(super) sent: Tick,
     /// The time at which bytes last came from the client.
     pub(super) received: Tick,
-    /// The time at which the connection ends whatever else happens: the end of the handshake, of the held poll or of
-    /// the linger. 0 stands for never.
+    /// The time at which the connection's handshake, held poll or linger ends, whatever else happens. 0 stands for never.
     pub(super) deadline: Tick,
     /// The time at which the connection's entry in the wheel fires. Entries that fire at another time are stale.
     pub(super) timer: Tick,
@@ -188,8 +189,7 @@ pub(super) struct Resume {
     pub(super) number: u32,
     /// The channels to resume, by the shard's numbers; channels that were unsubscribed since are taken out.
     pub(super) channels: Vec<LocalChannel>,
-    /// The channels that the connection has read further than `after`, in the order of their numbers, each with the id up to
-    /// which it has everything.
+    /// The channels that were read further than `after`, in the order of their numbers, with the id up to which each was.
     pub(super) sent: Vec<(LocalChannel, Id)>,
     /// The position after which the next page begins.
     pub(super) after: Option<Id>,

@@ -21,6 +21,8 @@ mod drain;
 mod driver;
 #[cfg(debug_assertions)]
 mod faults;
+mod frames;
+mod h2;
 mod identities;
 mod io;
 mod lag;

@@ -12,6 +12,7 @@ use crate::logic::session::Notice;
 use super::batch::{Batch, Piece, Plan};
 use super::connection::{Flags, State};
 use super::context::{Context, Effect};
+use super::frames;
 use super::lanes::Lanes;
 use super::merge::{is_short_enough, merge};
 use super::slots::Slots;
@@ -21,6 +22,12 @@ use super::waiting::Hold;
 /// Plans the connection's next send, if it has bytes to send and can take them.
 pub(super) fn plan(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, batch: &mut Batch, slot: u32) {
     let connection = &slots[slot];
+    if connection.flags.intersects(Flags::CARRIED) {
+        return frames::mark(slots, cx, slot);
+    }
+    if connection.state == State::Carrying {
+        return frames::plan(slots, lanes, cx, batch, slot);
+    }
     let can_send = !matches!(connection.state, State::Free | State::Dead | State::Lingering);
     if !can_send || connection.flags.intersects(Flags::BLOCKED | Flags::PLANNED) {
         return;
@@ -40,7 +47,14 @@ pub(super) fn plan(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, batch
     }
 }
 
-fn next_piece(slots: &mut Slots, lanes: &Lanes, cx: &mut Context, batch: &mut Batch, slot: u32) -> Option<Piece> {
+/// The bytes that the connection is sent next, if it has some.
+pub(super) fn next_piece(
+    slots: &mut Slots,
+    lanes: &Lanes,
+    cx: &mut Context,
+    batch: &mut Batch,
+    slot: u32,
+) -> Option<Piece> {
     let connection = &slots[slot];
     let flags = connection.flags;
     let is_live = matches!(connection.state, State::Stream | State::WebSocket);
@@ -123,7 +137,7 @@ fn write_gap_notice(slots: &mut Slots, cx: &mut Context, slot: u32) {
 }
 
 /// Goes on with the steps of a connection that had to wait until all of its bytes were sent.
-fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
+pub(super) fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32) {
     slots.tidy(slot);
     let connection = &mut slots[slot];
     // The last record says that nothing more follows. A browser takes it for the end of a WebSocket, as it takes TCP's.
@@ -157,6 +171,18 @@ fn on_all_sent(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32
         }
         _ => {}
     }
+}
+
+/// Whether a connection has the common state after a send: one channel, nothing else pending, everything sent.
+pub(super) fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
+    let connection = &slots[slot];
+    if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
+        return false;
+    }
+    let lane = &lanes[connection.first.lane];
+    connection.state != State::Closing
+        && connection.first.cursor == lane.log.head()
+        && !lanes.channels[lane.channel].ended
 }
 
 #[cfg(test)]

@@ -119,9 +119,10 @@ impl Opening {
             let date = Some(cx.date());
             let connection = &mut slots[slot];
             let is_http_1_1 = connection.flags.intersects(Flags::HTTP_1_1);
+            let is_http_2 = connection.flags.intersects(Flags::CARRIED);
             let out = connection.out();
             out.truncate(nothing.head.start);
-            encode(&response, &Exchange { is_http_1_1, date, ..Exchange::default() }, out);
+            encode(&response, &Exchange { is_http_1_1, is_http_2, date, ..Exchange::default() }, out);
             connection.extra().resumes.clear();
             connection.flags.remove(Flags::REPLAYING);
             unsubscribe_all(slots, lanes, cx, slot);

@@ -187,6 +187,7 @@ fn respond(slots: &mut Slots, lanes: &mut Lanes, cx: &mut Context, slot: u32, re
     let exchange = Exchange {
         keep_alive: connection.flags.intersects(Flags::KEEP_ALIVE),
         is_http_1_1: connection.flags.intersects(Flags::HTTP_1_1),
+        is_http_2: connection.flags.intersects(Flags::CARRIED),
         head_only: false,
         date,
     };

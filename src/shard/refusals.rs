@@ -92,8 +92,8 @@ pub(super) fn cors_of_unknown(cx: &Context) -> Cors<'static> {
 }
 
 /// Appends the answer to bytes that are no acceptable request.
-pub(super) fn write_unread(cx: &mut Context, refusal: &Refusal, out: &mut Vec<u8>) {
+pub(super) fn write_unread(cx: &mut Context, refusal: &Refusal, is_http_2: bool, out: &mut Vec<u8>) {
     let cors = cors_of_unknown(cx);
-    let exchange = Exchange { date: Some(cx.date()), ..Exchange::default() };
+    let exchange = Exchange { date: Some(cx.date()), is_http_2, ..Exchange::default() };
     encode(&Response::refusal(refusal).with_cors(cors), &exchange, out);
 }

@@ -1,6 +1,7 @@
 //! The connections' slots, and the lists of slots that the turn has to look at.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,6 +15,7 @@ use crate::sys::socket;
 
 use super::account::Buffers;
 use super::connection::{Connection, Flags, Peer, State};
+use super::h2::H2;
 use super::tls::Tls;
 
 /// The bits of a generation. The others are left for the marks beside it in a poll's `user_data`.
@@ -51,6 +53,8 @@ pub(super) struct Slots {
     pub(super) tls: Tls,
     /// The least generation of new connections: a predecessor's slots have had lower ones.
     generation_min: u32,
+    /// The connections that speak HTTP/2, and their streams.
+    pub(super) h2: H2,
 }
 
 impl Index<u32> for Slots {
@@ -81,6 +85,7 @@ impl Slots {
             buffers: Buffers::default(),
             tls: Tls::default(),
             generation_min: 0,
+            h2: H2::default(),
         }
     }
 
@@ -118,6 +123,7 @@ impl Slots {
     pub(super) fn held(&self, slot: u32) -> Buffers {
         let mut held = self.cells[slot].extra.as_ref().map_or(Buffers::default(), |extra| extra.counted);
         held.replace(Buffers::default(), self.tls.held(slot));
+        held.input += self.h2.held(slot);
         held
     }
 
@@ -175,6 +181,18 @@ impl Slots {
         slot
     }
 
+    /// Fills a free slot with a new stream of a connection that speaks HTTP/2.
+    pub(super) fn occupy_stream(&mut self, carrier: u32, id: NonZeroU32, client_ended: bool, now: Tick) -> u32 {
+        let slot = self.cells.take();
+        let generation = self.cells[slot].generation.max(self.generation_min);
+        let peer = self.cells[carrier].peer;
+        let times = Connection { opened: now, sent: now, received: now, ..Connection::default() };
+        self.cells[slot] = Connection { generation, peer, flags: Flags::CARRIED, ..times };
+        self.h2.open(slot, carrier, id, client_ended);
+        self.enter_state(slot, State::Http);
+        slot
+    }
+
     fn gauge(&mut self, state: State) -> Option<&mut u64> {
         match state {
             State::Proxied | State::Greeting | State::Http => Some(&mut self.open.http),
@@ -199,8 +217,15 @@ impl Slots {
     /// Has this turn or the next one look for bytes to send to the connection.
     pub(super) fn queue(&mut self, slot: u32) {
         let flags = &mut self.cells[slot].flags;
-        if !flags.intersects(Flags::QUEUED) {
-            flags.insert(Flags::QUEUED);
+        if flags.intersects(Flags::QUEUED) {
+            return;
+        }
+        flags.insert(Flags::QUEUED);
+        if flags.intersects(Flags::CARRIED) {
+            if let Some(carrier) = self.h2.carrier_of(slot) {
+                self.queue(carrier);
+            }
+        } else {
             self.ready.push_back(slot);
         }
     }
@@ -289,6 +314,12 @@ impl Slots {
     pub(super) fn linger(&mut self, slot: u32, deadline: Tick) {
         let connection = &self.cells[slot];
         let awaits_frame = connection.awaits_close_frame();
+        if connection.flags.intersects(Flags::CARRIED) && !awaits_frame {
+            // The stream's end is sent, and that is all.
+            self.enter_state(slot, State::Closing);
+            self.set_deadline(slot, deadline);
+            return self.queue(slot);
+        }
         if let Some(fd) = connection.fd.as_ref().filter(|_| !awaits_frame) {
             let goodbye = self.tls.last_alert(slot, Alert::CloseNotify);
             if !goodbye.is_empty() {
@@ -309,8 +340,9 @@ impl Slots {
         }
     }
 
-    /// Ends a connection's life. Its slot is free once the ring has no poll of it any more.
-    pub(super) fn kill(&mut self, slot: u32) {
+    /// Ends a connection's life. Its slot is free once the ring has no poll of it any more. Returns the connection whose last
+    /// stream this was.
+    pub(super) fn kill(&mut self, slot: u32) -> Option<u32> {
         let flags = self.cells[slot].flags;
         debug_assert!(!matches!(self.cells[slot].state, State::Free | State::Dead), "a connection dies once");
         self.enter_state(slot, State::Dead);
@@ -320,12 +352,14 @@ impl Slots {
         }
         self.drop_extra(slot);
         self.tls.forget(slot, &mut self.buffers);
+        let idle = self.h2.forget(slot);
         let connection = &mut self.cells[slot];
         match &connection.fd {
             // A poll reports the shutdown and ends with that.
             Some(fd) if flags.intersects(Flags::ARMED | Flags::ARMED_OUT) => socket::shutdown(fd.as_fd()),
             _ => self.graves.push(slot),
         }
+        idle
     }
 
     /// Closes the descriptor of a dead connection and frees its slot: the ring has no poll of it.
@@ -396,10 +430,13 @@ impl Slots {
             }
             refusals += usize::from(flags.intersects(Flags::REFUSED) && connection.state != State::Dead);
             // A list may still name a slot whose connection has gone.
-            assert!(!flags.intersects(Flags::QUEUED) || self.ready.contains(&slot), "{slot} {connection:?}");
+            let is_listed = flags.intersects(Flags::CARRIED) || self.ready.contains(&slot);
+            assert!(!flags.intersects(Flags::QUEUED) || is_listed, "{slot} {connection:?}");
             assert!(!flags.intersects(Flags::UNREAD) || self.unread.contains(&slot), "{slot} {connection:?}");
             assert!(!flags.intersects(Flags::PLANNED), "a batch is accounted for within its turn");
-            assert!(connection.fd.is_some(), "a connection has a socket");
+            let is_carried = flags.intersects(Flags::CARRIED);
+            assert_eq!(connection.fd.is_some(), !is_carried, "a connection has a socket, or is carried");
+            assert!(!is_carried || connection.state == State::Dead || self.h2.stream(slot).is_some());
         }
         assert_eq!((counted.open, dying, used, refusals), (self.open, self.dying, self.used(), self.refusals));
         assert_eq!(buffers, self.buffers, "the sum is that of the parts");

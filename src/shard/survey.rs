@@ -98,6 +98,7 @@ fn transport(connection: &Connection) -> &'static str {
     match connection.state {
         State::Stream | State::WebSocket | State::Poll => connection.key.protocol().carrier().name(),
         State::Proxied | State::Greeting | State::Http => "http",
+        State::Carrying => "http2",
         State::Closing | State::Lingering => "closing",
         State::Free | State::Dead => "closed",
     }

@@ -9,25 +9,30 @@
 
 mod asking;
 mod bounds;
+mod carried;
 mod client;
 mod cluster;
 pub(super) mod faulty;
+mod floods;
 mod handover;
 mod memory;
 mod parrot;
 mod poll;
 mod proxied;
 mod secured;
+mod steps;
 mod subscribe;
 pub(super) mod tables;
 mod turns;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::account::used;
@@ -74,6 +79,9 @@ struct Model {
     languages: &'static [Speaks],
     /// What the clients shake hands with, if they speak TLS.
     tls: Option<Arc<rustls::ClientConfig>>,
+    /// The clients speak HTTP/2, and share these connections.
+    is_http_2: bool,
+    connections: Vec<Rc<RefCell<carried::Connection>>>,
     /// The positions and channels of clients that have left, from which new clients resume.
     left: Vec<(Id, Vec<usize>)>,
     figures: HashMap<&'static str, u64>,
@@ -174,6 +182,8 @@ impl Model {
             clients: Vec::new(),
             languages: &[Speaks::Sse, Speaks::Json],
             tls: None,
+            is_http_2: false,
+            connections: Vec::new(),
             left: Vec::new(),
             figures: HashMap::new(),
             batches_max,
@@ -257,30 +267,7 @@ impl Model {
         (slot, far)
     }
 
-    /// Opens a connection and sends a request's first line and fields.
-    fn ask(&mut self, head: &str) -> (u32, UnixStream) {
-        let (slot, far) = self.come(None);
-        (&far).write_all(format!("{head}\r\n").as_bytes()).unwrap();
-        self.turns(5);
-        (slot, far)
-    }
-
-    /// Opens a connection and asks for a WebSocket.
-    fn open(&mut self, target: &str) -> (u32, UnixStream) {
-        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n{UPGRADE}"))
-    }
-
-    /// The id of the newest event on a channel, as the hub remembers it.
-    fn newest_on(&mut self, channel: &str) -> String {
-        let mut out = Vec::new();
-        let line = format!(r#"{{"op":"history","channel":"{channel}","ref":1}}"#);
-        self.hub.execute(parse(line.as_bytes()).unwrap(), self.now_ms, &mut out).unwrap();
-        let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        answer["events"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned()
-    }
-
     fn connect(&mut self) {
-        let (_, far) = self.come(None);
         let resumed = (!self.left.is_empty() && self.rng.bool()).then(|| {
             let index = self.rng.usize(..self.left.len());
             self.left.swap_remove(index)
@@ -303,10 +290,22 @@ impl Model {
             Speaks::Json => ("/ws", UPGRADE),
             Speaks::Parrot => ("/parrot/any", UPGRADE),
         };
-        let head = format!("GET {path}?channel={}{after} HTTP/1.1\r\nHost: x\r\n{fields}\r\n", names.join(","));
+        let target = format!("{path}?channel={}{after}", names.join(","));
+        if self.is_http_2 {
+            let (far, carried) = self.connect_carried(&target, speaks != Speaks::Sse);
+            let new = Client::new(far, speaks, channels, since);
+            return self.await_head(Client { is_resumed, carried: Some(carried), ..new });
+        }
+        let (_, far) = self.come(None);
+        let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         let secured = self.tls.as_ref().map(|config| Box::new(secured::Secured::new(config)));
         let mut client = Client { is_resumed, secured, ..Client::new(far, speaks, channels, since) };
         client.send(head.as_bytes());
+        self.await_head(client);
+    }
+
+    /// Has a client that has asked for something read the answer's head.
+    fn await_head(&mut self, client: Client) {
         self.clients.push(client);
         // A client that has the answer's head gets every event from there on.
         let index = self.clients.len() - 1;
@@ -332,6 +331,13 @@ impl Model {
 
     fn read(&mut self, index: usize, bytes_max: usize) {
         let client = &mut self.clients[index];
+        if let Some(carried) = &client.carried {
+            let mut connection = carried.connection.borrow_mut();
+            connection.read(bytes_max);
+            client.is_over |= connection.take(carried.id, &mut client.bytes);
+            drop(connection);
+            return client.understand();
+        }
         let mut buffer = vec![0; bytes_max];
         match (&client.stream).read(&mut buffer) {
             Ok(0) => client.is_over = true,
@@ -346,6 +352,9 @@ impl Model {
 
     fn leave(&mut self, index: usize) {
         let client = self.clients.swap_remove(index);
+        if let Some(carried) = &client.carried {
+            carried.connection.borrow_mut().leave(carried.id);
+        }
         self.check(&client, client.last);
         if client.channels.iter().all(|channel| !is_lossy(*channel)) {
             self.left.push((client.last, client.channels));

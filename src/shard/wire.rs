@@ -4,19 +4,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::figures::Measure;
-use crate::logic::cells::{NONE, Slack};
+use crate::logic::cells::Slack;
 use crate::logic::log::Position;
 use crate::logic::reason::Reason;
 use crate::sys::clock::unix_ms;
 use crate::sys::ring::{self, Completion};
 use crate::sys::wake::Wake;
 
-use super::batch::{Batch, Piece, Plan, heartbeat};
+use super::batch::{Batch, Carried, Piece, Plan, heartbeat};
 use super::connection::{Flags, State};
 use super::context::{Context, Effect, Ending};
+use super::frames;
 use super::io::Io;
 use super::lanes::Lanes;
 use super::merge::{Merge, Stretch};
+use super::next::is_caught_up;
 use super::slots::{GENERATION_MASK, Slots};
 
 /// The most bytes that one read takes.
@@ -196,7 +198,7 @@ impl Wire {
         }
         self.batch.plans = plans;
         self.results = results;
-        self.batch.arena.clear();
+        self.batch.clear();
         Ok(())
     }
 
@@ -210,10 +212,9 @@ impl Wire {
     ) -> io::Result<()> {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
-        if slots[slot].state == State::Dead {
-            return Ok(());
-        }
-        let Ok(taken) = usize::try_from(result) else {
+        let taken = usize::try_from(result).ok().filter(|_| slots[slot].state != State::Dead);
+        let Some(taken) = taken else {
+            self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         };
         account.cx.counters.sends += 1;
@@ -235,13 +236,11 @@ impl Wire {
     ) -> io::Result<()> {
         let slot = plan.slot;
         slots[slot].flags.remove(Flags::PLANNED);
-        if slots[slot].state == State::Dead {
-            return Ok(());
-        }
         let bytes = usize::try_from(result).unwrap_or(0);
         let taken = slots.tls.account(slot, self.batch.sealed[sealed], &self.batch.records, bytes);
         slots.weigh_tls(slot);
-        if result < 0 {
+        if result < 0 || slots[slot].state == State::Dead {
+            self.give_back(slots, lanes, account, plan);
             return self.on_refused(slots, account.cx, slot, -result);
         }
         account.cx.counters.sends += 1;
@@ -249,7 +248,10 @@ impl Wire {
         slots[slot].sent = account.cx.now;
         let planned = match taken.plain {
             // Nothing but the rest of earlier records was sent, and something may wait behind it.
-            0 => usize::MAX,
+            0 => {
+                self.give_back(slots, lanes, account, plan);
+                usize::MAX
+            }
             plain => self.move_on(slots, lanes, account, plan, plain),
         };
         if slots.tls.is_worn_out(slot) {
@@ -284,6 +286,48 @@ impl Wire {
                 account.merged(slots, lanes, slot, taken, cursors, stretches);
                 end - start
             }
+            Piece::Carried(carried) => {
+                self.account_carried(slots, lanes, account, (slot, carried), taken);
+                carried.end - carried.start
+            }
+        }
+    }
+
+    /// Moves the streams of a connection on by what was taken of their frames.
+    fn account_carried(
+        &mut self,
+        slots: &mut Slots,
+        lanes: &mut Lanes,
+        account: &mut Account<'_>,
+        (carrier, carried): (u32, Carried),
+        taken: usize,
+    ) {
+        account_out(slots, carrier, taken.min(carried.out));
+        frames::divide(slots, &mut self.batch, (carrier, carried), taken);
+        let mut shares = std::mem::take(&mut self.batch.shares);
+        for share in shares.drain(..) {
+            let slot = share.slot;
+            if slots[slot].state == State::Dead {
+                continue;
+            }
+            if share.bytes > 0 {
+                slots[slot].sent = account.cx.now;
+                self.move_on(slots, lanes, account, &Plan { slot, piece: share.piece }, share.bytes);
+                slots.weigh(slot);
+            }
+            let is_caught_up = is_caught_up(slots, lanes, slot);
+            frames::after(slots, account.cx, &share, is_caught_up);
+        }
+        self.batch.shares = shares;
+        if carried.is_cut {
+            slots.queue(carrier);
+        }
+    }
+
+    /// Gives the streams of a connection their bytes back of which the kernel took none.
+    fn give_back(&mut self, slots: &mut Slots, lanes: &mut Lanes, account: &mut Account<'_>, plan: &Plan) {
+        if let Piece::Carried(carried) = plan.piece {
+            self.account_carried(slots, lanes, account, (plan.slot, carried), 0);
         }
     }
 
@@ -309,6 +353,9 @@ impl Wire {
 
     /// Handles a send of which the kernel took nothing.
     fn on_refused(&mut self, slots: &mut Slots, cx: &mut Context, slot: u32, error: i32) -> io::Result<()> {
+        if slots[slot].state == State::Dead {
+            return Ok(());
+        }
         let has_no_memory = matches!(error, libc::ENOBUFS | libc::ENOMEM);
         if error != libc::EAGAIN && !has_no_memory {
             cx.effect(Effect::Drop { slot, reason: Reason::Broken });
@@ -349,18 +396,6 @@ fn mark(slots: &mut Slots, completion: Completion) {
         let is_ending = completion.result & !(ring::POLL_IN as i32) != 0;
         if is_ending { slots.read_later(slot) } else { slots.read_soon(slot) }
     }
-}
-
-/// Whether a connection has the common state after a send: one channel, nothing else pending, everything sent.
-fn is_caught_up(slots: &Slots, lanes: &Lanes, slot: u32) -> bool {
-    let connection = &slots[slot];
-    if connection.extra.is_some() || connection.flags.intersects(Flags::HEARTBEAT) || connection.first.lane == NONE {
-        return false;
-    }
-    let lane = &lanes[connection.first.lane];
-    connection.state != State::Closing
-        && connection.first.cursor == lane.log.head()
-        && !lanes.channels[lane.channel].ended
 }
 
 fn account_out(slots: &mut Slots, slot: u32, taken: usize) -> usize {
@@ -470,6 +505,7 @@ mod tests {
     use super::super::waiting::Hold;
     use super::*;
     use crate::config::SlowPolicy;
+    use crate::logic::cells::NONE;
 
     fn accounted(tables: &mut Tables, slot: u32, run: Stretch, taken: usize) {
         let Tables { slots, lanes, cx, .. } = tables;

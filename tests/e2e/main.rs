@@ -14,6 +14,7 @@ mod drain;
 mod faults;
 mod feed;
 mod handover;
+mod http2;
 mod http_cases;
 mod limits;
 mod logging;

@@ -15,7 +15,7 @@ use crate::server::{PATIENCE, Server, command, eventually};
 
 /// A self-signed certificate for a name, as files.
 pub struct Identity {
-    chain: PathBuf,
+    pub chain: PathBuf,
     key: PathBuf,
     pub der: rustls::pki_types::CertificateDer<'static>,
 }
@@ -86,7 +86,7 @@ impl Secured {
         Ok(StreamOwned::new(client, stream))
     }
 
-    fn curl(&self, arguments: &[&str], path: &str) -> String {
+    pub fn curl(&self, arguments: &[&str], path: &str) -> String {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "20", "--cacert"]).arg(&self.own.chain).args(arguments);
         let output = curl.arg(format!("https://localhost:{}{path}", self.address.port())).output().unwrap();

@@ -17,8 +17,8 @@ use super::BenchError;
 use super::args::{Common, Sides, Transport};
 use super::report::{ScenarioReport, Side};
 use super::scenario_args::{
-    ChannelsArgs, CompareArgs, FanoutArgs, HandoverArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs, MixedArgs,
-    SaturateArgs, Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
+    ChannelsArgs, CompareArgs, FanoutArgs, HandoverArgs, IdleArgs, IngestArgs, LatencyArgs, LimitForm, ManyArgs,
+    MixedArgs, SaturateArgs, Scenario, ShardsArgs, SlowArgs, SoakArgs, StormArgs, defaults,
 };
 
 /// The options of every scenario, and the sides to measure.

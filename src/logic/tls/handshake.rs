@@ -127,6 +127,8 @@ pub struct Greeted {
     pub plain: Vec<u8>,
     /// The beginning of a record that has come already.
     pub partial: Vec<u8>,
+    /// Both sides have agreed to speak HTTP/2 (ALPN).
+    pub is_http_2: bool,
     /// The client's certificate, if it has shown one that is accepted.
     pub certificate: Option<Vec<u8>>,
 }
@@ -240,6 +242,7 @@ impl Handshake {
     pub fn finish(self) -> Result<Greeted, HandshakeError> {
         let Handshake { connection, input, plain, caught, .. } = self;
         let certificate = connection.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+        let is_http_2 = connection.alpn_protocol() == Some(b"h2");
         let suite = connection.negotiated_cipher_suite().and_then(|suite| known(suite.suite()));
         let suite = suite.ok_or(HandshakeError::Keys)?;
         let (secrets, _) = connection.dangerous_into_kernel_connection()?;
@@ -248,7 +251,7 @@ impl Handshake {
         let receive = direction(suite, receive, &caught.client[..caught.client_length])?;
         // Most often nothing is left, and then there is to be no memory either.
         let partial = input.into_boxed_slice().into_vec();
-        Ok(Greeted { keys: Keys::new(suite, send, receive), plain, partial, certificate })
+        Ok(Greeted { keys: Keys::new(suite, send, receive), plain, partial, is_http_2, certificate })
     }
 }
 

@@ -80,7 +80,8 @@ pub fn start_successor(serve: &[OsString]) -> Result<(), String> {
     let mut command = Command::new(this_program()?);
     command.arg("serve").arg("--take-over").args(serve).stdin(Stdio::null()).stdout(Stdio::null());
     // Signals of a terminal are for the launcher alone.
-    let child = command.process_group(0).spawn().map_err(|error| format!("the successor cannot be started: {error}"))?;
+    let child =
+        command.process_group(0).spawn().map_err(|error| format!("the successor cannot be started: {error}"))?;
     writeln!(std::io::stdout(), "{}", child.id()).map_err(|error| error.to_string())
 }
 

@@ -62,9 +62,8 @@ pub fn probe(feed: &Path) -> Result<Offer, String> {
 pub fn park(feed: &Path) -> Result<(), String> {
     let path = meeting_path(feed);
     let connection = rights::connect(&path).map_err(|error| no_server(&path, &error))?;
-    let said = rights::set_patience(connection.as_fd(), PARK_MAX).and_then(|()| {
-        say(connection.as_fd(), &Word::Hello(hello(Wish::Park, 0, Vec::new(), String::new())), &[])
-    });
+    let said = rights::set_patience(connection.as_fd(), PARK_MAX)
+        .and_then(|()| say(connection.as_fd(), &Word::Hello(hello(Wish::Park, 0, Vec::new(), String::new())), &[]));
     said.map_err(|error| format!("the running server does not answer: {error}"))?;
     match hear(connection.as_fd()) {
         Ok((Word::Refused { reason }, _)) => Err(reason),

@@ -19,7 +19,7 @@ use crate::sys::socket::{self, SocketFile};
 use crate::sys::{process, rights};
 
 use super::super::{logging, service};
-use super::{WORD_MAX, addresses_of, hear, hear_within, hello, parking, left_until, meeting_path, say, state_dir_of};
+use super::{WORD_MAX, addresses_of, hear, hear_within, hello, left_until, meeting_path, parking, say, state_dir_of};
 
 /// The longest time for which clients and publishers wait for a successor that does not come to its end.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -181,9 +181,13 @@ impl Meeting {
     /// What this server says about itself.
     fn answer(&self) -> Word {
         let Offering { stats, has_feed_file, addresses: [addresses, tls_addresses], .. } = &self.offering;
-        let handshakes =
-            stats.shards.iter().map(|shard| shard.counters.tls_handshakes_open.load(Ordering::Relaxed)).sum();
-        let let_go = [LetGo { reason: "tls_handshake".into(), connections: handshakes }];
+        let counters = stats.shards.iter().map(|shard| &shard.counters);
+        let handshakes = counters.clone().map(|shard| shard.tls_handshakes_open.load(Ordering::Relaxed)).sum();
+        let carried = counters
+            .map(|shard| shard.h2_connections.load(Ordering::Relaxed) + shard.h2_streams.load(Ordering::Relaxed))
+            .sum();
+        let let_go = [("tls_handshake", handshakes), ("http2", carried)];
+        let let_go = let_go.map(|(reason, connections)| LetGo { reason: reason.into(), connections });
         let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         Word::Offer(Box::new(Offer {
             format: FORMAT,

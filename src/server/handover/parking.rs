@@ -210,7 +210,9 @@ impl Parked {
         let (near, far) = rights::pair()?;
         let path = meeting_path(&config.feed.path);
         std::thread::Builder::new().name("parked".into()).spawn(move || {
-            let served = rights::listen(&path).map_err(|error| error.to_string()).and_then(|meeting| self.hand_over(&far, &meeting));
+            let served = rights::listen(&path)
+                .map_err(|error| error.to_string())
+                .and_then(|meeting| self.hand_over(&far, &meeting));
             if let Err(reason) = served {
                 let _ = say(far.as_fd(), &Word::Refused { reason }, &[]);
             }

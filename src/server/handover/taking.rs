@@ -62,7 +62,11 @@ impl Taking {
     ///
     /// # Errors
     /// If this process cannot have it.
-    pub(in crate::server) fn begin_parked(parked: Parked, config: &Config, shards: usize) -> Result<Taking, StartError> {
+    pub(in crate::server) fn begin_parked(
+        parked: Parked,
+        config: &Config,
+        shards: usize,
+    ) -> Result<Taking, StartError> {
         Taking::begin_at(parked.serve(config)?, config, shards)
     }
 

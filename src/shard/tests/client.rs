@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::logic::id::Id;
 
+use super::carried::Carried;
 use super::secured::Secured;
 
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(super) struct Client {
     pub(super) stream: UnixStream,
     /// The client's side of TLS, if it speaks that.
     pub(super) secured: Option<Box<Secured>>,
+    /// The client's stream of HTTP/2, if it speaks that.
+    pub(super) carried: Option<Carried>,
     pub(super) speaks: Speaks,
     pub(super) is_resumed: bool,
     pub(super) channels: Vec<usize>,
@@ -49,6 +52,7 @@ impl Client {
         Client {
             stream,
             secured: None,
+            carried: None,
             speaks,
             is_resumed: false,
             channels,
@@ -88,6 +92,9 @@ impl Client {
 
     /// Sends bytes, as far as the server is still there.
     pub(super) fn send(&mut self, bytes: &[u8]) {
+        if let Some(carried) = &self.carried {
+            return carried.connection.borrow_mut().say(carried.id, bytes);
+        }
         match &mut self.secured {
             Some(secured) => secured.send(&self.stream, bytes),
             None => drop((&self.stream).write_all(bytes)),

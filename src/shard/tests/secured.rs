@@ -55,10 +55,12 @@ fn certificate() -> &'static (CertificateDer<'static>, PrivateKeyDer<'static>) {
     })
 }
 
-fn settings() -> TlsSettings {
+fn settings(versions_of_http: &[&[u8]]) -> TlsSettings {
     let (certificate, key) = certificate();
     let config = ServerConfig::builder().with_no_client_auth();
-    prepare(config.with_single_cert(vec![certificate.clone()], key.clone_key()).unwrap())
+    let mut config = config.with_single_cert(vec![certificate.clone()], key.clone_key()).unwrap();
+    config.alpn_protocols = versions_of_http.iter().map(|name| name.to_vec()).collect();
+    prepare(config)
 }
 
 fn client(is_13: bool) -> Arc<ClientConfig> {
@@ -71,9 +73,19 @@ fn client(is_13: bool) -> Arc<ClientConfig> {
 
 /// The model with clients that speak TLS, whose keys are used up soon.
 pub(super) fn over_tls(mut model: Model, is_13: bool) -> Model {
-    model.shard.tls = Some(Arc::new(RwLock::new(settings())));
+    model.shard.tls = Some(Arc::new(RwLock::new(settings(&[]))));
     model.shard.slots.tls.records_max = Some(200);
     model.tls = Some(client(is_13));
+    model
+}
+
+/// The model with clients that agree on HTTP/2 in the handshake.
+pub(super) fn over_tls_and_http_2(model: Model, is_13: bool) -> Model {
+    let mut model = over_tls(model, is_13);
+    model.shard.tls = Some(Arc::new(RwLock::new(settings(&[b"h2", b"http/1.1"]))));
+    let mut config = (*client(is_13)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    model.tls = Some(Arc::new(config));
     model
 }
 

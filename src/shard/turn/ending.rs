@@ -8,9 +8,10 @@ use super::super::accept::give_back_address;
 use super::super::closing::{finish, record_end};
 use super::super::connection::{Flags, State};
 use super::super::context::Ending;
+use super::super::frames;
 use super::super::polls;
 use super::super::subscriptions::unsubscribe_all;
-use super::Shard;
+use super::{Shard, carrier};
 
 /// The most bytes of a WebSocket's unfinished input that are kept when the server ends it, so that the client's close frame
 /// is found behind them. With more, the end does not wait for that frame.
@@ -20,6 +21,9 @@ const KEPT_INPUT_MAX: usize = 4096;
 pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
     let Shard { slots, lanes, cx, .. } = shard;
     let state = slots[slot].state;
+    if state == State::Carrying {
+        return carrier::end(shard, slot, ending);
+    }
     if !matches!(state, State::Proxied | State::Greeting | State::Http | State::Stream | State::WebSocket | State::Poll)
     {
         return;
@@ -57,6 +61,9 @@ pub(super) fn end(shard: &mut Shard, slot: u32, ending: &Ending) {
 
 /// Ends a connection at once. Bytes that wait to be sent are lost.
 pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
+    if !shard.slots[slot].flags.intersects(Flags::CARRIED) {
+        carrier::drop_streams(shard, slot, reason);
+    }
     let Shard { slots, lanes, cx, resumes, .. } = shard;
     match slots[slot].state {
         State::Free | State::Dead => return,
@@ -73,8 +80,14 @@ pub(super) fn drop_connection(shard: &mut Shard, slot: u32, reason: Reason) {
         cx.admission.leave();
     }
     give_back_address(slots, cx, slot);
+    frames::reset(slots, slot);
     // The notices to backends need the identity, which is forgotten next.
     shard.carry_out();
     shard.access.forget_connection(&shard.cx, slot);
-    shard.slots.kill(slot);
+    let idle = shard.slots.kill(slot);
+    if let Some(carrier) = idle.filter(|carrier| shard.slots[*carrier].state == State::Carrying) {
+        // The connection waits for its next request, or ends.
+        shard.slots.set_deadline(carrier, shard.cx.now + shard.cx.settings.keep_alive);
+        shard.slots.queue(carrier);
+    }
 }

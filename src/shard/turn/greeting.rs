@@ -115,7 +115,7 @@ fn complete(shard: &mut Shard, slot: u32) -> Result<(), HandshakeError> {
     extra.input = greeted.plain;
     connection.flags.insert(Flags::SEALED);
     slots.tls.secure(slot, greeted.keys, rest, greeted.partial, cx.now);
-    slots.enter_state(slot, State::Http);
+    slots.enter_state(slot, if greeted.is_http_2 { State::Carrying } else { State::Http });
     slots.weigh(slot);
     slots.weigh_tls(slot);
     slots.queue(slot);

@@ -13,7 +13,7 @@ use super::super::context::Budget;
 use super::super::waiting::{Hold, Waiting};
 use super::super::wire::Received;
 use super::ending::drop_connection;
-use super::{INPUT, Shard, greeting, messages, requests};
+use super::{INPUT, Shard, carrier, greeting, messages, requests};
 
 /// The most reads of one connection in one turn.
 const READS_MAX: usize = 4;
@@ -63,6 +63,9 @@ pub(super) fn read_parked(shard: &mut Shard) -> io::Result<()> {
 /// Reads what a connection's client may have sent before its deadline, because the server may have been late,
 /// and not the client. The turn's budget does not count here: the caller has one.
 pub(super) fn read_before_deadline(shard: &mut Shard, slot: u32) {
+    if let Some(carrier) = shard.slots.h2.carrier_of(slot) {
+        read_before_deadline(shard, carrier);
+    }
     let budget = std::mem::replace(&mut shard.reading, Budget::new(LAST_LOOK));
     if shard.slots[slot].may_be_read() {
         if shard.slots[slot].flags.intersects(Flags::TO_END) {
@@ -140,6 +143,7 @@ fn room_for_input(shard: &Shard, slot: u32) -> usize {
     let bytes_max = match connection.state {
         State::WebSocket | State::Closing | State::Lingering => settings.held_message_max,
         State::Poll => settings.config.limits.inbound,
+        State::Carrying => carrier::HELD_MAX,
         _ => settings.held_request_max,
     };
     let held = connection.extra.as_ref().map_or(0, |extra| extra.input.len() + extra.decoder.held());
@@ -164,6 +168,7 @@ pub(super) fn on_bytes(shard: &mut Shard, slot: u32, bytes: &mut [u8]) {
     match connection.state {
         State::Proxied => read_proxy_header(shard, slot, bytes),
         State::Greeting => greeting::on_bytes(shard, slot, bytes),
+        State::Carrying => carrier::read(shard, slot, bytes),
         State::Http => requests::read(shard, slot, bytes),
         State::Poll => keep(shard, slot, bytes),
         State::WebSocket => {
@@ -199,7 +204,11 @@ fn go_on_with_kept_input(shard: &mut Shard, slot: u32) {
     let mut input = std::mem::take(&mut extra.input);
     match connection.state {
         State::Http => requests::read(shard, slot, &input),
-        State::WebSocket => messages::read(shard, slot, &mut input),
+        State::Carrying => carrier::read(shard, slot, &input),
+        State::WebSocket => {
+            messages::read(shard, slot, &mut input);
+            carrier::give_room(shard, slot);
+        }
         // The kept input has begun with a poll, which is held now.
         State::Poll => keep(shard, slot, &input),
         State::Closing | State::Lingering => messages::read_to_close(shard, slot, &mut input),

@@ -6,6 +6,7 @@
 //! carried out here.
 
 pub(super) mod adopting;
+mod carrier;
 mod ending;
 mod greeting;
 #[cfg(test)]
@@ -300,9 +301,13 @@ impl Shard {
     fn deliver(&mut self) -> io::Result<bool> {
         self.wire.batch.begin();
         self.walk(Length::Short, SHORT_MAX);
-        self.plan_ready();
+        self.plan_ready(READY_MAX);
         self.walk(Length::Long, BATCH_MAX);
         self.walk(Length::Short, BATCH_MAX);
+        if self.slots.h2.carriers() > 0 {
+            // Walks only mark streams, whose connections are planned once for all of their streams.
+            self.plan_ready(BATCH_MAX);
+        }
         // The follow must be in the queue to the hub before the client reads that it is subscribed.
         self.carry_out();
         self.wire.send(&mut self.slots, &mut self.lanes, &mut self.cx)?;
@@ -319,11 +324,11 @@ impl Shard {
     }
 
     /// Plans sends to connections that are not part of a walk.
-    fn plan_ready(&mut self) {
+    fn plan_ready(&mut self, most: usize) {
         let Shard { slots, lanes, cx, wire, .. } = self;
         wire.batch.budget = Budget::new(MERGE);
-        for _ in 0..slots.ready.len().min(READY_MAX) {
-            if wire.batch.budget.is_spent() {
+        for _ in 0..slots.ready.len().min(most) {
+            if wire.batch.budget.is_spent() || wire.batch.len() >= BATCH_MAX {
                 break;
             }
             let Some(slot) = slots.ready.pop_front() else { break };
@@ -420,6 +425,8 @@ impl Shard {
         counters.connections_ws = open.websocket;
         counters.connections_poll = open.poll;
         counters.tls_connections = self.slots.tls.secured() as u64;
+        counters.h2_connections = self.slots.h2.carriers() as u64;
+        counters.h2_streams = self.slots.h2.streams() as u64;
         counters.tls_handshakes_open = self.slots.tls.greetings() as u64;
         counters.slots = self.slots.used() as u64;
         counters.identified = self.access.identities.len() as u64;

@@ -126,11 +126,13 @@ pub(in crate::shard) fn send_all(
     Ok(Moved { connections: slots.len() as u64, left })
 }
 
-/// The slots whose connections are handed over, and the number of connections that are not: handshakes of TLS that are under way.
+/// The slots whose connections are handed over, and the number of connections that are not: handshakes of TLS that are under way, and
+/// connections that speak HTTP/2 with their streams.
 fn movable(shard: &Shard) -> (Vec<u32>, u64) {
     let all = (0..shard.slots.capacity()).filter(|slot| number_of(shard.slots[*slot].state).is_some());
-    let (moved, left): (Vec<u32>, Vec<u32>) = all.partition(|slot| !shard.slots.tls.is_shaking_hands(*slot));
-    (moved, left.len() as u64)
+    let stays = |slot: &u32| shard.slots.tls.is_shaking_hands(*slot) || shard.slots.h2.carrier_of(*slot).is_some();
+    let (left, moved): (Vec<u32>, Vec<u32>) = all.partition(stays);
+    (moved, (left.len() + shard.slots.h2.carriers()) as u64)
 }
 
 fn numbers(shard: &Shard, slots: &[u32]) -> record::Shard {

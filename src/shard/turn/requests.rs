@@ -14,7 +14,7 @@ use super::super::limits::admit_request;
 use super::super::refusals::{self, cors};
 use super::super::waiting::{Hold, Waiting};
 use super::input::{keep, read_before_deadline};
-use super::{Shard, messages, sessions};
+use super::{Shard, carrier, messages, sessions};
 
 /// Reads requests, one after the other, until one is held, opens a session, or is incomplete.
 pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
@@ -23,6 +23,9 @@ pub(super) fn read(shard: &mut Shard, slot: u32, bytes: &[u8]) {
     if !held.is_empty() {
         held.extend_from_slice(bytes);
         rest = &held;
+    }
+    if carrier::is_preface(shard, slot, rest) {
+        return carrier::begin(shard, slot, rest);
     }
     while !rest.is_empty() && shard.slots[slot].state == State::Http {
         match read_one(shard, slot, rest) {
@@ -63,6 +66,8 @@ fn read_one(shard: &mut Shard, slot: u32, bytes: &[u8]) -> Option<usize> {
             None
         }
         Parsed::Complete { request, consumed } => {
+            let is_carried = shard.slots[slot].flags.intersects(Flags::CARRIED);
+            let request = if is_carried { request.on_stream() } else { request };
             carry_out(shard, slot, &request);
             // A request that waits for the backend stays in the input and is read again after the answer.
             (!shard.slots[slot].is_put_aside()).then_some(consumed)
@@ -97,8 +102,10 @@ fn carry_out(shard: &mut Shard, slot: u32, request: &Request<'_>) {
     let learnt = learn_client(slots, cx, slot, request);
     // A request that has waited for the backend was counted before.
     let is_first = !slots[slot].is_decided();
-    let result = learnt.and_then(|()| if is_first { admit_request(cx, slot, &slots[slot]) } else { Ok(()) });
-    slots[slot].flags.insert(Flags::ASKED);
+    // A stream's request is one of its connection.
+    let asker = slots.h2.carrier_of(slot).unwrap_or(slot);
+    let result = learnt.and_then(|()| if is_first { admit_request(cx, asker, &slots[asker]) } else { Ok(()) });
+    slots[asker].flags.insert(Flags::ASKED);
     if let Err(refusal) = result.and_then(|()| respond(shard, slot, request)) {
         // The backend's decision was about this request alone.
         shard.slots[slot].take_waiting();

@@ -100,7 +100,7 @@ fn identify(shard: &mut Shard, slot: u32, request: &Request<'_>, query: &Subscri
             let identity = access.verify_of(cx, &slots[slot], token)?;
             access.remember(cx, slot, identity)?;
         }
-        None => access.identify_by_certificate(cx, slot)?,
+        None => access.identify_by_certificate(cx, slot, slots.h2.carrier_of(slot).unwrap_or(slot))?,
     }
     match access.user(slot) {
         Some(user) => admit_request_of(cx, user),

@@ -14,7 +14,7 @@ use super::super::context::{Budget, Ending};
 use super::super::deadlines::{Due, beat, is_stalled};
 use super::super::drain::{Cause, Drain, Step};
 use super::super::polls;
-use super::{Shard, ending, greeting, input, permission, requests};
+use super::{Shard, carrier, ending, greeting, input, permission, requests};
 
 /// The ticks after which unused memory is given back to the kernel.
 const TIDY_EVERY: Tick = 10;
@@ -146,6 +146,7 @@ fn on_deadline(shard: &mut Shard, slot: u32) {
             }
         }
         State::Greeting => greeting::on_timeout(shard, slot),
+        State::Carrying => carrier::on_deadline(shard, slot),
         State::Http => requests::on_timeout(shard, slot),
         State::Poll => polls::answer_empty(&mut shard.slots, &mut shard.lanes, &mut shard.cx, slot),
         State::WebSocket => on_websocket_deadline(shard, slot),

@@ -1,5 +1,6 @@
-//! Writing a response as HTTP/1.x (RFC 9112).
+//! Writing a response, as HTTP/1.x (RFC 9112) or as HTTP/2 (RFC 9113) has it: one list of fields in two forms.
 
+use crate::logic::h2;
 use crate::logic::id::write_decimal;
 
 use super::response::RETRY_AFTER;
@@ -13,6 +14,8 @@ pub struct Exchange {
     pub keep_alive: bool,
     /// Whether the request came as HTTP/1.1.
     pub is_http_1_1: bool,
+    /// Whether the request came on a stream of HTTP/2.
+    pub is_http_2: bool,
     /// Whether the body is left out, as in the answer to HEAD.
     pub head_only: bool,
     /// The present time, if the response says it.
@@ -25,6 +28,7 @@ impl Exchange {
         Exchange {
             keep_alive: request.keep_alive,
             is_http_1_1: request.is_http_1_1,
+            is_http_2: request.is_http_2,
             head_only: request.method == Method::Head,
             date: Some(date),
         }
@@ -57,90 +61,121 @@ fn phrase(status: u16) -> &'static str {
     }
 }
 
-/// Appends a response.
+/// Appends a response: as text for HTTP/1.x; for HTTP/2 as [`write_block`] does.
 pub fn encode(response: &Response<'_>, exchange: &Exchange, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write_decimal(response.status.into(), out);
-    out.push(b' ');
-    out.extend_from_slice(phrase(response.status).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    if let Some(date) = &exchange.date {
-        out.extend_from_slice(b"Date: ");
-        out.extend_from_slice(date.bytes());
+    if exchange.is_http_2 {
+        write_block(response, exchange, out);
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        write_decimal(response.status.into(), out);
+        out.push(b' ');
+        out.extend_from_slice(phrase(response.status).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        each_field(response, exchange, &mut |name, value| write_field(name, value, out));
         out.extend_from_slice(b"\r\n");
     }
-    if response.body == Body::WebSocket {
-        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
-    }
-    let has_retry = response.fields.iter().any(|(name, _)| *name == RETRY_AFTER);
-    write_cors(response.cors, has_retry.then_some(RETRY_AFTER), out);
-    for (name, value) in &response.fields {
-        write_field(name, value, out);
-    }
-    match &response.body {
-        Body::WebSocket => {}
-        Body::None => write_connection(exchange, out),
-        Body::Whole { content_type, bytes } => {
-            write_field("Content-Type", content_type, out);
-            if let Some(bytes) = bytes {
-                out.extend_from_slice(b"Content-Length: ");
-                write_decimal(bytes.len() as u64, out);
-                out.extend_from_slice(b"\r\n");
-            }
-            out.extend_from_slice(b"Cache-Control: no-store\r\n");
-            write_connection(exchange, out);
-        }
-        Body::Events => write_events_fields(exchange, out),
-    }
-    out.extend_from_slice(b"\r\n");
     match &response.body {
         Body::Whole { bytes: Some(bytes), .. } if !exchange.head_only => out.extend_from_slice(bytes),
         _ => {}
     }
 }
 
-fn write_field(name: &str, value: &str, out: &mut Vec<u8>) {
+/// Fields of one hop, which HTTP/2 does not have (RFC 9113 §8.2.2), and the proof of an upgrade, which it does not need
+/// (RFC 8441 §5).
+const NOT_IN_HTTP_2: [&str; 4] = ["Connection", "Upgrade", "Transfer-Encoding", "Sec-WebSocket-Accept"];
+
+/// Appends the head of a response as a block of fields (RFC 7541), with the block's length in two bytes before it. The frame
+/// around the block is made when it is sent.
+fn write_block(response: &Response<'_>, exchange: &Exchange, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0]);
+    // A WebSocket is a stream that is granted (RFC 8441 §5), not another protocol.
+    h2::write_status(if response.status == 101 { 200 } else { response.status }, out);
+    each_field(response, exchange, &mut |name, value| {
+        if !NOT_IN_HTTP_2.contains(&name) {
+            h2::write_field(name, value, out);
+        }
+    });
+    let length = out.len() - start - 2;
+    debug_assert!(length <= usize::from(u16::MAX), "a head is shorter than the request that it answers");
+    out[start..start + 2].copy_from_slice(&(length as u16).to_be_bytes());
+}
+
+/// Calls `write` with each field of a response's head.
+fn each_field(response: &Response<'_>, exchange: &Exchange, write: &mut dyn FnMut(&str, &[u8])) {
+    if let Some(date) = &exchange.date {
+        write("Date", date.bytes());
+    }
+    if response.body == Body::WebSocket {
+        write("Upgrade", b"websocket");
+        write("Connection", b"Upgrade");
+    }
+    let has_retry = response.fields.iter().any(|(name, _)| *name == RETRY_AFTER);
+    each_of_cors(response.cors, has_retry.then_some(RETRY_AFTER), write);
+    for (name, value) in &response.fields {
+        write(name, value.as_bytes());
+    }
+    match &response.body {
+        Body::WebSocket => {}
+        Body::None => say_connection(exchange, write),
+        Body::Whole { content_type, bytes } => {
+            write("Content-Type", content_type.as_bytes());
+            if let Some(bytes) = bytes {
+                let mut length = Vec::with_capacity(20);
+                write_decimal(bytes.len() as u64, &mut length);
+                write("Content-Length", &length);
+            }
+            write("Cache-Control", b"no-store");
+            say_connection(exchange, write);
+        }
+        Body::Events => each_of_events(exchange, write),
+    }
+}
+
+fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields for pages of other sites. `exposed`: the fields beside the usual ones that their scripts may read.
-fn write_cors(cors: Cors<'_>, exposed: Option<&str>, out: &mut Vec<u8>) {
+/// The fields for pages of other sites. `exposed`: the fields beside the usual ones that their scripts may read.
+fn each_of_cors(cors: Cors<'_>, exposed: Option<&str>, write: &mut dyn FnMut(&str, &[u8])) {
     match cors {
         Cors::None => {}
-        Cors::Varies => out.extend_from_slice(b"Vary: Origin\r\n"),
-        Cors::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
+        Cors::Varies => write("Vary", b"Origin"),
+        Cors::Any => write("Access-Control-Allow-Origin", b"*"),
         Cors::Origin(origin) => {
-            write_field("Access-Control-Allow-Origin", origin, out);
-            out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
+            write("Access-Control-Allow-Origin", origin.as_bytes());
+            write("Access-Control-Allow-Credentials", b"true");
+            write("Vary", b"Origin");
         }
     }
     if let Some(names) = exposed.filter(|_| matches!(cors, Cors::Any | Cors::Origin(_))) {
-        write_field("Access-Control-Expose-Headers", names, out);
+        write("Access-Control-Expose-Headers", names.as_bytes());
     }
 }
 
 /// Says whether the connection is kept, where that is not the version's default (RFC 9112 §9.3).
-fn write_connection(exchange: &Exchange, out: &mut Vec<u8>) {
+fn say_connection(exchange: &Exchange, write: &mut dyn FnMut(&str, &[u8])) {
     if !exchange.keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
+        write("Connection", b"close");
     } else if !exchange.is_http_1_1 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+        write("Connection", b"keep-alive");
     }
 }
 
-/// The fields of an event stream: chunked in HTTP/1.1, ended by the connection's end in 1.0.
-fn write_events_fields(exchange: &Exchange, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n");
+/// The fields of an event stream: chunked in HTTP/1.1, ended by the connection's end in 1.0, and by its stream's in HTTP/2.
+fn each_of_events(exchange: &Exchange, write: &mut dyn FnMut(&str, &[u8])) {
+    write("Content-Type", b"text/event-stream");
+    write("Cache-Control", b"no-cache, no-transform");
     // nginx would collect the stream in its buffer otherwise.
-    out.extend_from_slice(b"X-Accel-Buffering: no\r\n");
+    write("X-Accel-Buffering", b"no");
     if exchange.is_http_1_1 {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        write("Transfer-Encoding", b"chunked");
     }
     let is_kept = exchange.is_http_1_1 && exchange.keep_alive;
-    out.extend_from_slice(if is_kept { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" });
+    write("Connection", if is_kept { b"keep-alive" } else { b"close" });
 }
 
 #[cfg(test)]
@@ -150,7 +185,8 @@ mod tests {
     use crate::logic::protocol::http::{HeadLimits, Parsed, parse};
     use crate::logic::refusal::Refusal;
 
-    const NEW: Exchange = Exchange { keep_alive: true, is_http_1_1: true, head_only: false, date: None };
+    const NEW: Exchange =
+        Exchange { keep_alive: true, is_http_1_1: true, is_http_2: false, head_only: false, date: None };
 
     fn text(response: &Response<'_>, exchange: &Exchange) -> String {
         let mut out = b"before".to_vec();
@@ -181,7 +217,7 @@ mod tests {
         ] {
             let limits = HeadLimits { head_bytes_max: 8192, fields_max: 64 };
             let Parsed::Complete { request, .. } = parse(head.as_bytes(), &limits) else { panic!() };
-            let expected = Exchange { keep_alive, is_http_1_1, head_only, date: Some(date) };
+            let expected = Exchange { keep_alive, is_http_1_1, is_http_2: false, head_only, date: Some(date) };
             assert_eq!(Exchange::of(&request, date), expected);
         }
     }

@@ -46,6 +46,8 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// Whether the request's version is HTTP/1.1, not 1.0.
     pub is_http_1_1: bool,
+    /// Whether the request came on a stream of HTTP/2; then it has no version of HTTP/1.
+    pub is_http_2: bool,
     /// Whether the connection may stay open after the answer.
     pub keep_alive: bool,
     /// The requested host: of the target if that is absolute, else of the `Host` field.
@@ -79,6 +81,11 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// The same request as one that came on a stream of HTTP/2, whose head was written as that of HTTP/1.1.
+    pub fn on_stream(self) -> Request<'a> {
+        Request { is_http_1_1: false, is_http_2: true, keep_alive: false, ..self }
+    }
+
     /// The token in `Authorization: Bearer` (RFC 6750 §2.1), if there is one.
     pub fn bearer(&self) -> Option<&'a str> {
         let (scheme, token) = self.authorization?.split_once(' ')?;

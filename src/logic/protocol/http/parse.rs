@@ -292,6 +292,7 @@ impl<'a> Fields<'a> {
             path: target.path,
             query: target.query,
             is_http_1_1,
+            is_http_2: false,
             keep_alive: !self.connection_close && (is_http_1_1 || self.connection_keep_alive),
             host: target.authority.or((self.hosts == 1).then_some(self.host)),
             origin: self.origin,

@@ -14,7 +14,7 @@ pub const SUBPROTOCOL: &str = "ringcast.v1";
 /// A request for a WebSocket that is acceptable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// `Sec-WebSocket-Accept`.
+    /// `Sec-WebSocket-Accept`; empty on a stream of HTTP/2, which needs no proof (RFC 8441 §5).
     pub accept: String,
 }
 
@@ -37,12 +37,16 @@ pub fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
 /// # Errors
 /// If the request does not ask for a WebSocket of version 13 with a proper key.
 pub fn check_upgrade(request: &Request<'_>) -> Result<Upgrade, Refusal> {
-    if request.method != Method::Get || !request.is_http_1_1 || !request.wants_websocket {
+    let can_upgrade = request.is_http_1_1 || request.is_http_2;
+    if request.method != Method::Get || !can_upgrade || !request.wants_websocket {
         let message = "this path speaks WebSocket: send an HTTP/1.1 GET with Upgrade: websocket";
         return Err(Refusal::new(Code::UpgradeRequired, message));
     }
     if request.ws_version != Some("13") {
         return Err(Refusal::new(Code::WebSocketVersion, "only WebSocket version 13 is spoken here"));
+    }
+    if request.is_http_2 {
+        return Ok(Upgrade { accept: String::new() });
     }
     let is_key = |key: &&str| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
     let key = request.ws_key.filter(is_key);
