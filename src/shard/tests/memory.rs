@@ -8,17 +8,6 @@ use super::super::merge::PAGE_FRAMED_MAX;
 use super::*;
 
 impl Model {
-    pub(super) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        let mut config = (*self.shard.cx.settings.config).clone();
-        change(&mut config);
-        self.shard.cx.admission = Arc::new(Admission::new(&config.server));
-        self.shard.cx.settings = Settings::new(Arc::new(config), u64::MAX);
-    }
-
-    pub(super) fn publish_on(&mut self, channel: &str, data: &str) {
-        self.say(&format!(r#"{{"op":"publish","channel":"{channel}","data":"{data}","ref":1}}"#));
-    }
-
     /// Opens a WebSocket on some channels and publishes on the first one until the kernel takes no more for it.
     fn open_stuck(&mut self, channels: &str, data: &str) -> (u32, UnixStream) {
         let (slot, far) = self.open(&format!("/ws?channel={channels}"));
