@@ -362,7 +362,8 @@ mod tests {
         assert_eq!(FACTS.map(|(_, bit)| bit), std::array::from_fn(|place| 1 << place));
         assert_eq!(MUST_READ, 1 << FACTS.len());
         let own = Flags::BLOCKED | Flags::MID_FRAME | Flags::QUEUED | Flags::PLANNED | Flags::ARMED | Flags::ARMED_OUT;
-        let own = own | Flags::REPLAYING | Flags::TO_END | Flags::UNREAD | Flags::PAGE;
+        // Streams of HTTP/2 stay.
+        let own = own | Flags::REPLAYING | Flags::TO_END | Flags::UNREAD | Flags::PAGE | Flags::CARRIED;
         assert_eq!((facts | own, facts & own), (Flags::all(), Flags::empty()), "each fact goes over or is made anew");
         let holds = HOLDS.iter().fold(Hold::INBOX, |holds, (hold, _)| holds | *hold);
         assert_eq!((holds, HOLDS.map(|(_, bit)| bit)), (Hold::all(), [1, 2, 4, 8]));

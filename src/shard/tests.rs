@@ -243,30 +243,6 @@ impl Model {
         }
     }
 
-    fn newest(&self) -> Id {
-        self.log.last().map_or(Id::ZERO, |event| event.id).max(self.floor)
-    }
-
-    fn turns(&mut self, count: usize) {
-        for _ in 0..count {
-            self.turn();
-        }
-    }
-
-    /// Opens a connection with small socket buffers; returns its slot and its far end.
-    fn come(&mut self, address: Option<SocketAddr>) -> (u32, UnixStream) {
-        let (near, far) = UnixStream::pair().unwrap();
-        near.set_nonblocking(true).unwrap();
-        far.set_nonblocking(true).unwrap();
-        socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
-        let Shard { acceptor, slots, cx, .. } = &mut self.shard;
-        let slot = match self.tls {
-            Some(_) => acceptor.admit_tls(slots, cx, OwnedFd::from(near)).unwrap(),
-            None => acceptor.admit_now(slots, cx, OwnedFd::from(near), address).unwrap(),
-        };
-        (slot, far)
-    }
-
     fn connect(&mut self) {
         let resumed = (!self.left.is_empty() && self.rng.bool()).then(|| {
             let index = self.rng.usize(..self.left.len());

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::args::{ClientArgs, Format, Reading, Sample, Transport};
-use super::super::clients::Subscription;
+use super::super::clients::{Subscription, Tally};
 use super::super::progress::Progress;
 use super::super::publisher::Plan;
 use super::super::report::{Bound, ScenarioReport, Side, number};
@@ -78,27 +78,51 @@ impl Bench<'_> {
         let _ = await_events(&small, expected[1]);
         let asked = asker.stop()?;
         let (all, few) = (load.tally()?, small.tally()?);
+        let grown = target.memory()? as f64 / memory.max(1) as f64 - 1.0;
+        let seen =
+            Seen { all, few, expected: expected.iter().sum(), lost: load.lost() + small.lost(), asked, took, grown };
+        seen.report(&mut report);
+        load.close(true, CLOSE_MAX)?;
+        small.close(true, CLOSE_MAX)?;
+        Ok(report)
+    }
+}
+
+/// What clients and publishers have noticed.
+struct Seen {
+    all: Tally,
+    few: Tally,
+    expected: u64,
+    /// Clients that were disconnected.
+    lost: usize,
+    asked: Asked,
+    /// The longest time of a successor's start and its hand-over.
+    took: Duration,
+    /// The part by which the server's memory has grown.
+    grown: f64,
+}
+
+impl Seen {
+    fn report(&self, report: &mut ScenarioReport) {
         let ms = |us: u64| us as f64 / 1000.0;
+        let Seen { all, few, asked, .. } = self;
         let mut add = |figure: &str, unit: &str, value: f64| report.add(Side::Server, figure, unit, value);
         add("latest delivery, all", "ms", ms(all.latency.max()));
         add("latest delivery, small channels", "ms", ms(few.latency.max()));
         add("latency p50, small channels", "ms", ms(few.latency.value_at_quantile(0.5)));
-        add("delivered", "%", (all.events + few.events) as f64 * 100.0 / (expected[0] + expected[1]) as f64);
+        add("delivered", "%", (all.events + few.events) as f64 * 100.0 / self.expected as f64);
         add("out of order or doubled", "", (all.disordered + few.disordered) as f64);
-        add("disconnected", "", (load.lost() + small.lost()) as f64);
+        add("disconnected", "", self.lost as f64);
         add("commands answered once", "%", asked.answered as f64 * 100.0 / asked.asked.max(1) as f64);
         add("latest answer", "ms", asked.latest.as_secs_f64() * 1000.0);
-        add("successor's start and hand-over", "s", took.as_secs_f64());
-        add("memory grew by", "%", (target.memory()? as f64 / memory.max(1) as f64 - 1.0) * 100.0);
+        add("successor's start and hand-over", "s", self.took.as_secs_f64());
+        add("memory grew by", "%", self.grown * 100.0);
         report.note("a delivery's lateness is counted from the time at which its event was due");
         report.target("latest delivery, all", Bound::AtMost(1000.0));
         report.target("delivered", Bound::AtLeast(100.0));
         report.target("out of order or doubled", Bound::AtMost(0.0));
         report.target("disconnected", Bound::AtMost(0.0));
         report.target("commands answered once", Bound::AtLeast(100.0));
-        load.close(true, CLOSE_MAX)?;
-        small.close(true, CLOSE_MAX)?;
-        Ok(report)
     }
 }
 

@@ -1,8 +1,32 @@
-//! Steps of the model that its single cases are made of.
+//! Steps of the model: opening connections, and what its single cases are made of.
 
 use super::*;
 
 impl Model {
+    pub(super) fn newest(&self) -> Id {
+        self.log.last().map_or(Id::ZERO, |event| event.id).max(self.floor)
+    }
+
+    pub(super) fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    /// Opens a connection with small socket buffers; returns its slot and its far end.
+    pub(super) fn come(&mut self, address: Option<SocketAddr>) -> (u32, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+        let Shard { acceptor, slots, cx, .. } = &mut self.shard;
+        let slot = match self.tls {
+            Some(_) => acceptor.admit_tls(slots, cx, OwnedFd::from(near)).unwrap(),
+            None => acceptor.admit_now(slots, cx, OwnedFd::from(near), address).unwrap(),
+        };
+        (slot, far)
+    }
+
     /// Opens a connection and sends a request's first line and fields.
     pub(super) fn ask(&mut self, head: &str) -> (u32, UnixStream) {
         let (slot, far) = self.come(None);
