@@ -250,7 +250,7 @@ export const notice = (name: string, value: any): void => {
 export const lost = (channels: string[], name: "end" | "unsubscribed" = "end", reason?: string) => channels.forEach((channel) => notice(name, { channel, reason }));
 /** The codes and statuses with which a token is refused, and those which are no use to try again. */
 export const DENIED = /^(401|unauth|invalid_t|token_)/;
-const FINAL = /^(4(?!01|08|29)|kicked|forbidden|origin)/;
+const FINAL = /^(4(?!01|08|29)|bad_|kicked|forbidden|origin)/;
 
 export const over = (at: Link | undefined, { code = "cut", reason: words, message = words ?? code, status, retry_ms }: Ending): void => {
     if (at != link) return;
@@ -276,7 +276,7 @@ export const over = (at: Link | undefined, { code = "cut", reason: words, messag
             placedAt = Date.now();
         }
         // A refusal's time is one of a few for all clients.
-        wait(reason, retry_ms ? retry_ms * (age ? 1 : 1 + 10 * Math.random()) : undefined);
+        wait(reason, retry_ms ? retry_ms + (age ? 0 : 20_000 * Math.random()) : undefined);
     }
 };
 
@@ -290,7 +290,7 @@ export const begin = () => {
  * `spread`, or short; but after a cut of all clients a tenth of them within a second is too many. A page that is shown goes first.
  */
 const wait = (reason: Reason, ms?: number) => {
-    const first = options.spread ?? (isSettled ? (scope.document?.hidden === false ? 3000 : 18_000) : 500);
+    const first = options.spread ?? (isSettled ? (scope.document?.hidden === false ? 3000 : 25_000) : 500);
     ms ??= Math.random() * Math.min(30_000, first * 2 ** tries++);
     clearTimeout(timer);
     timer = setTimeout(connect, ms);

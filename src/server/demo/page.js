@@ -2,12 +2,8 @@
 const $ = (id) => document.getElementById(id);
 const field = $("channels");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-// Refusals that stay the same however often one asks; after all others the page asks again.
-const FINAL = new Set(["bad_request", "bad_query", "no_channel", "bad_channel", "unauthorized", "invalid_token", "token_expired", "forbidden", "origin", "not_found", "method", "ended", "violation"]);
 const STRIP_MS = 30000;
 
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-const later = () => 1000 + Math.random() * 2000;
 const count = (n) => n >= 1e6 ? (n / 1e6).toFixed(2) + " M" : n >= 1e4 ? (n / 1e3).toFixed(1) + " k" : n >= 100 || Number.isInteger(n) ? String(Math.round(n)) : n.toFixed(1);
 const seconds = (ms) => ms >= 999.5 ? `${Math.round(ms / 1000)} s` : `${Math.round(ms)} ms`;
 
@@ -15,27 +11,32 @@ const seconds = (ms) => ms >= 999.5 ? `${Math.round(ms / 1000)} s` : `${Math.rou
 const place = (id) => id.split("-").map(Number);
 const isAfter = (id, other) => { const [a, b] = place(id), [c, d] = place(other); return a !== c ? a > c : b > d; };
 
-// The server's own words for an answer that is an error.
-async function refusal(answer) {
-  const text = await answer.text();
-  const after = Number(answer.headers.get("retry-after"));
-  let error = { code: "", message: text.trim() || `${answer.status} ${answer.statusText}` };
-  try { error = JSON.parse(text).error; } catch { /* the text is the message */ }
-  return { code: error.code, message: error.message, status: answer.status, retry_ms: after > 0 ? 1000 * after : undefined };
-}
-
 // The least difference seen between this clock and the publisher's, which is that of the clocks and of the fastest delivery.
 let skew = Infinity;
 
-// One client of the server in a panel: what all transports share.
-class Client {
-  constructor(name) {
+// The transports: the name of each, and how to read it in three lines without the library.
+const TRANSPORTS = {
+  sse: ["event stream", (address) => `const source = new EventSource("${address("/sse")}");
+source.onmessage = (event) => console.log(event.lastEventId, event.data);
+source.addEventListener("ringcast.gap", (event) => console.log("lost", event.data));`],
+  ws: ["WebSocket", (address) => `const socket = new WebSocket("${address("/ws").replace(/^http/, "ws")}");
+socket.onmessage = (event) => console.log(JSON.parse(event.data));
+socket.onopen = () => socket.send(JSON.stringify({ send: { chat: "hello" } }));`],
+  poll: ["long poll", (address) => `const url = "${address("/poll")}"; let answer = await (await fetch(url + "&wait=0")).json();
+for (;; answer = await (await fetch(url + "&after=" + answer.next)).json())
+  for (const event of answer.events) console.log(event.id, event.channel, event.data);`],
+};
+
+// A client of the library in a panel, over one transport.
+class Panel {
+  constructor(transport, connect) {
     const panel = $("panel").content.cloneNode(true).firstElementChild;
     for (const part of panel.querySelectorAll("[data-part]")) this[part.dataset.part] = part;
-    this.panel = panel;
+    const [name, lines] = TRANSPORTS[transport];
+    Object.assign(this, { panel, lines, connect: () => connect("/", { transports: [transport], beat: 5 }) });
     panel.id = name.replaceAll(" ", "-");
     panel.querySelector("h2").textContent = name;
-    this.button.onclick = () => this.isRunning ? this.cut() : this.resume();
+    this.button.onclick = () => this.client ? this.cut() : this.resume();
     this.copy.onclick = () => copyText(this.code, this.copy);
     $("main").append(panel);
     this.reset();
@@ -44,30 +45,45 @@ class Client {
 
   reset() {
     this.counts = { total: 0, lost: 0, repeated: 0, gaps: 0 };
-    Object.assign(this, { id: "", numbers: {}, recent: 0, bars: [], away: [], ended: new Set(), isBegun: false, isCatching: false, goodbye: null });
+    Object.assign(this, { id: undefined, last: {}, numbers: {}, recent: 0, bars: [], away: [], left: 0, ended: new Set(), isBegun: false, isCatching: false });
     this.latency.textContent = "–";
     this.rate.textContent = "0";
     this.list.replaceChildren();
     this.paint();
   }
 
-  start() { if (this.isRunning) this.cut(); this.reset(); this.code.textContent = this.lines(); this.resume(); }
+  channels() { return field.value.split(",").map((channel) => channel.trim()).filter(Boolean); }
 
+  start() {
+    if (this.client) this.cut();
+    this.reset();
+    const names = this.channels().map((channel) => encodeURI(channel)).join(",");
+    this.code.textContent = this.lines((path) => `${location.origin}${path}?channel=${names}`);
+    this.resume();
+  }
+
+  // Connects, from the position on if there is one.
   resume() {
-    this.isRunning = true;
+    const client = this.client = this.connect();
     this.button.textContent = "cut";
-    this.goodbye = null;
     this.say("connecting", "warn", "");
-    this.open();
+    client.on("state", (state) => client === this.client && this.changes(state));
+    client.on("gap", () => this.gap());
+    client.on("end", ({ channel }) => this.end(channel));
+    client.on("unsubscribed", ({ reason }) => this.stop("refused", "bad", reason, "refused"));
+    for (const channel of this.channels()) client.subscribe(channel, (event) => this.event(event), { after: this.id });
   }
 
   cut() { this.stop("cut", "", "the position is kept: resume goes on from it"); }
 
   // Ends the client for good, or until somebody resumes it.
   stop(state, kind, told, look = "") {
-    this.isRunning = false;
-    this.button.textContent = "resume";
-    this.close();
+    const { client } = this;
+    if (!client) return;
+    this.client = undefined;
+    this.id = client.position ?? this.id;
+    client.close();
+    this.button.textContent = look ? "try again" : "resume";
     this.say(state, kind, told, look);
     this.leave();
   }
@@ -95,9 +111,17 @@ class Client {
     while (this.list.children.length > 10) this.list.lastChild.remove();
   }
 
-  channels() { return field.value.split(",").map((channel) => channel.trim()).filter(Boolean); }
-  query() { return "channel=" + this.channels().map(encodeURIComponent).join(",") + "&envelope=1"; }
-  address(path) { return `${location.origin}${path}?channel=${this.channels().map((channel) => encodeURI(channel)).join(",")}`; }
+  // The client's state, which has the server's words if it gave some.
+  changes({ name, reason, ms }) {
+    if (name === "open") this.opened();
+    if (name !== "waiting" && name !== "closed") return;
+    const isTold = reason.message !== reason.code;
+    const text = isTold ? `${reason.message} (${reason.code})` : reason.code === "cut" ? "the connection broke" : reason.code;
+    if (isTold) this.row("bye", text, "note");
+    if (name === "closed") return this.stop("refused", "bad", text, "refused");
+    this.leave();
+    this.say("waiting", "warn", isTold ? `${text}; again in ${seconds(ms)}` : `${text}; trying again in ${seconds(ms)}`);
+  }
 
   leave() { if (!this.left) this.left = Date.now(); }
 
@@ -105,7 +129,6 @@ class Client {
     this.openedAt = Date.now();
     if (this.left) this.away.push([this.left, this.openedAt]);
     this.left = 0;
-    this.goodbye = null;
     this.isCatching = this.isBegun;
     this.caught = 0;
     this.hasGap = false;
@@ -115,15 +138,12 @@ class Client {
 
   tellCaught() { this.say("open", "good", `resumed, caught up ${this.caught}${this.hasGap ? ", after a gap" : ""}`, "resumed"); }
 
-  // The position at which the connection begins.
-  begins(id) { if (id && (!this.id || isAfter(id, this.id))) this.id = id; }
-
-  event(id, channel, data) {
+  event({ id, channel, data }) {
     // The id is no time: after a crash ids run ahead of the clock for a while.
     const now = Date.now(), published = data?.t;
     this.counts.total++;
     this.recent++;
-    if (this.id && !isAfter(id, this.id)) this.counts.repeated++; else this.id = id;
+    if (this.last[channel] && !isAfter(id, this.last[channel])) this.counts.repeated++; else this.last[channel] = id;
     if (published) skew = Math.min(skew, now - published);
     const isMissed = this.isCatching && (published ? published + skew < this.openedAt : now < this.openedAt + 1000);
     if (isMissed) { this.caught++; this.tellCaught(); } else this.isCatching = false;
@@ -155,176 +175,9 @@ class Client {
   end(channel) {
     this.ended.add(channel);
     this.row("end", `${channel} has ended`, "note");
-    if (this.channels().every((name) => this.ended.has(name))) this.over();
+    const all = this.channels();
+    if (all.every((name) => this.ended.has(name))) this.stop("ended", "", all.length > 1 ? "all of these channels have ended" : "this channel has ended");
   }
-
-  over() { this.stop("ended", "", this.channels().length > 1 ? "all of these channels have ended" : "this channel has ended"); }
-
-  bye(goodbye) {
-    this.goodbye = goodbye;
-    this.row("bye", `${goodbye.reason} (${goodbye.code})`, "note");
-    const again = goodbye.retry_ms === undefined ? "" : `; again in ${seconds(goodbye.retry_ms)}`;
-    this.say("closed", "warn", `${goodbye.reason} (${goodbye.code})${again}`);
-  }
-
-  // The connection is refused: for good, or until the page asks again. Returns the time until then.
-  refused({ code, message, status, retry_ms }) {
-    if (code === "ended") {
-      this.over();
-      return null;
-    }
-    const text = `${message}${code ? ` (${code}${status ? `, ${status}` : ""})` : ""}`;
-    if (FINAL.has(code)) {
-      this.stop("refused", "bad", text, "refused");
-      this.button.textContent = "try again";
-      return null;
-    }
-    const wait = retry_ms ?? later();
-    this.leave();
-    this.say("waiting", "warn", `${text}; again in ${seconds(wait)}`);
-    return wait;
-  }
-
-  broken(told) { this.leave(); this.say("waiting", "warn", told); }
-
-  // Opens again after a while, unless the client was cut or opened meanwhile.
-  async again(ms, of) {
-    await pause(ms);
-    if (this.isRunning && this.connection === of) this.open();
-  }
-
-  // Asks over HTTP why a connection was refused, which browsers do not tell, or why an open one is kept waiting.
-  async why(path, of, isOpen = false) {
-    try {
-      const ask = new AbortController();
-      const answer = await fetch(path, { headers: { Accept: "text/event-stream" }, signal: ask.signal });
-      if (!this.isRunning || this.connection !== of) return ask.abort();
-      if (answer.status === 204) return this.over();
-      if (!answer.ok) {
-        const wait = this.refused(await refusal(answer));
-        return wait === null ? undefined : this.again(wait, of);
-      }
-      ask.abort();
-      if (isOpen) return undefined;
-      this.broken("the server closed the connection; trying again");
-    } catch {
-      if (isOpen || this.connection !== of) return undefined;
-      this.broken("the server does not answer; trying again");
-    }
-    return this.again(later(), of);
-  }
-}
-
-class EventStream extends Client {
-  lines() {
-    return `const source = new EventSource("${this.address("/sse")}");
-source.onmessage = (event) => console.log(event.lastEventId, event.data);
-source.addEventListener("ringcast.gap", (event) => console.log("lost", event.data));`;
-  }
-
-  open() {
-    const url = "/sse?" + this.query() + (this.id ? "&last_event_id=" + this.id : "");
-    const source = this.connection = new EventSource(url);
-    const on = (name, take) => source.addEventListener(name, (event) => source === this.connection && take(JSON.parse(event.data), event.lastEventId));
-    on("message", (told, id) => this.event(id, told.channel, told.data));
-    // A stream that is refused has a bye instead of a hello.
-    on("ringcast.hello", (hello) => { this.opened(); this.begins(hello.id); });
-    on("ringcast.gap", () => this.gap());
-    on("ringcast.end", ({ channel }) => this.end(channel));
-    on("ringcast.bye", (goodbye) => this.bye(goodbye));
-    source.onerror = () => {
-      if (source !== this.connection) return;
-      this.leave();
-      // The browser tries again by itself, unless the answer was an error.
-      if (source.readyState === EventSource.CLOSED) this.why(url, source);
-      else if (!this.goodbye) this.broken("the connection broke; the browser tries again");
-      else if (FINAL.has(this.goodbye.code)) this.refused({ ...this.goodbye, message: this.goodbye.reason });
-      this.goodbye = null;
-    };
-  }
-
-  close() { this.connection?.close(); this.connection = null; }
-}
-
-class Socket extends Client {
-  lines() {
-    return `const socket = new WebSocket("${this.address("/ws").replace(/^http/, "ws")}");
-socket.onmessage = (event) => console.log(JSON.parse(event.data));
-socket.onopen = () => socket.send(JSON.stringify({ send: { chat: "hello" } }));`;
-  }
-
-  open() {
-    const url = location.origin.replace(/^http/, "ws") + "/ws?" + this.query() + (this.id ? "&last_event_id=" + this.id : "");
-    const socket = this.connection = new WebSocket(url);
-    const ask = "/poll?" + this.query() + "&wait=0";
-    let isOpen = false;
-    this.goodbye = null;
-    // A server that waits for a token first says nothing.
-    socket.onopen = async () => { await pause(1000); if (!isOpen && socket === this.connection && socket.readyState === WebSocket.OPEN) this.why(ask, socket, true); };
-    socket.onmessage = (event) => {
-      if (socket !== this.connection) return;
-      const told = JSON.parse(event.data);
-      if (told.hello) { isOpen = true; this.opened(); this.begins(told.hello.id); }
-      if (told.id && told.channel) this.event(told.id, told.channel, told.data);
-      if (told.gap) this.gap();
-      if (told.end) this.end(told.end.channel);
-      if (told.bye) this.bye(told.bye);
-      if (told.error) this.row("error", told.error.message, "note");
-    };
-    socket.onclose = ({ code, reason }) => {
-      if (socket !== this.connection) return;
-      this.leave();
-      const said = this.goodbye;
-      if (said) return FINAL.has(said.code) ? this.refused({ ...said, message: said.reason }) : this.again(said.retry_ms ?? later(), socket);
-      if (!isOpen && !reason) return this.why(ask, socket);
-      // The server will not change its mind: the client is to blame (RFC 6455 §7.4.1).
-      if (code === 1008) return this.stop("refused", "bad", `${reason || "the server closed the connection"} (${code})`, "refused");
-      this.broken(reason ? `${reason} (${code}); trying again` : `the connection broke (${code}); trying again`);
-      return this.again(later(), socket);
-    };
-  }
-
-  close() { const socket = this.connection; this.connection = null; socket?.close(); }
-}
-
-class LongPoll extends Client {
-  lines() {
-    return `const url = "${this.address("/poll")}"; let answer = await (await fetch(url + "&wait=0")).json();
-for (;; answer = await (await fetch(url + "&after=" + answer.next)).json())
-  for (const event of answer.events) console.log(event.id, event.channel, event.data);`;
-  }
-
-  async open() {
-    const poll = this.connection = new AbortController();
-    for (let isOpen = false; this.connection === poll;) {
-      let wait;
-      try {
-        // The first poll of all only asks for the position.
-        const answer = await fetch(`/poll?${this.query()}${this.id ? "&after=" + this.id : ""}&wait=${this.id && isOpen ? 25 : 0}`, { signal: poll.signal });
-        if (answer.status === 204) return this.over();
-        if (answer.ok) { this.take(await answer.json(), !isOpen); isOpen = true; continue; }
-        wait = this.refused(await refusal(answer));
-        if (wait === null) return undefined;
-      } catch {
-        if (poll.signal.aborted) return undefined;
-        this.broken("the server does not answer; trying again");
-        wait = later();
-      }
-      isOpen = false;
-      await pause(wait);
-    }
-    return undefined;
-  }
-
-  take(body, isFirst) {
-    if (isFirst) this.opened();
-    if (body.gap) this.gap();
-    for (const event of body.events) this.event(event.id, event.channel, event.data);
-    this.id = body.next;
-    for (const channel of body.ended ?? []) if (!this.ended.has(channel)) this.end(channel);
-  }
-
-  close() { this.connection?.abort(); this.connection = null; }
 }
 
 // What an event says, as people write it.
@@ -364,7 +217,7 @@ function draw(client) {
   }
 }
 
-const clients = [new EventStream("event stream"), new Socket("WebSocket"), new LongPoll("long poll")];
+const clients = [];
 $("form").onsubmit = (event) => { event.preventDefault(); for (const client of clients) client.start(); };
 
 // The colours of the present scheme: a canvas knows no variables.
@@ -404,8 +257,7 @@ function mayTalk(may, state, kind) {
   $("state").className = "pill " + kind;
 }
 
-async function talk() {
-  const { connect } = await import("/ringcast.js");
+function talk(connect) {
   const own = connect("/");
   own.on("state", ({ name, transport, reason }) => {
     if (name === "open") mayTalk(transport === "ws", "live", "good");
@@ -426,6 +278,9 @@ async function talk() {
 }
 
 mix();
-for (const client of clients) client.start();
-talk();
-requestAnimationFrame(animate);
+import("/ringcast.js").then(({ connect }) => {
+  for (const transport in TRANSPORTS) clients.push(new Panel(transport, connect));
+  for (const client of clients) client.start();
+  talk(connect);
+  requestAnimationFrame(animate);
+});
