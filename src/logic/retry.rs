@@ -18,14 +18,14 @@ pub fn after_refusal_secs(random: u64) -> u32 {
 }
 
 /// The milliseconds after which a client comes back whose connection ends for `reason`. A single client waits `base_ms`.
-/// All clients of a server that goes away come back: they are spread by a random number over five times `base_ms`. None comes before
+/// All clients of a server that goes away come back: they are spread by a random number over six times `base_ms`. None comes before
 /// half of `base_ms`, or before the end of the drain, which is `left_ms` ahead.
 pub fn after_end_ms(reason: Reason, base_ms: u64, left_ms: u64, random: u64) -> u64 {
     let base_ms = base_ms.max(BASE_MS_MIN);
     let first = left_ms.max(base_ms / 2);
     match reason {
-        // With the three seconds that are configured at first, each second then has a fifteenth of them, and none a tenth.
-        Reason::Drained => spread(random, first, first.saturating_add(base_ms.saturating_mul(5))),
+        // With the three seconds that are configured at first, each second then has an eighteenth of them, and none a tenth.
+        Reason::Drained => spread(random, first, first.saturating_add(base_ms.saturating_mul(6))),
         _ => base_ms,
     }
 }
@@ -54,11 +54,11 @@ mod tests {
         fn a_drained_client_comes_back_after_the_drain(base_ms in 0u64..1 << 40, random: u64) {
             let base = base_ms.max(100);
             let wait = |left_ms, random| after_end_ms(Reason::Drained, base_ms, left_ms, random);
-            prop_assert!((base / 2..=base / 2 + base * 5).contains(&wait(0, random)));
+            prop_assert!((base / 2..=base / 2 + base * 6).contains(&wait(0, random)));
             prop_assert_eq!(wait(0, 0), base / 2);
-            prop_assert_eq!(wait(0, base * 5), base / 2 + base * 5);
+            prop_assert_eq!(wait(0, base * 6), base / 2 + base * 6);
             let left = base * 7;
-            prop_assert!((left..=left + base * 5).contains(&wait(left, random)));
+            prop_assert!((left..=left + base * 6).contains(&wait(left, random)));
         }
     }
 }

@@ -137,6 +137,30 @@ for (const transport of TRANSPORTS) {
     });
 }
 
+test("a channel that is read again is read from the position of the subscription that is behind", async (t) => {
+    const { server, make } = await setUp(t, '[namespace."*"]\nhistory_events = 1000\nhistory_bytes = "32MiB"');
+    // More than the sockets on the way take at once.
+    const items = Array.from({ length: 1000 }, (_, n) => ({ channel: "a", data: { n, text: "x".repeat(20_000) } }));
+    const ids = [];
+    for (const item of items) ids.push(await server.publish(item.channel, item.data));
+    const first = ids[0];
+    const client = make({ transports: ["ws"] });
+    const behind = [];
+    const ahead = [];
+    client.subscribe(
+        "a",
+        ({ data }) => {
+            behind.push(data.n);
+            // While most of the first one's events are still to come.
+            if (behind.length === 1) client.subscribe("a", ({ data }) => ahead.push(data.n), { after: ids[899] });
+        },
+        { after: first },
+    );
+    await eventually(() => `both have the last event: ${[behind.length, ahead.length]}`, () => behind.at(-1) === 999 && ahead.at(-1) === 999);
+    assert.deepEqual(behind, items.slice(1).map(({ data }) => data.n));
+    assert.deepEqual(ahead, items.slice(900).map(({ data }) => data.n));
+});
+
 test("a stream that is cancelled tells the backend", async (t) => {
     const { server, make, isOpen } = await setUp(t);
     await server.feed.call({ op: "listen", what: ["messages"] });

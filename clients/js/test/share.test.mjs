@@ -3,14 +3,15 @@ import test from "node:test";
 import { BROWSERS } from "../../../tests/clients/lib/browsers.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
 import { KEYS } from "../../../tests/clients/lib/tokens.mjs";
+import { processOf } from "./lib/processes.mjs";
 import { stage } from "./lib/stage.mjs";
 import { tokenOf } from "./lib/tokens.mjs";
 
 const PATIENCE = 5000;
 
 /** Opens tabs that share a connection, and subscribes each to the channel. */
-async function openTabs(t, name, { count, options = { share: true }, transport = "ws" }) {
-    const context = { ...(await stage(t, KEYS, name)), tabs: [] };
+async function openTabs(t, name, { count, options = { share: true }, transport = "ws", preferences }) {
+    const context = { ...(await stage(t, KEYS, name, preferences)), tabs: [] };
     const { proxy, browser } = context;
     context.open = async (own = options) => {
         const page = await browser.newPage();
@@ -90,6 +91,19 @@ for (const name of BROWSERS) {
         await awaitNumbers(late, [2, 3]);
     });
 
+    test(`${name}: a tab that is behind when the holder is closed reads the rest over the next one`, { timeout: 120_000 }, async (t) => {
+        const { server, tabs, open } = await openTabs(t, name, { count: 2 });
+        const first = await server.publish("tabs:a", { n: 1 });
+        const items = Array.from({ length: 500 }, (_, i) => ({ channel: "tabs:a", data: { n: i + 2, text: "x".repeat(1000) } }));
+        for (const item of items) await server.publish(item.channel, item.data);
+        for (const tab of tabs) await awaitNumbers(tab, upTo(501));
+        const behind = await open({ share: true, after: first });
+        await tabs[0].close();
+        await server.publish("tabs:a", { n: 502 });
+        await awaitNumbers(tabs[1], upTo(502));
+        await awaitNumbers(behind, upTo(502).slice(1));
+    });
+
     test(`${name}: tabs of different users do not share`, { timeout: 120_000 }, async (t) => {
         const { server, open } = await openTabs(t, name, { count: 0 });
         const tabs = [];
@@ -101,6 +115,44 @@ for (const name of BROWSERS) {
         assert.deepEqual(await Promise.all(tabs.map(role)), ["holder", "holder", "follower"]);
     });
 }
+
+test("firefox: the next tab goes on when the holder is frozen, killed, crashed, or its page is left", { timeout: 180_000 }, async (t) => {
+    // Each tab has a process of its own.
+    const preferences = { "dom.ipc.processCount.webIsolated": 8, "dom.ipc.processPrelaunch.enabled": false };
+    const { server, proxy, browser, tabs } = await openTabs(t, "firefox", { count: 5, preferences });
+    let n = 0;
+    const publish = async (count) => {
+        for (let i = 0; i < count; i++) await server.publish("tabs:a", { n: ++n });
+    };
+    /** Takes the holder away from a tab that is shown, and sees the others go on. Returns the former holder. */
+    const takeHolder = async (away) => {
+        const place = (await Promise.all(tabs.map(role))).indexOf("holder");
+        const [holder] = tabs.splice(place, 1);
+        const pid = await processOf(holder, browser);
+        await tabs.at(-1).bringToFront();
+        await publish(3);
+        const began = Date.now();
+        await away(holder, pid);
+        await publish(5);
+        for (const tab of tabs) await awaitNumbers(tab, upTo(n), PATIENCE);
+        assert.ok(Date.now() - began < PATIENCE, `${Date.now() - began} ms`);
+        return { holder, pid };
+    };
+    for (const tab of tabs) await awaitNumbers(tab, []);
+    const { holder: frozen, pid } = await takeHolder((_, pid) => process.kill(pid, "SIGSTOP"));
+    // The tab that thaws goes on as one of the others, without a loss.
+    process.kill(pid, "SIGCONT");
+    await publish(3);
+    await awaitNumbers(frozen, upTo(n));
+    assert.equal(await role(frozen), "follower");
+    tabs.unshift(frozen);
+    await takeHolder((_, pid) => process.kill(pid, "SIGKILL"));
+    await takeHolder((_, pid) => process.kill(pid, "SIGSEGV"));
+    proxy.pages.set("/other.html", "<title>another page</title>");
+    const { holder: left } = await takeHolder((holder) => holder.goto(`${proxy.url}/other.html`));
+    await left.close();
+    for (const tab of tabs) await awaitNumbers(tab, upTo(n));
+});
 
 test("chromium: the next tab goes on when the holder is frozen, and when it crashes", { timeout: 120_000 }, async (t) => {
     const { server, tabs } = await openTabs(t, "chromium", { count: 4 });

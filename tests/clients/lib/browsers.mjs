@@ -19,9 +19,11 @@ const OPTIONS = {
 
 export const BROWSERS = Object.keys(OPTIONS);
 
-/** Starts a browser with a profile of its own. */
-export async function launch(name) {
-    const browser = await puppeteer.launch({ headless: true, env: ENVIRONMENT, userDataDir: temporaryFolder(), ...OPTIONS[name] });
+/** Starts a browser with a profile of its own. Firefox takes more preferences. */
+export async function launch(name, preferences = {}) {
+    const options = OPTIONS[name];
+    const extraPrefsFirefox = { ...options.extraPrefsFirefox, ...preferences };
+    const browser = await puppeteer.launch({ headless: true, env: ENVIRONMENT, userDataDir: temporaryFolder(), ...options, extraPrefsFirefox });
     supervise(browser.process());
     return browser;
 }
