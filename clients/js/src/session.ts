@@ -172,6 +172,23 @@ export const answer = (told: any): void => {
 
 // ---- what links tell
 
+/**
+ * Hears messages. Firefox breaks off a function of a page that is left or closed, perhaps before its first statement, and the page may
+ * still hear the next message. So one function counts what the other has carried out, and if it has not, the client resumes.
+ */
+export const listen = (from: EventTarget, carryOut: (data: any) => void): void => {
+    let begun = 0;
+    let done = 0;
+    from.addEventListener("message", () => {
+        begun++;
+    });
+    from.addEventListener("message", ({ data }: any) => {
+        if (begun - done == 1) carryOut(data);
+        else connect();
+        done = begun;
+    });
+};
+
 export const hear = () => {
     heardAt = Date.now();
 };

@@ -12,8 +12,8 @@ const SILENCE = 2000;
 /** The time after which a holder that is not shown gives way to a tab that is. */
 const HIDDEN = 10_000;
 
-/** The kind, what it is about, the tab that posts it and its number there, the one that it is for, and whether a holder gives way. */
-type Message = [type: string, value: any, from: string, number: number, to?: string, isIdle?: boolean];
+/** The kind, what it is about, the tab that posts it, the one that it is for, and whether that is a holder which gives way. */
+type Message = [type: string, value: any, from: string, to?: string, isIdle?: boolean];
 
 const { locks } = globalThis.navigator ?? {};
 /** This tab's part in its group, until it leaves. */
@@ -24,9 +24,6 @@ let channel: BroadcastChannel;
 export let isHolder = false;
 let holder: string | undefined;
 let isStealing = false;
-/** The numbers of this tab's last message, and of the holder's that was heard last. */
-let posted = 0;
-let heard = 0;
 /** Goes on with the connection that waits for a holder. */
 let arrive: () => void;
 /** As a holder: the other tabs' subscriptions, by the tab and the number of its message. */
@@ -41,7 +38,7 @@ let last: RingcastEvent | undefined;
 let ticks: any;
 
 export const isFollower = () => life && !isHolder;
-const post = (type: string, value?: unknown, to?: string, isIdle?: boolean) => life && channel.postMessage([type, value, me, ++posted, to, isIdle]);
+const post = (type: string, value?: unknown, to?: string, isIdle?: boolean) => life && channel.postMessage([type, value, me, to, isIdle]);
 export const tellTabs = (type: string, value: unknown): unknown => isHolder && post(type, value);
 
 export const leave = () => {
@@ -119,7 +116,7 @@ export const join = async (token: string | undefined): Promise<void> => {
     me = `${Math.random()}`;
     life = new AbortController();
     channel = new BroadcastChannel(name);
-    channel.onmessage = ({ data }) => (isHolder ? serve : follow)(...(data as Message));
+    session.listen(channel, (data: Message) => (isHolder ? serve : follow)(...data));
     heardAt = tickedAt = shownAt = Date.now();
     ticks = setInterval(tick, TURN);
     const { signal } = life;
@@ -185,21 +182,15 @@ const serve = (...[type, value, from]: Message) => {
 };
 
 /** What the holder tells a tab. */
-const follow = (...[type, value, from, number, to, isIdle]: Message) => {
+const follow = (...[type, value, from, to, isIdle]: Message) => {
     if (type == "up" && holder != from) {
         const isOther = holder;
         holder = from;
-        heard = number - 1;
         arrive();
         if (isOther) session.connect();
         else session.link?._sync();
     }
-    if (from != holder) return;
-    // Firefox may lose messages of a tab that is being closed. What has come is kept, and the rest asked for.
-    const isLost = ++heard != number;
-    heard = number;
-    if (isLost) return session.connect();
-    if (to && to != me) return;
+    if (from != holder || (to && to != me)) return;
     if (type == "up") {
         heardAt = Date.now();
         if (value) mirror(value);

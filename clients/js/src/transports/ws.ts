@@ -47,7 +47,7 @@ export const ws: Transport = (token) => {
             });
         },
         _stop() {
-            socket.onmessage = socket.onclose = null;
+            socket.onclose = null;
             // Closing a socket that is not open yet is an error on the page's console.
             socket.onopen = () => socket.close();
             if (socket.readyState) socket.close();
@@ -62,14 +62,15 @@ export const ws: Transport = (token) => {
         if (token) session.say({ token }, ({ error }) => error && session.DENIED.test(error.code) && fail(error));
         link._sync();
     };
-    socket.onmessage = ({ data }) => {
+    session.listen(socket, (data) => {
+        if (link != session.link) return;
         session.hear();
         const told = JSON.parse(data);
         if (told.channel) session.event(binary(told));
         else if (told.ref) session.answer(told);
         else if ("data" in told || told.data_b64) session.notice("message", binary(told).data);
         else for (const name in told) session.notice(name, told[name]);
-    };
+    });
     socket.onclose = ({ code, reason }) => {
         const [, word, message] = /^(\w+): (.*)/.exec(reason) ?? [];
         // At 1008 the server has had enough for now.
