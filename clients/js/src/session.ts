@@ -174,7 +174,7 @@ export const answer = (told: any): void => {
 
 /**
  * Hears messages. Firefox breaks off a function of a page that is left or closed, perhaps before its first statement, and the page may
- * still hear the next message. So one function counts what the other has carried out, and if it has not, the client resumes.
+ * still hear the next message. So one function counts what another one carries out, and after a message that was not, the link is given up.
  */
 export const listen = (from: EventTarget, carryOut: (data: any) => void): void => {
     let begun = 0;
@@ -184,7 +184,7 @@ export const listen = (from: EventTarget, carryOut: (data: any) => void): void =
     });
     from.addEventListener("message", ({ data }: any) => {
         if (begun - done == 1) carryOut(data);
-        else connect();
+        else if (link) over(link, {});
         done = begun;
     });
 };

@@ -13,7 +13,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const read = (file) => fs.readFileSync(path.join(ROOT, file));
 
 /** The most bytes of an entry point, minified and compressed with gzip. The aim is 4,096 and 2,048. */
-const SIZES = { "dist/ringcast.js": 5460, "dist/sse.js": 2910 };
+const SIZES = { "dist/ringcast.js": 5520, "dist/sse.js": 2880 };
 
 for (const [file, most] of Object.entries(SIZES)) {
     test(`${file} has at most ${most} bytes with gzip`, (t) => {

@@ -148,9 +148,9 @@ export class Proxy {
         this.#open.add(pair);
         upstream.on("data", (bytes) => this.#forward(pair, bytes, (part, then) => client.write(part, then)));
         client.on("data", (bytes) => this.isStalled || upstream.write(bytes));
-        upstream.on("end", () => client.end());
-        upstream.on("error", () => client.destroy());
-        upstream.on("close", () => client.destroy());
+        upstream.on("end", () => this.isStalled || client.end());
+        upstream.on("error", () => this.isStalled || client.destroy());
+        upstream.on("close", () => this.isStalled || client.destroy());
         client.on("close", () => {
             upstream.destroy();
             this.#open.delete(pair);
