@@ -1,7 +1,7 @@
 // The library in pages: the README's own, React in strict mode, Vue, Echo, and a browser that sleeps.
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import test from "node:test";
+import test, { describe } from "node:test";
 import { build } from "esbuild";
 import { BROWSERS } from "../../../tests/clients/lib/browsers.mjs";
 import { eventually } from "../../../tests/clients/lib/wait.mjs";
@@ -14,7 +14,7 @@ const SLEEP = Number(process.env.RINGCAST_SLEEP ?? 9);
 const README = fs.readFileSync(new URL("../../../README.md", import.meta.url), "utf8");
 
 async function setUp(t, name) {
-    const { server, proxy, browser } = await stage(t, '[server]\ndrain_timeout = "2s"', name);
+    const { server, proxy, browser } = await stage(t, '[server]\ndrain_timeout = "2s"\n[http]\nretry = "200ms"', name);
     proxy.pages.set("/ringcast.js", fs.readFileSync(new URL("../dist/ringcast.js", import.meta.url)));
     const open = async (html) => {
         proxy.pages.set("/page.html", html);
@@ -42,38 +42,43 @@ async function bundled(source) {
     return `<!doctype html><div id="app"></div><script type="module">${outputFiles[0].text.replaceAll("</script", "<\\/script")}</script>`;
 }
 
-for (const name of BROWSERS) {
-    test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 180_000 }, async (t) => {
-        const { server, proxy, open } = await setUp(t, name);
-        const [, html] = /```html\n([^]*?)```/.exec(README) ?? assert.fail("the README has a page");
-        const page = await open(html);
-        await server.awaitSubscribers("news", 1);
-        const lines = () => page.evaluate(() => [...document.querySelectorAll("#news li")].map((line) => line.textContent));
-        const wanted = [];
-        const publish = async (text) => {
-            wanted.push(text);
-            await server.publish("news", text);
-        };
-        const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 60_000);
-        await publish("one");
-        await arrive();
-        proxy.cutAll(true);
-        await publish("two");
-        await arrive();
-        proxy.stripsUpgrades = true;
-        proxy.cutAll();
-        await publish("three");
-        await arrive();
-        await server.end("SIGTERM");
-        await server.run();
-        // What is published before the page is back would be lost with the history of a server that has just started.
-        await server.awaitSubscribers("news", 1);
-        await publish("four");
-        await arrive();
-        assert.deepEqual(await lines(), wanted);
-        assert.deepEqual(page.errors, []);
-    });
+// These wait most of the time, so they run together.
+describe("the README's page", { concurrency: true }, () => {
+    for (const name of BROWSERS) {
+        test(`${name}: the README's page survives cuts, restarts and a change of transport`, { timeout: 180_000 }, async (t) => {
+            const { server, proxy, open } = await setUp(t, name);
+            const [, html] = /```html\n([^]*?)```/.exec(README) ?? assert.fail("the README has a page");
+            const page = await open(html);
+            await server.awaitSubscribers("news", 1);
+            const lines = () => page.evaluate(() => [...document.querySelectorAll("#news li")].map((line) => line.textContent));
+            const wanted = [];
+            const publish = async (text) => {
+                wanted.push(text);
+                await server.publish("news", text);
+            };
+            const arrive = () => eventually(async () => `the page shows ${wanted}; it shows ${await lines()}`, async () => (await lines()).length >= wanted.length, 60_000);
+            await publish("one");
+            await arrive();
+            proxy.cutAll(true);
+            await publish("two");
+            await arrive();
+            proxy.stripsUpgrades = true;
+            proxy.cutAll();
+            await publish("three");
+            await arrive();
+            await server.end("SIGTERM");
+            await server.run();
+            // What is published before the page is back would be lost with the history of a server that has just started.
+            await server.awaitSubscribers("news", 1);
+            await publish("four");
+            await arrive();
+            assert.deepEqual(await lines(), wanted);
+            assert.deepEqual(page.errors, []);
+        });
+    }
+});
 
+for (const name of BROWSERS) {
     test(`${name}: a browser that slept ${SLEEP} s notices within five seconds`, { timeout: 240_000 }, async (t) => {
         const { server, proxy, browser, open } = await setUp(t, name);
         const page = await open(`<script type="module">
