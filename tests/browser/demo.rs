@@ -178,6 +178,54 @@ async fn visitors_publish_within_bounds() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn an_answer_is_streamed_over_a_cut_and_can_be_stopped() {
+    let server = Server::start_with(QUICK, &["--demo"]);
+    let browser = open(&server).await;
+    let text = "document.getElementById('answer').textContent";
+    let ask = async |label: &str| {
+        browser
+            .await_true(&format!(
+                "!document.getElementById('ask').disabled && document.getElementById('ask').textContent === '{label}'"
+            ))
+            .await;
+        browser.click("#ask").await;
+    };
+    ask("ask").await;
+    browser.await_true(&format!("{text}.includes('good question')")).await;
+    let end = "because each word has an id.";
+    assert_eq!(browser.value(&format!("{text}.includes('{end}')")).await, false, "the answer comes word by word");
+    // All of the page's connections are cut, and come back.
+    browser.client.execute("for (const client of clients) client.cut()", vec![]).await.unwrap();
+    browser.client.execute("dispatchEvent(new Event('pagehide')); dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))", vec![]).await.unwrap();
+    browser.await_true(&format!("{text}.endsWith('{end}')")).await;
+    let whole = browser.value(text).await;
+    assert!(
+        whole.as_str().unwrap().starts_with("You ask: “Why is nothing lost?” That is a good question. These words are"),
+        "{whole}"
+    );
+    // A second one is stopped.
+    ask("ask").await;
+    browser
+        .await_true(&format!("{text}.startsWith('You ask') && !{text}.includes('{end}') && {text}.length > 30"))
+        .await;
+    ask("stop").await;
+    browser.await_true("document.getElementById('ask').textContent === 'ask'").await;
+    // The backend has ended the answer's channel, on which nothing is to come.
+    let status = "
+        const done = arguments[0], { run } = Object.values(clients[0].numbers)[0];
+        const ask = async () => {
+            const stop = new AbortController();
+            const { status } = await fetch(`/sse?channel=demo:answer-${run}-2`, { signal: stop.signal });
+            stop.abort();
+            status === 204 ? done(status) : setTimeout(ask, 50);
+        };
+        ask();";
+    assert_eq!(browser.run(status, vec![]).await, 204);
+    assert_eq!(browser.value(&format!("{text}.includes('{end}')")).await, false);
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn its_figures_move() {
     let server = Server::start_with("", &["--demo"]);
     let browser = open(&server).await;

@@ -1,4 +1,4 @@
-//! What visitors say: messages of WebSocket clients, which the demo hears as a backend does and publishes within bounds.
+//! What visitors say and ask: messages of WebSocket clients, which the demo hears as a backend does and answers within bounds.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
@@ -36,10 +36,20 @@ impl Rate {
     }
 }
 
+/// What the thread that publishes is to do for a visitor.
+pub(super) enum Wish {
+    /// Publish a line of the chat.
+    Line(String),
+    /// Answer a question of this connection.
+    Answer { conn: String, question: String },
+    /// End the answer on this channel.
+    Cancel(String),
+}
+
 /// The ear of the demo.
 pub(super) struct Chat {
     /// The way to the thread that publishes.
-    said: Sender<String>,
+    wishes: Sender<Wish>,
     all: Rate,
     /// The rate of refusals. Further ones are not told, so that a flood of lines cannot fill the connection to the feed with
     /// answers while this thread does not read.
@@ -49,8 +59,8 @@ pub(super) struct Chat {
 }
 
 impl Chat {
-    pub(super) fn new(said: Sender<String>) -> Chat {
-        Chat { said, all: Rate::default(), refusals: Rate::default(), visitors: HashMap::new() }
+    pub(super) fn new(wishes: Sender<Wish>) -> Chat {
+        Chat { wishes, all: Rate::default(), refusals: Rate::default(), visitors: HashMap::new() }
     }
 
     /// Listens until the connection to the feed ends.
@@ -59,12 +69,23 @@ impl Chat {
         feed.wait_for_ever()?;
         loop {
             let line = feed.receive()?;
-            // Messages without a line for the chat are another backend's.
-            let (Some(conn), Some(text)) = (line["conn"].as_str(), line["data"]["chat"].as_str()) else { continue };
+            let Some(conn) = line["conn"].as_str() else { continue };
+            let data = &line["data"];
+            if let Some(channel) = data["cancel"].as_str() {
+                let _ = self.wishes.send(Wish::Cancel(channel.into()));
+            }
+            // Messages without a line for the chat or a question are another backend's.
+            let (Some(text), is_line) = (data["chat"].as_str().or(data["ask"].as_str()), data["ask"].is_null()) else {
+                continue;
+            };
             let now_ms = unix_ms();
             let answer = match self.judge(conn, text, now_ms) {
+                Ok(question) if !is_line => {
+                    let _ = self.wishes.send(Wish::Answer { conn: conn.into(), question });
+                    continue;
+                }
                 Ok(text) => {
-                    let _ = self.said.send(text);
+                    let _ = self.wishes.send(Wish::Line(text));
                     json!({ "chat": "said" })
                 }
                 Err(_) if !self.refusals.take(now_ms, BURST_OF_ALL, EACH_OF_ALL_MS) => continue,

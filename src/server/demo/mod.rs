@@ -1,5 +1,6 @@
 //! `serve --demo`: a few live channels, and a page that shows them over all transports.
 
+mod answers;
 mod certificate;
 mod chat;
 
@@ -17,6 +18,7 @@ use crate::shard::Pages;
 use crate::sys::clock::unix_ms;
 
 pub(super) use certificate::certificate;
+use chat::Wish;
 
 /// The page at `/`, and the client library that it uses. The library is built by `npm run build` in clients/js.
 pub const PAGES: Pages = Pages { page: PAGE, library: include_str!("../../../clients/js/dist/ringcast.js") };
@@ -58,10 +60,10 @@ impl Demo {
     /// If a thread cannot be started.
     pub fn start(path: PathBuf) -> io::Result<Demo> {
         let is_over = Arc::new(AtomicBool::new(false));
-        let (said, lines) = channel();
+        let (said, wishes) = channel();
         let mut publisher = Publisher::new(fastrand::u64(..), unix_ms());
         let mut chat = chat::Chat::new(said);
-        on_feed("demo", path.clone(), is_over.clone(), move |feed, is_over| publisher.run(feed, &lines, is_over))?;
+        on_feed("demo", path.clone(), is_over.clone(), move |feed, is_over| publisher.run(feed, &wishes, is_over))?;
         on_feed("demo-chat", path, is_over.clone(), move |feed, _| chat.run(feed))?;
         Ok(Demo { is_over })
     }
@@ -107,22 +109,37 @@ struct Publisher {
     due: [u64; 3],
     figures_due: u64,
     price: f64,
+    answers: answers::Answers,
 }
 
 impl Publisher {
     fn new(seed: u64, now_ms: u64) -> Publisher {
         let mut rng = fastrand::Rng::with_seed(seed);
         let run = format!("{:06x}", rng.u32(..1 << 24));
-        Publisher { rng, run, numbers: [0; 3], due: [now_ms; 3], figures_due: now_ms, price: 100.0 }
+        Publisher {
+            rng,
+            run,
+            numbers: [0; 3],
+            due: [now_ms; 3],
+            figures_due: now_ms,
+            price: 100.0,
+            answers: answers::Answers::default(),
+        }
     }
 
-    /// Publishes what is due and what visitors say, until the demo is over.
-    fn run(&mut self, feed: &mut FeedClient, said: &Receiver<String>, is_over: &AtomicBool) -> Result<(), FeedError> {
+    /// Publishes what is due, what visitors say and what they ask for, until the demo is over.
+    fn run(&mut self, feed: &mut FeedClient, wishes: &Receiver<Wish>, is_over: &AtomicBool) -> Result<(), FeedError> {
         while !is_over.load(Ordering::Relaxed) {
             let mut events: Vec<(usize, Value)> = Vec::new();
-            if let Ok(text) = said.recv_timeout(STEP) {
-                events.push(self.numbered(LINES, unix_ms(), json!({ "text": text, "visitor": true })));
+            match wishes.recv_timeout(STEP) {
+                Ok(Wish::Line(text)) => {
+                    events.push(self.numbered(LINES, unix_ms(), json!({ "text": text, "visitor": true })))
+                }
+                Ok(Wish::Answer { conn, question }) => self.answers.begin(feed, &self.run, &conn, &question)?,
+                Ok(Wish::Cancel(channel)) => self.answers.cancel(feed, &channel)?,
+                Err(_) => {}
             }
+            self.answers.step(feed, unix_ms())?;
             events.extend(self.due(unix_ms()));
             for (channel, data) in events {
                 let mut line = json!({ "op": "publish", "channel": CHANNELS[channel], "data": data });

@@ -252,7 +252,7 @@ function showFigures(now) {
 }
 
 function mayTalk(may, state, kind) {
-  for (const part of $("say").elements) part.disabled = !may;
+  for (const part of [...$("say").elements, $("ask")]) part.disabled = !may;
   $("state").textContent = state;
   $("state").className = "pill " + kind;
 }
@@ -265,7 +265,21 @@ function talk(connect) {
     else mayTalk(false, "not connected", "warn");
     $("said").textContent = reason && reason.message !== reason.code ? reason.message : "";
   });
-  own.on("message", ({ chat, message }) => {
+  let answer;
+  // Reads the answer's words up to the end of its channel.
+  const read = async (channel, after) => {
+    $("ask").textContent = "stop";
+    $("answer").replaceChildren();
+    answer = own.stream(channel, { after });
+    try {
+      for await (const word of answer) $("answer").append(word);
+    } catch (error) { $("answer").append(` (${error.message})`); }
+    answer = undefined;
+    $("ask").textContent = "ask";
+  };
+  $("ask").onclick = () => (answer ? answer.cancel() : own.send({ ask: "Why is nothing lost?" })).catch((error) => { $("answer").textContent = error.message; });
+  own.on("message", ({ chat, message, answer, after }) => {
+    if (answer) read(answer, after);
     if (chat === "said") { $("line").value = ""; $("said").textContent = "published to demo:chat"; }
     if (chat === "refused") $("said").textContent = message;
   });
