@@ -108,7 +108,7 @@ const tick = () => {
 export const join = async (token: string | undefined): Promise<void> => {
     const { share } = options;
     const user = share === true ? (token ? claims(token).sub : "") : share;
-    const name = locks && globalThis.BroadcastChannel && user != null ? `ringcast3 ${session.address("")} ${user}` : undefined;
+    const name = locks && globalThis.document && user != null ? `ringcast3 ${session.address("")} ${user}` : undefined;
     if (name == group) return;
     leave();
     if (!name) return;
