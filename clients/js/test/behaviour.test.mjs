@@ -1,7 +1,7 @@
 // The rules of the library, one by one, against the real server behind a proxy that misbehaves.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import test from "node:test";
+import test, { describe } from "node:test";
 import { promisify } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -30,6 +30,40 @@ async function setUp(t, config = "") {
     return { server, proxy, make, isOpen };
 }
 
+// These wait most of the time, so they run together.
+describe("tokens", { concurrency: true }, () => {
+    for (const transport of TRANSPORTS) {
+        test(`${transport}: a token is asked for at each connection and before it expires, and is in no URL`, async (t) => {
+            const { server, proxy, make, isOpen } = await setUp(t, STRICT);
+            const tokens = [];
+            let fails = 0;
+            const client = make({
+                transports: [transport],
+                token: async () => {
+                    if (tokens.length === 2 && !fails++) throw new Error("the token cannot be had");
+                    tokens.push(tokenOf({ sub: "u", channels: "*", jti: `${tokens.length}` }, 4));
+                    return tokens.at(-1);
+                },
+            });
+            const errors = [];
+            client.on("error", (error) => errors.push(error.message));
+            const told = [];
+            client.subscribe("a", ({ data }) => told.push(data));
+            await isOpen(client);
+            await eventually("the subscription has a position", () => client.position);
+            for (let n = 0; n < 45; n++) {
+                await server.publish("a", { n });
+                await new Promise((resolve) => setTimeout(resolve, 200));
+            }
+            await eventually(() => `all events: ${told.length}`, () => told.length === 45);
+            assert.deepEqual(told.map(({ n }) => n), Array.from({ length: 45 }, (_, n) => n));
+            assert.ok(tokens.length >= 3 && tokens.length <= 6, `${tokens.length} tokens`);
+            assert.deepEqual(errors, ["the token cannot be had"]);
+            for (const { url } of proxy.requests) assert.ok(!tokens.some((token) => url.includes(token.slice(-20))), url);
+        });
+    }
+});
+
 for (const transport of TRANSPORTS) {
     test(`${transport}: a link that goes silent is noticed within two heartbeats, and nothing is lost`, async (t) => {
         const { server, proxy, make, isOpen } = await setUp(t);
@@ -51,35 +85,6 @@ for (const transport of TRANSPORTS) {
         proxy.isStalled = false;
         await eventually(() => `the second event comes: ${told}`, () => told.length === 2);
         assert.deepEqual(told, ["1", "2"]);
-    });
-
-    test(`${transport}: a token is asked for at each connection and before it expires, and is in no URL`, async (t) => {
-        const { server, proxy, make, isOpen } = await setUp(t, STRICT);
-        const tokens = [];
-        let fails = 0;
-        const client = make({
-            transports: [transport],
-            token: async () => {
-                if (tokens.length === 2 && !fails++) throw new Error("the token cannot be had");
-                tokens.push(tokenOf({ sub: "u", channels: "*", jti: `${tokens.length}` }, 4));
-                return tokens.at(-1);
-            },
-        });
-        const errors = [];
-        client.on("error", (error) => errors.push(error.message));
-        const told = [];
-        client.subscribe("a", ({ data }) => told.push(data));
-        await isOpen(client);
-        await eventually("the subscription has a position", () => client.position);
-        for (let n = 0; n < 45; n++) {
-            await server.publish("a", { n });
-            await new Promise((resolve) => setTimeout(resolve, 200));
-        }
-        await eventually(() => `all events: ${told.length}`, () => told.length === 45);
-        assert.deepEqual(told.map(({ n }) => n), Array.from({ length: 45 }, (_, n) => n));
-        assert.ok(tokens.length >= 3 && tokens.length <= 6, `${tokens.length} tokens`);
-        assert.deepEqual(errors, ["the token cannot be had"]);
-        for (const { url } of proxy.requests) assert.ok(!tokens.some((token) => url.includes(token.slice(-20))), url);
     });
 
     test(`${transport}: a refused token is asked for once more, and then the client is closed until it is told to connect`, async (t) => {
