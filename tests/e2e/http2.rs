@@ -275,6 +275,41 @@ fn a_websocket_is_a_stream_too() {
     });
 }
 
+#[test]
+fn a_websocket_gives_its_client_room_for_more() {
+    let server = Server::start("[http2]\ncleartext = true\n[diagnostics]\necho_path = \"/echo\"\n");
+    run(async {
+        let (send, _connection) = connect(server.address, 65_535).await;
+        let mut send = send.ready().await.unwrap();
+        while !send.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let request = http::Request::builder().method("CONNECT").uri("http://localhost/echo");
+        let mut request = request.header("sec-websocket-version", "13").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (response, mut upload) = send.send_request(request, false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let mut echoed = 0;
+        for _ in 0..10 {
+            // Each message is most of a window, so the server must give room for the next.
+            let length = 50_000u16;
+            let head = [0x82, 0x80 | 126, length.to_be_bytes()[0], length.to_be_bytes()[1], 0, 0, 0, 0];
+            let mut rest = Bytes::from([&head[..], &vec![7; length.into()]].concat());
+            while !rest.is_empty() {
+                upload.reserve_capacity(rest.len());
+                let room = poll_fn(|cx| upload.poll_capacity(cx)).await.unwrap().unwrap();
+                upload.send_data(rest.split_to(room.min(rest.len())), false).unwrap();
+            }
+            echoed += 4 + usize::from(length);
+            while echoed > 0 {
+                let data = body.data().await.unwrap().unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                echoed -= data.len();
+            }
+        }
+    });
+}
+
 /// A frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();

@@ -73,6 +73,23 @@ fn the_examples_of_the_rfc_are_decoded() {
 }
 
 #[test]
+fn blocks_of_another_encoder_are_decoded() {
+    let mut decoder = Decoder::default();
+    let mut count = 0;
+    for line in include_str!("blocks.txt").lines().filter(|line| !line.starts_with('#')) {
+        match line.split_once(' ') {
+            None => decoder = Decoder::default(),
+            Some((block, fields)) => {
+                let expected: Vec<(String, String)> = serde_json::from_str(fields).unwrap();
+                assert_eq!(decode(&mut decoder, &hex(block)).unwrap(), expected, "{block}");
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 60);
+}
+
+#[test]
 fn entries_that_are_too_old_leave_the_table() {
     let mut decoder = Decoder::default();
     let entry = |number: usize| {

@@ -54,7 +54,8 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Parsed<'a> {
         _ => {}
     }
     if head.starts_with(b"PRI * HTTP/2.0") {
-        return Parsed::Rejected(Refusal::fatal(Code::Version, "this server speaks HTTP/1.1 and HTTP/1.0 only"));
+        let message = "this address speaks HTTP/1.1 and HTTP/1.0 only; see [http2] cleartext";
+        return Parsed::Rejected(Refusal::fatal(Code::Version, message));
     }
     let end = match memchr::memmem::find(head, b"\r\n\r\n") {
         Some(at) if at + 4 <= limits.head_bytes_max => at + 4,
@@ -529,7 +530,8 @@ mod tests {
         };
         assert_eq!(told(b"\x16\x03\x01"), "this port speaks plain HTTP, not TLS");
         assert_eq!(told(b"\x17"), "this is no HTTP request");
-        assert_eq!(told(b"PRI * HTTP/2.0"), "this server speaks HTTP/1.1 and HTTP/1.0 only");
+        let not_here = "this address speaks HTTP/1.1 and HTTP/1.0 only; see [http2] cleartext";
+        assert_eq!(told(b"PRI * HTTP/2.0"), not_here);
     }
 
     #[test]
