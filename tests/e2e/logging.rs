@@ -236,7 +236,7 @@ mod on_purpose {
         let line: Value = serde_json::from_str(&server.read_until("a thread stands still")).unwrap();
         assert_eq!((&line["thread"], &line["state"]), (&json!("shard-0"), &json!("sleeping")), "{line}");
         let frames = line["frames"].as_str().unwrap();
-        assert!(frames.contains("ringcast::shard::faults::fail_if_asked at src/shard/faults.rs:"), "{frames}");
+        assert!(frames.contains("fail_if_asked at src/shard/faults.rs:"), "{frames}");
         assert!(frames.contains("ringcast::shard::turn::Shard::turn"), "{frames}");
         assert_eq!(server.process("standstills"), 1);
         // The rest of the server goes on, and the standstill is told once.
