@@ -40,6 +40,7 @@ pub(super) enum Appended {
     /// The entry is surely not in the log, because this server takes no entries: it is to be given to another one.
     Again(String),
     /// The entry is in the log of the primary, and too few replicas have confirmed it.
+    #[cfg_attr(not(any(feature = "redis", test)), allow(dead_code))]
     Unconfirmed(String),
 }
 

@@ -36,8 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The most entries and bytes of one batch.
 const BATCH_ENTRIES: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// The time for the first connection at a start.
-const START_MAX: Duration = Duration::from_secs(10);
+/// The time for the first connection at a start: servers of NATS need up to ten seconds to elect a leader.
+const START_MAX: Duration = Duration::from_secs(15);
 
 /// Waits for a broker's answer, but not for longer than `time`.
 async fn within<T>(

@@ -4,6 +4,8 @@
 //! became of entries whose outcome is not known. A `broker` is one kind of server behind it: `redis`, `nats`, or in tests a
 //! log in memory (`fake`). Tokio runs here, on a thread of its own, and nothing else does.
 
+// Without a broker, only its errors are left.
+#[cfg_attr(not(any(feature = "nats", feature = "redis", test)), allow(dead_code))]
 mod broker;
 #[cfg(any(feature = "nats", feature = "redis", test))]
 mod driver;

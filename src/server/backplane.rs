@@ -15,7 +15,7 @@ use crate::link::{ConnectionId, ToHub};
 use super::StartError;
 
 /// The time for the first connection to the broker, with the attempts.
-const CONNECT_MAX: Duration = Duration::from_secs(20);
+const CONNECT_MAX: Duration = Duration::from_secs(25);
 
 /// A node that has not caught up with the log yet.
 pub(super) struct Joining {

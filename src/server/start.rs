@@ -374,7 +374,7 @@ fn start_hub(
     let (order, backplane) = match config.backplane.kind {
         BackplaneKind::Local => (Order::Local(ids), None),
         _ => {
-            let (log, joining) = backplane::join(&config.backplane, &to_hub, &stats)?;
+            let (log, joining) = backplane::join(&config.backplane, &to_hub, stats)?;
             (Order::Log(Box::new(log)), Some(joining))
         }
     };

@@ -52,7 +52,6 @@ use crate::logic::protocol::feed::parse;
 use crate::logic::reason::Reason;
 
 use client::{Client, Speaks, say_to, take};
-use faulty::Faults;
 
 const CHANNELS: [&str; 8] = ["d:1", "d:2", "g:1", "g:2", "l:1", "l:2", "c:1", "c:2"];
 const MAX_LAG: usize = 8192;
@@ -106,21 +105,6 @@ const BATCHES_FEW: usize = 2;
 impl Model {
     fn new(seed: u64) -> Model {
         Model::with_queue(seed, BATCHES_MAX)
-    }
-
-    /// A model with faults of the kernel, and with a queue to the shard that is full at times.
-    fn with_faults(seed: u64) -> Model {
-        let mut model = Model::with_queue(seed, BATCHES_FEW);
-        let rate = model.rng.u8(1..80);
-        model.shard.wire.io.faults = Some(Faults::new(seed, rate));
-        model
-    }
-
-    /// A model whose slow clients have little memory, with faults of the kernel for every other seed.
-    fn with_little_memory(seed: u64) -> Model {
-        let mut model = if seed.is_multiple_of(2) { Model::new(seed) } else { Model::with_faults(seed) };
-        model.shard.cx.settings.lag_memory = LITTLE_MEMORY;
-        model
     }
 
     fn with_queue(seed: u64, batches_max: usize) -> Model {

@@ -48,7 +48,7 @@ impl Nats {
         Nats { child: spawn(folder.path(), port), port, folder }
     }
 
-    fn await_up(&self) {
+    pub fn await_up(&self) {
         eventually("nats-server answers", || {
             let answer = self.try_ask("$JS.API.INFO", "", "")?;
             answer["error"].is_null().then_some(())

@@ -110,3 +110,20 @@ impl Faults {
         socket::receive(fd, buffer)
     }
 }
+
+impl super::Model {
+    /// A model with faults of the kernel, and with a queue to the shard that is full at times.
+    pub(in crate::shard) fn with_faults(seed: u64) -> super::Model {
+        let mut model = super::Model::with_queue(seed, super::BATCHES_FEW);
+        let rate = model.rng.u8(1..80);
+        model.shard.wire.io.faults = Some(Faults::new(seed, rate));
+        model
+    }
+
+    /// A model whose slow clients have little memory, with faults of the kernel for every other seed.
+    pub(in crate::shard) fn with_little_memory(seed: u64) -> super::Model {
+        let mut model = if seed.is_multiple_of(2) { super::Model::new(seed) } else { super::Model::with_faults(seed) };
+        model.shard.cx.settings.lag_memory = super::LITTLE_MEMORY;
+        model
+    }
+}
