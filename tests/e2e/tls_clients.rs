@@ -112,6 +112,53 @@ fn a_client_with_a_certificate_is_kicked_by_its_user_and_its_certificate_is_revo
 }
 
 #[test]
+fn a_clients_certificate_goes_over_to_a_successor_with_its_connection() {
+    let (mut secured, authority) = start("optional", "client_channels = [\"user:{sub}\"]");
+    let ann = settings(&secured, Some(authority.issue("ann@example.org", 7)));
+    let client = ClientConnection::new(ann, ServerName::try_from("localhost").unwrap()).unwrap();
+    let stream = TcpStream::connect(secured.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = StreamOwned::new(client, stream);
+    for round in 0..3 {
+        if round > 0 {
+            secured.server.take_over(&[]);
+        }
+        let request = "GET /poll?channel=user:ann@example.org&wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let answer = read_until(&mut stream, "\"gap\":false}");
+        assert!(answer.contains("200 OK"), "{round}: {answer}");
+    }
+}
+
+#[test]
+fn streams_of_http_2_have_the_identity_of_their_connections_certificate() {
+    let (secured, authority) = start("optional", "client_channels = [\"user:{sub}\"]");
+    let (certificate, key) = authority.issue("ann@example.org", 7);
+    let folder = secured.server.folder.path();
+    let [pem, private] = ["ann.der", "ann.key"].map(|name| folder.join(name));
+    std::fs::write(&pem, &certificate).unwrap();
+    std::fs::write(&private, key.secret_der()).unwrap();
+    let [pem, private] = [&pem, &private].map(|path| path.to_str().unwrap());
+    let flags = [
+        "--http2",
+        "--cert",
+        pem,
+        "--cert-type",
+        "DER",
+        "--key",
+        private,
+        "--key-type",
+        "DER",
+        "-w",
+        " %{http_version} %{http_code}",
+    ];
+    let allowed = secured.curl(&flags, "/poll?channel=user:ann@example.org&wait=0");
+    assert!(allowed.ends_with(" 2 200"), "{allowed}");
+    let refused = secured.curl(&flags, "/poll?channel=user:bob@example.org&wait=0");
+    assert!(refused.ends_with(" 2 403"), "{refused}");
+}
+
+#[test]
 fn a_client_without_an_accepted_certificate_is_refused_in_the_handshake() {
     let (secured, _) = start("required", "");
     let folder = tempfile::tempdir().unwrap();
