@@ -97,9 +97,16 @@ impl Checker {
         position: Id,
         is_entry: bool,
     ) -> Result<Continuity, BrokerError> {
+        let verified = self.verified.back().copied();
+        // This is asked first: if the position has been trimmed, the oldest entry that is seen afterwards is newer. The other way round a
+        // log that is trimmed between the two answers would look like one that has lost what was written.
+        let has_verified = match verified {
+            Some(verified) => self.has(connection, verified).await?,
+            None => false,
+        };
         let info = self.look(connection).await?;
         let before = std::mem::replace(&mut self.info, info);
-        let Some(verified) = self.verified.back().copied() else {
+        let Some(verified) = verified else {
             // Entries with ids that this node has passed would never be read.
             if info.exists && info.last < position {
                 return Ok(Continuity::Lost(position));
@@ -117,7 +124,7 @@ impl Checker {
             return Ok(Continuity::Emptied(before_first.max(position)));
         }
         let result = match info.first {
-            _ if self.has(connection, verified).await? && info.last >= position => Continuity::Whole,
+            _ if has_verified && info.last >= position => Continuity::Whole,
             Some(first) if first > verified => self.trimmed(info, first, verified, position),
             // Without entries, nothing can be told from a log that was trimmed.
             None if info.last >= position => Continuity::Whole,
