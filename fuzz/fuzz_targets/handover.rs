@@ -9,7 +9,7 @@ use ringcast::logic::handover::{FormatError, Kind, Packer, Record, Unpacker, cli
 use ringcast::logic::tls::Keys;
 
 /// Reads a body, writes it, and reads it again.
-fn again<T: Message + Default + PartialEq>(body: &[u8]) -> Option<T> {
+fn again<T: Message + Default + PartialEq + std::fmt::Debug>(body: &[u8]) -> Option<T> {
     let record = T::decode(body).ok()?;
     assert_eq!(T::decode(&record.encode_to_vec()[..]).as_ref(), Ok(&record));
     Some(record)
