@@ -124,7 +124,7 @@ impl Revocations {
     }
 
     /// Opens the file of a predecessor that still runs, without reading or writing it. The revocations come by
-    /// [`Revocations::restore`].
+    /// `restore`.
     ///
     /// # Errors
     /// If the file cannot be opened.

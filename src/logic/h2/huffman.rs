@@ -270,7 +270,7 @@ static CODES: [(u32, u8); 257] = [
 /// What is known of the codes of one length.
 #[derive(Clone, Copy)]
 struct Length {
-    /// The first code, and the place of its symbol in [`SYMBOLS`].
+    /// The first code, and the place of its symbol in the list of symbols.
     first: u32,
     place: u32,
     /// The end of the codes, shifted to the upper end of 32 bits. Codes of greater lengths are not below it.

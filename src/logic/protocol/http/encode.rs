@@ -61,7 +61,7 @@ fn phrase(status: u16) -> &'static str {
     }
 }
 
-/// Appends a response: as text for HTTP/1.x; for HTTP/2 as [`write_block`] does.
+/// Appends a response: as text for HTTP/1.x; for HTTP/2 as a header block.
 pub fn encode(response: &Response<'_>, exchange: &Exchange, out: &mut Vec<u8>) {
     if exchange.is_http_2 {
         write_block(response, exchange, out);
